@@ -1,0 +1,20 @@
+# Two commands matter: `make demo` and `make test`. Both set up all they need, outside this folder, the first time.
+.PHONY: demo test lint dev
+.SILENT:
+export PYTHONSAFEPATH = 1
+export PYTHONDONTWRITEBYTECODE = 1
+
+OUT ?= demo
+
+demo:  ## make a small dataset of sounding clips, build and verify it, and say where to look
+	set -e; env=$$(.ci/env base); "$$env/bin/javisc" demo --out "$(OUT)"
+
+test:  ## every test, on the built wheel's code; ARGS go to pytest
+	set -e; env=$$(.ci/env full); JAVISC_SHARED="$${JAVISC_SHARED:-$(CURDIR)/../shared}" "$$env/bin/python" -m pytest -n 2 $(ARGS)
+
+lint:  ## ruff and mypy on the installed package
+	set -e; env=$$(.ci/env full); "$$env/bin/python" -m ruff check . && "$$env/bin/python" -m ruff format --check . && \
+	cd / && "$$env/bin/python" -m mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$$env/.mypy_cache" -p javisc
+
+dev:  ## an editable install; prints its folder
+	.ci/env full edit

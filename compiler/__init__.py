@@ -1,0 +1,1 @@
+"""Raw media → clips → shards. Imports no torch: installs and starts light."""

@@ -1,0 +1,69 @@
+"""The command line: names every command, imports only the one that runs, and turns users' mistakes into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+import click
+
+from javisc import __version__
+from javisc.manifests.errors import UserError
+
+#: command → "module:attribute" and the line `javisc --help` shows. A module is imported when its command runs: help stays fast.
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class LazyGroup(click.Group):
+    """A Click group whose commands are imported on first use."""
+
+    def __init__(self, table: Mapping[str, tuple[str, str]], **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        module, attribute = self.table[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.table:
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="javisc")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Compile folders of sounding videos into training-ready datasets, and train audio-video models on them."""
+
+
+def main() -> None:
+    """Run the command. Exit code 0: done; 1: a check failed; 2: a user's mistake, told in one line; 130: interrupted."""
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `javisc ... | head`: the reader has gone, which is no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except UserError as error:
+        if debug:
+            raise
+        click.echo(f"javisc: {error}", err=True)
+        sys.exit(error.exit_code)

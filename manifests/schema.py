@@ -1,0 +1,133 @@
+"""The columns of a compiled dataset's three tables: names, types and meanings.
+
+Every floor takes names and types from here. The first columns of the manifest are JavisDiT's own, in its order and with its
+meanings, so that an export is a drop-in table for its trainer; ours follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+#: Version of the format on disk, stored in dataset.json. Readers refuse a newer one.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its polars type and what it holds, with the unit."""
+
+    name: str
+    dtype: pl.DataType
+    meaning: str
+
+
+def _columns(*rows: tuple[str, pl.DataType | type[pl.DataType], str]) -> tuple[Column, ...]:
+    return tuple(Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), meaning) for name, dtype, meaning in rows)
+
+
+#: JavisDiT's columns, in its order. `audio_text` and `unpaired_audio_path` apply to stages 1 and 2 only and may be null.
+JAVISDIT = _columns(
+    ("path", pl.String, "the source file as it was given (path or URL)"),
+    ("id", pl.String, "the source file's name without its extension"),
+    ("relpath", pl.String, "the source file relative to the input root, '/' between the parts"),
+    ("num_frames", pl.Int32, "frames of the compiled video; audio-only: int(duration * 24)"),
+    ("height", pl.Int32, "pixels"),
+    ("width", pl.Int32, "pixels"),
+    ("aspect_ratio", pl.Float64, "height / width"),
+    ("fps", pl.Float64, "frames per second of the compiled video"),
+    ("resolution", pl.Int64, "height * width"),
+    ("audio_path", pl.String, "the file the sound came from"),
+    ("audio_fps", pl.Int32, "samples per second of the compiled audio"),
+    ("text", pl.String, "the first caption, or null"),
+    ("audio_text", pl.String, "the caption of the sound alone, or null"),
+    ("unpaired_audio_path", pl.String, "sound made from the caption, unrelated to the video, or null"),
+)
+
+WHERE = _columns(
+    ("key", pl.String, "the sample's WebDataset key, [a-z0-9_]+, a function of relpath alone"),
+    ("shard", pl.Int32, "the shard's number: shards/{shard:06d}.tar"),
+    ("json_offset", pl.Int64, "byte offset of KEY.json's content in the shard"),
+    ("json_size", pl.Int64, "bytes"),
+    ("flac_offset", pl.Int64, "byte offset of KEY.flac's content, or null"),
+    ("flac_size", pl.Int64, "bytes, or null"),
+    ("mp4_offset", pl.Int64, "byte offset of KEY.mp4's content, or null"),
+    ("mp4_size", pl.Int64, "bytes, or null"),
+    ("num_samples", pl.Int64, "audio samples per channel: round(num_frames * audio_fps / fps) where there is video"),
+    ("channels", pl.Int16, "audio channels; 0 without sound"),
+    ("duration", pl.Float64, "seconds"),
+)
+
+LABELS = _columns(
+    ("corpus", pl.String, "the corpus the sample came from"),
+    ("split", pl.String, "train, val, test or the corpus's own name"),
+    ("texts", pl.List(pl.String), "all captions"),
+    ("label", pl.String, "the class, where the corpus has classes"),
+    ("lang", pl.String, "language of the caption, where known"),
+    ("offset_sec", pl.Float64, "SparseSync: the fixed evaluation offset, seconds"),
+    ("vstart_sec", pl.Float64, "SparseSync: where the fixed evaluation crop starts, seconds"),
+)
+
+SOURCE = _columns(
+    ("source_sha256", pl.String, "digest of the source file, hex"),
+    ("source_bytes", pl.Int64, "size of the source file"),
+    ("source_container", pl.String, "FFmpeg's name of the demuxer"),
+    ("source_video_codec", pl.String, "FFmpeg's codec name"),
+    ("source_audio_codec", pl.String, "FFmpeg's codec name"),
+    ("source_pixel_format", pl.String, "FFmpeg's pixel format name"),
+    ("source_height", pl.Int32, "pixels, as coded"),
+    ("source_width", pl.Int32, "pixels, as coded"),
+    ("source_fps", pl.Float64, "the rate the frames really have: (frames - 1) / (last - first presentation time)"),
+    ("source_vfr", pl.Boolean, "true if frame intervals differ by more than the container's rounding"),
+    ("source_rotation", pl.Int16, "degrees clockwise that were baked in: 0, 90, 180 or 270"),
+    ("source_edit_list", pl.Boolean, "true if an edit list or skipped samples moved the presentation"),
+    ("source_interlaced", pl.Boolean, "true if frames were deinterlaced"),
+    ("source_hdr", pl.Boolean, "true if frames were tone-mapped from PQ or HLG"),
+    ("source_declared_frames", pl.Int64, "what the header says, or null"),
+    ("source_decoded_frames", pl.Int64, "what decodes"),
+    ("source_declared_seconds", pl.Float64, "what the header says, or null"),
+    ("source_video_start", pl.Float64, "presentation time of the first video frame, seconds on the container's clock"),
+    ("source_audio_start", pl.Float64, "presentation time of the first sound, seconds on the container's clock"),
+    ("source_sample_rate", pl.Int32, "samples per second"),
+    ("source_channels", pl.Int16, "channels"),
+    ("source_audio_tracks", pl.Int16, "audio streams in the file"),
+    ("pad_head", pl.Int64, "samples of silence put before the sound because it starts after the picture"),
+    ("pad_tail", pl.Int64, "samples of silence put after the sound because it ends before the picture"),
+    ("copied", pl.Boolean, "true if the video stream was copied, not encoded again"),
+)
+
+QUALITY = _columns(
+    ("loudness", pl.Float32, "integrated loudness, LUFS (ITU-R BS.1770-4); null below 0.4 s or where all is gated"),
+    ("silence_ratio", pl.Float32, "share of 50 ms windows below -60 dBFS RMS"),
+    ("clipping_ratio", pl.Float32, "share of samples in runs of two or more at full scale"),
+    ("bandwidth", pl.Float32, "effective audio bandwidth, Hz: 99 % of the energy lies below"),
+    ("still_ratio", pl.Float32, "share of source frames that repeat the one before"),
+    ("black_ratio", pl.Float32, "share of frames that are black"),
+    ("scene_cuts", pl.Int32, "cuts between shots"),
+    ("motion", pl.Float32, "mean absolute luma difference between neighbouring frames, 0 to 1"),
+    ("silent", pl.Boolean, "true if there is no sound to hear: silence_ratio is 1"),
+    ("still", pl.Boolean, "true if the picture never changes: still_ratio is 1"),
+)
+
+MANIFEST = JAVISDIT + WHERE + LABELS + SOURCE + QUALITY
+MANIFEST_SCHEMA = pl.Schema({column.name: column.dtype for column in MANIFEST})
+
+REJECTED = _columns(
+    ("path", pl.String, "the source file as it was given"),
+    ("relpath", pl.String, "the source file relative to the input root"),
+    ("key", pl.String, "the key the sample would have had"),
+    ("reason", pl.String, "a code of compiler.reasons"),
+    ("message", pl.String, "what the library below said"),
+    ("source_bytes", pl.Int64, "size of the source file, or null"),
+)
+REJECTED_SCHEMA = pl.Schema({column.name: column.dtype for column in REJECTED})
+
+SHARDS = _columns(
+    ("shard", pl.Int32, "the shard's number"),
+    ("samples", pl.Int64, "samples in it"),
+    ("bytes", pl.Int64, "size of the tar"),
+    ("sha256", pl.String, "digest of the tar, hex"),
+    ("idx_sha256", pl.String, "digest of the DALI index, hex"),
+)
+SHARDS_SCHEMA = pl.Schema({column.name: column.dtype for column in SHARDS})

@@ -1,0 +1,1 @@
+"""Datasets → batches → models → steps → checkpoints. Needs the `train` extra."""
