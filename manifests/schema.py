@@ -24,7 +24,9 @@ class Column:
 
 
 def _columns(*rows: tuple[str, pl.DataType | type[pl.DataType], str]) -> tuple[Column, ...]:
-    return tuple(Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), meaning) for name, dtype, meaning in rows)
+    return tuple(
+        Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), meaning) for name, dtype, meaning in rows
+    )
 
 
 #: JavisDiT's columns, in its order. `audio_text` and `unpaired_audio_path` apply to stages 1 and 2 only and may be null.

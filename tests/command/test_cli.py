@@ -5,43 +5,48 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from click.testing import CliRunner
 
-def run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", *(["-c", code] if code else ["-m", "javisc"]), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+from javisc.cli import COMMANDS, cli
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-P", *arguments], capture_output=True, text=True, check=False)
+
+
+def loaded(code: str, modules: set[str]) -> list[str]:
+    """The modules of the set that a fresh interpreter holds after running the code."""
+    out = python(
+        "-c", f"import sys\ntry:\n    {code}\nfinally:\n    print('\\nloaded', *({modules!r} & set(sys.modules)))"
+    )
+    return out.stdout.strip().splitlines()[-1].split()[1:]
 
 
 def test_help_names_every_command() -> None:
-    from javisc.cli import COMMANDS
-
-    out = run("--help")
+    out = python("-m", "javisc", "--help")
     assert out.returncode == 0
     for name in COMMANDS:
         assert name in out.stdout
 
 
 def test_every_command_has_help() -> None:
-    from click.testing import CliRunner
-    from javisc.cli import COMMANDS, cli
-
     for name in COMMANDS:
         result = CliRunner().invoke(cli, [name, "--help"])
         assert result.exit_code == 0, (name, result.output, result.exception)
 
 
 def test_unknown_command_is_one_line_and_exit_2() -> None:
-    out = run("biuld")
+    out = python("-m", "javisc", "biuld")
     assert out.returncode == 2
     assert "biuld" in out.stderr
     assert "Traceback" not in out.stderr
 
 
 def test_compiler_and_manifests_import_no_torch() -> None:
-    out = run(code="import sys, javisc.compiler, javisc.manifests; print(sorted({'torch', 'nvidia.dali', 'triton'} & set(sys.modules)))")
-    assert out.stdout.strip() == "[]", out.stdout + out.stderr
+    heavy = {"torch", "nvidia.dali", "triton", "transformers"}
+    assert loaded("import javisc.compiler, javisc.manifests", heavy) == []
 
 
 def test_help_imports_no_heavy_library() -> None:
-    code = "import sys; sys.argv = ['javisc', '--help']\nfrom javisc.cli import main\ntry:\n    main()\nfinally:\n    print(sorted({'torch', 'polars', 'av', 'numpy'} & set(sys.modules)))"
-    out = run(code=code)
-    assert out.stdout.strip().splitlines()[-1] == "[]", out.stdout + out.stderr
+    code = "sys.argv = ['javisc', '--help']; from javisc.cli import main; main()"
+    assert loaded(code, {"torch", "polars", "av", "numpy"}) == []
