@@ -115,6 +115,9 @@ QUALITY = _columns(
 MANIFEST = JAVISDIT + WHERE + LABELS + SOURCE + QUALITY
 MANIFEST_SCHEMA = pl.Schema({column.name: column.dtype for column in MANIFEST})
 
+#: The root of the dataset whose shards hold the row; only in views, which gather rows of several datasets (manifests/io.py).
+DATASET_COLUMN = "dataset"
+
 REJECTED = _columns(
     ("path", pl.String, "the source file as it was given"),
     ("relpath", pl.String, "the source file relative to the input root"),
