@@ -22,6 +22,7 @@ from typing import Any
 
 import fsspec
 import polars as pl
+
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.manifests.schema import DATASET_COLUMN, FORMAT_VERSION, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
@@ -120,9 +121,7 @@ def scan_table(path: str, schema: Mapping[str, pl.DataType] | None = None) -> pl
         raise UserError(f"{path} cannot be read as parquet: {error}") from error
     for name, dtype in (schema or {}).items():
         if name in found and found[name] != dtype and found[name] != pl.Null:
-            raise UserError(
-                f"{path}: column {name} is {found[name]}, {dtype} is expected: the table was not written by javisc or was changed since"
-            )
+            raise UserError(f"{path}: column {name} is {found[name]}, {dtype} is expected: it is no manifest of javisc")
     return frame
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import MAX_HEADER_BYTES, Dataset, check_output, scan_many, shard_path, write_table, write_view
 from javisc.manifests.schema import MANIFEST_SCHEMA
