@@ -1,0 +1,120 @@
+"""The input table: one row per file (or per window of a file) that a build has to account for.
+
+Everything that finds inputs (folders, lists, corpora) makes this table, captions are joined onto it, and `build` takes
+it. Each of its rows ends in exactly one of manifest.parquet or rejected.parquet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from javisc.manifests.errors import UserError
+from javisc.manifests.schema import Column
+
+#: Labels that travel from the input table into KEY.json and the manifest as they are.
+LABELS = (
+    Column("text", pl.String(), "the first caption"),
+    Column("texts", pl.List(pl.String), "all captions"),
+    Column("audio_text", pl.String(), "the caption of the sound alone"),
+    Column("label", pl.String(), "the class"),
+    Column("split", pl.String(), "the corpus's own split; where null, --split decides"),
+    Column("corpus", pl.String(), "the corpus the sample came from"),
+    Column("lang", pl.String(), "language of the caption"),
+    Column("offset_sec", pl.Float64(), "SparseSync: the fixed evaluation offset, seconds"),
+    Column("vstart_sec", pl.Float64(), "SparseSync: where the fixed evaluation crop starts, seconds"),
+)
+
+INPUTS = (
+    Column("path", pl.String(), "absolute path or URL of the source; undecodable bytes shown as \\xNN"),
+    Column("raw_path", pl.Binary(), "the path's bytes where they are no UTF-8, else null"),
+    Column("relpath", pl.String(), "relative to the input root, '/' between the parts; decides the key and the shard"),
+    Column("id", pl.String(), "the file's name without its extension"),
+    Column("source_bytes", pl.Int64(), "size of the source; null where it could not be asked"),
+    Column("mtime_ns", pl.Int64(), "modification time; only tells whether a source changed between builds"),
+    *LABELS,
+    Column("window_start", pl.Float64(), "compile only from here, seconds on the sample's clock; null: from the start"),
+    Column("window_end", pl.Float64(), "compile only up to here, seconds; null: to the end"),
+    Column("refused", pl.String(), "a code of compiler.reasons: goes straight to rejected.parquet, is never opened"),
+    Column("refused_message", pl.String(), "why, in words"),
+)
+INPUT_SCHEMA = pl.Schema({column.name: column.dtype for column in INPUTS})
+REQUIRED = ("path", "relpath")
+
+
+def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
+    """Bring a table to INPUT_SCHEMA: absent columns are null, `id` comes from relpath, `text` from `texts`.
+
+    Raises UserError if `path` or `relpath` is absent, or a column is not part of the schema.
+    """
+    frame = rows.lazy()
+    have = frame.collect_schema().names()
+    if missing := [name for name in REQUIRED if name not in have]:
+        raise UserError(f"the input table lacks the column {missing[0]!r}; it needs {', '.join(REQUIRED)}")
+    if extra := [name for name in have if name not in INPUT_SCHEMA]:
+        raise UserError(f"the input table has the unknown column {extra[0]!r}; known are {', '.join(INPUT_SCHEMA)}")
+    frame = frame.select(
+        [
+            (pl.col(name) if name in have else pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in INPUT_SCHEMA.items()
+        ]
+    )
+    stem = pl.col("relpath").str.replace(r"(?s)^.*/", "").str.replace(r"(?s)(.)\.[^.]*$", "${1}")
+    text = pl.coalesce(pl.col("text"), pl.col("texts").list.first())
+    return frame.with_columns(
+        id=pl.col("id").fill_null(stem),
+        text=text,
+        texts=pl.when(pl.col("texts").is_null() & text.is_not_null())
+        .then(pl.concat_list(text))
+        .otherwise(pl.col("texts")),
+    )
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """A frame of INPUT_SCHEMA from dictionaries; absent entries are null."""
+    return pl.DataFrame(list(rows), schema=INPUT_SCHEMA)
+
+
+def key_of(relpath: str, window: tuple[float | None, float | None] | None = None, twin: int = 0) -> str:
+    """The sample's key: 24 hex digits of SHA-256 of the relpath (and of the window, for a part of a file).
+
+    `twin` tells apart inputs of equal relpath from different roots: 0 for the first, then 1, 2, … 96 bits: among 10^9
+    samples a collision has a chance of 10^-11.
+    """
+    name = relpath
+    if window is not None and window != (None, None):
+        start, end = ("" if edge is None else repr(float(edge)) for edge in window)
+        name += f"\0t={start},{end}"
+    if twin:
+        name += f"\0twin={twin}"
+    return hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def shown(path: bytes | str) -> str:
+    """A path as text: undecodable bytes (also as surrogates) become \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def undecodable(path: bytes | str) -> bytes | None:
+    """The path's bytes if they are no UTF-8, else None."""
+    raw = os.fsencode(path)
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw
+    return None
+
+
+def normal_relpath(path: str) -> str:
+    """A relpath in one form: '/' between the parts, no '.', '..' or leading '/'. It names a sample, opens no file."""
+    return posixpath.normpath("/" + path).lstrip("/")
+
+
+def is_url(path: str) -> bool:
+    """True for what fsspec opens (`s3://…`), false for a local path."""
+    return "://" in path
