@@ -1,0 +1,97 @@
+"""What a sync model is made of: typed settings with the published model's values as defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from javisc.manifests.errors import UserError
+
+PRE_NORMS = ("layer", "l2", "identity")
+POSITIONS = ("learned", "zeroinit", "none")
+FUSIONS = ("transformer", "mlp")
+BRIDGES = ("conv", "identity")
+TRUNK_SIZES = ("full", "small")
+
+
+@dataclass
+class StackConfig:
+    """A stack of transformer blocks over tokens of width `SyncTransformerConfig.width`."""
+
+    n_layer: int = 3
+    n_head: int = 8
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    resid_pdrop: float = 0.1
+
+
+@dataclass
+class SelectorConfig(StackConfig):
+    """A stack whose few trained queries read a stream of context tokens."""
+
+    num_selectors: int = 16
+    positions: bool = True
+
+
+@dataclass
+class FusionConfig(StackConfig):
+    """What joins the two streams: a transformer over [OFF | visual | MOD | audio], or the flattened tokens alone (mlp)."""
+
+    kind: str = "transformer"
+    tok_pdrop: float = 0.0
+
+
+@dataclass
+class SyncTransformerConfig:
+    """From two feature grids to logits over offsets. Grids smaller than the tables use their first rows."""
+
+    classes: int = 21
+    width: int = 512
+    visual_shape: tuple[int, int, int] = (16, 7, 7)
+    audio_shape: tuple[int, int] = (9, 20)
+    pre_norm: str = "layer"
+    visual_positions: str = "learned"
+    audio_positions: str = "learned"
+    visual_selector: SelectorConfig = field(default_factory=SelectorConfig)
+    audio_selector: SelectorConfig = field(default_factory=SelectorConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+
+@dataclass
+class FullAttentionConfig:
+    """The baseline without selectors: one transformer over [OFF | all visual | MOD | all audio]."""
+
+    classes: int = 21
+    width: int = 512
+    visual_shape: tuple[int, int, int] = (16, 7, 7)
+    audio_shape: tuple[int, int] = (9, 20)
+    pre_norm: str = "layer"
+    visual_positions: str = "learned"
+    audio_positions: str = "learned"
+    stack: FusionConfig = field(default_factory=FusionConfig)
+
+
+@dataclass
+class TrunkConfig:
+    """A feature extractor. One that is not trained keeps its norm statistics too."""
+
+    size: str = "full"
+    trained: bool = True
+
+
+@dataclass
+class AVSyncConfig:
+    """The whole model: two trunks, two bridges to a common width, the transformer."""
+
+    visual_trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    audio_trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    visual_bridge: str = "conv"
+    audio_bridge: str = "identity"
+    transformer: SyncTransformerConfig = field(default_factory=SyncTransformerConfig)
+    full_attention: FullAttentionConfig | None = None
+
+
+def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> str:
+    """Return `value`, or raise a UserError that names the option and what it may be."""
+    if value not in allowed:
+        raise UserError(f"{option}={value!r}: it may be {', '.join(allowed)}; set it to one of these")
+    return value

@@ -1,0 +1,98 @@
+"""The whole sync model, and the classifier that pre-trains its audio trunk."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from javisc.trainer.models.sync import resnet, s3d
+from javisc.trainer.models.sync.config import BRIDGES, AVSyncConfig, check_choice
+from javisc.trainer.models.sync.transformer import FullAttention, SyncTransformer
+
+
+class ConvBridge(nn.Module):
+    """A convolution of kernel 1 and GELU on (B,C,T,H,W), or with two dimensions on (B,C,F,T)."""
+
+    def __init__(self, inputs: int, outputs: int, dims: int) -> None:
+        super().__init__()
+        conv = nn.Conv3d(inputs, outputs, 1) if dims == 3 else nn.Conv2d(inputs, outputs, 1)
+        self.bridge = nn.Sequential(conv, nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bridge(x)
+
+
+def _bridge(option: str, kind: str, inputs: int, outputs: int, dims: int) -> nn.Module:
+    if check_choice(option, kind, BRIDGES) == "conv":
+        return ConvBridge(inputs, outputs, dims)
+    if inputs != outputs:
+        raise ValueError(
+            f"{option}='identity' needs transformer.width={inputs}, it is {outputs}: use 'conv' or change the width"
+        )
+    return nn.Identity()
+
+
+class AVSync(nn.Module):
+    """vis (B,T,3,H,W), aud (B,1,F,T') → (loss or None, logits (B,classes)).
+
+    `vis` is normalised with ImageNet's statistics, `aud` a standardised log spectrogram. The loss is the mean cross entropy
+    against `targets` (B,), where given.
+    """
+
+    def __init__(self, config: AVSyncConfig | None = None) -> None:
+        super().__init__()
+        config = config or AVSyncConfig()
+        transformer = config.full_attention or config.transformer
+        self.config = config
+        self.vfeat_extractor = s3d.S3D(config.visual_trunk.size)
+        self.afeat_extractor = resnet.ResNet18Audio(config.audio_trunk.size)
+        visual, audio = s3d.trunk_channels(config.visual_trunk.size), resnet.trunk_channels(config.audio_trunk.size)
+        self.v_bridge = _bridge("visual_bridge", config.visual_bridge, visual, transformer.width, 3)
+        self.a_bridge = _bridge("audio_bridge", config.audio_bridge, audio, transformer.width, 2)
+        self.transformer: nn.Module
+        if config.full_attention is not None:
+            self.transformer = FullAttention(config.full_attention)
+        else:
+            self.transformer = SyncTransformer(config.transformer)
+        for trunk in self._frozen():
+            trunk.requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        pairs = ((self.config.visual_trunk, self.vfeat_extractor), (self.config.audio_trunk, self.afeat_extractor))
+        return [trunk for config, trunk in pairs if not config.trained]
+
+    def train(self, mode: bool = True) -> AVSync:
+        super().train(mode)
+        for trunk in self._frozen():
+            trunk.eval()
+        return self
+
+    def forward(self, vis: Tensor, aud: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+        vis = self.v_bridge(self.vfeat_extractor(vis).transpose(1, 2)).transpose(1, 2)
+        aud = self.a_bridge(self.afeat_extractor(aud))
+        logits = self.transformer(vis, aud)
+        return (None if targets is None else F.cross_entropy(logits, targets)), logits
+
+
+class AudioClassifier(resnet.ResNet18Audio):
+    """The audio trunk with its head: aud (B,1,F,T) → (loss or None, logits (B,classes)).
+
+    With `class_weights` (classes,), the loss is Σ w·l / Σ w over the batch, else the plain mean.
+    """
+
+    def __init__(self, classes: int = 308, size: str = "full") -> None:
+        super().__init__(size, classes)
+
+    def forward(  # type: ignore[override]
+        self, aud: Tensor, targets: Tensor | None = None, class_weights: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        logits = super().forward(aud)
+        return (None if targets is None else F.cross_entropy(logits, targets, weight=class_weights)), logits
+
+
+def to_channels_last(model: AVSync) -> AVSync:
+    """Lay out the trunks' weights channels-last: what cuDNN's tensor-core convolutions want. Changes no state dict value."""
+    model.vfeat_extractor.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    model.afeat_extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
