@@ -1,0 +1,207 @@
+"""Which backend runs an op: one table (op × backend × requirement × when chosen), and the rule that reads it.
+
+`JAVISC_KERNELS` or an op's `backend=` names the backend; `auto` takes the first row of the op's table whose backend can run
+the call and is preferred for it. A backend asked for by name runs or raises: nothing falls back silently. This module
+imports neither Triton nor xformers, so choosing the torch backend never loads them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+BACKENDS = ("triton", "xformers", "torch")
+VARIABLE = "JAVISC_KERNELS"
+
+
+class BackendError(ValueError):
+    """A backend was asked for by name and cannot run the call; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a choice may depend on.
+
+    device, dtype: of the op's main input, after autocast. head_dim: 0 where the op has none. features: names of what the
+    call uses ("norm", "lengths", "mask"), as the op's module documents them.
+    """
+
+    op: str
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int = 0
+    features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A row of the table.
+
+    needs, when: for a reader. refuse: the reason why it cannot run a request, or None. prefer: whether `auto` takes it when
+    it can run.
+    """
+
+    op: str
+    name: str
+    needs: str
+    when: str
+    refuse: Callable[[Request], str | None]
+    prefer: Callable[[Request], bool]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One backend's answer to a request: chosen or not, and the reason why it cannot run (None: it can)."""
+
+    backend: Backend
+    reason: str | None
+    chosen: bool
+
+
+#: op → its rows, in the order in which `auto` tries them. Op modules fill it with `register`.
+TABLE: dict[str, list[Backend]] = {}
+_recorders: list[list[tuple[Request, str]]] = []
+
+
+def always(request: Request) -> bool:
+    """Preferred whenever it can run."""
+    return True
+
+
+def register(
+    op: str,
+    name: str,
+    *,
+    needs: str,
+    when: str,
+    refuse: Callable[[Request], str | None] = lambda request: None,
+    prefer: Callable[[Request], bool] = always,
+) -> None:
+    """Add a row to the op's table; `auto` tries rows in the order of registration."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r}: allowed are {', '.join(BACKENDS)}")
+    rows = TABLE.setdefault(op, [])
+    if any(row.name == name for row in rows):
+        raise ValueError(f"{op}: backend {name!r} is registered already")
+    rows.append(Backend(op, name, needs, when, refuse, prefer))
+
+
+@functools.cache
+def installed(package: str) -> bool:
+    """Whether a package can be imported, found without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run under its interpreter (the variable must be set before Triton is first imported)."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on")
+
+
+@functools.cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def refuse_triton(request: Request) -> str | None:
+    """The reason why no Triton kernel of ours can run on the request's device and dtype, or None."""
+    if not installed("triton"):
+        return "the package triton is not installed (pip install 'javisc[train]')"
+    if request.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"it takes float32, float16 and bfloat16, not {str(request.dtype).removeprefix('torch.')}"
+    if request.device.type == "cuda":
+        if torch.version.hip is not None:
+            return "its configurations are for NVIDIA devices"
+        capability = _capability(request.device.index or 0)
+        if capability < (8, 0):
+            return f"it needs compute capability 8.0 or newer, the device has {capability[0]}.{capability[1]}"
+        return None
+    if interpreting():
+        return None
+    return f"it needs a CUDA device, not {request.device.type} (or TRITON_INTERPRET=1, set before Triton is imported)"
+
+
+def refuse_xformers(request: Request) -> str | None:
+    """The reason why xformers' memory-efficient attention cannot run on the request's device and dtype, or None."""
+    if not installed("xformers"):
+        return "the package xformers is not installed (pip install 'javisc[train]')"
+    if request.device.type != "cuda":
+        return f"xformers has no attention operator for {request.device.type}"
+    if request.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"it takes float32, float16 and bfloat16, not {str(request.dtype).removeprefix('torch.')}"
+    if request.head_dim % 8 and request.dtype != torch.float32:
+        return f"its operators need a head dim divisible by 8, not {request.head_dim}"
+    return None
+
+
+def requested(op: str) -> str:
+    """What `JAVISC_KERNELS` asks for this op: a name, or a comma-separated list of names and OP=NAME, the last that fits."""
+    value = os.environ.get(VARIABLE, "") or "auto"
+    answer = "auto"
+    for item in value.split(","):
+        target, _, name = item.strip().rpartition("=")
+        if name not in ("auto", *BACKENDS):
+            raise ValueError(
+                f"{VARIABLE}={value}: {name!r} is no backend; allowed are auto, {', '.join(BACKENDS)}, and OP=NAME"
+            )
+        if target and target not in TABLE:
+            raise ValueError(f"{VARIABLE}={value}: {target!r} is no op; there are {', '.join(TABLE)}")
+        if target in ("", op):
+            answer = name
+    return answer
+
+
+def judge(request: Request, backend: str | None = None) -> list[Verdict]:
+    """Every row of the op's table with its answer to the request; at most one is chosen. Raises nothing for want of a backend."""
+    asked = backend or requested(request.op)
+    verdicts, taken = [], False
+    for row in TABLE[request.op]:
+        reason = row.refuse(request)
+        chosen = not taken and reason is None and (row.name == asked if asked != "auto" else row.prefer(request))
+        taken |= chosen
+        verdicts.append(Verdict(row, reason, chosen))
+    return verdicts
+
+
+def choose(request: Request, backend: str | None = None) -> str:
+    """The backend that runs this request.
+
+    backend: "auto", "triton", "xformers", "torch", or None for what `JAVISC_KERNELS` says.
+    Raises BackendError if the backend asked for by name cannot run it, or (auto) if none can.
+    """
+    asked = backend or requested(request.op)
+    if asked not in ("auto", *BACKENDS):
+        raise ValueError(f"backend={asked!r}: allowed are auto, {', '.join(BACKENDS)}")
+    refusals = []
+    for row in TABLE[request.op]:
+        if asked not in ("auto", row.name):
+            continue
+        reason = row.refuse(request)
+        if reason is None and (asked == row.name or row.prefer(request)):
+            for recorder in _recorders:
+                recorder.append((request, row.name))
+            return row.name
+        refusals.append(f"{row.name}: {reason or 'not preferred'}")
+    have = ", ".join(row.name for row in TABLE[request.op])
+    if asked == "auto":
+        raise BackendError(f"{request.op}: no backend can run this call ({'; '.join(refusals)})")
+    why = "; ".join(refusals).removeprefix(f"{asked}: ") or f"it has {have}"
+    raise BackendError(
+        f"{request.op}: backend {asked!r} was asked for and cannot run: {why}. Use another backend= or {VARIABLE}"
+    )
+
+
+@contextmanager
+def recording() -> Iterator[list[tuple[Request, str]]]:
+    """Collect (request, chosen backend) of every call made inside the block, in order."""
+    choices: list[tuple[Request, str]] = []
+    _recorders.append(choices)
+    try:
+        yield choices
+    finally:
+        _recorders.remove(choices)
