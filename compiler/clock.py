@@ -1,0 +1,59 @@
+"""One clock for picture and sound: exact arithmetic on presentation times.
+
+Time zero of a sample is the presentation time of its first video frame. Tick k of the grid lies at k / fps. All times are
+`Fraction` seconds; nothing is rounded before the one rounding that a definition below asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import floor
+from typing import Generic, TypeVar
+
+HALF = Fraction(1, 2)
+Item = TypeVar("Item")
+
+
+def nearest_tick(time: Fraction, fps: Fraction) -> int:
+    """The tick nearest to `time` seconds; halfway goes up. Negative times give negative ticks."""
+    return floor(time * fps + HALF)
+
+
+def samples_for(frames: int, sample_rate: int, fps: Fraction) -> int:
+    """Audio samples per channel that belong to `frames` ticks: round(frames * sample_rate / fps), halves to even."""
+    return round(Fraction(frames * sample_rate) / fps)
+
+
+class Hold(Generic[Item]):
+    """Sample-and-hold onto the grid: each item appears at its nearest tick and holds until the next one appears.
+
+    Of several items at one tick the last is shown: what happens in the source shows no later than half a tick after it
+    happened, which "the nearest item wins" would break. Items must come in order of their times.
+    """
+
+    def __init__(self, fps: Fraction) -> None:
+        self.fps = fps
+        self._item: Item | None = None
+        self._tick = 0
+
+    def push(self, item: Item, time: Fraction) -> Iterator[tuple[int, Item]]:
+        """Add the item presented at `time` (seconds from zero); yield the (tick, item) pairs that are settled by it.
+
+        The first item takes tick 0 at the latest: a start after zero is held backwards.
+        """
+        tick = max(nearest_tick(time, self.fps), 0)
+        if self._item is None:
+            self._tick = 0
+        elif tick > self._tick:
+            for settled in range(self._tick, tick):
+                yield settled, self._item
+            self._tick = tick
+        self._item = item
+
+    def finish(self, end: Fraction) -> Iterator[tuple[int, Item]]:
+        """Yield the last item up to the tick nearest to `end`, once at least."""
+        if self._item is not None:
+            for settled in range(self._tick, max(nearest_tick(end, self.fps), self._tick + 1)):
+                yield settled, self._item
+            self._item = None
