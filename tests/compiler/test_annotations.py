@@ -35,7 +35,9 @@ NAME = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_siz
 
 
 @given(st.lists(st.tuples(NAME, NAME), max_size=20))
-def test_what_a_csv_writer_writes_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
+def test_what_a_csv_writer_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
     root = tmp_path_factory.mktemp("csv")
     with (root / "t.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -42,7 +42,13 @@ def test_composed_and_decomposed_names_are_one(name: str) -> None:
 def test_every_habit_of_naming_a_clip_is_read(youtube: str, start: int, seconds: int) -> None:
     assert youtube_clip(youtube) == youtube_clip(f"Y{youtube}") == Clip(youtube, None)
     end = start + seconds
-    tails = [f"_{start:06d}", f"_{start}", f"_{start}_{end}", f"_{start * 1000}_{end * 1000}", f"_{start}.000_{end}.000"]
+    tails = [
+        f"_{start:06d}",
+        f"_{start}",
+        f"_{start}_{end}",
+        f"_{start * 1000}_{end * 1000}",
+        f"_{start}.000_{end}.000",
+    ]
     for tail in tails:
         assert youtube_clip(youtube + tail) == youtube_clip("Y" + youtube + tail) == Clip(youtube, start), tail
 

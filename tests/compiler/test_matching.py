@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.corpora import files
 
 from javisc.compiler.annotations import Problems
 from javisc.compiler.corpora import Corpus, Row
@@ -18,6 +17,7 @@ from javisc.compiler.inputs import INPUT_SCHEMA
 from javisc.compiler.matching import UNMATCHED_SCHEMA, match, wanted_split, write_unmatched
 from javisc.compiler.reasons import REASONS
 from javisc.manifests.errors import UserError
+from support.corpora import files
 
 
 class Made(Corpus):
