@@ -1,19 +1,22 @@
 """A small safe language over a table's columns, for `javisc filter`.
 
-The text is parsed by Python's `ast` and only the node types named here are translated to polars expressions; nothing is evaluated.
+The text is parsed by Python's `ast` and only the node types named here are translated to polars expressions; nothing is
+evaluated.
 
     num_frames >= 48 and loudness > -40 and lang in ("en", "de")
     2 <= duration < 30 and text is not null              "dog" in lower(text)
     contains(text, "bark") or startswith(corpus, "audio")        len(text) > 10 and not silent
 
-Comparisons, `and or not`, `in`, `is null`, `+ - * / // %`, and the functions of `FUNCTIONS`. `"x" in column` looks for the words
-in a text column, and for a whole entry in a list column. A comparison with a missing value is missing itself, as in SQL.
+Comparisons, `and or not`, `in`, `is null`, `+ - * / // %`, and the functions of `FUNCTIONS`. `"x" in column` looks for
+the words in a text column, and for a whole entry in a list column. A comparison with a missing value is missing itself,
+as in SQL.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,20 +105,37 @@ def kind_of(dtype: pl.DataType) -> str:
 def parse(text: str, schema: Mapping[str, pl.DataType]) -> list[tuple[str, pl.Expr]]:
     """Translate a condition over the columns of `schema`; its parts joined by a top-level `and` come one by one.
 
-    Returns (words, boolean expression) pairs. Raises UserError naming what is not understood and, for a column, the nearest name.
+    Returns (words, boolean expression) pairs. Raises UserError naming what is not understood and, for a column, the
+    nearest name.
     """
     if len(text) > MAX_LENGTH:
-        raise UserError(f"the expression has {len(text)} characters, at most {MAX_LENGTH} are read: split it into several filters")
+        raise UserError(
+            f"the expression has {len(text)} characters, at most {MAX_LENGTH} are read: split it into several filters"
+        )
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # about odd escapes in quoted text: the user's, not the program's
+            tree = ast.parse(text.strip(), mode="eval").body
         if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
             raise UserError(f"the expression has more than {MAX_NODES} parts: split it into several filters")
         parts = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
         translator = _Translator(text.strip(), schema)
-        return [(translator.words(part), translator.boolean(part).expr) for part in parts]
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # what ast.parse raises on text that is no expression
+        found = [(translator.words(part), translator.boolean(part).expr) for part in parts]
+    except (
+        SyntaxError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+    ) as error:  # what ast.parse raises on text that is no expression
         detail = f"{error.msg} at character {error.offset}" if isinstance(error, SyntaxError) else str(error)
-        raise UserError(f"the expression {_short(text)} is not understood: {detail}; write e.g. num_frames >= 48 and lang == 'en'") from None
+        raise UserError(
+            f"the expression {_short(text)} is not understood: {detail}; write e.g. num_frames >= 48 and lang == 'en'"
+        ) from None
+    for words, expr in found:
+        if not expr.meta.root_names():
+            raise UserError(f"{_short(words)} names no column: it would keep all rows or none")
+    return found
 
 
 def _short(text: str) -> str:
@@ -133,7 +153,10 @@ class _Translator:
     def boolean(self, node: ast.expr) -> Value:
         value = self.value(node)
         if value.kind not in ("bool", "null"):
-            raise UserError(f"{_short(value.words)} is a {value.kind}, a condition that is true or false is expected: compare it with something")
+            raise UserError(
+                f"{_short(value.words)} is a {value.kind}, a condition that is true or false is expected: compare it with "
+                f"something"
+            )
         return value
 
     def value(self, node: ast.expr) -> Value:
@@ -171,7 +194,9 @@ class _Translator:
             return Value(pl.lit(value), "text", words, value)
         if value is None:
             return Value(pl.lit(None), "null", words)
-        raise UserError(f"{_short(words)} is a {type(value).__name__}: numbers, quoted text, true, false and null are understood")
+        raise UserError(
+            f"{_short(words)} is a {type(value).__name__}: numbers, quoted text, true, false and null are understood"
+        )
 
     def _boolop(self, node: ast.BoolOp) -> Value:
         parts = [self.boolean(part).expr for part in node.values]
@@ -184,7 +209,9 @@ class _Translator:
             return Value(~self.boolean(node.operand).expr, "bool", words)
         operand = self.value(node.operand)
         if not isinstance(node.op, ast.USub | ast.UAdd) or operand.kind != "number":
-            raise UserError(f"{_short(words)}: a sign stands before numbers only; write `not` to turn a condition round")
+            raise UserError(
+                f"{_short(words)}: a sign stands before numbers only; write `not` to turn a condition round"
+            )
         if operand.constant is not None:
             return self._literal(-operand.constant if isinstance(node.op, ast.USub) else operand.constant, node)
         return Value(-operand.expr if isinstance(node.op, ast.USub) else operand.expr, "number", words)
@@ -225,7 +252,9 @@ class _Translator:
                 raise UserError(f"{_short(words)}: write `is null` or `is not null`")
             return build(left.expr, right.expr)
         if left.kind != right.kind and "null" not in (left.kind, right.kind):
-            raise UserError(f"{_short(words)}: {left.words} is a {left.kind} and {right.words} a {right.kind}: they cannot be compared")
+            raise UserError(
+                f"{_short(words)}: {left.words} is a {left.kind} and {right.words} a {right.kind}: they cannot be compared"
+            )
         if left.kind not in ("number", "text", "bool", "null") or (left.kind == "bool" and sign not in ("==", "!=")):
             raise UserError(f"{_short(words)}: a {left.kind} cannot be compared with {sign}")
         return build(left.expr, right.expr)
@@ -236,7 +265,9 @@ class _Translator:
             choices = [self.value(choice) for choice in b.elts]
             for choice in choices:
                 if choice.constant is None or choice.kind != item.kind:
-                    raise UserError(f"{_short(words)}: {_short(choice.words)} is no {item.kind} written out, as {item.words} is")
+                    raise UserError(
+                        f"{_short(words)}: {_short(choice.words)} is no {item.kind} written out, as {item.words} is"
+                    )
             return item.expr.is_in([choice.constant for choice in choices])
         inside = self.value(b)
         if inside.kind == "text" and item.kind == "text":
@@ -250,13 +281,17 @@ class _Translator:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         function = FUNCTIONS.get(name)
         if function is None or node.keywords:
-            raise UserError(f"{_short(words)}: the functions of filters are {', '.join(FUNCTIONS)}{nearest(name, list(FUNCTIONS))}")
+            raise UserError(
+                f"{_short(words)}: the functions of filters are {', '.join(FUNCTIONS)}{nearest(name, list(FUNCTIONS))}"
+            )
         arguments = [self.value(argument) for argument in node.args]
         if len(arguments) != len(function.takes):
             raise UserError(f"{_short(words)}: {name} takes {len(function.takes)} argument(s), {len(arguments)} given")
         for argument, kind in zip(arguments, function.takes, strict=True):
             if argument.kind not in kind.split(" or "):
-                raise UserError(f"{_short(words)}: {_short(argument.words)} is a {argument.kind}, {name} takes a {kind}")
+                raise UserError(
+                    f"{_short(words)}: {_short(argument.words)} is a {argument.kind}, {name} takes a {kind}"
+                )
         if name == "len":
             only = arguments[0]
             return Value(only.expr.str.len_chars() if only.kind == "text" else only.expr.list.len(), "number", words)

@@ -78,13 +78,17 @@ def conditions(
     for option in flags:
         found.append(Condition(f"--{option}", ~_column(option, FLAGS[option], schema)))
     for option, allowed in (choices or {}).items():
-        found.append(Condition(f"--{option} {','.join(allowed)}", _column(option, CHOICES[option], schema).is_in(list(allowed))))
+        found.append(
+            Condition(f"--{option} {','.join(allowed)}", _column(option, CHOICES[option], schema).is_in(list(allowed)))
+        )
     return found
 
 
 def _column(option: str, column: str, schema: Mapping[str, pl.DataType]) -> pl.Expr:
     if column not in schema:
-        raise UserError(f"--{option} needs the column {column}, which the table does not have{nearest(column, list(schema))}")
+        raise UserError(
+            f"--{option} needs the column {column}, which the table does not have{nearest(column, list(schema))}"
+        )
     return pl.col(column)
 
 
@@ -124,7 +128,8 @@ def filter_table(
     *,
     relative: bool = False,
 ) -> Filtered:
-    """Filter a dataset, view or table into the view `out` (or only count). A parquet table that is no manifest is filtered as it is.
+    """Filter a dataset, view or table into the view `out` (or only count). A parquet table that is no manifest is filtered
+    as it is.
 
     Raises UserError for what cannot be opened, understood or written.
     """
@@ -142,5 +147,7 @@ def filter_table(
         elif out.endswith(".parquet"):
             write_table(keep(frame, wanted), out)
         else:
-            raise UserError(f"--out {out}: {source} is a table without key and shard, give a name that ends in .parquet")
+            raise UserError(
+                f"--out {out}: {source} is a table without key and shard, give a name that ends in .parquet"
+            )
     return Filtered(rows, rows - sum(condition.rows for condition in told), told)

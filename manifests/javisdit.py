@@ -1,7 +1,9 @@
-"""JavisDiT's tables: manifests written as its train_audio.csv, train_prior.csv and train_jav.csv, and read back as inputs of a build.
+"""JavisDiT's tables: manifests written as its train_audio.csv, train_prior.csv and train_jav.csv, and read back as
+inputs of a build.
 
-Columns, order and values follow JavisDiT v0.1's documented tables: twelve columns, then `audio_text` in the audio table and
-`unpaired_audio_path` in the prior one. The audio table has no pictures: its video columns hold the dummy that its loader expects.
+Columns, order and values follow JavisDiT v0.1's documented tables: twelve columns, then `audio_text` in the audio table
+and `unpaired_audio_path` in the prior one. The audio table has no pictures: its video columns hold the dummy that its
+loader expects.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,16 @@ def _wanted(frame: pl.LazyFrame, kind: str) -> tuple[pl.LazyFrame, pl.Expr, pl.E
     if kind == "audio":
         text = pl.when(pl.col("text") != DUMMY["text"]).then(pl.col("text"))
         return rows, sound, pl.coalesce("audio_text", text)
-    return rows, sound & pl.col("path").is_not_null() & (pl.col("num_frames") > 0) & (pl.col("path") != PLACEHOLDER), pl.col("text")
+    return (
+        rows,
+        sound & pl.col("path").is_not_null() & (pl.col("num_frames") > 0) & (pl.col("path") != PLACEHOLDER),
+        pl.col("text"),
+    )
 
 
 def table(rows: pl.LazyFrame, kind: str) -> pl.LazyFrame:
-    """The columns of JavisDiT's table of this kind, in its order and types: whole numbers are written as such, its readers need them."""
+    """The columns of JavisDiT's table of this kind, in its order and types: whole numbers are written as such, its readers
+    need them."""
     columns = {name: pl.col(name) for name in COLUMNS[kind]}
     if kind == "audio":
         columns |= {name: pl.lit(value) for name, value in DUMMY.items()}
@@ -74,25 +80,36 @@ def table(rows: pl.LazyFrame, kind: str) -> pl.LazyFrame:
 
 
 def export_csv(
-    frame: pl.LazyFrame, out: str, kind: str, *, media: str | None = None, audio_format: str = "flac", allow_no_caption: bool = False
+    frame: pl.LazyFrame,
+    out: str,
+    kind: str,
+    *,
+    media: str | None = None,
+    audio_format: str = "flac",
+    allow_no_caption: bool = False,
 ) -> Exported:
-    """Write located rows (`Dataset.located`) as JavisDiT's CSV; with `media`, extract their files there and let the paths name them.
+    """Write located rows (`Dataset.located`) as JavisDiT's CSV; with `media`, extract their files there and let the paths
+    name them.
 
-    Without `media`, path and audio_path name the raw source files. Rows without the media the kind needs, and (unless `allow_no_caption`)
-    without a caption are left out and counted: its loader fails on both. Media lie in MEDIA/ROOT/SHARD/KEY.{mp4,flac|wav}, where ROOT is a
-    digest of the dataset's root; files that are there already with the same content stay untouched.
-    Raises UserError if something cannot be read or written.
+    Without `media`, path and audio_path name the raw source files. Rows without the media the kind needs, and (unless
+    `allow_no_caption`) without a caption are left out and counted: its loader fails on both. Media lie in
+    MEDIA/ROOT/SHARD/KEY.{mp4,flac|wav}, where ROOT is a digest of the dataset's root; files that are there already with
+    the same content stay untouched. Raises UserError if something cannot be read or written.
     """
     rows, usable, caption = _wanted(frame, kind)
     if media is not None:
-        usable = usable & pl.col("flac_size").is_not_null() & (pl.lit(kind == "audio") | pl.col("mp4_size").is_not_null())
+        usable = (
+            usable & pl.col("flac_size").is_not_null() & (pl.lit(kind == "audio") | pl.col("mp4_size").is_not_null())
+        )
     usable, captioned = usable.fill_null(False), caption.is_not_null()
     kept = rows.filter(usable, pl.lit(allow_no_caption) | captioned)
     counts = rows.select(
         (usable & (captioned | allow_no_caption)).sum().alias("rows"),
         (usable & ~captioned).sum().alias("without_caption"),
         (~usable).sum().alias("without_media"),
-        (usable & (captioned | allow_no_caption) & pl.col("unpaired_audio_path").is_null()).sum().alias("without_unpaired"),
+        (usable & (captioned | allow_no_caption) & pl.col("unpaired_audio_path").is_null())
+        .sum()
+        .alias("without_unpaired"),
     )
     counted = counts.collect(engine="streaming").row(0, named=True)
     files = 0
@@ -104,7 +121,9 @@ def export_csv(
                 files = _with_media(kept, temporary, kind, Path(media).absolute(), audio_format)
     except OSError as error:
         raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
-    return Exported(counted["rows"], counted["without_caption"], counted["without_media"], counted["without_unpaired"], files)
+    return Exported(
+        counted["rows"], counted["without_caption"], counted["without_media"], counted["without_unpaired"], files
+    )
 
 
 def _with_media(kept: pl.LazyFrame, csv: Path, kind: str, media: Path, audio_format: str) -> int:
@@ -118,12 +137,14 @@ def _with_media(kept: pl.LazyFrame, csv: Path, kind: str, media: Path, audio_for
                 stem = media / root / f"{row['shard']:06d}" / check_key(row["key"])
                 paths.append(f"{stem}.mp4")
                 audio_paths.append(f"{stem}.{audio_format}")
-                sound = reader.read(row, "flac") or b""
+                sound, picture = reader.read(row, "flac") or b"", reader.read(row, "mp4") if kind != "audio" else None
                 _place(Path(audio_paths[-1]), _wav(sound) if audio_format == "wav" else sound)
-                if kind != "audio":
-                    _place(Path(paths[-1]), reader.read(row, "mp4") or b"")
-                files += 1 if kind == "audio" else 2
-            located = batch.with_columns(pl.Series("path", paths, pl.String), pl.Series("audio_path", audio_paths, pl.String))
+                if picture is not None:
+                    _place(Path(paths[-1]), picture)
+                files += 1 if picture is None else 2
+            located = batch.with_columns(
+                pl.Series("path", paths, pl.String), pl.Series("audio_path", audio_paths, pl.String)
+            )
             table(located.lazy(), kind).collect().write_csv(stream, include_header=first)
             first = False
         if first:
@@ -152,38 +173,62 @@ def _wav(flac: bytes) -> bytes:
 
 
 def import_csv(paths: Sequence[str], out: str, *, root: str | None = None) -> int:
-    """Turn JavisDiT's CSVs (or parquet tables) into a list that `javisc build` takes as RAW: a parquet table with one row per source file.
+    """Turn JavisDiT's CSVs (or parquet tables) into a list that `javisc build` takes as RAW: a parquet table with one row
+    per source file.
 
-    Columns: path, relpath, id, text, audio_text, and unpaired_audio_path where a table has any. The file of a row with a dummy picture is its
-    sound. Relative paths are relative to `root` (default: the working folder, as in its trainer). Raises UserError if a table lacks `path`,
-    names a file outside its root in `relpath`, or two rows have one `relpath`, from which keys are made. Returns the number of rows.
+    Columns: path, relpath, id, text, audio_text, and unpaired_audio_path where a table has any. The file of a row with
+    a dummy picture is its sound. Relative paths are relative to `root` (default: the working folder, as in its
+    trainer). Raises UserError if a table lacks `path`, names a file outside its root in `relpath`, or two rows have one
+    `relpath`, from which keys are made. Returns the number of rows.
     """
     if not paths:
         raise UserError("--csv: no table given")
+    try:
+        return _import_all(paths, out, root)
+    except pl.exceptions.PolarsError as error:  # rows are read as late as they are written
+        raise UserError(f"--csv {', '.join(paths)} cannot be read as a table: {str(error).splitlines()[0]}") from error
+
+
+def _import_all(paths: Sequence[str], out: str, root: str | None) -> int:
     base = str(Path(root or ".").absolute()).rstrip("/") + "/"
     frame = pl.concat([_import_one(path) for path in paths])
 
     def whole(name: str) -> pl.Expr:
         path = pl.col(name)
-        return pl.when(path.str.starts_with("/") | path.str.contains("://", literal=True)).then(path).otherwise(pl.lit(base) + path).alias(name)
+        return (
+            pl.when(path.str.starts_with("/") | path.str.contains("://", literal=True))
+            .then(path)
+            .otherwise(pl.lit(base) + path)
+            .alias(name)
+        )
 
     dummy = (pl.col("path").is_null()) | (pl.col("path").str.split("/").list.last() == PLACEHOLDER)
     text = pl.when(pl.col("text") != DUMMY["text"]).then(pl.col("text"))
-    frame = frame.with_columns(pl.when(dummy).then(pl.col("audio_path")).otherwise(pl.col("path")).alias("path"))
+    frame = frame.with_columns(
+        pl.when(dummy).then(pl.col("audio_path")).otherwise(pl.col("path")).alias("path"),
+        pl.when(~dummy).then(pl.col("id")).alias("id"),  # a dummy picture's id names nothing
+    )
     frame = frame.with_columns(
         whole("path"),
         whole("unpaired_audio_path"),
         text.alias("text"),
         pl.coalesce("relpath", pl.col("path").str.split("/").list.last()).alias("relpath"),
-        pl.when(~dummy).then(pl.col("id")).alias("id"),
     )
     parts = pl.col("relpath").str.split("/")
-    bad = frame.filter(pl.col("relpath").str.starts_with("/") | parts.list.contains("..") | pl.col("path").is_null()).head(1).collect()
+    bad = (
+        frame.filter(pl.col("relpath").str.starts_with("/") | parts.list.contains("..") | pl.col("path").is_null())
+        .head(1)
+        .collect()
+    )
     if bad.height:
-        raise UserError(f"relpath {bad['relpath'][0]!r} (path {bad['path'][0]!r}) is not a path inside a folder: mend the table")
+        raise UserError(
+            f"relpath {bad['relpath'][0]!r} (path {bad['path'][0]!r}) is not a path inside a folder: mend the table"
+        )
     for again in repeats(frame, ["relpath"]):
         if again.height:
-            raise UserError(f"relpath {again['relpath'][0]} is there twice: keys are made of it, so import the tables one by one")
+            raise UserError(
+                f"relpath {again['relpath'][0]} is there twice: keys are made of it, so import the tables one by one"
+            )
     unpaired = frame.select(pl.col("unpaired_audio_path").is_not_null().any()).collect(engine="streaming").item()
     write_table(frame.drop("audio_path", *([] if unpaired else ["unpaired_audio_path"])), out)
     return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
@@ -200,7 +245,9 @@ def _import_one(path: str) -> pl.LazyFrame:
             frame = pl.scan_csv(path, infer_schema=False, glob=False, null_values=["", "nan", "NaN"])
         found = frame.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"--csv {path} cannot be read as a table: {error}") from error
+        raise UserError(f"--csv {path} cannot be read as a table: {str(error).splitlines()[0]}") from error
     if "path" not in found and "audio_path" not in found:
         raise UserError(f"--csv {path} has no column path or audio_path: its columns are {', '.join(found)}")
-    return frame.select((pl.col(name).cast(pl.String) if name in found else pl.lit(None, pl.String)).alias(name) for name in IMPORTED)
+    return frame.select(
+        (pl.col(name).cast(pl.String) if name in found else pl.lit(None, pl.String)).alias(name) for name in IMPORTED
+    )

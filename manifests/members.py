@@ -35,7 +35,9 @@ class MemberReader:
     def __enter__(self) -> MemberReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for stream in self._open.values():
             stream.close()
         self._open.clear()
@@ -50,7 +52,9 @@ class MemberReader:
             return None
         key, shard = check_key(row["key"]), row["shard"]
         if not isinstance(shard, int) or not 0 <= shard <= 999_999 or offset < 0 or not 0 <= size <= MAX_MEMBER_BYTES:
-            raise UserError(f"{key}: shard {shard}, offset {offset} and size {size} of its {kind} are not possible: the manifest is damaged")
+            raise UserError(
+                f"{key}: shard {shard}, offset {offset} and size {size} of its {kind} are not possible: the manifest is damaged"
+            )
         path = shard_path(row[DATASET_COLUMN], shard)
         stream = self._stream(path)
         stream.seek(offset)

@@ -25,8 +25,9 @@ class Merged:
 def repeats(frame: pl.LazyFrame, by: Sequence[str]) -> Iterator[pl.DataFrame]:
     """Yield tables (ROW, FIRST, *by) of the rows that repeat an earlier row's values in the columns `by`.
 
-    Rows are numbered in the frame's order; FIRST is the earliest row of the group. Nulls equal nothing. Rows are compared in partitions by
-    hash, each in one streamed pass over `by`: memory is bounded by PARTITION rows (and by the largest group of equals).
+    Rows are numbered in the frame's order; FIRST is the earliest row of the group. Nulls equal nothing. Rows are
+    compared in partitions by hash, each in one streamed pass over `by`: memory is bounded by PARTITION rows (and by the
+    largest group of equals).
     """
     rows = int(frame.select(pl.len()).collect(engine="streaming").item())
     parts = max(1, -(-rows // PARTITION))
@@ -49,9 +50,10 @@ def without_rows(frame: pl.LazyFrame, rows: np.ndarray) -> pl.LazyFrame:
 def merge(paths: Sequence[str], out: str, *, on_duplicate: str = "error", relative: bool = False) -> Merged:
     """Write one view over the rows of several datasets, views and tables, in the order given.
 
-    A key is a function of the file's relative path: two datasets built from folders with equal names inside can share keys. `on_duplicate`
-    says what happens then: `error`; `first` keeps the earliest row; `keep` keeps all (a sample is then named by dataset and key).
-    Raises UserError for a dataset that cannot be opened and, with `error`, for keys that are there twice.
+    A key is a function of the file's relative path: two datasets built from folders with equal names inside can share
+    keys. `on_duplicate` says what happens then: `error`; `first` keeps the earliest row; `keep` keeps all (a sample is
+    then named by dataset and key). Raises UserError for a dataset that cannot be opened and, with `error`, for keys
+    that are there twice.
     """
     datasets, frame = scan_many(paths)
     gone: list[np.ndarray] = []
@@ -61,9 +63,15 @@ def merge(paths: Sequence[str], out: str, *, on_duplicate: str = "error", relati
             repeated += table.height
             if table.height and on_duplicate == "error":
                 key = table["key"][0]
-                holders = frame.filter(pl.col("key") == key).select(DATASET_COLUMN).collect(engine="streaming").to_series().to_list()
+                holders = (
+                    frame.filter(pl.col("key") == key)
+                    .select(DATASET_COLUMN)
+                    .collect(engine="streaming")
+                    .to_series()
+                    .to_list()
+                )
                 raise UserError(
-                    f"key {key} is there {len(holders)} times ({', '.join(dict.fromkeys(holders))}), and it is not the only one: "
+                    f"key {key} is there {len(holders)} times ({', '.join(dict.fromkeys(holders))}) and may not be the only one: "
                     "--on-duplicate first keeps the first, keep keeps all"
                 )
             gone.append(table[ROW].to_numpy())

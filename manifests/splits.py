@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 
 import polars as pl
 
@@ -19,9 +21,13 @@ def parse_ratios(text: str) -> dict[str, float]:
         try:
             ratios[name] = float(share)
         except ValueError:
-            raise UserError(f"--ratios {text}: {part.strip()!r} is not NAME=SHARE; write e.g. train=0.98,val=0.02") from None
+            raise UserError(
+                f"--ratios {text}: {part.strip()!r} is not NAME=SHARE; write e.g. train=0.98,val=0.02"
+            ) from None
         if not sign or not name.isidentifier() or not 0 < ratios[name] <= 1:
-            raise UserError(f"--ratios {text}: {part.strip()!r} is not NAME=SHARE with a share in (0, 1]; write e.g. train=0.98,val=0.02")
+            raise UserError(
+                f"--ratios {text}: {part.strip()!r} is not NAME=SHARE with a share in (0, 1]; write e.g. train=0.98,val=0.02"
+            )
     if not math.isclose(sum(ratios.values()), 1, abs_tol=1e-6):
         raise UserError(f"--ratios {text}: the shares sum to {sum(ratios.values()):g}, they must sum to 1")
     return ratios
@@ -34,12 +40,8 @@ def split_of(group: str, ratios: Mapping[str, float], seed: int = 0) -> str:
     """
     digest = hashlib.blake2b(f"{seed}/{group}".encode(), digest_size=8).digest()
     place = int.from_bytes(digest, "big") / 2**64
-    name = ""
-    for name, share in ratios.items():
-        place -= share
-        if place < 0:
-            break
-    return name
+    cuts = list(accumulate(ratios.values()))
+    return list(ratios)[min(bisect_right(cuts, place), len(cuts) - 1)]
 
 
 def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "key", seed: int = 0) -> pl.LazyFrame:

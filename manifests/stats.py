@@ -31,7 +31,7 @@ MEASURED = (
 
 
 def totals(frame: pl.LazyFrame, by: Sequence[str] = ()) -> pl.DataFrame:
-    """Samples, hours, bytes, and how many have a caption, sound, a picture, silence, a still picture: per group, one streamed pass.
+    """Samples, hours, bytes, and how many have a caption, sound, a picture, silence, a still picture: in one streamed pass.
 
     Groups are sorted by samples, most first. Raises UserError if the table lacks a column of `by`.
     """
@@ -47,7 +47,9 @@ def totals(frame: pl.LazyFrame, by: Sequence[str] = ()) -> pl.DataFrame:
     measures = [
         pl.len().cast(pl.Int64).alias("samples"),
         (column("duration").cast(pl.Float64).sum() / 3600).alias("hours"),
-        (column("mp4_size").cast(pl.Int64).fill_null(zero) + column("flac_size").cast(pl.Int64).fill_null(zero)).sum().alias("bytes"),
+        (column("mp4_size").cast(pl.Int64).fill_null(zero) + column("flac_size").cast(pl.Int64).fill_null(zero))
+        .sum()
+        .alias("bytes"),
         column("text").is_not_null().sum().cast(pl.Int64).alias("captioned"),
         column("flac_size").is_not_null().sum().cast(pl.Int64).alias("with_sound"),
         column("mp4_size").is_not_null().sum().cast(pl.Int64).alias("with_picture"),
@@ -56,7 +58,12 @@ def totals(frame: pl.LazyFrame, by: Sequence[str] = ()) -> pl.DataFrame:
     ]
     if not by:
         return frame.select(measures).collect(engine="streaming")
-    return frame.group_by(list(by)).agg(measures).sort(["samples", *by], descending=[True, *[False] * len(by)]).collect(engine="streaming")
+    return (
+        frame.group_by(list(by))
+        .agg(measures)
+        .sort(["samples", *by], descending=[True, *[False] * len(by)])
+        .collect(engine="streaming")
+    )
 
 
 def distributions(frame: pl.LazyFrame) -> pl.DataFrame:
@@ -81,13 +88,14 @@ def distributions(frame: pl.LazyFrame) -> pl.DataFrame:
 
 
 def histogram(frame: pl.LazyFrame, column: str, edges: Sequence[float]) -> tuple[list[int], int]:
-    """Rows per bin [edges[i], edges[i+1]), the last closed; outside values count in the nearest bin. Second: rows without a value.
+    """Rows per bin [edges[i], edges[i+1]); values outside count in the nearest bin. Second: rows without a value.
 
     One streamed pass; memory does not depend on the number of rows.
     """
     value = pl.col(column).cast(pl.Float64)
     bins = len(edges) - 1
-    place = pl.sum_horizontal((value >= edge).cast(pl.Int32) for edge in edges[1:-1])
-    table = frame.select(pl.when(value.is_null() | value.is_nan()).then(None).otherwise(place).alias("bin")).group_by("bin").agg(pl.len())
+    index = pl.sum_horizontal((value >= edge).cast(pl.Int32) for edge in edges[1:-1])
+    known = pl.when(value.is_not_nan()).then(index).alias("bin")  # a null is not "not NaN"
+    table = frame.select(known).group_by("bin").agg(pl.len())
     counts = dict(table.collect(engine="streaming").iter_rows())
     return [int(counts.get(index, 0)) for index in range(bins)], int(counts.get(None, 0))

@@ -42,7 +42,10 @@ def _options(command: Any) -> Any:
 @click.command()
 @click.argument("source", metavar="DS|TABLE")
 @click.argument("expressions", metavar="[EXPR]…", nargs=-1)
-@click.option("--out", help="The view to write: a new folder, or one table if it ends in .parquet. Without it, rows are only counted.")
+@click.option(
+    "--out",
+    help="The view to write: a new folder, or one table if it ends in .parquet. Without it, rows are only counted.",
+)
 @_options
 @click.option("--no-silent", is_flag=True, help="Drop samples without any sound to hear.")
 @click.option("--no-still", is_flag=True, help="Drop samples whose picture never changes.")
@@ -51,7 +54,9 @@ def _options(command: Any) -> Any:
 @click.option("--split", multiple=True, help="Keep this split; may be given several times.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
 @click.option("--force", is_flag=True, help="Replace a view or table that is there.")
-def filter_(source: str, expressions: tuple[str, ...], out: str | None, relative: bool, force: bool, **options: Any) -> None:
+def filter_(
+    source: str, expressions: tuple[str, ...], out: str | None, relative: bool, force: bool, **options: Any
+) -> None:
     """Keep the rows that meet every condition, and say how many each one removed.
 
     EXPR is a condition over columns, for example:

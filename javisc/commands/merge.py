@@ -20,7 +20,8 @@ import click
 def merge(inputs: tuple[str, ...], out: str, on_duplicate: str, relative: bool, force: bool) -> None:
     """Write one manifest over the rows of datasets, views and .parquet tables, in the order given.
 
-    Shards stay where they are: each row names its dataset in the column `dataset`, and everything that reads a dataset reads the result.
+    Shards stay where they are: each row names its dataset in the column `dataset`, and everything that reads a dataset
+    reads the result.
     """
     from javisc.manifests import merge as merging
     from javisc.manifests.io import check_output

@@ -7,8 +7,16 @@ import click
 
 @click.command()
 @click.argument("inputs", metavar="DS…", nargs=-1, required=True)
-@click.option("--ratios", default="train=0.98,val=0.02", show_default=True, metavar="NAME=SHARE,…", help="Splits and their shares.")
-@click.option("--by", default="key", show_default=True, metavar="COLUMN", help="Rows with one value here land in one split.")
+@click.option(
+    "--ratios",
+    default="train=0.98,val=0.02",
+    show_default=True,
+    metavar="NAME=SHARE,…",
+    help="Splits and their shares.",
+)
+@click.option(
+    "--by", default="key", show_default=True, metavar="COLUMN", help="Rows with one value here land in one split."
+)
 @click.option("--seed", default=0, show_default=True, help="Another seed, another split.")
 @click.option("--out", required=True, help="The view to write: a new folder, or one table if it ends in .parquet.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")

@@ -9,7 +9,12 @@ import click
 
 @click.command()
 @click.argument("inputs", metavar="DS…", nargs=-1, required=True)
-@click.option("--by", multiple=True, metavar="COLUMN", help="Count per value of this column; may be given several times.  [default: corpus, split]")
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="COLUMN",
+    help="Count per value of this column; may be given several times.  [default: corpus, split]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def stats(inputs: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
     """Say how many samples and hours there are, per corpus and split, and how their measures are distributed."""
@@ -27,10 +32,12 @@ def stats(inputs: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
     from rich.table import Table
 
     console = Console()
-    counted = Table(*groups, "samples", "hours", "GB", "captions", "silent", "still", title="Samples", title_justify="left")
+    counted = Table(
+        *groups, "samples", "hours", "GB", "captions", "silent", "still", title="Samples", title_justify="left"
+    )
     for column in counted.columns[len(groups) :]:
         column.justify = "right"
-    for row in [*table.iter_rows(named=True), {name: "" for name in groups} | everything.row(0, named=True)]:
+    for row in [*table.iter_rows(named=True), dict.fromkeys(groups, "") | everything.row(0, named=True)]:
         names = ["–" if row[name] is None else str(row[name]) for name in groups]
         numbers = [f"{row['samples']:,}", f"{row['hours']:,.1f}", f"{row['bytes'] / 1e9:,.2f}"]
         shares = [f"{row[name] / max(1, row['samples']):.1%}" for name in ("captioned", "silent", "still")]
