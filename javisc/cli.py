@@ -13,14 +13,7 @@ from javisc import __version__
 from javisc.manifests.errors import UserError
 
 #: command → "module:attribute" and the line `javisc --help` shows. A module is imported when its command runs: help stays fast.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "merge": ("javisc.commands.merge:merge", "Several manifests as one."),
-    "filter": ("javisc.commands.filter:filter_", "The rows that meet conditions, by expression or option."),
-    "split": ("javisc.commands.split:split", "Train, validation and test by hash of the key or of a group."),
-    "stats": ("javisc.commands.stats:stats", "Counts, hours and quantiles."),
-    "export": ("javisc.commands.export:export", "JavisDiT's train_*.csv, with media if wanted."),
-    "import": ("javisc.commands.import_csv:import_csv", "JavisDiT's train_*.csv become inputs of a build."),
-}
+COMMANDS: dict[str, tuple[str, str]] = {}
 
 
 class LazyGroup(click.Group):

@@ -1,0 +1,199 @@
+"""The DALI graph of a batch: one definition for GPU and CPU, from encoded clips to normalised tensors.
+
+On the GPU the video is decoded by NVDEC inside the graph. DALI's CPU backend has no H.264 decoder, so there frames enter
+already decoded (`javisc.trainer.data.decode`); everything after them is the same. Sizes, crops and windows are inputs, not
+constants: one graph serves every bucket.
+
+Legend: F frames, H W pixels, C channels, L samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.dlpack
+from numpy.typing import NDArray
+from nvidia.dali import Pipeline, fn, pipeline_def, types
+
+from javisc.manifests.errors import UserError
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the graph is built for: where it runs, how large a batch may get, and how pixels are normalised.
+
+    Pixels in 0..255 become (pixel - mean) / std per channel; with dtype uint8 they stay as they are, rounded after resizing.
+    `antialias` filters when shrinking; the reference does not. `layout` is CFHW or FCHW.
+    """
+
+    device: str = "cpu"
+    device_id: int = 0
+    max_batch_size: int = 256
+    threads: int = 2
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    antialias: bool = False
+    with_audio: bool = True
+    dtype: str = "float32"
+    layout: str = "CFHW"
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """One clip's share of a batch's inputs.
+
+    `video`: frames (F, H, W, 3) uint8 on the CPU path, the MP4's bytes on the GPU path. `first`, `count`, `stride`: the window,
+    used on the GPU path only. `resize`: (H, W) in pixels before cropping; `crop`: (H, W); `anchor`: (y, x), the share of the
+    free room above and left of the crop, 0.5 for the centre. `audio`: FLAC bytes; `samples`: (first, count).
+    """
+
+    video: NDArray[np.uint8] | bytes
+    first: int
+    count: int
+    stride: int
+    resize: tuple[int, int]
+    crop: tuple[int, int]
+    anchor: tuple[float, float]
+    mirror: bool
+    audio: bytes | None = None
+    samples: tuple[int, int] = (0, 0)
+
+
+_DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
+
+
+def _graph(options: GraphOptions) -> tuple[Any, ...]:
+    """The definition: returns (video (C, F, H, W), audio (L, channels)) or (video,)."""
+    gpu = options.device == "gpu"
+    if gpu:
+        encoded = fn.external_source(name="video", no_copy=True, ndim=1, dtype=types.UINT8)
+        window = fn.external_source(name="window", ndim=1, dtype=types.INT32)
+        video = fn.decoders.video(
+            encoded,
+            device="mixed",
+            start_frame=window[0],
+            sequence_length=window[1],
+            stride=window[2],
+            pad_mode="none",
+        )
+    else:
+        video = fn.external_source(name="video", layout="FHWC", no_copy=True, ndim=4, dtype=types.UINT8)
+    size = fn.external_source(name="resize", ndim=1, dtype=types.FLOAT)
+    crop = fn.external_source(name="crop", ndim=1, dtype=types.FLOAT)
+    anchor = fn.external_source(name="anchor", ndim=1, dtype=types.FLOAT)
+    mirror = fn.external_source(name="mirror", ndim=0, dtype=types.INT32)
+    # Resized in float: rounding to 8 bits first would cost up to half a grey level.
+    video = fn.resize(video, size=size, interp_type=types.INTERP_LINEAR, antialias=options.antialias, dtype=types.FLOAT)
+    video = fn.crop_mirror_normalize(
+        video,
+        crop=crop,
+        crop_pos_y=anchor[0],
+        crop_pos_x=anchor[1],
+        mirror=mirror,
+        mean=[0.0] * 3 if options.dtype == "uint8" else list(options.mean),
+        std=[1.0] * 3 if options.dtype == "uint8" else list(options.std),
+        output_layout=options.layout,
+        dtype=_DTYPES[options.dtype],
+    )
+    if not options.with_audio:
+        return (video,)
+    flac = fn.external_source(name="audio", no_copy=True, ndim=1, dtype=types.UINT8)
+    samples = fn.external_source(name="samples", ndim=1, dtype=types.INT32)
+    sound, _ = fn.decoders.audio(flac, dtype=types.FLOAT, downmix=False)
+    sound = fn.slice(sound, start=samples[0], shape=samples[1], axes=[0], out_of_bounds_policy="pad")
+    return (video, sound.gpu() if gpu else sound)
+
+
+class Graph:
+    """A built graph. `run` turns a batch's inputs into torch tensors that share DALI's memory."""
+
+    def __init__(self, options: GraphOptions) -> None:
+        if options.dtype not in _DTYPES or options.layout not in ("CFHW", "FCHW"):
+            raise UserError(
+                f"loader output {options.dtype} {options.layout}: dtype is one of {', '.join(_DTYPES)}, layout CFHW or FCHW"
+            )
+        if options.device not in ("cpu", "gpu"):
+            raise UserError(f"loader device '{options.device}': say cpu or gpu")
+        if options.device == "gpu" and not torch.cuda.is_available():
+            raise UserError("loader device 'gpu' needs a CUDA device and there is none; use device=cpu")
+        self.options = options
+        self.pipeline = _build(options)
+
+    def run(self, clips: Sequence[ClipInput]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return video (B, 3, F, H, W) and audio (B, L, channels); all clips of a batch have equal crop, count and samples.
+
+        The tensors own their memory: DALI's dynamic executor hands buffers over and takes new ones for the next batch.
+        """
+        if not 1 <= len(clips) <= self.options.max_batch_size:
+            raise ValueError(f"a batch of {len(clips)} clips: 1 to {self.options.max_batch_size} fit this graph")
+        for name, values in _inputs(clips, self.options).items():
+            self.pipeline.feed_input(name, values)
+        outputs = self.pipeline.run()
+        tensors = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
+        return tensors[0], tensors[1] if self.options.with_audio else None
+
+
+def _build(options: GraphOptions) -> Any:
+    gpu = options.device == "gpu"
+
+    @pipeline_def(
+        batch_size=options.max_batch_size,
+        num_threads=options.threads,
+        device_id=options.device_id if gpu else None,
+        prefetch_queue_depth=1,
+        exec_dynamic=True,
+    )
+    def definition() -> tuple[Any, ...]:
+        return _graph(options)
+
+    pipeline = definition()
+    pipeline.build()
+    return pipeline
+
+
+def operators(options: GraphOptions) -> list[str]:
+    """The graph's operators in order, e.g. `Resize (gpu)`: every argument is checked against DALI's schemas.
+
+    Nothing is built, so a machine without a GPU can check the GPU's definition too.
+    """
+    pipeline = Pipeline(
+        batch_size=options.max_batch_size, num_threads=options.threads, device_id=None, exec_dynamic=True
+    )
+    with pipeline:
+        outputs = _graph(options)
+    seen: dict[int, str] = {}
+
+    def visit(node: Any) -> None:
+        operator = node.source
+        if operator is None or operator.id in seen:
+            return
+        for group in operator.inputs:
+            for source in group if isinstance(group, list | tuple) else [group]:
+                visit(source)
+        operator.check_args()
+        seen[operator.id] = f"{node.name.strip('_').rsplit('_', 1)[0]} ({node.device})"
+
+    for output in outputs:
+        visit(output)
+    return list(seen.values())
+
+
+def _inputs(clips: Sequence[ClipInput], options: GraphOptions) -> dict[str, list[NDArray[Any]]]:
+    gpu = options.device == "gpu"
+    inputs: dict[str, list[NDArray[Any]]] = {
+        "video": [np.frombuffer(c.video, np.uint8) if isinstance(c.video, bytes) else c.video for c in clips],
+        "resize": [np.asarray(c.resize, np.float32) for c in clips],
+        "crop": [np.asarray(c.crop, np.float32) for c in clips],
+        "anchor": [np.asarray(c.anchor, np.float32) for c in clips],
+        "mirror": [np.asarray(c.mirror, np.int32) for c in clips],
+    }
+    if gpu:
+        inputs["window"] = [np.asarray((c.first, c.count, c.stride), np.int32) for c in clips]
+    if options.with_audio:
+        inputs["audio"] = [np.frombuffer(c.audio or b"", np.uint8) for c in clips]
+        inputs["samples"] = [np.asarray(c.samples, np.int32) for c in clips]
+    return inputs

@@ -1,0 +1,270 @@
+"""The loader: the sampler's decisions become tensors. Reading, decoding and the graph run ahead of the consumer.
+
+Nothing here decides anything: position and randomness live in the sampler, so what was read ahead can be thrown away and made
+again. A sample whose bytes are corrupt is replaced by another of the same bucket, drawn from its own seed, and reported.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.data import draws
+from javisc.trainer.data.decode import DecodeError, frames
+from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions
+from javisc.trainer.data.reader import CorruptSample, Reader, ReaderOptions
+from javisc.trainer.data.sampler import Batch, Clip, Sampler
+
+#: Replacements tried for one corrupt sample before the dataset is called broken.
+SUBSTITUTES = 8
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are made.
+
+    `threads` decode clips at once; `ahead` batches are being read or decoded, `ready` finished ones wait. `crop`: "centre", or
+    "random" by the sample's own seed. `resize`: "cover" scales the picture until it covers the bucket, "none" crops from the
+    picture as it is. `fps` and `gop` are the recipe's.
+    """
+
+    threads: int = 2
+    ahead: int = 2
+    ready: int = 1
+    crop: str = "centre"
+    resize: str = "cover"
+    fps: Fraction = Fraction(24)
+    gop: int = 12
+    graph: GraphOptions = field(default_factory=GraphOptions)
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch as tensors: video (B, 3, F, H, W) or (B, F, 3, H, W), audio (B, L, channels) or None, and the decisions.
+
+    `batch.clips` are the clips that are really in it, after replacements; `labels` their keys and captions; `replaced` lists
+    (row, message) of samples that could not be read.
+    """
+
+    batch: Batch
+    video: torch.Tensor
+    audio: torch.Tensor | None
+    labels: list[dict[str, object]]
+    replaced: tuple[tuple[int, str], ...] = ()
+
+
+def cover(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
+    """The size to scale (height, width) to so that it covers `target` = (H, W) with one side equal, as JavisDiT does."""
+    scale_h, scale_w = target[0] / height, target[1] / width
+    if scale_h > scale_w:
+        return target[0], max(target[1], round(width * scale_h))
+    return max(target[0], round(height * scale_w)), target[1]
+
+
+class Loader:
+    """Batches of one rank as tensors, from where the sampler stands.
+
+        with Loader(sampler, options) as loader:
+            for loaded in loader:          # one epoch
+                ...
+                torch.save(loader.state_dict(), ...)
+
+    `report(row, key, message)` is called for every sample that had to be replaced.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        options: LoaderOptions | None = None,
+        *,
+        report: Callable[[int, str, str], None] | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self.options = options or LoaderOptions()
+        if self.options.crop not in ("centre", "random") or self.options.resize not in ("cover", "none"):
+            raise UserError(
+                f"crop={self.options.crop}, resize={self.options.resize}: crop is centre or random, resize cover or none"
+            )
+        self.report = report
+        self.catalog = sampler.catalog
+        self.reader = Reader(self.options.reader)
+        self.graph = Graph(self.options.graph)
+        self.pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="javisc-decode")
+        self.replaced = 0
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the threads and close every file."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.reader.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the consumer stands: batches made ahead do not count."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state. Takes effect at the next loop."""
+        self.sampler.load_state_dict(state)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        """The rest of the epoch. Raises UserError if the dataset is too broken to go on."""
+        done: queue.Queue[Loaded | BaseException | None] = queue.Queue(maxsize=max(1, self.options.ready))
+        stop = threading.Event()
+
+        def put(item: Loaded | BaseException | None) -> None:
+            while not stop.is_set():
+                try:
+                    done.put(item, timeout=0.1)
+                    return
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                for loaded in self._batches(stop):
+                    put(loaded)
+                    if stop.is_set():
+                        return
+                put(None)
+            except BaseException as error:  # noqa: BLE001 (handed to the consumer, which raises it)
+                put(error)
+
+        worker = threading.Thread(target=work, name="javisc-loader", daemon=True)
+        worker.start()
+        try:
+            while (item := done.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                self.sampler.advance()
+                yield item
+        finally:
+            stop.set()
+            worker.join()
+
+    def _batches(self, stop: threading.Event) -> Iterator[Loaded]:
+        waiting: deque[tuple[Batch, list[Future[_Decoded]]]] = deque()
+        for batch in self.sampler.upcoming():
+            if stop.is_set():
+                break
+            waiting.append((batch, [self.pool.submit(self._decode_some, batch, clip) for clip in batch.clips]))
+            if len(waiting) > self.options.ahead:
+                yield self._assemble(*waiting.popleft())
+        while waiting and not stop.is_set():
+            yield self._assemble(*waiting.popleft())
+        for _, futures in waiting:
+            for future in futures:
+                future.cancel()
+
+    def _assemble(self, batch: Batch, futures: list[Future[_Decoded]]) -> Loaded:
+        decoded = [future.result() for future in futures]
+        replaced = tuple(problem for item in decoded for problem in item.problems)
+        for row, message in replaced:
+            self.replaced += 1
+            if self.report is not None:
+                self.report(row, str(self.catalog.strings["key"][row]), message)
+        clips = tuple(item.clip for item in decoded)
+        batch = Batch(batch.epoch, batch.step, batch.bucket, clips)
+        labels = self.catalog.labels([clip.row for clip in clips])
+        if not decoded:
+            shape = (0, 3, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
+            return Loaded(batch, torch.zeros(shape), None, labels, replaced)
+        video, audio = self.graph.run([item.input for item in decoded])
+        return Loaded(batch, video, audio, labels, replaced)
+
+    def _decode_some(self, batch: Batch, clip: Clip) -> _Decoded:
+        """Decode a clip, or one that stands in for it."""
+        problems: list[tuple[int, str]] = []
+        for attempt in range(SUBSTITUTES + 1):
+            try:
+                return _Decoded(clip, self._decode(batch, clip), problems)
+            except (CorruptSample, DecodeError) as error:
+                problems.append((clip.row, str(error)))
+                clip = self._substitute(batch, clip, attempt)
+        raise UserError(
+            f"{len(problems)} samples in a row cannot be read, the last: {problems[-1][1]}; "
+            "run `javisc verify` on the dataset and build it again"
+        )
+
+    def _substitute(self, batch: Batch, clip: Clip, attempt: int) -> Clip:
+        """Another clip of the epoch that fits the bucket, a function of the first one's seed."""
+        bucket, numbers = batch.bucket, self.catalog.numbers
+        policy, stride = self.sampler.options.windows, self.sampler.options.stride
+        start = int(draws.integers(len(self.catalog), clip.seed, "substitute", attempt)[0])
+        order = (start + np.arange(len(self.catalog))) % len(self.catalog)
+        fits = policy.feasible({name: values[order] for name, values in numbers.items()}, bucket.frames, stride)
+        fits &= order != clip.row
+        if not fits.any():
+            raise UserError(
+                f"no other sample fits the bucket {bucket.name} of {self.catalog.labels([clip.row])[0]['key']}"
+            )
+        return self.sampler.batch(batch.epoch, batch.step, bucket, order[np.flatnonzero(fits)[:1]]).clips[0]
+
+    def _decode(self, batch: Batch, clip: Clip) -> ClipInput:
+        graph, window = self.options.graph, clip.window
+        exts = ["flac", "mp4"] if graph.with_audio else ["mp4"]
+        url, members, digest = self.catalog.place(clip.row, exts)
+        data = self.reader.read(url, members, digest)
+        if missing := [ext for ext in exts if ext not in data]:
+            raise CorruptSample(f"{url}: the sample has no .{missing[0]}")
+        picture: np.ndarray | bytes = data["mp4"]
+        height, width = (int(self.catalog.numbers[name][clip.row]) for name in ("height", "width"))
+        if graph.device == "cpu":
+            picture = frames(
+                data["mp4"],
+                window.first,
+                window.count,
+                fps=self.options.fps,
+                gop=self.options.gop,
+                stride=window.stride,
+            )
+            height, width = picture.shape[1:3]
+        target = (batch.bucket.height, batch.bucket.width)
+        size = cover(height, width, target) if self.options.resize == "cover" else (height, width)
+        free = (size[0] - target[0], size[1] - target[1])
+        if min(free) < 0:
+            raise CorruptSample(
+                f"{url}: a picture of {height}x{width} is smaller than the crop {target[0]}x{target[1]}; use resize=cover"
+            )
+        if self.options.crop == "random":
+            corner = tuple(int(draws.integers(room + 1, clip.seed, "crop", axis)[0]) for axis, room in enumerate(free))
+        else:
+            corner = tuple(round(room / 2) for room in free)
+        anchor = (corner[0] / max(free[0], 1), corner[1] / max(free[1], 1))
+        return ClipInput(
+            picture,
+            window.first,
+            window.count,
+            window.stride,
+            size,
+            target,
+            anchor,
+            clip.mirror,
+            data.get("flac"),
+            (window.audio_first, window.audio_count),
+        )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    clip: Clip
+    input: ClipInput
+    problems: list[tuple[int, str]]

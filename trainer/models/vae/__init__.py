@@ -1,1 +1,0 @@
-"""Frozen autoencoders: latents in and out."""
