@@ -1,0 +1,200 @@
+"""Batches as tensors: the right frames, exactly the matching samples, the same after a kill, and honest about damage."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.data.assign import BucketTable, Length, Resolution, single_bucket
+from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.decode import DecodeError, frames
+from javisc.trainer.data.graph import Graph, GraphOptions, operators
+from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions, cover
+from javisc.trainer.data.sampler import Sampler, SamplerOptions
+from javisc.trainer.data.windows import OffsetWindow
+from support import compiled
+
+LENGTHS = [30, 45, 60, 33, 80, 51, 40, 37, 64, 28]
+TABLE = BucketTable(
+    [Resolution("small", 32 * 48, {"0.67": (32, 48), "1.00": (40, 40)}, (Length(17, 2), Length(34, 2)))]
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled.write(tmp_path_factory.mktemp("data") / "ds", LENGTHS)
+
+
+def greys(loaded: Loaded, index: int) -> np.ndarray:
+    """The luma level of each frame of one clip, read at the bottom right, where a compiled test clip is flat."""
+    pixels = loaded.video[index, :, :, -3:, -3:] * 127.5 + 127.5
+    return (pixels.mean(dim=(0, 2, 3)).numpy() * 219 / 255 + 16).round()
+
+
+def check(loaded: Loaded) -> None:
+    assert loaded.audio is not None
+    for index, clip in enumerate(loaded.batch.clips):
+        number, window = clip.row, clip.window
+        if not clip.mirror:
+            expected = [compiled.level(number, window.first + frame) for frame in range(window.count)]
+            assert np.abs(greys(loaded, index) - expected).max() <= 2
+        ramp = loaded.audio[index, :, 0].numpy() * 2**20
+        assert np.abs(ramp - (window.audio_first + np.arange(window.audio_count))).max() < 0.2
+        # The sound's cut and the picture's are the same moment, to half a sample.
+        assert abs(window.audio_first / 16000 - window.first / 24) <= 0.5 / 16000 + 1e-9
+        assert loaded.labels[index]["key"] == f"{number:08d}"
+
+
+def test_frames_and_samples_match_the_clock(dataset: Path) -> None:
+    sampler = Sampler(Catalog.open([dataset]), TABLE, SamplerOptions(mirror=0.3))
+    with Loader(sampler) as loader:
+        for _ in range(3):
+            rows = []
+            for loaded in loader:
+                bucket = loaded.batch.bucket
+                assert loaded.video.shape[1:] == (3, bucket.frames, bucket.height, bucket.width)
+                check(loaded)
+                rows += [clip.row for clip in loaded.batch.clips]
+            assert sorted(rows) == list(range(len(LENGTHS)))
+
+
+def test_offsets_asked_for_are_the_offsets_got(tmp_path: Path) -> None:
+    compiled.write(tmp_path / "ds", [80, 90, 100], fps=25)
+    windows = OffsetWindow(fps=Fraction(25), max_offset=0.8, classes=9)
+    sampler = Sampler(Catalog.open([tmp_path / "ds"]), single_bucket(30, 32, 32, 3), SamplerOptions(windows=windows))
+    options = LoaderOptions(resize="none", crop="random", fps=Fraction(25))
+    with Loader(sampler, options) as loader:
+        for _ in range(4):
+            for loaded in loader:
+                assert loaded.audio is not None
+                for index, clip in enumerate(loaded.batch.clips):
+                    first = int(round(float(loaded.audio[index, 0, 0]) * 2**20))
+                    assert abs(first / 16000 - clip.window.first / 25 - clip.window.offset) < 0.005
+                    expected = [compiled.level(clip.row, clip.window.first + i) for i in range(30)]
+                    assert np.abs(greys(loaded, index) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_kill_changes_no_byte(dataset: Path, world: int) -> None:
+    """Batches after a resume are bitwise those of the uninterrupted run, with other numbers of threads and batches ahead."""
+    catalog = Catalog.open([dataset])
+
+    def run(state: dict | None, steps: int, threads: int) -> tuple[list[torch.Tensor], dict]:
+        sampler = Sampler(catalog, TABLE, SamplerOptions(mirror=0.5), rank=world - 1, world=world)
+        out: list[torch.Tensor] = []
+        with Loader(sampler, LoaderOptions(threads=threads, ahead=threads)) as loader:
+            if state is not None:
+                loader.load_state_dict(state)
+            while len(out) < 2 * steps:
+                for loaded in loader:
+                    assert loaded.audio is not None
+                    out += [loaded.video, loaded.audio]
+                    if len(out) == 2 * steps:
+                        break
+            return out, json.loads(json.dumps(loader.state_dict()))
+
+    whole, _ = run(None, 7, 2)
+    for kill in (1, 3, 5):
+        head, state = run(None, kill, 1)
+        tail, _ = run(state, 7 - kill, 3)
+        for got, expected in zip(head + tail, whole, strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_a_corrupt_sample_is_replaced_and_reported(tmp_path: Path) -> None:
+    folder = compiled.write(tmp_path / "ds", LENGTHS)
+    catalog = Catalog.open([folder])
+    shard = folder / "shards" / "000001.tar"
+    content = bytearray(shard.read_bytes())
+    content[int(catalog.numbers["mp4_offset"][5]) + 900] ^= 0xFF
+    shard.write_bytes(content)
+    reports: list[tuple[int, str, str]] = []
+    with Loader(Sampler(catalog, TABLE), report=lambda *args: reports.append(args)) as loader:
+        batches = list(loader)
+    assert [report[:2] for report in reports] == [(5, "00000005")]
+    assert "checksum" in reports[0][2]
+    rows = [clip.row for loaded in batches for clip in loaded.batch.clips]
+    assert len(rows) == len(LENGTHS) and 5 not in rows
+    for loaded in batches:
+        check(loaded)
+    assert sum(len(loaded.replaced) for loaded in batches) == 1
+
+
+def test_a_dataset_that_is_broken_throughout_stops(tmp_path: Path) -> None:
+    folder = compiled.write(tmp_path / "ds", LENGTHS[:4])
+    (folder / "shards" / "000000.tar").write_bytes(b"")
+    with Loader(Sampler(Catalog.open([folder]), TABLE)) as loader, pytest.raises(UserError, match="javisc verify"):
+        list(loader)
+
+
+def test_a_consumer_that_stops_early_leaves_no_thread(dataset: Path) -> None:
+    import threading
+
+    with Loader(Sampler(Catalog.open([dataset]), TABLE)) as loader:
+        next(iter(loader))
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("javisc-")]
+
+
+def test_decode_starts_at_any_frame(dataset: Path) -> None:
+    mp4 = compiled.video(3, 40, 32, 48, 24)
+    whole = frames(mp4, 0, 40)
+    assert whole.shape == (40, 32, 48, 3)
+    for start, count, stride in [(0, 1, 1), (11, 2, 1), (12, 5, 1), (13, 20, 1), (39, 1, 1), (5, 7, 5)]:
+        assert np.array_equal(frames(mp4, start, count, stride=stride), whole[start : start + count * stride : stride])
+    with pytest.raises(DecodeError, match="ends before frame 40"):
+        frames(mp4, 38, 3)
+    with pytest.raises(DecodeError, match="cannot be decoded"):
+        frames(b"no mp4 at all", 0, 1)
+
+
+def test_resizing_is_bilinear_without_antialias(dataset: Path) -> None:
+    """The graph against torch's interpolation, the definition that the reference uses."""
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 256, (2, 90, 131, 3), dtype=np.uint8)
+    from javisc.trainer.data.graph import ClipInput
+
+    size = cover(90, 131, (40, 52))
+    video, _ = Graph(GraphOptions(with_audio=False, max_batch_size=1)).run(
+        [ClipInput(picture, 0, 2, 1, size, (40, 52), (0.0, 1 / 3), False)]
+    )
+    left = round((size[1] - 52) / 3)
+    reference = torch.nn.functional.interpolate(
+        torch.from_numpy(picture).permute(0, 3, 1, 2).float(), size=size, mode="bilinear", align_corners=False
+    )[:, :, :40, left : left + 52]
+    assert (video[0].permute(1, 0, 2, 3) * 127.5 + 127.5 - reference).abs().max() < 0.01
+
+
+def test_gpu_graph_is_the_cpu_graph_with_another_decoder() -> None:
+    cpu, gpu = operators(GraphOptions(device="cpu")), operators(GraphOptions(device="gpu"))
+    assert "Video (gpu)" in gpu and not any(name.startswith("Video") for name in cpu)
+    after = [name.split()[0] for name in gpu if name.split()[0] in ("Resize", "CropMirrorNormalize", "Audio", "Slice")]
+    assert after == [
+        name.split()[0] for name in cpu if name.split()[0] in ("Resize", "CropMirrorNormalize", "Audio", "Slice")
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_gpu_without_a_gpu_is_one_line() -> None:
+    with pytest.raises(UserError, match="use device=cpu"):
+        Graph(GraphOptions(device="gpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_gpu_and_cpu_agree(dataset: Path) -> None:
+    catalog = Catalog.open([dataset])
+
+    def run(device: str) -> list[Loaded]:
+        with Loader(Sampler(catalog, TABLE), LoaderOptions(graph=GraphOptions(device=device))) as loader:
+            return list(loader)
+
+    for a, b in zip(run("cpu"), run("gpu"), strict=True):
+        assert (a.video - b.video.cpu()).abs().max() * 127.5 <= 3
+        assert a.audio is not None and b.audio is not None and torch.equal(a.audio, b.audio.cpu())
