@@ -13,7 +13,9 @@ from javisc import __version__
 from javisc.manifests.errors import UserError
 
 #: command → "module:attribute" and the line `javisc --help` shows. A module is imported when its command runs: help stays fast.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "build": ("javisc.commands.build:build", "compile raw media into a dataset"),
+}
 
 
 class LazyGroup(click.Group):

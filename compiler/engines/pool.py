@@ -1,0 +1,274 @@
+"""A pool of supervised worker processes: calls with a time limit that survive crashes, kills and hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from javisc.manifests.errors import UserError
+
+#: A worker that cannot even start so many times in a row says that the installation is at fault, not a file.
+_MAX_FALSE_STARTS = 5
+_START_LIMIT = 120.0
+
+
+@dataclass
+class Call:
+    """`module:function` with JSON arguments, and the seconds it may take. `tag` is handed back with the outcome."""
+
+    tag: Any
+    function: str
+    arguments: dict[str, Any]
+    limit: float
+    attempts: int = 0
+
+
+@dataclass
+class Outcome:
+    """How a call ended: with a value, or with an error and its message.
+
+    error: None, "rejected" (with reason), "raised", "unwritable", "fatal", or after two attempts "crashed" or "timeout".
+    """
+
+    call: Call
+    value: Any = None
+    error: str | None = None
+    message: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class _Worker:
+    """One process and what it is doing."""
+
+    def __init__(self, log: Path, alone: bool) -> None:
+        ours, theirs = socket.socketpair()
+        self.alone = alone
+        self.log = log
+        # Named by its role so that `ps` and tests can tell a worker that retries from the others.
+        role = ["retry"] if alone else []
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            __name__.replace("pool", "worker"),
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
+        with log.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [*command, *role],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                process_group=0,  # Ctrl-C reaches the parent alone, which decides
+            )
+        theirs.close()
+        self.connection = Connection(ours.detach())
+        self.call: Call | None = None
+        self.ready = False
+        self.since = time.monotonic()
+        self.deadline = self.since + _START_LIMIT
+
+    def begin(self, call: Call) -> None:
+        call.attempts += 1
+        self.call = call
+        self.since = time.monotonic()
+        self.deadline = self.since + call.limit
+        message = {"call": call.function, "arguments": call.arguments}
+        self.connection.send_bytes(json.dumps(message).encode())
+
+    def end(self) -> None:
+        """Kill the process and wait for it."""
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+    def last_words(self) -> str:
+        """How it died, and the last line it wrote to its error stream."""
+        try:
+            code = self.process.wait(10)
+        except subprocess.TimeoutExpired:  # it closed its socket and lives on
+            self.process.kill()
+            code = self.process.wait()
+        try:
+            with self.log.open("rb") as stream:
+                stream.seek(max(0, self.log.stat().st_size - 4096))
+                lines = stream.read().decode("utf-8", "replace").split("\n")
+        except OSError:
+            lines = []
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            how = f"killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+        else:
+            how = f"ended with code {code}"
+        return how + (f": {said[:200]}" if said else "")
+
+
+class Pool:
+    """At most `workers` processes. Calls start in the order they were submitted; those with `first` go before all others.
+
+    A call whose worker dies or exceeds its limit is tried once more in a fresh worker that does nothing else; the second
+    time it ends as "crashed" or "timeout".
+    """
+
+    def __init__(self, workers: int, logs: Path) -> None:
+        self.size = workers
+        self.logs = logs
+        self.waiting: deque[Call] = deque()
+        self.retries: deque[Call] = deque()
+        self.workers: list[_Worker] = []
+        self.finished: list[Outcome] = []
+        self.false_starts = 0
+        self.started = 0
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, call: Call, *, first: bool = False) -> None:
+        """Queue a call."""
+        (self.waiting.appendleft if first else self.waiting.append)(call)
+
+    @property
+    def hungry(self) -> bool:
+        """True while fewer calls wait than there are workers: time to submit more."""
+        return len(self.waiting) + len(self.retries) < self.size
+
+    @property
+    def busy(self) -> bool:
+        """True while a call waits or runs."""
+        return bool(self.waiting or self.retries or any(worker.call for worker in self.workers))
+
+    def wait(self, timeout: float = 0.5) -> list[Outcome]:
+        """Give work to idle workers, wait up to `timeout` seconds and return the calls that ended.
+
+        Raises UserError if workers cannot be started.
+        """
+        self._dispatch()
+        now = time.monotonic()
+        until = min(
+            [timeout, *(max(0.0, worker.deadline - now) for worker in self.workers if worker.call or not worker.ready)]
+        )
+        if self.workers:
+            ready = set(wait([worker.connection for worker in self.workers], until))
+            for worker in list(self.workers):
+                if worker.connection in ready:
+                    self._read(worker)
+                elif (worker.call or not worker.ready) and time.monotonic() > worker.deadline:
+                    self._fail(worker, "timeout")
+        self._dispatch()
+        finished, self.finished = self.finished, []
+        return finished
+
+    def _dispatch(self) -> None:
+        """Start retries in fresh workers first, then give waiting calls to idle workers, then start what is missing."""
+        starting = sum(worker.alone and worker.call is None for worker in self.workers)
+        idle = [worker for worker in self.workers if worker.ready and worker.call is None and not worker.alone]
+        while len(self.retries) > starting and (len(self.workers) < self.size or idle):
+            if len(self.workers) >= self.size:
+                self._drop(idle.pop())
+            self._start(alone=True)
+            starting += 1
+        for worker in idle:
+            if self.waiting:
+                self._begin(worker, self.waiting.popleft())
+        coming = sum(not worker.ready and not worker.alone for worker in self.workers)
+        for _ in range(min(self.size - len(self.workers), len(self.waiting) - coming)):
+            self._start(alone=False)
+
+    def _start(self, alone: bool) -> None:
+        self.started += 1
+        self.workers.append(_Worker(self.logs / f"worker-{self.started:06d}.log", alone))
+
+    def _begin(self, worker: _Worker, call: Call) -> None:
+        try:
+            worker.begin(call)
+        except OSError:  # it died between two calls: not this call's doing
+            call.attempts -= 1
+            worker.call = None
+            self._drop(worker)
+            (self.retries if worker.alone else self.waiting).appendleft(call)
+
+    def _read(self, worker: _Worker) -> None:
+        try:
+            answer = json.loads(worker.connection.recv_bytes())
+        except (EOFError, OSError):
+            self._fail(worker, "crashed")
+            return
+        if not worker.ready:
+            worker.ready = True
+            self.false_starts = 0
+            worker.deadline = float("inf")
+            if worker.alone:
+                if self.retries:
+                    self._begin(worker, self.retries.popleft())
+                else:
+                    self._drop(worker)
+            return
+        call = worker.call
+        assert call is not None
+        if answer.get("error") == "memory":
+            self._fail(worker, "crashed", answer["message"])
+            return
+        worker.call = None
+        outcome = Outcome(call, seconds=time.monotonic() - worker.since, details=answer)
+        if answer.get("error"):
+            outcome.error, outcome.message = answer["error"], answer.get("message", "")
+        else:
+            outcome.value = answer["value"]
+        self.finished.append(outcome)
+        if worker.alone:
+            self._drop(worker)
+
+    def _fail(self, worker: _Worker, error: str, message: str = "") -> None:
+        """The worker died or hangs: its call gets its second attempt, or ends."""
+        if error == "timeout" or message:
+            worker.process.kill()
+        words = message or worker.last_words()
+        if error == "timeout":
+            words = f"took longer than {worker.deadline - worker.since:.0f} seconds"
+        call, ready = worker.call, worker.ready
+        seconds = time.monotonic() - worker.since
+        self._drop(worker)
+        if not ready:
+            self.false_starts += 1
+            if self.false_starts >= _MAX_FALSE_STARTS:
+                raise UserError(f"worker processes do not start ({words}): check the installation and the memory limit")
+        elif call is not None and call.attempts >= 2:
+            self.finished.append(Outcome(call, error=error, message=f"{words}, twice", seconds=seconds))
+        elif call is not None:
+            self.retries.append(call)
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.end()
+        self.workers.remove(worker)
+        worker.log.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Kill every worker and forget what waits."""
+        self.waiting.clear()
+        self.retries.clear()
+        for worker in list(self.workers):
+            self._drop(worker)

@@ -1,0 +1,83 @@
+"""Parts: what a published shard leaves for the merge. The commit file comes last and makes the shard count as done."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.plan import PUBLISHED_SCHEMA
+from javisc.compiler.store import Store
+from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
+
+#: The folder in a dataset that later builds of it need; the dataset is complete without it.
+BUILD = ".build"
+_COMMIT = re.compile(r"(\d{6,})\.json")
+
+
+def publish_part(
+    store: Store,
+    shard: int,
+    revision: int,
+    rows: list[dict[str, Any]],
+    rejects: list[dict[str, Any]],
+    made: Mapping[str, Any],
+) -> None:
+    """Publish the tables of a shard, then its commit. made: bytes, sha256 and idx_sha256 of the tar, empty without one."""
+    name = f"{shard:06d}"
+    tables = {"manifest": pl.DataFrame(rows, MANIFEST_SCHEMA), "rejected": pl.DataFrame(rejects, REJECTED_SCHEMA)}
+    for table, frame in tables.items():
+        buffer = io.BytesIO()
+        frame.sort("key").write_parquet(buffer, compression="zstd")
+        store.write(buffer.getvalue(), BUILD, "parts", f"{name}.{table}.parquet")
+    commit = {"shard": shard, "revision": revision, "samples": len(rows), "rejected": len(rejects), **made}
+    store.write(json.dumps(commit, sort_keys=True).encode(), BUILD, "parts", f"{name}.json")
+
+
+class Parts:
+    """The parts of a dataset: which shards are committed, and their tables."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.commits: dict[int, dict[str, Any]] = {}
+        for name in sorted(store.names(BUILD, "parts")):
+            if match := _COMMIT.fullmatch(name):
+                self.commits[int(match[1])] = json.loads(store.read(BUILD, "parts", name))
+
+    def done(self, shard: int, revision: int) -> bool:
+        """True if the shard is published in this revision."""
+        return self.commits.get(shard, {}).get("revision") == revision
+
+    def scan(self, table: str, shards: Iterable[int]) -> pl.LazyFrame:
+        """The rows of the parts of some shards, in the order given. table: "manifest" or "rejected"."""
+        files: list[Path] = [self.store.fetch(BUILD, "parts", f"{shard:06d}.{table}.parquet") for shard in shards]
+        schema = MANIFEST_SCHEMA if table == "manifest" else REJECTED_SCHEMA
+        return pl.scan_parquet(files, glob=False) if files else pl.LazyFrame(schema=schema)
+
+    def published(self) -> pl.DataFrame:
+        """Key, shard, digest of the source or reason of the refusal, of everything committed."""
+        shards = sorted(self.commits)
+        made = self.scan("manifest", shards).select(
+            "key", "shard", sha256="source_sha256", reason=pl.lit(None, pl.String)
+        )
+        pieces = [made.collect(engine="streaming")] if shards else []
+        for shard in shards:
+            if self.commits[shard]["rejected"]:
+                refused = self.scan("rejected", [shard]).collect()
+                number = pl.lit(shard, pl.Int32).alias("shard")
+                pieces.append(refused.select("key", number, pl.lit(None, pl.String).alias("sha256"), "reason"))
+        return pl.concat([pl.DataFrame(schema=PUBLISHED_SCHEMA), *pieces])
+
+    def remove(self, shard: int) -> None:
+        """Forget a shard that no longer has inputs: commit first, so that it is never half there."""
+        name = f"{shard:06d}"
+        self.store.remove(BUILD, "parts", f"{name}.json")
+        for rest in ((BUILD, "parts", f"{name}.manifest.parquet"), (BUILD, "parts", f"{name}.rejected.parquet")):
+            self.store.remove(*rest)
+        self.store.remove("shards", f"{name}.idx")
+        self.store.remove("shards", f"{name}.tar")

@@ -1,0 +1,130 @@
+"""Shards: a USTAR archive whose bytes depend on its members alone, and the index that lets DALI seek in it."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from javisc.manifests.errors import UserError
+
+BLOCK = 512
+#: USTAR writes sizes as eleven octal digits.
+MAX_MEMBER = 8**11 - 1
+#: The order of a sample's members.
+MEMBERS = ("json", "flac", "mp4")
+INDEX_VERSION = "v1.2"
+_COPY = 1 << 20
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a sample as it lies in the shard: extension, byte offset of the content, size, CRC-32."""
+
+    extension: str
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A written shard: bytes and digests of tar and index, and each sample's members in order."""
+
+    bytes: int
+    sha256: str
+    idx_sha256: str
+    samples: list[list[Member]]
+
+
+def header(name: str, size: int) -> bytes:
+    """The 512-byte USTAR header of a regular file: mode 0644, no owner, time 0."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+
+
+def write_shard(samples: Iterable[tuple[str, dict[str, bytes | Path]]], tar: Path, idx: Path) -> Packed:
+    """Write samples (key, content by extension) as a shard and its index.
+
+    Members of a key stand in the order of MEMBERS. Contents are bytes, or files that are copied in. Raises OSError.
+    """
+    digest = hashlib.sha256()
+    packed: list[list[Member]] = []
+    lines: list[str] = []
+    with tar.open("wb") as out:
+        at = 0
+
+        def put(piece: bytes) -> None:
+            nonlocal at
+            out.write(piece)
+            digest.update(piece)
+            at += len(piece)
+
+        for key, contents in samples:
+            members = []
+            for extension in MEMBERS:
+                if (content := contents.get(extension)) is None:
+                    continue
+                size = len(content) if isinstance(content, bytes) else content.stat().st_size
+                put(header(f"{key}.{extension}", size))
+                offset, crc = at, 0
+                for piece in _pieces(content):
+                    put(piece)
+                    crc = zlib.crc32(piece, crc)
+                assert at - offset == size, f"{content!r} changed while it was packed"
+                put(bytes(-at % BLOCK))
+                members.append(Member(extension, offset, size, crc))
+            packed.append(members)
+            lines.append(index_line(key, members))
+        put(bytes(2 * BLOCK))
+    index = index_text(lines).encode()
+    idx.write_bytes(index)
+    return Packed(at, digest.hexdigest(), hashlib.sha256(index).hexdigest(), packed)
+
+
+def _pieces(content: bytes | Path) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as stream:
+        while piece := stream.read(_COPY):
+            yield piece
+
+
+def index_line(key: str, members: Iterable[Member]) -> str:
+    """A sample's line of the index: extension, offset of the content, size and name of each member."""
+    return " ".join(f"{m.extension} {m.offset} {m.size} {key}.{m.extension}" for m in members)
+
+
+def index_text(lines: list[str]) -> str:
+    """A DALI index of version 1.2, as NVIDIA's wds2idx writes it."""
+    return "\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n"
+
+
+def read_members(tar: BinaryIO, size: int) -> Iterator[tuple[str, int, int, bytes]]:
+    """Yield (name, offset, size, header) of the members of a USTAR archive of `size` bytes, without trusting it.
+
+    Raises UserError where the archive is no plain USTAR of regular files, or ends early.
+    """
+    at = 0
+    while True:
+        tar.seek(at)
+        raw = tar.read(BLOCK)
+        if raw == bytes(BLOCK):
+            if at + 2 * BLOCK != size or tar.read(BLOCK + 1) != bytes(BLOCK):
+                raise UserError(f"byte {at}: the archive goes on after its end mark, or lacks the second half of it")
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(raw, "ascii", "strict")
+        except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            raise UserError(f"byte {at}: no tar header ({error})") from error
+        if info.type != tarfile.REGTYPE or info.size < 0 or at + BLOCK + info.size > size:
+            raise UserError(f"byte {at}: {info.name!r} is no regular file of {info.size} bytes inside the archive")
+        yield info.name, at + BLOCK, info.size, raw
+        at += BLOCK + info.size + -info.size % BLOCK

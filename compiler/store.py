@@ -1,0 +1,131 @@
+"""Where a dataset is written: a local folder or an object store, behind the few operations a build needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from javisc.manifests.errors import UserError
+from javisc.manifests.files import published
+from javisc.manifests.io import is_url, join
+
+#: What the system says when nothing more can be written here: never the fault of an input.
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE})
+
+
+class Store:
+    """Files under one root. `publish` makes a name appear whole or not at all; reading gives local paths.
+
+    root: a local folder or an fsspec URL. scratch: local folder for what is fetched or about to be uploaded.
+    """
+
+    def __init__(self, root: str, scratch: Path) -> None:
+        self.remote = is_url(root)
+        self.root = root.rstrip("/") if self.remote else os.path.abspath(root)  # noqa: PTH100 (keeps links)
+        self.scratch = scratch
+        self.fs: Any = None
+        self.base = self.root
+        if self.remote:
+            try:
+                self.fs, self.base = fsspec.core.url_to_fs(self.root)
+                self.fs.use_listings_cache = False
+            except (ImportError, ValueError) as error:
+                raise UserError(f"{root} cannot be opened: {error}") from error
+
+    def path(self, *parts: str) -> str:
+        """The full path or URL of a file."""
+        return join(self.root, *parts)
+
+    def exists(self, *parts: str) -> bool:
+        if self.remote:
+            return bool(self.fs.exists(join(self.base, *parts)))
+        return Path(self.root, *parts).exists()
+
+    def names(self, *parts: str) -> set[str]:
+        """Names of the files in a folder; none if it is absent."""
+        if not self.remote:
+            folder = Path(self.root, *parts)
+            return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        try:
+            self.fs.invalidate_cache(join(self.base, *parts))
+            found = self.fs.ls(join(self.base, *parts), detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
+
+    def fetch(self, *parts: str) -> Path:
+        """A local copy of a file (the file itself where the store is local). Raises FileNotFoundError."""
+        if not self.remote:
+            return Path(self.root, *parts)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        local = self.scratch / f"{uuid.uuid4().hex}-{parts[-1]}"
+        self.fs.get_file(join(self.base, *parts), str(local))
+        return local
+
+    def read(self, *parts: str) -> bytes:
+        """A small file's content. Raises FileNotFoundError."""
+        if self.remote:
+            return bytes(self.fs.cat_file(join(self.base, *parts)))
+        return Path(self.root, *parts).read_bytes()
+
+    @contextmanager
+    def publish(self, *parts: str) -> Iterator[Path]:
+        """Yield a local path to write to; the file appears under its name only when the block ends well.
+
+        Raises UserError if nothing can be written here.
+        """
+        try:
+            if not self.remote:
+                with published(Path(self.root, *parts)) as temporary:
+                    yield temporary
+                return
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            local = self.scratch / f"{uuid.uuid4().hex}-{parts[-1]}"
+            try:
+                yield local
+                # An object store shows an object when its upload is complete, and keeps the old one until then.
+                self.fs.put_file(str(local), join(self.base, *parts))
+            finally:
+                local.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.path(*parts), error) from error
+
+    def write(self, content: bytes, *parts: str) -> None:
+        """Publish a small file."""
+        with self.publish(*parts) as local:
+            local.write_bytes(content)
+
+    def remove(self, *parts: str) -> None:
+        """Remove a file if it is there."""
+        if not self.remote:
+            Path(self.root, *parts).unlink(missing_ok=True)
+        elif self.exists(*parts):
+            self.fs.rm_file(join(self.base, *parts))
+
+    def remove_tree(self, *parts: str) -> None:
+        """Remove a local folder and all below it; links are removed, not followed."""
+        if not self.remote:
+            shutil.rmtree(Path(self.root, *parts), ignore_errors=True)
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:
+    """One line for a disk that is full or cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(
+            f"{os.fspath(path)} cannot be written: {error.strerror or error}; nothing published was harmed: "
+            "make room and run the same command again, it resumes",
+            exit_code=1,
+        )
+    return UserError(
+        f"{os.fspath(path)} cannot be written: {error.strerror or error}; mend that (permissions, mount, space), or give "
+        "another --out, and run the same command again, it resumes",
+        exit_code=1,
+    )

@@ -1,0 +1,14 @@
+"""`javisc build …`: one subcommand per kind of dataset."""
+
+from __future__ import annotations
+
+from javisc.cli import LazyGroup
+
+#: subcommand → "module:attribute" and its line of help, as in javisc.cli.
+KINDS: dict[str, tuple[str, str]] = {
+    "jav": ("javisc.commands.build_jav:jav", "videos with sound, and their captions"),
+}
+
+build = LazyGroup(
+    KINDS, name="build", help="Compile raw media into a dataset of shards, with a manifest and a list of rejects."
+)
