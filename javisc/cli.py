@@ -15,6 +15,12 @@ from javisc.manifests.errors import UserError
 #: command → "module:attribute" and the line `javisc --help` shows. A module is imported when its command runs: help stays fast.
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("javisc.commands.build:build", "compile raw media into a dataset"),
+    "merge": ("javisc.commands.merge:merge", "several manifests as one"),
+    "filter": ("javisc.commands.filter:filter_", "keep the rows that meet conditions, by expression or option"),
+    "split": ("javisc.commands.split:split", "train, validation and test by hash of the key or of a group"),
+    "stats": ("javisc.commands.stats:stats", "counts, hours and quantiles"),
+    "export": ("javisc.commands.export:export", "JavisDiT's train_*.csv, with media if wanted"),
+    "import": ("javisc.commands.import_csv:import_csv", "JavisDiT's train_*.csv become inputs of a build"),
 }
 
 

@@ -1,0 +1,39 @@
+"""`javisc split`: train, validation and test by hash."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("inputs", metavar="DS…", nargs=-1, required=True)
+@click.option(
+    "--ratios",
+    default="train=0.98,val=0.02",
+    show_default=True,
+    metavar="NAME=SHARE,…",
+    help="Splits and their shares.",
+)
+@click.option(
+    "--by", default="key", show_default=True, metavar="COLUMN", help="Rows with one value here land in one split."
+)
+@click.option("--seed", default=0, show_default=True, help="Another seed, another split.")
+@click.option("--out", required=True, help="The view to write: a new folder, or one table if it ends in .parquet.")
+@click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
+@click.option("--force", is_flag=True, help="Replace a view or table that is there.")
+def split(inputs: tuple[str, ...], ratios: str, by: str, seed: int, out: str, relative: bool, force: bool) -> None:
+    """Fill the column `split` by a hash of the key, or of a group column (a speaker, a source video).
+
+    A row's split depends on its group and the seed alone: adding samples moves none.
+    """
+    from javisc.manifests.io import check_output, scan_many, write_view
+    from javisc.manifests.splits import assign, parse_ratios
+    from javisc.manifests.stats import totals
+
+    shares = parse_ratios(ratios)
+    check_output(out, force=force)
+    _, frame = scan_many(inputs)
+    made_by = {"command": "split", "inputs": list(inputs), "ratios": shares, "by": by, "seed": seed}
+    write_view(assign(frame, shares, by=by, seed=seed), out, made_by=made_by, relative=relative)
+    for row in totals(scan_many([out])[1], ["split"]).iter_rows(named=True):
+        click.echo(f"{row['samples']:>12} {row['split']} ({row['hours']:.1f} h)")

@@ -1,0 +1,253 @@
+"""JavisDiT's tables: manifests written as its train_audio.csv, train_prior.csv and train_jav.csv, and read back as
+inputs of a build.
+
+Columns, order and values follow JavisDiT v0.1's documented tables: twelve columns, then `audio_text` in the audio table
+and `unpaired_audio_path` in the prior one. The audio table has no pictures: its video columns hold the dummy that its
+loader expects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import soundfile
+
+from javisc.manifests.errors import UserError
+from javisc.manifests.files import published
+from javisc.manifests.io import complete, write_table
+from javisc.manifests.members import MemberReader, check_key
+from javisc.manifests.merge import repeats
+from javisc.manifests.schema import DATASET_COLUMN, JAVISDIT, MANIFEST_SCHEMA
+
+COMMON = tuple(column.name for column in JAVISDIT[:12])
+#: kind → its columns, in order
+COLUMNS = {"audio": (*COMMON, "audio_text"), "prior": (*COMMON, "unpaired_audio_path"), "jav": COMMON}
+PLACEHOLDER = "placeholder.mp4"
+#: What `datautil --dummy-video` fills in.
+DUMMY = {
+    "path": PLACEHOLDER,
+    "id": "placeholder",
+    "height": 720,
+    "width": 1280,
+    "aspect_ratio": 720 / 1280,
+    "fps": 24,
+    "resolution": 720 * 1280,
+    "text": "placeholder",
+}
+BATCH = 50_000
+
+
+@dataclass(frozen=True)
+class Exported:
+    rows: int
+    without_caption: int
+    without_media: int  #: rows without sound, or without picture where the kind needs one
+    without_unpaired: int
+    files: int  #: media files in place, written now or before
+
+
+def _wanted(frame: pl.LazyFrame, kind: str) -> tuple[pl.LazyFrame, pl.Expr, pl.Expr]:
+    """The completed rows, whether a row has the media the kind needs, and its caption."""
+    rows = complete(frame, MANIFEST_SCHEMA)
+    sound = pl.col("audio_path").is_not_null() & (pl.col("channels").fill_null(1) > 0)
+    if kind == "audio":
+        text = pl.when(pl.col("text") != DUMMY["text"]).then(pl.col("text"))
+        return rows, sound, pl.coalesce("audio_text", text)
+    return (
+        rows,
+        sound & pl.col("path").is_not_null() & (pl.col("num_frames") > 0) & (pl.col("path") != PLACEHOLDER),
+        pl.col("text"),
+    )
+
+
+def table(rows: pl.LazyFrame, kind: str) -> pl.LazyFrame:
+    """The columns of JavisDiT's table of this kind, in its order and types: whole numbers are written as such, its readers
+    need them."""
+    columns = {name: pl.col(name) for name in COLUMNS[kind]}
+    if kind == "audio":
+        columns |= {name: pl.lit(value) for name, value in DUMMY.items()}
+        columns["num_frames"] = pl.coalesce(pl.col("num_frames"), (pl.col("duration") * 24).floor())
+        columns["audio_text"] = _wanted(rows, kind)[2]
+    columns["fps"] = columns["fps"].round()
+    for name in ("num_frames", "height", "width", "fps", "resolution", "audio_fps"):
+        columns[name] = columns[name].cast(pl.Int64)
+    return rows.select(value.alias(name) for name, value in columns.items())
+
+
+def export_csv(
+    frame: pl.LazyFrame,
+    out: str,
+    kind: str,
+    *,
+    media: str | None = None,
+    audio_format: str = "flac",
+    allow_no_caption: bool = False,
+) -> Exported:
+    """Write located rows (`Dataset.located`) as JavisDiT's CSV; with `media`, extract their files there and let the paths
+    name them.
+
+    Without `media`, path and audio_path name the raw source files. Rows without the media the kind needs, and (unless
+    `allow_no_caption`) without a caption are left out and counted: its loader fails on both. Media lie in
+    MEDIA/ROOT/SHARD/KEY.{mp4,flac|wav}, where ROOT is a digest of the dataset's root; files that are there already with
+    the same content stay untouched. Raises UserError if something cannot be read or written.
+    """
+    rows, usable, caption = _wanted(frame, kind)
+    if media is not None:
+        usable = (
+            usable & pl.col("flac_size").is_not_null() & (pl.lit(kind == "audio") | pl.col("mp4_size").is_not_null())
+        )
+    usable, captioned = usable.fill_null(False), caption.is_not_null()
+    kept = rows.filter(usable, pl.lit(allow_no_caption) | captioned)
+    counts = rows.select(
+        (usable & (captioned | allow_no_caption)).sum().alias("rows"),
+        (usable & ~captioned).sum().alias("without_caption"),
+        (~usable).sum().alias("without_media"),
+        (usable & (captioned | allow_no_caption) & pl.col("unpaired_audio_path").is_null())
+        .sum()
+        .alias("without_unpaired"),
+    )
+    counted = counts.collect(engine="streaming").row(0, named=True)
+    files = 0
+    try:
+        with published(Path(out)) as temporary:
+            if media is None:
+                table(kept, kind).sink_csv(temporary, engine="streaming", maintain_order=True)
+            else:
+                files = _with_media(kept, temporary, kind, Path(media).absolute(), audio_format)
+    except OSError as error:
+        raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
+    return Exported(
+        counted["rows"], counted["without_caption"], counted["without_media"], counted["without_unpaired"], files
+    )
+
+
+def _with_media(kept: pl.LazyFrame, csv: Path, kind: str, media: Path, audio_format: str) -> int:
+    files = 0
+    with MemberReader() as reader, csv.open("wb") as stream:
+        first = True
+        for batch in _batches(kept):
+            paths, audio_paths = [], []
+            for row in batch.iter_rows(named=True):
+                root = hashlib.blake2b(row[DATASET_COLUMN].encode(), digest_size=6).hexdigest()
+                stem = media / root / f"{row['shard']:06d}" / check_key(row["key"])
+                paths.append(f"{stem}.mp4")
+                audio_paths.append(f"{stem}.{audio_format}")
+                sound, picture = reader.read(row, "flac") or b"", reader.read(row, "mp4") if kind != "audio" else None
+                _place(Path(audio_paths[-1]), _wav(sound) if audio_format == "wav" else sound)
+                if picture is not None:
+                    _place(Path(paths[-1]), picture)
+                files += 1 if picture is None else 2
+            located = batch.with_columns(
+                pl.Series("path", paths, pl.String), pl.Series("audio_path", audio_paths, pl.String)
+            )
+            table(located.lazy(), kind).collect().write_csv(stream, include_header=first)
+            first = False
+        if first:
+            table(kept, kind).collect().write_csv(stream)
+    return files
+
+
+def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    for batch in frame.collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming"):
+        if batch.height:
+            yield batch
+
+
+def _place(path: Path, content: bytes) -> None:
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return
+    with published(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _wav(flac: bytes) -> bytes:
+    samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+    out = io.BytesIO()
+    soundfile.write(out, samples, rate, format="WAV", subtype="PCM_16")
+    return out.getvalue()
+
+
+def import_csv(paths: Sequence[str], out: str, *, root: str | None = None) -> int:
+    """Turn JavisDiT's CSVs (or parquet tables) into a list that `javisc build` takes as RAW: a parquet table with one row
+    per source file.
+
+    Columns: path, relpath, id, text, audio_text, and unpaired_audio_path where a table has any. The file of a row with
+    a dummy picture is its sound. Relative paths are relative to `root` (default: the working folder, as in its
+    trainer). Raises UserError if a table lacks `path`, names a file outside its root in `relpath`, or two rows have one
+    `relpath`, from which keys are made. Returns the number of rows.
+    """
+    if not paths:
+        raise UserError("--csv: no table given")
+    try:
+        return _import_all(paths, out, root)
+    except pl.exceptions.PolarsError as error:  # rows are read as late as they are written
+        raise UserError(f"--csv {', '.join(paths)} cannot be read as a table: {str(error).splitlines()[0]}") from error
+
+
+def _import_all(paths: Sequence[str], out: str, root: str | None) -> int:
+    base = str(Path(root or ".").absolute()).rstrip("/") + "/"
+    frame = pl.concat([_import_one(path) for path in paths])
+
+    def whole(name: str) -> pl.Expr:
+        path = pl.col(name)
+        return (
+            pl.when(path.str.starts_with("/") | path.str.contains("://", literal=True))
+            .then(path)
+            .otherwise(pl.lit(base) + path)
+            .alias(name)
+        )
+
+    dummy = (pl.col("path").is_null()) | (pl.col("path").str.split("/").list.last() == PLACEHOLDER)
+    text = pl.when(pl.col("text") != DUMMY["text"]).then(pl.col("text"))
+    frame = frame.with_columns(
+        pl.when(dummy).then(pl.col("audio_path")).otherwise(pl.col("path")).alias("path"),
+        pl.when(~dummy).then(pl.col("id")).alias("id"),  # a dummy picture's id names nothing
+    )
+    frame = frame.with_columns(
+        whole("path"),
+        whole("unpaired_audio_path"),
+        text.alias("text"),
+        pl.coalesce("relpath", pl.col("path").str.split("/").list.last()).alias("relpath"),
+    )
+    parts = pl.col("relpath").str.split("/")
+    bad = (
+        frame.filter(pl.col("relpath").str.starts_with("/") | parts.list.contains("..") | pl.col("path").is_null())
+        .head(1)
+        .collect()
+    )
+    if bad.height:
+        raise UserError(
+            f"relpath {bad['relpath'][0]!r} (path {bad['path'][0]!r}) is not a path inside a folder: mend the table"
+        )
+    for again in repeats(frame, ["relpath"]):
+        if again.height:
+            raise UserError(
+                f"relpath {again['relpath'][0]} is there twice: keys are made of it, so import the tables one by one"
+            )
+    unpaired = frame.select(pl.col("unpaired_audio_path").is_not_null().any()).collect(engine="streaming").item()
+    write_table(frame.drop("audio_path", *([] if unpaired else ["unpaired_audio_path"])), out)
+    return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
+
+
+IMPORTED = ("path", "relpath", "id", "text", "audio_text", "unpaired_audio_path", "audio_path")
+
+
+def _import_one(path: str) -> pl.LazyFrame:
+    try:
+        if path.endswith(".parquet"):
+            frame = pl.scan_parquet(path, glob=False)
+        else:  # pandas writes missing text as nothing; numbers are not used, so every column is read as text
+            frame = pl.scan_csv(path, infer_schema=False, glob=False, null_values=["", "nan", "NaN"])
+        found = frame.collect_schema()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"--csv {path} cannot be read as a table: {str(error).splitlines()[0]}") from error
+    if "path" not in found and "audio_path" not in found:
+        raise UserError(f"--csv {path} has no column path or audio_path: its columns are {', '.join(found)}")
+    return frame.select(
+        (pl.col(name).cast(pl.String) if name in found else pl.lit(None, pl.String)).alias(name) for name in IMPORTED
+    )

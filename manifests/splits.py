@@ -1,0 +1,60 @@
+"""Train, validation and test by hash: a sample's split depends on its group and the seed alone, never on the other samples."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import accumulate
+
+import polars as pl
+
+from javisc.manifests.errors import UserError
+
+
+def parse_ratios(text: str) -> dict[str, float]:
+    """`train=0.98,val=0.02` → {"train": 0.98, "val": 0.02}. Raises UserError unless the shares are positive and sum to 1."""
+    ratios: dict[str, float] = {}
+    for part in text.split(","):
+        name, sign, share = part.strip().partition("=")
+        try:
+            ratios[name] = float(share)
+        except ValueError:
+            raise UserError(
+                f"--ratios {text}: {part.strip()!r} is not NAME=SHARE; write e.g. train=0.98,val=0.02"
+            ) from None
+        if not sign or not name.isidentifier() or not 0 < ratios[name] <= 1:
+            raise UserError(
+                f"--ratios {text}: {part.strip()!r} is not NAME=SHARE with a share in (0, 1]; write e.g. train=0.98,val=0.02"
+            )
+    if not math.isclose(sum(ratios.values()), 1, abs_tol=1e-6):
+        raise UserError(f"--ratios {text}: the shares sum to {sum(ratios.values()):g}, they must sum to 1")
+    return ratios
+
+
+def split_of(group: str, ratios: Mapping[str, float], seed: int = 0) -> str:
+    """The split of a group: BLAKE2b of seed and name as a number in [0, 1), cut at the cumulated shares in the order given.
+
+    The same group lands in the same split whatever else is in the table, on every machine and version.
+    """
+    digest = hashlib.blake2b(f"{seed}/{group}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    cuts = list(accumulate(ratios.values()))
+    return list(ratios)[min(bisect_right(cuts, place), len(cuts) - 1)]
+
+
+def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "key", seed: int = 0) -> pl.LazyFrame:
+    """`frame` with the column `split` filled by `split_of` the column `by`; rows without a value there go by their key.
+
+    Raises UserError if there is no such column.
+    """
+    names = frame.collect_schema().names()
+    if by not in names:
+        raise UserError(f"--by {by}: there is no such column; columns are {', '.join(names)}")
+
+    def place(groups: pl.Series) -> pl.Series:
+        return pl.Series([split_of(group, ratios, seed) for group in groups.to_list()], dtype=pl.String)
+
+    group = pl.coalesce(pl.col(by).cast(pl.String), pl.col("key"))
+    return frame.with_columns(group.map_batches(place, return_dtype=pl.String, is_elementwise=True).alias("split"))
