@@ -12,6 +12,7 @@ import soxr
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
+from javisc.compiler.edits import Edit
 from javisc.compiler.quality import Clipping
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
@@ -24,6 +25,8 @@ LEAP = Fraction(1, 50)
 DRIFT_ON, DRIFT_OFF = 0.001, 0.0002
 #: A correction never changes the speed by more than this.
 MAX_STRETCH = 0.01
+#: More channels than any layout has.
+MAX_CHANNELS = 64
 #: Sound that is decoded before the first picture is known is kept up to this many samples.
 MAX_WAITING = 64 * 1024 * 1024
 
@@ -152,8 +155,9 @@ def stretch(chunk: Sound, length: int) -> Sound:
 class SoundTrack:
     """Collects the recipe's samples in a scratch file, frame by frame; memory does not grow with the clip's length."""
 
-    def __init__(self, recipe: Recipe, scratch: Path) -> None:
+    def __init__(self, recipe: Recipe, scratch: Path, edit: Edit | None = None) -> None:
         self.recipe = recipe
+        self.edit = edit or Edit()
         self.clipping = Clipping()
         self.first: Fraction | None = None
         self.rate = 0
@@ -176,12 +180,23 @@ class SoundTrack:
         """True once `limit` samples are there."""
         return self.limit is not None and self.written >= self.limit
 
+    @property
+    def started(self) -> bool:
+        """True once `start` was called."""
+        return self._origin is not None
+
     def push(self, frame: AudioFrame) -> None:
         """Add a decoded frame."""
         if frame.samples <= 0 or frame.sample_rate <= 0:
             return
+        if frame.layout.nb_channels > MAX_CHANNELS:
+            raise Rejected("too_large", f"{frame.layout.nb_channels} channels")
         time = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
         source = to_float(frame)
+        if time is not None:
+            source, time = self._edited(source, time + self.edit.shift, frame.sample_rate)
+            if not source.shape[1]:
+                return
         self.frames += 1
         if self.first is None:
             self.first = time if time is not None else Fraction(0)
@@ -201,6 +216,12 @@ class SoundTrack:
                 raise Rejected("too_large", "more sound before the first picture than a worker may hold")
         else:
             self._place(chunk, frame.sample_rate, time)
+
+    def _edited(self, source: Sound, time: Fraction, rate: int) -> tuple[Sound, Fraction]:
+        """Cut what lies outside the edit; return the rest and its time."""
+        first = 0 if self.edit.start is None else max(round((self.edit.start - time) * rate), 0)
+        last = source.shape[1] if self.edit.end is None else min(round((self.edit.end - time) * rate), source.shape[1])
+        return (source[:, first:last] if first < last else source[:, :0]), time + Fraction(first, rate)
 
     def start(self, origin: Fraction) -> None:
         """Say when the sample's time zero is, on the container's clock."""

@@ -6,6 +6,7 @@ Time zero of a sample is the presentation time of its first video frame. Tick k 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from math import floor
@@ -57,3 +58,37 @@ class Hold(Generic[Item]):
             for settled in range(self._tick, max(nearest_tick(end, self.fps), self._tick + 1)):
                 yield settled, self._item
             self._item = None
+
+
+class Slots:
+    """Presentation times for containers that store none (AVI): the n-th picture shown takes the time of the n-th packet.
+
+    FFmpeg guesses such times from the decoder's delay, which is wrong by a frame for H.264 without B-frames.
+    """
+
+    #: Packets after which surplus times are forgotten: a decoder that swallowed a picture must not shift all that follow.
+    PATIENCE = 8
+
+    def __init__(self) -> None:
+        self._times: deque[Fraction] = deque()
+        self._surplus = 0
+
+    def add(self, time: Fraction) -> None:
+        """A packet with this decoding time goes to the decoder."""
+        self._times.append(time)
+
+    def drop(self) -> None:
+        """The last packet did not decode."""
+        if self._times:
+            self._times.pop()
+
+    def next(self) -> Fraction | None:
+        """The time of the next picture, in order of presentation; None where the decoder gives more pictures than packets."""
+        return self._times.popleft() if self._times else None
+
+    def settle(self, delay: int) -> None:
+        """After each packet: the decoder holds back `delay` pictures now."""
+        self._surplus = self._surplus + 1 if len(self._times) > delay else 0
+        if self._surplus > self.PATIENCE:
+            while len(self._times) > delay:
+                self._times.popleft()

@@ -17,6 +17,7 @@ import av.error
 from av.container import InputContainer
 from av.stream import Disposition
 
+from javisc.compiler.edits import Edit, read_edits
 from javisc.compiler.reasons import Rejected
 
 #: Demuxers that read one file and nothing else. Playlists (hls, concat, dash, image sequences) would open other files.
@@ -53,8 +54,6 @@ DEMUXERS = (
     "y4m",
     "yuv4mpegpipe",
 )
-MAX_PIXELS = 8192 * 8192
-MAX_CHANNELS = 64
 MAX_STREAMS = 64
 
 
@@ -87,7 +86,8 @@ class Probe:
 
 def probe(path: Path) -> Probe:
     """Open `path` once and read its headers. Raises `Rejected` if it is no readable media file."""
-    with open_source(path) as container:
+    with open_source(path) as source:
+        container = source.container
         video, audio = choose_video(container), choose_audio(container)
         duration = None if container.duration is None else container.duration / av.time_base
         return Probe(
@@ -99,26 +99,40 @@ def probe(path: Path) -> Probe:
             height=video.codec_context.height if video else 0,
             fps=_float(video.average_rate) if video else None,
             declared_frames=(video.frames or None) if video else None,
-            video_start=_start(video) if video else None,
+            video_start=_start(video, source) if video else None,
             audio_codec=audio.codec_context.name if audio else None,
             sample_rate=audio.codec_context.sample_rate if audio else 0,
             channels=audio.codec_context.layout.nb_channels if audio else 0,
             audio_tracks=len(container.streams.audio),
-            audio_start=_start(audio) if audio else None,
+            audio_start=_start(audio, source) if audio else None,
         )
 
 
+@dataclass(frozen=True)
+class Source:
+    """An opened file and the edits that its reader has to apply, by stream id (empty where FFmpeg applies them)."""
+
+    container: InputContainer
+    edits: dict[int, Edit]
+
+    def edit_of(self, stream: av.VideoStream | av.AudioStream) -> Edit:
+        """The edit of a stream; the trivial one where nothing is left to do."""
+        return self.edits.get(stream.id, Edit())
+
+
 @contextlib.contextmanager
-def open_source(path: Path) -> Iterator[InputContainer]:
+def open_source(path: Path) -> Iterator[Source]:
     """Open a media file read-only, alone: no other file, no network, no playlist. Raises `Rejected`."""
     check_file(path)
+    edits = read_edits(path)
     options = {
         "format_whitelist": ",".join(DEMUXERS),
         "protocol_whitelist": "file",
         "max_streams": str(MAX_STREAMS),
-        "max_pixels": str(MAX_PIXELS),
         "analyzeduration": "10000000",
     }
+    if edits:
+        options["ignore_editlist"] = "1"
     try:
         container = av.open("file:" + os.fspath(path.absolute()), "r", options=options, metadata_errors="replace")
     except FileNotFoundError as error:
@@ -126,7 +140,7 @@ def open_source(path: Path) -> Iterator[InputContainer]:
     except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
         raise Rejected(_reason_of_open(path, error), f"open: {error}") from error
     try:
-        yield container
+        yield Source(container, edits)
     finally:
         container.close()
 
@@ -215,7 +229,8 @@ def _float(value: Fraction | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _start(stream: av.VideoStream | av.AudioStream) -> float | None:
+def _start(stream: av.VideoStream | av.AudioStream, source: Source) -> float | None:
     if stream.start_time is None or stream.time_base is None:
         return None
-    return float(stream.start_time * stream.time_base)
+    edit = source.edit_of(stream)
+    return float(max(stream.start_time * stream.time_base + edit.shift, edit.start or Fraction(-(10**6))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ SILENT_WINDOW = 0.05
 SILENT_RMS = 10 ** (-60 / 20)
 FULL_SCALE = 1 - 2**-14
 POINTS = 64
+#: A sampled luma plane: 0 is black, 1 is white.
+Luma: TypeAlias = NDArray[np.float32]
 
 
 class Clipping:
@@ -86,15 +88,12 @@ SILENT_COLUMNS: dict[str, object] = {
 }
 
 
-def small_luma(plane: Any, width: int, height: int, line: int, depth: int, full: bool) -> NDArray[np.float32]:
-    """About 64 x 64 points of a luma plane, scaled so that black is 0 and white is 1."""
-    dtype: type[np.generic] = np.uint16 if depth > 8 else np.uint8
-    values = np.frombuffer(plane, dtype)
-    luma = values.reshape(-1, line // values.itemsize)[:height, :width]
-    rows, columns = max(height // POINTS, 1), max(width // POINTS, 1)
+def sample_points(luma: NDArray[np.generic], depth: int, full: bool) -> Luma:
+    """About 64 x 64 points of a luma plane (height, width), scaled so that black is 0 and white is 1."""
+    rows, columns = max(luma.shape[0] // POINTS, 1), max(luma.shape[1] // POINTS, 1)
     points = luma[rows // 2 :: rows, columns // 2 :: columns][:POINTS, :POINTS].astype(np.float32)
-    top = float(2**depth)
-    return points / (top - 1) if full else (points - top / 16) / (top * 219 / 256)
+    black, span = (0.0, 2.0**depth - 1) if full else (2.0 ** (depth - 4), 219 * 2.0 ** (depth - 8))
+    return (points - np.float32(black)) * np.float32(1 / span)
 
 
 class PictureStatistics:
@@ -107,29 +106,32 @@ class PictureStatistics:
         self.black = 0
         self.cuts = 0
         self.moved = 0.0
-        self._source: NDArray[np.float32] | None = None
-        self._shown: NDArray[np.float32] | None = None
+        self._source: Luma | None = None
+        self._shown: Luma | None = None
         self._change = 0.0
+        self._dark = 0
 
-    def source(self, luma: NDArray[np.float32]) -> None:
+    def source(self, luma: Luma) -> None:
         """Add a decoded frame."""
         if self._source is not None and self._source.shape == luma.shape:
             self.repeats += int(_largest_change(self._source, luma) < 1 / 255)
         self.source_frames += 1
         self._source = luma
 
-    def shown(self, luma: NDArray[np.float32], ticks: int) -> None:
-        """Add a frame of the compiled video that holds for `ticks`."""
-        self.frames += ticks
-        if (luma < 0.1).mean() >= 0.98:
-            self.black += ticks
+    def shown(self, luma: Luma) -> None:
+        """Add a frame of the compiled video."""
+        self.frames += 1
+        if luma is self._shown:
+            self.black += self._dark
+            self._change = 0.0
+            return
+        self._dark = int(np.count_nonzero(luma < 0.1) >= 0.98 * luma.size)
+        self.black += self._dark
         if self._shown is not None and self._shown.shape == luma.shape:
             change = float(np.abs(luma - self._shown).mean())
             self.moved += change
             self.cuts += int(min(change, abs(change - self._change)) > 0.1)
             self._change = change
-        if ticks > 1:
-            self._change = 0.0
         self._shown = luma
 
     def columns(self) -> dict[str, object]:
@@ -144,7 +146,7 @@ class PictureStatistics:
         }
 
 
-def _largest_change(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+def _largest_change(before: Luma, after: Luma) -> float:
     """The largest mean change among the tiles of an 8 x 8 grid: small moving things count as much as large ones."""
     change = np.abs(after - before)
     rows, columns = max(change.shape[0] // 8, 1), max(change.shape[1] // 8, 1)

@@ -15,19 +15,21 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from javisc.compiler.audio import SoundTrack, write_flac
-from javisc.compiler.clock import Hold, samples_for
-from javisc.compiler.probe import MAX_PIXELS, check_file, choose_audio, choose_video, open_source, orientation
-from javisc.compiler.quality import SILENT_COLUMNS, PictureStatistics, small_luma, sound_columns
+from javisc.compiler.clock import Hold, Slots, samples_for
+from javisc.compiler.edits import Edit
+from javisc.compiler.pictures import PictureClock
+from javisc.compiler.probe import Source, check_file, choose_audio, choose_video, open_source, orientation
+from javisc.compiler.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.video import Converter, Deinterlacer, Encoder, is_full
+from javisc.compiler.video import MAX_PIXELS, Converter, Deinterlacer, Encoder, small_luma
 
-#: A picture that holds longer than this, or times that run back by more, mean a broken clock.
-MAX_HOLD = Fraction(30)
 #: The longest clip, so that a lying clock cannot fill the disk.
 MAX_SECONDS = Fraction(6 * 3600)
 #: More damaged packets and pictures than this share, and the file is refused.
 MAX_DAMAGE = 0.1
+#: A window is looked for from this many seconds before it, so that decoders and filters have settled when it begins.
+RUN_UP = Fraction(2)
 DUMMY_HEIGHT, DUMMY_WIDTH, DUMMY_FPS = 720, 1280, 24
 
 
@@ -44,32 +46,45 @@ def transcode(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[floa
     """Compile one file into `scratch` (an empty folder of the caller's).
 
     `window` (start, end) takes a part: seconds on the sample clock of the whole file, whose zero is its first picture.
-    Raises `Rejected`.
+    What decodes is what counts: damaged packets are skipped, the last good picture holds and missing sound is silence, until
+    a tenth of the pictures is damaged. Raises `Rejected`.
     """
-    if recipe.kind == "audio":
-        return transcode_audio(source, recipe, scratch, window=window)
+    if window is not None and not 0 <= window[0] < window[1]:
+        raise Rejected("filtered", f"a window from {window[0]} s to {window[1]} s is empty")
     status = check_file(source)
-    digest = _sha256(source)
-    with open_source(source) as container:
-        columns = _Pass(container, recipe, scratch, window).run()
-    _unchanged(source, status.st_size, status.st_mtime_ns)
-    columns |= {"source_sha256": digest, "source_bytes": status.st_size}
-    flac = scratch / "clip.flac"
-    return Clip(scratch / "clip.mp4", flac if flac.exists() else None, columns)
+    digest = sha256_of(source)
+    if recipe.kind == "audio":
+        clip = transcode_audio(source, recipe, scratch, window=window)
+    else:
+        with open_source(source) as opened:
+            columns = _Pass(opened, recipe, scratch, window).run()
+        flac = scratch / "clip.flac"
+        clip = Clip(scratch / "clip.mp4", flac if flac.exists() else None, columns)
+    after = check_file(source)
+    if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+        raise Rejected("vanished", "the file changed while it was read")
+    clip.columns.update(source_sha256=digest, source_bytes=status.st_size)
+    return clip
 
 
-def _side_data(frame: VideoFrame) -> Iterable[Any]:
-    return cast(Iterable[Any], frame.side_data)  # the stubs say a dictionary; it is a sequence of side data
+def _limits(recipe: Recipe, window: tuple[float, float] | None) -> tuple[Fraction, Fraction]:
+    """(start, length) in seconds of what is wanted of a file."""
+    start, end = (Fraction(0), None) if window is None else (_seconds(window[0]), _seconds(window[1]))
+    length = MAX_SECONDS if end is None else min(end - start, MAX_SECONDS)
+    return start, length if recipe.max_seconds is None else min(length, _seconds(recipe.max_seconds))
+
+
+def _seconds(value: float) -> Fraction:
+    """The decimal that a float was written as: 0.1 means a tenth."""
+    return Fraction(str(value))
 
 
 class _Pass:
     """The single pass over an opened file."""
 
-    def __init__(
-        self, container: InputContainer, recipe: Recipe, scratch: Path, window: tuple[float, float] | None
-    ) -> None:
-        self.container, self.recipe, self.scratch = container, recipe, scratch
-        video, self.audio = choose_video(container), choose_audio(container)
+    def __init__(self, source: Source, recipe: Recipe, scratch: Path, window: tuple[float, float] | None) -> None:
+        self.container, self.recipe, self.scratch = source.container, recipe, scratch
+        video, self.audio = choose_video(self.container), choose_audio(self.container)
         if video is None:
             raise Rejected("no_video")
         if self.audio is None and not recipe.allow_silent:
@@ -79,27 +94,25 @@ class _Pass:
             if stream is not None:
                 stream.codec_context.thread_count = 1
                 stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        start, end = (Fraction(0), None) if window is None else (Fraction(window[0]), Fraction(window[1]))
-        self.start = start
-        self.length = MAX_SECONDS if end is None else end - start
-        if recipe.max_seconds is not None:
-            self.length = min(self.length, Fraction(recipe.max_seconds))
-        self.max_frames = max(round(self.length * recipe.rate), 1)
-        self.sound = SoundTrack(recipe, scratch)
+        self.start, length = _limits(recipe, window)
+        self.max_frames = max(round(length * recipe.rate), 1)
+        self.audio_edit = Edit() if self.audio is None else source.edit_of(self.audio)
+        self.moved = not (source.edit_of(video).trivial and self.audio_edit.trivial)
+        self.sound = SoundTrack(recipe, scratch, self.audio_edit)
         self.sound.limit = samples_for(self.max_frames, recipe.sample_rate, recipe.rate)
+        self.slots = Slots() if self.container.format.name == "avi" else None
+        self.clock = PictureClock(video, source.edit_of(video), self.slots)
         self.deinterlacer = Deinterlacer()
-        self.hold: Hold[tuple[VideoFrame, object]] = Hold(recipe.rate)
+        self.hold: Hold[tuple[VideoFrame, Luma]] = Hold(recipe.rate)
         self.statistics = PictureStatistics()
         self.converter: Converter | None = None
         self.encoder: Encoder | None = None
         self.origin: Fraction | None = None
-        self.times: list[Fraction] = []
-        self.first = self.last = Fraction(0)
-        self.longest = Fraction(0)
-        self.intervals: dict[Fraction, int] = {}
-        self.decoded = self.damaged = self.packets = 0
+        self.columns: dict[str, object] = {}
+        self.damaged = self.packets = 0
         self.message = ""
         self.done = False
+        self._shown: tuple[VideoFrame, VideoFrame] | None = None
 
     def run(self) -> dict[str, object]:
         """Decode everything; return the columns."""
@@ -116,7 +129,7 @@ class _Pass:
         streams = [stream for stream in (self.video, self.audio) if stream is not None]
         try:
             for packet in self.container.demux(streams):
-                if packet.stream_index == self.video.index:
+                if packet.stream.index == self.video.index:  # a flush packet has stream_index 0, whatever its stream
                     if not self.done:
                         self._decode_video(packet)
                 elif not self.sound.full:
@@ -128,21 +141,29 @@ class _Pass:
 
     def _decode_video(self, packet: av.Packet) -> None:
         self.packets += packet.size > 0
+        if self.slots is not None and packet.size > 0 and packet.dts is not None:
+            self.slots.add(packet.dts * packet.time_base)
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             self.damaged += 1
             self.message = f"decode {self.video.codec_context.name}: {error}"
+            if self.slots is not None:
+                self.slots.drop()
             return
         for frame in frames:
             assert isinstance(frame, VideoFrame)
+            self.clock.stamp(frame)
             if frame.is_corrupt:
                 self.damaged += 1
                 continue
             for ready in self.deinterlacer.push(frame):
                 self._picture(ready)
+        if self.slots is not None:
+            self.slots.settle(self.video.codec_context.reorder_depth)
 
     def _decode_audio(self, packet: av.Packet) -> None:
+        self.moved = self.moved or (self.sound.frames == 0 and packet.size > 0 and packet.has_sidedata("skip_samples"))
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
@@ -153,88 +174,70 @@ class _Pass:
             self.sound.push(frame)
 
     def _picture(self, frame: VideoFrame) -> None:
+        for placed, time in self.clock.place(frame):
+            self._placed(placed, time)
+
+    def _placed(self, frame: VideoFrame, time: Fraction) -> None:
         if self.done:
             return
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        if stamp is None or frame.time_base is None:
-            time = self.last + 1 / (self.video.average_rate or Fraction(25))
-        else:
-            time = stamp * frame.time_base
         if self.origin is None:
-            self.first = self.last = time
             self.origin = time + self.start
             self.sound.start(self.origin)
-        else:
-            interval = time - self.last
-            if interval > MAX_HOLD or interval < -1:
-                raise Rejected(
-                    "timestamps", f"from {float(self.last):.3f} s to {float(time):.3f} s between two pictures"
-                )
-            if interval <= 0:
-                return
-            self.longest = max(self.longest, interval)
-            self.intervals[interval] = self.intervals.get(interval, 0) + 1
-            self.last = time
-        self.decoded += 1
-        self.duration = (frame.duration or 0) * (frame.time_base or Fraction(0))
-        if self.converter is None:
-            matrix = next((bytes(data) for data in _side_data(frame) if data.type.name == "DISPLAYMATRIX"), None)
             aspect = self.video.codec_context.sample_aspect_ratio or Fraction(1)
-            self.converter = Converter(self.recipe, orientation(matrix), aspect)
-            self.columns_of_first = self._source_columns(frame, aspect)
-        luma = (
-            small_luma(frame.planes[0], frame.width, frame.height, frame.planes[0].line_size, 8, is_full(frame))
-            if frame.format.name.startswith(("yuv4", "yuvj4", "nv12")) and frame.format.components[0].bits == 8
-            else None
-        )
-        if luma is not None:
+            self.converter = Converter(self.recipe, orientation(_display_matrix(frame)), aspect)
+            self.columns = self._source_columns(frame)
+        luma = small_luma(frame)
+        inside = time >= self.origin
+        if inside:
             self.statistics.source(luma)
         for _tick, (shown, small) in self.hold.push((frame, luma), time - self.origin):
             self._show(shown, small)
 
-    def _show(self, frame: VideoFrame, luma: object) -> None:
+    def _show(self, frame: VideoFrame, luma: Luma) -> None:
+        """Put one tick into the file."""
         if self.encoder is not None and self.encoder.frames >= self.max_frames:
             self.done = True
             return
         assert self.converter is not None
-        converted = self.converter.convert(frame)
+        repeated = self._shown is not None and self._shown[0] is frame
+        if not repeated:
+            self._shown = (frame, self.converter.convert(frame))
+        assert self._shown is not None
         if self.encoder is None:
             assert self.converter.size is not None
             self.encoder = Encoder(self.scratch / "clip.mp4", self.recipe, *self.converter.size)
-        self.encoder.add(converted)
-        if luma is not None:
-            self.statistics.shown(luma, 1)  # type: ignore[arg-type]
+        self.encoder.add(self._shown[1])
+        self.statistics.shown(luma)
 
     def _end(self) -> None:
-        if not self.done:
-            for ready in self.deinterlacer.finish():
-                self._picture(ready)
-        if self.origin is not None and not self.done:
-            typical = max(self.intervals, key=lambda i: self.intervals[i]) if self.intervals else Fraction(1, 25)
-            hold = self.duration if 0 < self.duration <= max(self.longest, Fraction(1)) else typical
-            for _tick, (shown, small) in self.hold.finish(self.last + hold - self.origin):
+        if self.done:
+            return
+        for ready in self.deinterlacer.finish():
+            self._picture(ready)
+        for placed, time in self.clock.rest():
+            self._placed(placed, time)
+        if self.origin is not None:
+            for _tick, (shown, small) in self.hold.finish(self.clock.end - self.origin):
                 self._show(shown, small)
 
     def _finish(self) -> dict[str, object]:
         recipe, encoder = self.recipe, self.encoder
         if encoder is None or self.converter is None or self.converter.size is None:
             raise Rejected("corrupt", self.message or "no picture decodes")
+        self.clock.check()
         if self.damaged > MAX_DAMAGE * max(self.packets, 1):
             raise Rejected("corrupt", f"{self.damaged} of {self.packets} pictures are damaged; {self.message}")
         if encoder.frames < recipe.min_frames:
             raise Rejected("too_short", f"{encoder.frames} frames; {self.message}")
         width, height = self.converter.size
-        samples = samples_for(encoder.frames, recipe.sample_rate, recipe.rate)
-        heard = self.sound.written
-        samples, tail = self.sound.finish(samples)
-        has_sound = self.sound.frames > 0 and tail < samples
+        samples, tail = self.sound.finish(samples_for(encoder.frames, recipe.sample_rate, recipe.rate))
+        has_sound = tail < samples
         if not has_sound and not recipe.allow_silent:
-            raise Rejected(
-                "no_audio", self.message or ("the sound does not overlap the picture" if heard else "no sound decodes")
-            )
+            why = "the sound does not overlap the picture" if self.sound.frames else "no sound decodes"
+            raise Rejected("no_audio", self.message or why)
         encoder.close()
         self.encoder = None
-        quality = dict(SILENT_COLUMNS)
+        quality = SILENT_COLUMNS
         if has_sound:
             write_flac(self.sound, self.scratch / "clip.flac")
             quality = sound_columns(self.sound.blocks(), recipe.sample_rate, self.sound.clipping)
@@ -249,7 +252,7 @@ class _Pass:
             "num_samples": samples if has_sound else 0,
             "channels": recipe.channels if has_sound else 0,
             "duration": float(encoder.frames / recipe.rate),
-            **self.columns_of_first,
+            **self.columns,
             **self._clock_columns(),
             "pad_head": self.sound.pad_head if has_sound else 0,
             "pad_tail": tail if has_sound else 0,
@@ -258,9 +261,9 @@ class _Pass:
             **self.statistics.columns(),
         }
 
-    def _source_columns(self, frame: VideoFrame, aspect: Fraction) -> dict[str, object]:
+    def _source_columns(self, frame: VideoFrame) -> dict[str, object]:
+        """What is known at the first picture."""
         assert self.converter is not None
-        declared = self.container.duration
         return {
             "source_container": self.container.format.name,
             "source_video_codec": self.video.codec_context.name,
@@ -270,23 +273,21 @@ class _Pass:
             "source_width": frame.width,
             "source_rotation": self.converter.turn.clockwise,
             "source_declared_frames": self.video.frames or None,
-            "source_declared_seconds": None if declared is None else declared / av.time_base,
+            "source_declared_seconds": declared_seconds(self.container),
             "source_audio_tracks": len(self.container.streams.audio),
         }
 
     def _clock_columns(self) -> dict[str, object]:
-        assert self.converter is not None
-        span = self.last - self.first
-        rounding = 2 * (self.video.time_base or Fraction(1, 1000)) + Fraction(1, 1000)
-        vfr = bool(self.intervals) and max(self.intervals) - min(self.intervals) > rounding
+        """What is known after the last one."""
+        assert self.converter is not None and self.clock.first is not None
         return {
-            "source_fps": float((self.decoded - 1) / span) if span > 0 else None,
-            "source_vfr": vfr,
-            "source_edit_list": False,
+            "source_fps": self.clock.fps,
+            "source_vfr": self.clock.variable,
+            "source_edit_list": self.moved,
             "source_interlaced": self.deinterlacer.used,
             "source_hdr": self.converter.hdr,
-            "source_decoded_frames": self.decoded,
-            "source_video_start": float(self.first),
+            "source_decoded_frames": self.clock.count,
+            "source_video_start": float(self.clock.first),
             "source_audio_start": None if self.sound.first is None else float(self.sound.first),
             "source_sample_rate": self.sound.rate or None,
             "source_channels": self.sound.channels or None,
@@ -294,72 +295,65 @@ class _Pass:
 
 
 def transcode_audio(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
-    """Compile the sound of one file; no picture. Columns describe JavisDiT's placeholder video. Raises `Rejected`."""
-    status = check_file(source)
-    digest = _sha256(source)
-    sound = SoundTrack(recipe, scratch)
-    try:
-        with open_source(source) as container:
-            stream = choose_audio(container)
-            if stream is None:
-                raise Rejected("no_audio", "no audio stream")
-            stream.codec_context.thread_count = 1
-            start, end = (Fraction(0), None) if window is None else (Fraction(window[0]), Fraction(window[1]))
-            length = MAX_SECONDS if end is None else end - start
-            if recipe.max_seconds is not None:
-                length = min(length, Fraction(recipe.max_seconds))
-            sound.limit = round(length * recipe.sample_rate)
-            message = _read_sound(container, stream, sound, start)
-            declared = container.duration
+    """Compile the sound of one file; no picture. Columns describe JavisDiT's placeholder video. Raises `Rejected`.
+
+    Time zero is the first sound. Use `transcode`, which adds the digest.
+    """
+    start, length = _limits(recipe, window)
+    with open_source(source) as opened:
+        container, stream = opened.container, choose_audio(opened.container)
+        if stream is None:
+            raise Rejected("no_audio", "no audio stream")
+        stream.codec_context.thread_count = 1
+        edit = opened.edit_of(stream)
+        sound = SoundTrack(recipe, scratch, edit)
+        sound.limit = round(length * recipe.sample_rate)
+        try:
+            message, skipped = _read_sound(container, stream, sound, start)
+            samples, _ = sound.finish(None)
+            duration = samples / recipe.sample_rate
+            if samples == 0:
+                raise Rejected("corrupt" if message else "no_audio", message or "no sound decodes")
+            if int(duration * DUMMY_FPS) < recipe.min_frames:
+                raise Rejected("too_short", f"{duration:.3f} s of sound; {message}")
+            write_flac(sound, scratch / "clip.flac")
             columns: dict[str, object] = {
+                "num_frames": int(duration * DUMMY_FPS),
+                "height": DUMMY_HEIGHT,
+                "width": DUMMY_WIDTH,
+                "aspect_ratio": DUMMY_HEIGHT / DUMMY_WIDTH,
+                "fps": float(DUMMY_FPS),
+                "resolution": DUMMY_HEIGHT * DUMMY_WIDTH,
+                "audio_fps": recipe.sample_rate,
+                "num_samples": samples,
+                "channels": recipe.channels,
+                "duration": duration,
                 "source_container": container.format.name,
                 "source_audio_codec": stream.codec_context.name,
                 "source_audio_tracks": len(container.streams.audio),
+                "source_declared_seconds": declared_seconds(container),
+                "source_edit_list": skipped or not edit.trivial,
+                "source_audio_start": None if sound.first is None else float(sound.first),
+                "source_sample_rate": sound.rate,
+                "source_channels": sound.channels,
+                "pad_head": sound.pad_head,
+                "pad_tail": 0,
+                "copied": False,
+                **sound_columns(sound.blocks(), recipe.sample_rate, sound.clipping),
             }
-        samples, _ = sound.finish(None)
-        duration = samples / recipe.sample_rate
-        if samples == 0:
-            raise Rejected("corrupt" if message else "no_audio", message or "no sound decodes")
-        if int(duration * DUMMY_FPS) < recipe.min_frames:
-            raise Rejected("too_short", f"{duration:.3f} s of sound")
-        write_flac(sound, scratch / "clip.flac")
-        quality = sound_columns(sound.blocks(), recipe.sample_rate, sound.clipping)
-    finally:
-        sound.close()
-    _unchanged(source, status.st_size, status.st_mtime_ns)
-    return Clip(
-        None,
-        scratch / "clip.flac",
-        {
-            "num_frames": int(duration * DUMMY_FPS),
-            "height": DUMMY_HEIGHT,
-            "width": DUMMY_WIDTH,
-            "aspect_ratio": DUMMY_HEIGHT / DUMMY_WIDTH,
-            "fps": float(DUMMY_FPS),
-            "resolution": DUMMY_HEIGHT * DUMMY_WIDTH,
-            "audio_fps": recipe.sample_rate,
-            "num_samples": samples,
-            "channels": recipe.channels,
-            "duration": duration,
-            **columns,
-            "source_sha256": digest,
-            "source_bytes": status.st_size,
-            "source_declared_seconds": None if declared is None else declared / av.time_base,
-            "source_audio_start": None if sound.first is None else float(sound.first),
-            "source_sample_rate": sound.rate,
-            "source_channels": sound.channels,
-            "pad_head": sound.pad_head,
-            "pad_tail": 0,
-            "copied": False,
-            **quality,
-        },
-    )
+        finally:
+            sound.close()
+    return Clip(None, scratch / "clip.flac", columns)
 
 
-def _read_sound(container: InputContainer, stream: av.AudioStream, sound: SoundTrack, start: Fraction) -> str:
-    message = ""
+def _read_sound(
+    container: InputContainer, stream: av.AudioStream, sound: SoundTrack, start: Fraction
+) -> tuple[str, bool]:
+    """Decode until the end or the limit; return the library's complaint, if any, and whether samples were skipped."""
+    message, skipped = "", False
     try:
         for packet in container.demux(stream):
+            skipped = skipped or (sound.frames == 0 and packet.size > 0 and packet.has_sidedata("skip_samples"))
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
@@ -368,16 +362,27 @@ def _read_sound(container: InputContainer, stream: av.AudioStream, sound: SoundT
             for frame in frames:
                 assert isinstance(frame, av.AudioFrame)
                 sound.push(frame)
-                if sound.first is not None and sound._origin is None:
+                if not sound.started and sound.first is not None:
                     sound.start(sound.first + start)
             if sound.full:
                 break
     except (av.error.FFmpegError, OSError) as error:
         message = f"read: {error}"
-    return message
+    return message, skipped
 
 
-def _sha256(path: Path) -> str:
+def declared_seconds(container: InputContainer) -> float | None:
+    """The duration that the header declares."""
+    return None if container.duration is None else container.duration / av.time_base
+
+
+def _display_matrix(frame: VideoFrame) -> bytes | None:
+    data = cast(Iterable[Any], frame.side_data)  # the stubs say a dictionary; iterating gives the entries
+    return next((bytes(entry) for entry in data if entry.type.name == "DISPLAYMATRIX"), None)
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256, hex. Raises `Rejected` where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -385,10 +390,3 @@ def _sha256(path: Path) -> str:
         raise Rejected("vanished", str(error)) from error
     except OSError as error:
         raise Rejected("unreadable", str(error)) from error
-
-
-def _unchanged(path: Path, size: int, mtime_ns: int) -> None:
-    """Raise `Rejected` if the file changed between digest and decode."""
-    status = check_file(path)
-    if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-        raise Rejected("vanished", "the file changed while it was read")

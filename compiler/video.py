@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import av.error
+import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from javisc.compiler.probe import Orientation
+from javisc.compiler.quality import Luma, sample_points
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
@@ -21,8 +24,12 @@ BT2020 = 9  # primaries
 PQ, HLG = 16, 18  # transfer functions
 LIMITED, FULL = 1, 2  # ranges
 MATRICES = {BT709: "bt709", BT470BG: "bt470bg", SMPTE170M: "smpte170m", SMPTE240M: "smpte240m", BT2020_NCL: "bt2020ncl"}
+#: Pictures up to 8K; a decoder keeps up to 17 of them.
+MAX_PIXELS = 8192 * 4352
 #: Planar formats that the `colorspace` filter takes as they are.
 PLANAR = tuple(f"yuv{sub}p{depth}" for sub in ("420", "422", "444") for depth in ("", "10", "12"))
+#: Formats whose first plane is luma alone.
+_LUMA_FIRST = ("yuv4", "yuvj4", "yuva4", "nv12", "nv16", "nv21", "p010", "p210", "gray")
 SCALER = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
 
 
@@ -57,6 +64,19 @@ def target_size(
     if short_side is not None:
         wide, high = wide * short_side // min(wide, high), high * short_side // min(wide, high)
     return wide, high, wide // 2 * 2, high // 2 * 2
+
+
+def small_luma(frame: VideoFrame) -> Luma:
+    """A sample of the luma of any frame, 0 black and 1 white."""
+    component = frame.format.components[0] if frame.format.name.startswith(_LUMA_FIRST) else None
+    if component is None or frame.format.is_big_endian:
+        frame = frame.reformat(width=min(frame.width, 128), height=min(frame.height, 128), format="gray")
+        component = frame.format.components[0]
+    plane, depth = frame.planes[0], component.bits
+    shift = 16 - depth if frame.format.name.startswith("p0") else 0
+    values = np.frombuffer(cast(Any, plane), np.uint16 if depth > 8 else np.uint8)
+    luma = values.reshape(-1, plane.line_size // values.itemsize)[: frame.height, : frame.width]
+    return sample_points(luma, depth + shift, is_full(frame) or frame.format.name == "gray")
 
 
 class Deinterlacer:
@@ -156,8 +176,15 @@ class Converter:
 
     def _colour(self, frame: VideoFrame) -> list[str]:
         name = frame.format.name
-        if is_hdr(frame):
-            raise Rejected("hdr_unsupported")
+        if is_hdr(frame):  # swscale maps the tones in ICtCp and fits the colours into BT.709
+            transfer = "smpte2084" if int(frame.color_trc) == PQ else "arib-std-b67"
+            levels = "pc" if is_full(frame) else "tv"
+            return [
+                f"scale=in_transfer={transfer}:in_primaries=bt2020:in_color_matrix=bt2020:in_range={levels}"
+                f":out_transfer=bt709:out_primaries=bt709:out_color_matrix=smpte170m:out_range=tv:intent=perceptual:{SCALER}",
+                "format=yuv420p",
+                "sidedata=mode=delete",
+            ]
         if frame.format.is_rgb or name.startswith(("pal8", "gray", "mono", "ya", "xyz", "bayer")):
             return [f"scale=out_color_matrix=smpte170m:out_range=tv:{SCALER}", "format=yuv420p"]
         steps = []
