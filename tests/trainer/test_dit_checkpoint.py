@@ -74,7 +74,7 @@ class _Trap:
 def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pt").write_bytes(pickle.dumps({"a": _Trap()}))
-    with pytest.raises(UserError, match="does not load"):
+    with pytest.raises(UserError, match="cannot be read|is no|refused|holds"):
         read_weights(tmp_path)
     assert not (tmp_path / "trapped").exists()
     folder = tmp_path / "sharded"

@@ -1,20 +1,16 @@
-"""Weight files: reading them without executing anything, loading them strictly, writing them where others can read
-them.
+"""Weight files: reading them without executing anything, loading them strictly, writing them where others can read them.
 
-Read: one `.safetensors` file, a folder with `model.safetensors`, a sharded folder with an index, or torch's own
-`.pt`/`.bin` through
-`weights_only=True`. Written: safetensors, sharded with an index when large.
+Read: one `.safetensors` file, a folder with `model.safetensors`, a sharded folder with an index, or torch's own `.pt` and `.bin`
+through `checkpoint_io`. Written: safetensors, sharded with an index when large.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,6 +18,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
+from javisc.trainer.checkpoint_io import read_pt, state_dict_of
 
 #: An index may be hostile: larger ones are refused unread.
 _MAX_INDEX_BYTES = 64 << 20
@@ -55,17 +52,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except (SafetensorError, ValueError) as error:
         first = str(error).split("\n")[0]
-        raise UserError(
-            f"{path} does not load as a weight file ({first}); safetensors or a plain torch state dict is read"
-        ) from None
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"{path} is no state dict of tensors; export the model's weights alone")
-    return loaded
+        raise UserError(f"{path} is no safetensors file ({first}); download it again") from None
+    return state_dict_of(read_pt(path), str(path))
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -1,0 +1,124 @@
+"""The prior's losses.
+
+Letters: B rows, X embeddings per row (index 0 the positive pair, then one per negative), n tokens, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from javisc.trainer.models.prior.model import PriorTokens, STIBPrior
+
+KL_WEIGHT = 1e-6
+
+
+def hinge(logits: Tensor) -> Tensor:
+    """½ (mean relu(1 − positive) + mean relu(1 + negatives)); logits [rows, 1 + negatives], the positive first."""
+    return 0.5 * (F.relu(1 - logits[:, :1]).mean() + F.relu(1 + logits[:, 1:]).mean())
+
+
+def info_nce(logits: Tensor, temperature: float = 0.5) -> Tensor:
+    """Cross-entropy of the positive among all, at a temperature."""
+    return F.cross_entropy(logits / temperature, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def soft_margin(logits: Tensor) -> Tensor:
+    """log(1 + exp(−y x)) with y = 1 for the positive and −1 for the negatives."""
+    signs = torch.full_like(logits, -1.0)
+    signs[:, 0] = 1.0
+    return F.soft_margin_loss(logits, signs)
+
+
+def margin(logits: Tensor, gap: float = 0.3) -> Tensor:
+    """mean relu(gap − (positive − negative))."""
+    return F.relu(gap - (logits[:, :1] - logits[:, 1:])).mean()
+
+
+def contrastive_terms(model: STIBPrior, embeddings: Tensor, prior: Tensor, aspect: str) -> dict[str, Tensor]:
+    """The four terms of one aspect and their sum: embeddings [B, X, n, C], prior [B, n, C].
+
+    token: hinge on cosines; disc: the judge on prior and embedding together; mse: the prior to the positive; va: every
+    negative embedding away from the positive one. Gradients flow into both sides of all four.
+    """
+    others = embeddings.shape[1]
+    cosine = F.cosine_similarity(embeddings, prior[:, None], dim=-1)
+    token = hinge(cosine.transpose(1, 2).flatten(0, 1))
+    pairs = torch.cat((prior[:, None].expand(-1, others, -1, -1), embeddings), dim=2)
+    logits = model.discriminator(pairs.flatten(0, 1)).view(-1, others)
+    labels = torch.zeros_like(logits)
+    labels[:, 0] = 1.0
+    disc = F.binary_cross_entropy_with_logits(logits, labels)
+    mse = F.mse_loss(prior, embeddings[:, 0])
+    away = F.relu(1 + F.cosine_similarity(embeddings[:, :1], embeddings[:, 1:], dim=-1)).mean()
+    terms = {"token": token, "disc": disc, "mse": mse, "va": away, "total": token + disc + mse + away}
+    return {f"{aspect}_{name}_loss": value for name, value in terms.items()}
+
+
+def onset_loss(model: STIBPrior, temporal_prior: Tensor, onset: Tensor) -> Tensor:
+    """Cross-entropy of predicted onsets: labels [B, frames], max-pooled to the token count from 64 frames up, else
+    interpolated."""
+    tokens = temporal_prior.shape[1]
+    if onset.shape[1] >= 2 * model.config.temporal_token_num:
+        labels = F.adaptive_max_pool1d(onset[:, None], tokens)[:, 0]
+    else:
+        labels = F.interpolate(onset[:, None], size=tokens, mode="linear", align_corners=False)[:, 0]
+    return F.binary_cross_entropy_with_logits(model.onset_predictor(temporal_prior).squeeze(-1), labels)
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Latents of one aspect's negatives: `video` [B, x, 4, T, H, W], `audio` [B, x, 8, Ra, Ma]."""
+
+    video: Tensor
+    audio: Tensor
+
+
+def prior_loss(
+    model: STIBPrior,
+    prior: PriorTokens,
+    video: Tensor,
+    audio: Tensor,
+    negatives: dict[str, Negatives],
+    height: Tensor | float,
+    width: Tensor | float,
+    onset: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of stage 2 and its named terms, for latents video [B, 4, T, H, W], audio [B, 8, Ra, Ma].
+
+    `negatives["spatial"]` and `["temporal"]` are used for their own aspect only: the positive pair, then (video,
+    negative audio) for each negative audio, then (negative video, audio) for each negative video.
+    """
+    terms: dict[str, Tensor] = {}
+    for aspect, tokens in (("spatial", prior.spatial), ("temporal", prior.temporal)):
+        wrong = negatives[aspect]
+        pairs = [(video, audio)]
+        pairs += [(video, wrong.audio[:, i]) for i in range(wrong.audio.shape[1])]
+        pairs += [(wrong.video[:, i], audio) for i in range(wrong.video.shape[1])]
+        embeddings = _embed(model, pairs, aspect, height, width)
+        terms |= contrastive_terms(model, embeddings, tokens, aspect)
+    loss = terms["spatial_total_loss"] + terms["temporal_total_loss"]
+    if prior.mean is not None:
+        terms["kl_loss"] = KL_WEIGHT * prior.kl().mean()
+        loss = loss + terms["kl_loss"]
+    if onset is not None and model.config.pred_onset:
+        terms["onset_loss"] = onset_loss(model, prior.temporal, onset)
+        loss = loss + terms["onset_loss"]
+    return loss, terms
+
+
+def _embed(
+    model: STIBPrior, pairs: Sequence[tuple[Tensor, Tensor]], aspect: str, height: Tensor | float, width: Tensor | float
+) -> Tensor:
+    """[B, X, n, C]: all pairs in one pass of the encoder."""
+    video, audio = (torch.cat(side) for side in zip(*pairs))
+    aligned = model.align(*model.embed_va(video, audio, height, width))
+    if aspect == "spatial":
+        merged = model.merge_spatial(aligned.video_spatial, aligned.audio_spatial)
+    else:
+        merged = model.merge_temporal(aligned.video_temporal, aligned.audio_temporal)
+    return merged.view(len(pairs), -1, *merged.shape[1:]).transpose(0, 1)
