@@ -39,6 +39,11 @@ class Modulation:
         return add(self.t), None if self.t0 is None or self.mask is None else add(self.t0)
 
 
+def _by_frame(x: Tensor, frames: int) -> Tensor:
+    """[B, N, C] → [B, T, S, C]."""
+    return x.view(len(x), frames, -1, x.shape[-1])
+
+
 class Mlp(nn.Module):
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -93,7 +98,7 @@ class STDiT3Block(_Modulated):
         text."""
         rows, rows0 = modulation.rows(self.scale_shift_table)
         mask = modulation.mask
-        m = self.norm(x, rows, rows0, mask, 0).unflatten(1, (frames, -1))
+        m = _by_frame(self.norm(x, rows, rows0, mask, 0), frames)
         x = self.gate(x, self.attn(m, freqs if self.temporal else None).flatten(1, 2), rows, rows0, mask, 2)
         x = x + self.cross_attn(x, text, kv)
         return self.gate(x, self.mlp(self.norm(x, rows, rows0, mask, 3)), rows, rows0, mask, 5)
@@ -156,13 +161,13 @@ class CrossSTDiT3Block(_Modulated):
         if self.use == "cross_attn":
             update = self.spatial_cross_attn(m, spatial_prior, self.scope, spatial_kv)
         else:
-            update = self.spatial_cross_attn(m.unflatten(1, (frames, -1)), spatial_prior).flatten(1, 2)
+            update = self.spatial_cross_attn(_by_frame(m, frames), spatial_prior).flatten(1, 2)
         x = self.gate(x, update, rows, rows0, mask, 2)
         m = self.norm(x, rows, rows0, mask, 3)
         if self.use == "cross_attn":
             update = self.temporal_cross_attn(m, temporal_prior, self.scope, temporal_kv)
         else:
-            by_patch = m.unflatten(1, (frames, -1)).transpose(1, 2)
+            by_patch = _by_frame(m, frames).transpose(1, 2)
             update = self.temporal_cross_attn(by_patch, temporal_prior).transpose(1, 2).flatten(1, 2)
         x = self.gate(x, update, rows, rows0, mask, 5)
         return self.gate(x, self.mlp(self.norm(x, rows, rows0, mask, 6)), rows, rows0, mask, 8)

@@ -53,7 +53,7 @@ def packed_cross_attention(q: Tensor, kv: Tensor, lengths: list[int]) -> Tensor:
     """Row b of q [B, N, H, D] sees its own `lengths[b]` tokens of kv [sum(lengths), 2, H, D]; → [B, N, H*D], 0 where a
     row has none."""
     rows = []
-    for q_row, kv_row in zip(q, kv.split(lengths)):
+    for q_row, kv_row in zip(q, torch.split(kv, lengths)):
         k, v = kv_row.unbind(1)
         out = F.scaled_dot_product_attention(q_row.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1))
         rows.append(out.transpose(0, 1) if len(kv_row) else torch.zeros_like(q_row))

@@ -1,0 +1,92 @@
+"""The prior's options, under the reference's names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from javisc.manifests.errors import UserError
+from javisc.manifests.files import published
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Defaults are the official size. `encode_va` adds the video-audio encoder and discriminator, which only training needs."""
+
+    text_emb_dim: int = 1024
+    spatial_token_num: int = 32
+    temporal_token_num: int = 32
+    hidden_size: int = 512
+    out_dim: int = 128
+    nhead: int = 4
+    num_encoder_layers: int = 4
+    num_decoder_layers: int = 4
+    feedforward_scale: int = 4
+    apply_sampling: bool = True
+    pred_onset: bool = False
+    encode_va: bool = False
+    video_in_channel: int = 4
+    video_patch_size: tuple[int, int, int] = (1, 2, 2)
+    video_input_sq_size: int = 512
+    audio_in_channel: int = 8
+    audio_patch_size: tuple[int, int] = (2, 2)
+    va_num_heads: int = 4
+    va_mlp_ratio: float = 4.0
+    qk_norm: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "video_patch_size", tuple(self.video_patch_size))
+        object.__setattr__(self, "audio_patch_size", tuple(self.audio_patch_size))
+        for width, heads, name in (
+            (self.hidden_size, self.nhead, "nhead"),
+            (self.out_dim, self.va_num_heads, "va_num_heads"),
+        ):
+            if width % heads:
+                raise UserError(f"{name} is {heads}; it must divide the width {width}")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], *, where: str = "config") -> PriorConfig:
+        """Build from the reference's option names; an unknown one is an error that names the nearest."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in options:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, 1)
+                raise UserError(
+                    f"{where}: unknown option {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+                )
+        return cls(**options)
+
+    @classmethod
+    def load(cls, path: Path) -> PriorConfig:
+        """Read `config.json`; an absent file means the official size (the published prior has none)."""
+        if not path.exists():
+            return cls()
+        try:
+            options = json.loads(path.read_text(encoding="utf-8")[: 1 << 20])
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}") from None
+        if not isinstance(options, dict):
+            raise UserError(f"{path} is no config; it must hold options by name")
+        return cls.from_options({k: v for k, v in options.items() if k != "model_type"}, where=str(path))
+
+    def save(self, path: Path) -> None:
+        with published(path) as temporary:
+            text = json.dumps({"model_type": "STIBPrior"} | dataclasses.asdict(self), indent=2)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+OFFICIAL = PriorConfig()
+TINY = PriorConfig(
+    text_emb_dim=32,
+    spatial_token_num=8,
+    temporal_token_num=8,
+    hidden_size=32,
+    out_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+)

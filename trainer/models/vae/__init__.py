@@ -1,0 +1,1 @@
+"""Frozen autoencoders: latents in and out."""

@@ -1,0 +1,1 @@
+"""What the networks are trained on: flow matching, contrastive losses, masks; and the sampler that inverts the flow."""
