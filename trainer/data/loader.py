@@ -72,6 +72,26 @@ def cover(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
     return max(target[0], round(height * scale_w)), target[1]
 
 
+def framing(
+    height: int, width: int, target: tuple[int, int], resize: str, crop: str, seed: int
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """(size to scale to, anchor of the crop) for a picture of (height, width) and a crop of `target`.
+
+    Raises ValueError if the picture is too small to crop from.
+    """
+    size = cover(height, width, target) if resize == "cover" else (height, width)
+    free = (size[0] - target[0], size[1] - target[1])
+    if min(free) < 0:
+        raise ValueError(
+            f"a picture of {height}x{width} is smaller than the crop {target[0]}x{target[1]}; use resize=cover"
+        )
+    if crop == "random":
+        corner = [int(draws.integers(room + 1, seed, "crop", axis)[0]) for axis, room in enumerate(free)]
+    else:
+        corner = [round(room / 2) for room in free]
+    return size, (corner[0] / max(free[0], 1), corner[1] / max(free[1], 1))
+
+
 class Loader:
     """Batches of one rank as tensors, from where the sampler stands.
 
@@ -238,17 +258,10 @@ class Loader:
             )
             height, width = picture.shape[1:3]
         target = (batch.bucket.height, batch.bucket.width)
-        size = cover(height, width, target) if self.options.resize == "cover" else (height, width)
-        free = (size[0] - target[0], size[1] - target[1])
-        if min(free) < 0:
-            raise CorruptSample(
-                f"{url}: a picture of {height}x{width} is smaller than the crop {target[0]}x{target[1]}; use resize=cover"
-            )
-        if self.options.crop == "random":
-            corner = tuple(int(draws.integers(room + 1, clip.seed, "crop", axis)[0]) for axis, room in enumerate(free))
-        else:
-            corner = tuple(round(room / 2) for room in free)
-        anchor = (corner[0] / max(free[0], 1), corner[1] / max(free[1], 1))
+        try:
+            size, anchor = framing(height, width, target, self.options.resize, self.options.crop, clip.seed)
+        except ValueError as error:
+            raise CorruptSample(f"{url}: {error}") from error
         return ClipInput(
             picture,
             window.first,

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.assign import BucketTable, Length, Resolution, single_bucket
 from javisc.trainer.data.catalog import Catalog
 from javisc.trainer.data.decode import DecodeError, frames
-from javisc.trainer.data.graph import Graph, GraphOptions, operators
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions, cover
+from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, operators
+from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions, cover, framing
 from javisc.trainer.data.sampler import Sampler, SamplerOptions
 from javisc.trainer.data.windows import OffsetWindow
 from support import compiled
+from support.shared import PARITY, need
 
 LENGTHS = [30, 45, 60, 33, 80, 51, 40, 37, 64, 28]
 TABLE = BucketTable(
@@ -74,7 +76,7 @@ def test_offsets_asked_for_are_the_offsets_got(tmp_path: Path) -> None:
             for loaded in loader:
                 assert loaded.audio is not None
                 for index, clip in enumerate(loaded.batch.clips):
-                    first = int(round(float(loaded.audio[index, 0, 0]) * 2**20))
+                    first = round(float(loaded.audio[index, 0, 0]) * 2**20)
                     assert abs(first / 16000 - clip.window.first / 25 - clip.window.offset) < 0.005
                     expected = [compiled.level(clip.row, clip.window.first + i) for i in range(30)]
                     assert np.abs(greys(loaded, index) - expected).max() <= 2
@@ -158,8 +160,6 @@ def test_resizing_is_bilinear_without_antialias(dataset: Path) -> None:
     """The graph against torch's interpolation, the definition that the reference uses."""
     generator = np.random.default_rng(0)
     picture = generator.integers(0, 256, (2, 90, 131, 3), dtype=np.uint8)
-    from javisc.trainer.data.graph import ClipInput
-
     size = cover(90, 131, (40, 52))
     video, _ = Graph(GraphOptions(with_audio=False, max_batch_size=1)).run(
         [ClipInput(picture, 0, 2, 1, size, (40, 52), (0.0, 1 / 3), False)]
@@ -169,6 +169,24 @@ def test_resizing_is_bilinear_without_antialias(dataset: Path) -> None:
         torch.from_numpy(picture).permute(0, 3, 1, 2).float(), size=size, mode="bilinear", align_corners=False
     )[:, :, :40, left : left + 52]
     assert (video[0].permute(1, 0, 2, 3) * 127.5 + 127.5 - reference).abs().max() < 0.01
+
+
+def test_resize_and_crop_are_javisdits() -> None:
+    """Fixture resize_crop: scale to cover, crop the centre, normalise."""
+    path = need(PARITY / "javisdit" / "resize_crop.safetensors")
+    with safe_open(path, "pt") as file:
+        cases = json.loads(file.metadata()["meta"])["cases"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    for name, case in cases.items():
+        picture = tensors[f"{name}/in/frames"].permute(0, 2, 3, 1).contiguous().to(torch.uint8).numpy()
+        target = tuple(case["size"])
+        size, anchor = framing(*picture.shape[1:3], target, "cover", "centre", seed=0)
+        video, _ = Graph(GraphOptions(with_audio=False, max_batch_size=1)).run(
+            [ClipInput(picture, 0, len(picture), 1, size, target, anchor, False)]
+        )
+        expected = tensors[f"{name}/out/y"]
+        error = (video[0].permute(1, 0, 2, 3) - expected).abs().max() / expected.abs().max()
+        assert error < 1e-4, (name, error)
 
 
 def test_gpu_graph_is_the_cpu_graph_with_another_decoder() -> None:

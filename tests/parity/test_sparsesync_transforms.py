@@ -1,0 +1,305 @@
+"""SparseSync's transforms, metrics and schedules against the reference's numbers, its own random draws fed in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from javisc.trainer.models.sync.metrics import sync_metrics
+from javisc.trainer.schedule import EarlyStop, ScheduleConfig, rate_factor
+from javisc.trainer.transforms import sync_audio, sync_offsets, sync_video
+from javisc.trainer.transforms.draws import SeededDraws
+from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, mixup, plan
+from javisc.trainer.transforms.sync_window import (
+    ClassGrid,
+    CropRule,
+    InfeasibleCrop,
+    Lengths,
+    Window,
+    equalify,
+    kept_part,
+    position,
+)
+from support.sync_parity import SETS, rel
+
+FOLDERS = [folder for folder in SETS if (folder / "transforms.json").exists()]
+pytestmark = pytest.mark.skipif(not FOLDERS, reason="no parity set with transforms.json (set JAVISC_PARITY)")
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name, scope="module")
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tables(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "transforms.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "transforms.safetensors")
+
+
+class RecordedDraws:
+    """Gives out the reference's draws in its order and checks that the same ranges were asked for."""
+
+    def __init__(self, draws: list[list[Any]]) -> None:
+        self.left: Iterator[list[Any]] = iter(draws)
+
+    def choice(self, name: str, values: Sequence[float]) -> float:
+        kind, value = next(self.left)
+        # Some records hold the value after it was rounded to two decimals.
+        assert kind == "choice" and min(abs(value - other) for other in values) < 1e-6, name
+        return value
+
+    def uniform(self, name: str, low: float, high: float) -> float:
+        kind, want_low, want_high, value = next(self.left)
+        assert kind == "uniform", name
+        assert (low, high) == pytest.approx((want_low, want_high), abs=1e-12), name
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        kind, want_low, want_high, value = next(self.left)
+        assert kind == "randint" and (low, high) == (want_low, want_high), name
+        return value
+
+    def order(self, name: str, length: int) -> list[int]:
+        raise AssertionError(f"{name}: nothing here draws an order")
+
+    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
+        raise AssertionError(f"{name}: nothing here draws noise")
+
+    def used_up(self) -> bool:
+        return next(self.left, None) is None
+
+
+def check_window(got: Window, want: dict[str, Any]) -> None:
+    for ours, theirs in (("v_first", "v_first"), ("v_len", "v_len"), ("a_first", "a_first"), ("a_len", "a_len")):
+        assert getattr(got, ours) == want[theirs], ours
+    for ours, theirs in (
+        ("offset_sec",) * 2,
+        ("v_start_sec", "v_start_i_sec"),
+        ("offset_label",) * 2,
+        ("offset_target",) * 2,
+    ):
+        assert getattr(got, ours) == want.get(theirs), ours
+
+
+def test_seconds_to_positions(tables: dict[str, Any]) -> None:
+    for seconds, rate, want in tables["sec2frames"]:
+        assert position(seconds, rate) == want, (seconds, rate)
+
+
+def test_class_grid(tables: dict[str, Any]) -> None:
+    for case in tables["class_grid"]:
+        grid = ClassGrid(case["max_off"], case["size"], case["type"])
+        assert [float(value) for value in grid.values] == case["grid"]
+        for offset, label, target in case["quantize"]:
+            assert grid.nearest(offset) == (label, target), offset
+
+
+def test_equalify(tables: dict[str, Any]) -> None:
+    for case in tables["equalify"]:
+        got = equalify(Lengths(case["v_frames"], case["a_frames"], case["v_fps"], case["a_fps"]), case["max_len_sec"])
+        assert (got.frames, got.samples) == (case["v_len"], case["a_len"]), case
+        assert case["v_first"] == case["a_first"] == 0
+
+
+def rule_of(case: dict[str, Any]) -> tuple[CropRule, Lengths]:
+    grid = ClassGrid(case.get("max_off_sec", 2), case.get("grid_size", 21))
+    clip = Lengths(case["v_frames"], case["a_frames"], case.get("v_fps", 25.0), case.get("a_fps", 16000))
+    return CropRule(grid, case.get("crop_len_sec", 5), case.get("max_wiggle_sec") or 0.0), clip
+
+
+def test_windows_of_given_offsets(tables: dict[str, Any]) -> None:
+    for case in tables["crop_fixed"]:
+        rule, clip = rule_of(case)
+        if "error" in case["result"]:
+            with pytest.raises(InfeasibleCrop):
+                rule.fixed(clip, case["offset_sec"], case["v_start_i_sec"])
+        else:
+            check_window(rule.fixed(clip, case["offset_sec"], case["v_start_i_sec"]), case["result"])
+
+
+def test_windows_of_random_offsets(tables: dict[str, Any]) -> None:
+    for case in tables["crop_random"]:
+        rule, clip = rule_of(case)
+        draws = RecordedDraws(case["draws"])
+        check_window(rule.random(clip, draws), case["result"])
+        assert draws.used_up()
+
+
+def test_windows_without_offset(tables: dict[str, Any]) -> None:
+    for case in tables["crop_no_offset"]:
+        rule, clip = rule_of(case)
+        draws = RecordedDraws(case["draws"])
+        check_window(rule.unshifted(clip, draws if case["split"] == "train" else None), case["result"])
+        assert draws.used_up()
+
+
+def test_jitter_stays_within_half_a_step(tables: dict[str, Any]) -> None:
+    for case in tables["jitter_limit"]:
+        grid = ClassGrid(case["max_off_sec"], case["grid_size"])
+        if case["accepted"]:
+            CropRule(grid, 5, case["max_wiggle_sec"])
+        else:
+            with pytest.raises(ValueError, match="audio_jitter_sec"):
+                CropRule(grid, 5, case["max_wiggle_sec"])
+
+
+def test_spatial_crops(tables: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    for height, width, th, tw, top, left in tables["spatial_center"]:
+        assert sync_video.center_corner(height, width, (th, tw)) == (top, left)
+    for case in tables["spatial_random"]:
+        draws = RecordedDraws(case["draws"])
+        corner = sync_video.random_corner(case["h"], case["w"], (case["th"], case["tw"]), draws)
+        assert corner == (case["top"], case["left"]) and draws.used_up()
+    picture, want = tensors["rgb/uint8"], tensors["rgb/center_crop8"]
+    size = (want.shape[-2], want.shape[-1])
+    assert torch.equal(sync_video.crop(picture, sync_video.center_corner(*picture.shape[-2:], size), size), want)
+
+
+def test_pictures(tensors: dict[str, Tensor]) -> None:
+    picture = tensors["rgb/uint8"]
+    assert torch.equal(picture.flip(-1), tensors["rgb/flipped"])
+    assert rel(sync_video.normalise(picture), tensors["rgb/normalized"]) <= 1e-6
+    versions = [value.int() for key, value in tensors.items() if key.startswith("rgb/upscaled")]
+    small = tensors["rgb/center_crop8"]
+    got = sync_video.upscale(small, (versions[0].shape[-2], versions[0].shape[-1])).int()
+    assert min(int((got - want).abs().max()) for want in versions) <= 1
+    for key, want in tensors.items():
+        name, _, factor = key.removeprefix("rgb/").rpartition("_")
+        if name in sync_video.COLOR_RANGES:
+            changed = sync_video.adjust_color(picture, name, float(factor))
+            assert int((changed.int() - want.int()).abs().max()) <= 1, key
+    assert int((sync_video.gray(picture).int() - tensors["rgb/gray"].int()).abs().max()) <= 1
+
+
+def test_colour_ranges(tables: dict[str, Any]) -> None:
+    for name, limits in tables["color_jitter"].items():
+        assert list(sync_video.COLOR_RANGES[name]) == pytest.approx(limits)
+
+
+def test_freeze_and_corrupt(tables: dict[str, Any]) -> None:
+    for case in tables["freeze"]:
+        draws = RecordedDraws(case["draws"])
+        length = len(case["frames"])
+        kept = kept_part(length, 25, 3, draws, "freeze")
+        frames = sync_video.freeze_outside(torch.arange(length).view(-1, 1, 1, 1), kept)
+        assert frames.flatten().tolist() == case["frames"] and draws.used_up()
+    for case in tables["corrupt"]:
+        draws = RecordedDraws(case["draws"])
+        kept = kept_part(case["total"], 16000, 3, draws, "corrupt_from")
+        muted = sync_audio.corrupt_outside(torch.ones(case["total"]), kept, "mute", draws)
+        loud = muted.nonzero().flatten()
+        assert (int(loud[0]), int(loud[-1]), len(loud)) == (case["first_kept"], case["last_kept"], case["kept"])
+
+
+def test_spectrograms(tables: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    names = sorted({key.split("/")[1] for key in tensors if key.startswith("audio/")})
+    assert names
+    for name in names:
+        stored = {key.rsplit("/", 1)[1]: value for key, value in tensors.items() if key.startswith(f"audio/{name}/")}
+        power = sync_audio.power_spectrogram(stored["wave"])
+        log = sync_audio.log(power)
+        norm, means, stds = sync_audio.standardise(log)
+        for what, got in (("power", power), ("log", log), ("means", means)):
+            assert rel(got, stored[what]) <= 1e-4, (name, what)
+        if name in tables["norm_not_comparable"]:
+            assert norm.isfinite().all() and norm.abs().max() < 20, name
+        else:
+            assert rel(stds, stored["stds"]) <= 1e-4, name
+            assert rel(norm, stored["norm"]) <= 1e-4, name
+
+
+def test_sound_augmentations(tensors: dict[str, Tensor]) -> None:
+    wave = tensors["aug/wave"]
+    assert rel(sync_audio.lowpass(wave, 16000), tensors["aug/lowpass100"]) <= 1e-4
+    assert rel(sync_audio.louder(wave), tensors["aug/volume2"]) <= 1e-6
+
+
+def test_tiling_and_centre_crops(tables: dict[str, Any]) -> None:
+    rate = 16000
+    for case in tables["trim_or_tile"]:
+        got = sync_audio.trim_or_tile(torch.arange(case["n"], dtype=torch.float64), rate)
+        assert len(got) == case["length"]
+        assert {key: int(got[int(key)]) for key in case["at"]} == case["at"]
+    for case in tables["time_crop_center"]:
+        assert sync_audio.center_part(case["n"], case["length"]) == case["first"]
+
+
+def test_masks_stay_within_their_width(tables: dict[str, Any]) -> None:
+    for number, case in enumerate(tables["masks"]):
+        draws = SeededDraws(number)
+        masked = sync_audio.mask_band(torch.ones(257, 626), 0, case["freq_param"], draws, "freq_mask")
+        masked = sync_audio.mask_band(masked, 1, case["time_param"], draws, "time_mask")
+        assert set(masked.unique().tolist()) <= {case["fill"], 1.0}
+        for axis, limit in ((1, case["freq_param"]), (0, case["time_param"])):
+            band = (masked == case["fill"]).all(axis).nonzero().flatten()
+            assert len(band) <= limit
+            assert len(band) == 0 or int(band[-1] - band[0]) == len(band) - 1
+        for name in ("freq", "time"):
+            assert 0 <= case[name][1] - case[name][0] <= case[f"{name}_param"]
+
+
+def test_the_whole_test_chain(tables: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    video, wave = tensors["chain/in_video"], tensors["chain/in_audio"]
+    for number, case in enumerate(tables["chain"]):
+        config = SyncTransforms(
+            crop_len_sec=case["crop_len_sec"],
+            max_off_sec=case["max_off_sec"],
+            classes=case["grid_size"],
+            input_size=case["input_size"],
+        )
+        clip = Lengths(len(video), len(wave), case["v_fps"], case["a_fps"])
+        fixed = FixedOffset(case["offset_sec"], case["v_start_i_sec"])
+        draws = SeededDraws(0)
+        window = plan(config, clip, draws, train=False, fixed=fixed)
+        assert (window.offset_target, window.offset_label) == (case["offset_target"], case["offset_label"])
+        frames = video[window.v_first : window.v_first + window.v_len]
+        samples = wave[window.a_first : window.a_first + window.a_len]
+        sample = apply(config, frames, samples, window, case["a_fps"], draws, train=False)
+        assert rel(sample.vis, tensors[f"chain/{number}/video"]) <= 1e-6
+        assert rel(sample.aud, tensors[f"chain/{number}/audio"]) <= 1e-4
+
+
+def test_mixup(tensors: dict[str, Tensor]) -> None:
+    batch, permutation = tensors["mixup/in"], tensors["mixup/perm"]
+    assert rel(mixup(batch, permutation, float(tensors["mixup/lambda"])), tensors["mixup/out"]) <= 1e-6
+
+
+def test_metrics(tables: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    for number, want in enumerate(tables["metrics"]):
+        got = sync_metrics(tensors[f"metric/{number}/logits"], tensors[f"metric/{number}/targets"])
+        assert got == pytest.approx(want, abs=1e-5), number
+    got = sync_metrics(tensors["metric/missing/logits"], tensors["metric/missing/targets"])
+    assert got == pytest.approx(tables["metrics_missing_class"], abs=1e-5)
+
+
+def test_early_stop(tables: dict[str, Any]) -> None:
+    for case in tables["early_stop"]:
+        stop = EarlyStop(case["patience"], case["to_max"])
+        improved = [stop.update(value) for value in case["values"]]
+        assert improved == case["improved"]
+        assert (stop.triggered, stop.best) == (case["triggered"], case["best"])
+
+
+def test_learning_rates(tables: dict[str, Any]) -> None:
+    for case in tables["lr_schedule"]:
+        config = ScheduleConfig(warmup_steps=case["warmup"])
+        for step, want in case["lr_at"].items():
+            got = case["base"] * case["world"] * rate_factor(config, int(step))
+            assert got == pytest.approx(want, abs=1e-12), step
+
+
+def test_names_of_fixed_offset_files(tables: dict[str, Any]) -> None:
+    for split, classes, largest, crop, want in tables["fixed_offset_file_name"]:
+        assert sync_offsets.file_name(split, ClassGrid(largest, classes), crop) == want

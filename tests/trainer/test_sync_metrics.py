@@ -1,0 +1,72 @@
+"""Metrics by their definitions, on random scores and on the awkward ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from javisc.trainer.models.sync.metrics import sync_metrics
+from javisc.trainer.schedule import EarlyStop, ScheduleConfig, rate_factor
+
+
+def auc_by_pairs(scores: list[float], positive: list[bool]) -> float:
+    """The share of (positive, negative) pairs ranked rightly, ties half."""
+    pairs = [(p, n) for p, yes in zip(scores, positive) if yes for n, no in zip(scores, positive) if not no]
+    return sum((p > n) + 0.5 * (p == n) for p, n in pairs) / len(pairs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 6), st.integers(0, 10**6), st.booleans())
+def test_roc_area_is_the_share_of_ordered_pairs(classes: int, seed: int, ties: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(30, classes, generator=generator)
+    if ties:
+        logits = logits.round()
+    targets = torch.cat((torch.arange(classes), torch.randint(classes, (30 - classes,), generator=generator)))
+    scores = logits.softmax(1)
+    areas = [auc_by_pairs(scores[:, c].tolist(), (targets == c).tolist()) for c in range(classes)]
+    got = sync_metrics(logits, targets)
+    assert got["mROCAUC"] == pytest.approx(math.fsum(areas) / classes, abs=1e-6)
+    assert 0 <= got["accuracy_1"] <= got["accuracy_1_tol1"] <= 1
+
+
+def test_a_perfect_ranking() -> None:
+    logits = torch.eye(21) * 9
+    got = sync_metrics(logits, torch.arange(21))
+    assert [got[k] for k in ("accuracy_1", "accuracy_5", "mAP", "mROCAUC")] == [1, 1, 1, 1]
+    assert got["dprime"] > 10 and math.isfinite(got["dprime"])
+    assert set(sync_metrics(torch.eye(3), torch.arange(3))) >= {"accuracy_1", "accuracy_3", "accuracy_3_tol1"}
+
+
+def test_neighbours_count_with_tolerance_and_do_not_wrap() -> None:
+    logits = torch.zeros(2, 21)
+    logits[0, 20] = logits[1, 5] = 1
+    got = sync_metrics(logits, torch.tensor([0, 6]), ks=(1,))
+    assert (got["accuracy_1"], got["accuracy_1_tol1"]) == (0, 0.5)
+
+
+def test_a_diverged_model_scores_chance(caplog: pytest.LogCaptureFixture) -> None:
+    logits = torch.eye(21).repeat(20, 1) * 9
+    logits[3, 3] = float("nan")
+    got = sync_metrics(logits, torch.arange(21).repeat(20))
+    assert got["accuracy_1"] < 0.2 and "random guesses" in caplog.text
+
+
+def test_early_stop_resumes_from_its_state() -> None:
+    values = [0.1, 0.3, 0.2, 0.3, 0.1, 0.4]
+    whole, first = EarlyStop(3), EarlyStop(3)
+    marks = [(whole.update(v), whole.triggered) for v in values]
+    got = [(first.update(v), first.triggered) for v in values[:3]]
+    second = EarlyStop(3)
+    second.load_state_dict(first.state_dict())
+    got += [(second.update(v), second.triggered) for v in values[3:]]
+    assert got == marks and marks[4] == (False, True)
+
+
+def test_no_warm_up_means_the_full_rate_at_once() -> None:
+    assert rate_factor(ScheduleConfig(warmup_steps=0), 0) == 1
+    assert rate_factor(ScheduleConfig(warmup_steps=10), 10**9) == 1

@@ -1,0 +1,162 @@
+"""SparseSync's transforms in their order: first which part of the clip, from lengths alone; then what happens to that part.
+
+The two halves are apart so that a loader can plan from metadata and decode nothing but the window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from javisc.trainer.transforms import sync_audio, sync_video
+from javisc.trainer.transforms.draws import Draws, happens
+from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, Lengths, Window, equalify, kept_part
+
+
+@dataclass
+class SyncTransforms:
+    """The settings of the chains: defaults are the pre-training recipe's. All p_* are probabilities."""
+
+    crop_len_sec: float = 5.0
+    max_off_sec: float = 2.0
+    classes: int = 21
+    do_offset: bool = True
+    clip_max_len_sec: float = 10.0
+    input_size: int = 224
+    upscaled_from: int = 192
+    audio_jitter_sec: float = 0.05
+    p_horizontal_flip: float = 0.5
+    p_color_jitter: float = 0.0
+    p_gray_scale: float = 0.0
+    sometimes_upscale_p: float = 0.0
+    p_audio_aug: float = 0.0
+    freq_mask: float = 64.0
+    time_mask: float = 200.0
+    to_freeze_frames: bool = False
+    to_corrupt_audio: bool = False
+    corrupt_type: str = "mute"
+    active_min_overlap_sec: float = 1.0
+
+
+@dataclass(frozen=True)
+class SyncSample:
+    """What the model takes. `spec_means` and `spec_stds` (F,) undo the standardisation."""
+
+    vis: Tensor
+    aud: Tensor
+    window: Window
+    spec_means: Tensor
+    spec_stds: Tensor
+
+
+@dataclass(frozen=True)
+class FixedOffset:
+    """An offset and a start that are given: of an evaluation row, or by the user of a prediction."""
+
+    offset_sec: float
+    v_start_sec: float
+
+
+def crop_rule(config: SyncTransforms, *, train: bool) -> CropRule:
+    """The crop rule of the settings; there is no jitter outside training."""
+    grid = ClassGrid(config.max_off_sec, config.classes)
+    return CropRule(grid, config.crop_len_sec, config.audio_jitter_sec if train else 0.0)
+
+
+def plan(
+    config: SyncTransforms, clip: Lengths, draws: Draws, *, train: bool, fixed: FixedOffset | None = None
+) -> Window:
+    """Which frames and samples of the clip make the sample. Raises InfeasibleCrop if it is too short for them."""
+    rule, clip = crop_rule(config, train=train), equalify(clip, config.clip_max_len_sec)
+    if not config.do_offset:
+        return rule.unshifted(clip, draws if train else None)
+    if fixed is not None:
+        return rule.fixed(clip, fixed.offset_sec, fixed.v_start_sec)
+    return rule.random(clip, draws)
+
+
+def _augmented(config: SyncTransforms, video: Tensor, draws: Draws) -> Tensor:
+    """uint8 (T,3,H,W) of the window → float32 (T,3,S,S), augmented."""
+    video = sync_video.crop_sometimes_upscaled(
+        video, config.input_size, config.upscaled_from, config.sometimes_upscale_p, draws
+    )
+    video = sync_video.distort_color(video, config.p_color_jitter, config.p_gray_scale, draws)
+    return sync_video.flip(video, config.p_horizontal_flip, draws)
+
+
+def _centred(config: SyncTransforms, video: Tensor) -> Tensor:
+    """uint8 (T,3,H,W) of the window → its centre (T,3,S,S)."""
+    square = (config.input_size, config.input_size)
+    return sync_video.crop(video, sync_video.center_corner(video.shape[-2], video.shape[-1], square), square)
+
+
+def apply(
+    config: SyncTransforms, video: Tensor, wave: Tensor, window: Window, rate: int, draws: Draws, *, train: bool
+) -> SyncSample:
+    """Turn the window's frames (v_len,3,H,W) uint8 and samples (a_len,) float32 into the model's inputs.
+
+    vis (v_len,3,S,S) is normalised; aud (1,257,a_len // 128 + 1) is a standardised log spectrogram.
+    """
+    if len(video) != window.v_len or len(wave) != window.a_len:
+        raise ValueError(
+            f"{len(video)} frames and {len(wave)} samples for a window of {window.v_len} and {window.a_len}"
+        )
+    video = _augmented(config, video, draws) if train else _centred(config, video)
+    keep_sec = config.max_off_sec + config.active_min_overlap_sec
+    if config.to_freeze_frames:
+        kept = kept_part(len(video), window.v_len / config.crop_len_sec, keep_sec, draws, "freeze")
+        video = sync_video.freeze_outside(video, kept)
+    if config.to_corrupt_audio:
+        kept = kept_part(len(wave), rate, keep_sec, draws, "corrupt_from")
+        wave = sync_audio.corrupt_outside(wave, kept, config.corrupt_type, draws)
+    if train:
+        wave = sync_audio.augment(wave, rate, config.p_audio_aug, draws)
+    aud, means, stds = spectrogram(
+        wave, draws, config.p_audio_aug if train else 0.0, config.freq_mask, config.time_mask
+    )
+    return SyncSample(sync_video.normalise(video), aud.unsqueeze(0), window, means, stds)
+
+
+def spectrogram(
+    wave: Tensor, draws: Draws, p_mask: float, freq_mask: float, time_mask: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(N,) → standardised log spectrogram (257,T), masked before the standardisation with the probability; means; deviations."""
+    spec = sync_audio.log(sync_audio.power_spectrogram(wave))
+    for axis, name, width in ((0, "freq_mask", freq_mask), (1, "time_mask", time_mask)):
+        if happens(draws, name, p_mask):
+            spec = sync_audio.mask_band(spec, axis, width, draws, name)
+    return sync_audio.standardise(spec)
+
+
+@dataclass
+class AudioClipTransforms:
+    """The chains of the audio trunk's own pre-training."""
+
+    duration_sec: int = 10
+    crop_len_sec: float = 5.0
+    p_audio_aug: float = 0.2
+    freq_mask: float = 64.0
+    time_mask: float = 200.0
+
+
+def audio_clip(config: AudioClipTransforms, wave: Tensor, rate: int, draws: Draws, *, train: bool) -> Tensor:
+    """(N,) → (1,257,T): tiled or cut to ten seconds, a random (test: centred) crop, augmented in training, standardised."""
+    wave = sync_audio.trim_or_tile(wave, rate, config.duration_sec)
+    wanted = int(config.crop_len_sec * rate)
+    room = len(wave) - wanted
+    if room < 0:
+        raise ValueError(
+            f"{len(wave) / rate:.2f} s are too short for a crop of {config.crop_len_sec} s even when tiled"
+        )
+    first = draws.integer("a_start", 0, room) if train else sync_audio.center_part(len(wave), wanted)
+    wave = wave[first : first + wanted]
+    if train:
+        wave = sync_audio.augment(wave, rate, config.p_audio_aug, draws)
+    p_mask = config.p_audio_aug if train else 0.0
+    return spectrogram(wave, draws, p_mask, config.freq_mask, config.time_mask)[0].unsqueeze(0)
+
+
+def mixup(aud: Tensor, permutation: Tensor, weight: float) -> Tensor:
+    """weight · x + (1 - weight) · x[permutation] on a batch of spectrograms (B,...); labels are not mixed."""
+    return weight * aud + (1 - weight) * aud[permutation]
