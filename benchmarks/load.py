@@ -1,0 +1,192 @@
+"""Loading speed: javisc's loader beside what people use today, on the same dataset, windows of the same size and equal output.
+
+    python -P benchmarks/load.py DS --frames 51 --size 240x426 --batch 4
+
+Contestants, each in a process of its own, all with the same number of worker threads or processes:
+
+  javisc        sampler, byte ranges, PyAV from the window's own key frame in threads, DALI graph
+  webdataset    webdataset + PyAV + torch DataLoader worker processes; seeks to the window, as a careful author would
+  from-start    the same, but decoding from the clip's beginning to the window's end, as most code does
+  whole-clip    the same, but decoding the whole clip and cutting afterwards, as the JavisDiT reference does
+
+Output of all: float32 (B, 3, F, H, W) in [-1, 1], scaled to cover and cropped at the centre, and exactly the matching samples.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+CONTESTANTS = ("javisc", "webdataset", "from-start", "whole-clip")
+
+
+def javisc_batches(options: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    from javisc.trainer.data.assign import single_bucket
+    from javisc.trainer.data.catalog import Catalog
+    from javisc.trainer.data.graph import GraphOptions
+    from javisc.trainer.data.loader import Loader, LoaderOptions
+    from javisc.trainer.data.sampler import Sampler, SamplerOptions
+
+    height, width = options["size"]
+    table = single_bucket(options["frames"], height, width, options["batch"])
+    sampler = Sampler(Catalog.open([options["dataset"]]), table, SamplerOptions(remainder="drop"))
+    graph = GraphOptions(device=options["device"], threads=options["workers"], max_batch_size=options["batch"])
+    with Loader(sampler, LoaderOptions(threads=options["workers"], graph=graph)) as loader:
+        while True:
+            for loaded in loader:
+                yield loaded.video, loaded.audio
+
+
+def decode_sample(sample: dict[str, Any], frames: int, size: tuple[int, int], how: str) -> tuple[Any, Any] | None:
+    """What a webdataset user writes: random window, PyAV, soundfile, torch's interpolation."""
+    import av
+    import soundfile
+    import torch
+
+    meta = json.loads(sample["json"])
+    total = int(meta["num_frames"])
+    if total < frames:
+        return None
+    start = int(np.random.randint(0, total - frames + 1))
+    kept = []
+    with av.open(io.BytesIO(sample["mp4"])) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        assert stream.time_base is not None
+        if how == "webdataset":
+            container.seek(int(start / 24 / stream.time_base), stream=stream, backward=True)
+        for frame in container.decode(stream):
+            assert frame.pts is not None
+            index = round(frame.pts * stream.time_base * 24)
+            if how == "whole-clip" or start <= index < start + frames:
+                kept.append(frame.to_ndarray(format="rgb24"))
+            if how != "whole-clip" and index >= start + frames - 1:
+                break
+    if how == "whole-clip":
+        kept = kept[start : start + frames]
+    video = torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).float() / 255
+    height, width = video.shape[2:]
+    scale = max(size[0] / height, size[1] / width)
+    inner = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+    if inner != (height, width):
+        video = torch.nn.functional.interpolate(video, size=inner, mode="bilinear", align_corners=False)
+    top, left = (inner[0] - size[0]) // 2, (inner[1] - size[1]) // 2
+    video = (video[:, :, top : top + size[0], left : left + size[1]] - 0.5) / 0.5
+    first, count = round(start * 16000 / 24), round(frames * 16000 / 24)
+    audio, _ = soundfile.read(io.BytesIO(sample["flac"]), start=first, frames=count, dtype="float32", always_2d=True)
+    return video.permute(1, 0, 2, 3).contiguous(), torch.from_numpy(audio)
+
+
+def webdataset_batches(options: dict[str, Any], how: str) -> Iterator[tuple[Any, Any]]:
+    import functools
+
+    import torch
+    import webdataset
+
+    shards = sorted(str(path) for path in (Path(options["dataset"]) / "shards").glob("*.tar"))
+    decode = functools.partial(decode_sample, frames=options["frames"], size=options["size"], how=how)
+    data = webdataset.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(50)
+    data = data.map(decode).select(lambda item: item is not None).batched(options["batch"], partial=False)
+    torch.set_num_threads(1)
+    yield from torch.utils.data.DataLoader(data, batch_size=None, num_workers=options["workers"])
+
+
+def contestant(options: dict[str, Any]) -> dict[str, float]:
+    """Run one contestant in this process; figures over `steps` batches after `warmup` ones."""
+    name = options["contestant"]
+    batches = iter(javisc_batches(options) if name == "javisc" else webdataset_batches(options, name))
+    for _ in range(options["warmup"]):
+        video, audio = next(batches)
+    height, width = options["size"]
+    assert tuple(video.shape) == (options["batch"], 3, options["frames"], height, width), video.shape
+    assert audio.shape[1] == round(options["frames"] * 16000 / 24)
+    waits = []
+    usage = _cpu_seconds()
+    begin = time.perf_counter()
+    for _ in range(options["steps"]):
+        asked = time.perf_counter()
+        next(batches)
+        waits.append(time.perf_counter() - asked)
+    wall = time.perf_counter() - begin
+    samples = options["steps"] * options["batch"]
+    return {
+        "samples/s": samples / wall,
+        "frames/s": samples * options["frames"] / wall,
+        "MB/s": samples * options["frames"] * height * width * 3 * 4 / wall / 1e6,
+        "p50 wait ms": 1e3 * float(np.percentile(waits, 50)),
+        "p99 wait ms": 1e3 * float(np.percentile(waits, 99)),
+        "CPU %": 100 * (_cpu_seconds() - usage) / wall,
+    }
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and its living children, from /proc: DataLoader workers are children that have not ended."""
+    import os
+
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = 0
+    me = os.getpid()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(entry.name) == me or int(fields[1]) == me:
+            total += int(fields[11]) + int(fields[12])
+    return total / ticks
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("dataset", type=click.Path(exists=True, file_okay=False))
+@click.option("--frames", default=51, show_default=True, help="Frames per window.")
+@click.option("--size", default="240x426", show_default=True, help="HEIGHTxWIDTH of the output.")
+@click.option("--batch", default=4, show_default=True, help="Clips per batch.")
+@click.option("--workers", default=2, show_default=True, help="Decoding threads or worker processes.")
+@click.option("--steps", default=30, show_default=True, help="Batches timed per round.")
+@click.option("--warmup", default=4, show_default=True, help="Batches before the clock starts.")
+@click.option(
+    "--rounds", default=3, show_default=True, help="Times each contestant runs, in turn; medians are printed."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu or gpu, for javisc.")
+@click.option("--contestant", "only", type=click.Choice(CONTESTANTS), help="Run one in this process and print JSON.")
+def main(only: str | None, rounds: int, **options: Any) -> None:
+    """Compare loading speed on DATASET."""
+    if only is not None:
+        height, width = (int(part) for part in options["size"].split("x"))
+        print(json.dumps(contestant(options | {"contestant": only, "size": (height, width)})))
+        return
+    arguments = [str(part) for name, value in options.items() if name != "dataset" for part in (f"--{name}", value)]
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    for number in range(rounds):
+        for name in CONTESTANTS:
+            command = [sys.executable, "-P", __file__, options["dataset"], *arguments, "--contestant", name]
+            out = subprocess.run(command, capture_output=True, text=True, check=False)
+            if out.returncode != 0:
+                raise click.ClickException(f"{name} failed: {out.stderr.strip().splitlines()[-1:]}")
+            figures[name].append(json.loads(out.stdout.strip().splitlines()[-1]))
+            print(f"round {number + 1} {name}: {figures[name][-1]['samples/s']:.2f} samples/s", file=sys.stderr)
+    head = list(figures["javisc"][0])
+    print(f"`python -P benchmarks/load.py {' '.join(sys.argv[1:])}`: medians of {rounds} rounds, contestants in turn\n")
+    print(f"| contestant | {' | '.join(head)} | javisc is faster by |\n|---|{'---|' * (len(head) + 1)}")
+    for name, runs in figures.items():
+        medians = {column: float(np.median([run[column] for run in runs])) for column in head}
+        ratios = [mine["samples/s"] / other["samples/s"] for mine, other in zip(figures["javisc"], runs, strict=True)]
+        print(f"| {name} | {' | '.join(f'{medians[column]:.1f}' for column in head)} | {np.median(ratios):.2f}× |")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"\nLargest process of any contestant: {peak:.0f} MB.")
+
+
+if __name__ == "__main__":
+    main()
