@@ -6,11 +6,13 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-AUDIO_EXTENSIONS = frozenset({".wav", ".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".aiff", ".aif"})
+from javisc.compiler.scan import AUDIO_SUFFIXES, VIDEO_SUFFIXES
+
+_EXTENSIONS = frozenset({".wav", ".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".aiff", ".aif"})
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".avi", ".mov", ".mkv", ".m2ts", ".webm", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp"}
 )
-_EXTENSIONS = AUDIO_EXTENSIONS | VIDEO_EXTENSIONS
+_EXTENSIONS = AUDIO_SUFFIXES | VIDEO_SUFFIXES
 
 # YouTube ids have 11 characters. Some tools put a Y in front, because an id may start with '-'.
 _YOUTUBE = re.compile(r"(?:Y(?=.{11}(?:_|$)))?([A-Za-z0-9_-]{11})(?:_(\d+(?:\.\d+)?))?(?:_(\d+(?:\.\d+)?))?", re.ASCII)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import polars as pl
 
 from javisc.compiler.corpora import Annotations, Corpus
 from javisc.manifests.errors import UserError
-from javisc.manifests.files import published
 
 #: What no file was built from: corpus, the file's identity or the place in the annotation file, why.
 UNMATCHED_SCHEMA = pl.Schema(
@@ -42,7 +41,9 @@ def wanted_split(splits: Collection[str]) -> Callable[[str | None], bool]:
 
 @dataclass(frozen=True)
 class Matched:
-    """`inputs`: the files with labels or `refused`. `unmatched`: annotations that lead to no file (UNMATCHED_SCHEMA)."""
+    """`inputs`: the files with labels or `refused`, and their `identity`. `unmatched`: annotations that lead to no sample
+    (UNMATCHED_SCHEMA). `said`: a line that accounts for all.
+    """
 
     inputs: pl.DataFrame
     unmatched: pl.DataFrame
@@ -72,7 +73,8 @@ def match(corpus: Corpus, root: Path, files: pl.DataFrame, splits: Collection[st
         .join(found.excluded, on="identity", how="left", maintain_order="left")
     )
     frame = refuse(frame, pl.col("message").is_not_null(), "filtered", pl.format("{} {}", "identity", "message"))
-    frame = refuse(frame, pl.col("chosen").is_null(), "no_caption", pl.lit(f"no annotation of {corpus.name} names it"))
+    unnamed = "no_caption" if corpus.captioned else "filtered"
+    frame = refuse(frame, pl.col("chosen").is_null(), unnamed, pl.lit(f"no list of {corpus.name} names it"))
     frame = refuse(
         frame,
         ~pl.col("chosen"),
@@ -94,7 +96,7 @@ def match(corpus: Corpus, root: Path, files: pl.DataFrame, splits: Collection[st
         ]
     )
     said = _said(corpus, frame, found, absent.height, root)
-    return Matched(frame.select(files.columns), unmatched, said)
+    return Matched(frame.select(*files.columns, "identity"), unmatched, said)
 
 
 def refuse(frame: pl.DataFrame, condition: pl.Expr, reason: str, message: pl.Expr) -> pl.DataFrame:
@@ -104,14 +106,6 @@ def refuse(frame: pl.DataFrame, condition: pl.Expr, reason: str, message: pl.Exp
         refused=pl.when(free).then(pl.lit(reason)).otherwise("refused"),
         refused_message=pl.when(free).then(message).otherwise("refused_message"),
     )
-
-
-def write_unmatched(parts: Sequence[pl.DataFrame], out: Path) -> Path:
-    """Publish `parts` (UNMATCHED_SCHEMA) as one table in the folder `out`; return its path."""
-    path = out / UNMATCHED_FILE
-    with published(path) as temporary:
-        pl.concat([pl.DataFrame(schema=UNMATCHED_SCHEMA), *parts]).write_parquet(temporary)
-    return path
 
 
 def _bad_rows(found: Annotations) -> pl.DataFrame:

@@ -194,7 +194,7 @@ def of_kind(kind: Kind) -> dict[str, Corpus]:
     return named
 
 
-def corpus(name: str, kind: Kind) -> Corpus:
+def corpus_of(name: str, kind: Kind) -> Corpus:
     """The corpus of that name (case and dashes do not matter). Raises UserError with the names there are."""
     known = of_kind(kind)
     key = name.lower().replace("-", "").replace("_", "")

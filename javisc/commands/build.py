@@ -6,6 +6,7 @@ from javisc.cli import LazyGroup
 
 #: subcommand → "module:attribute" and its line of help, as in javisc.cli.
 KINDS: dict[str, tuple[str, str]] = {
+    "audio": ("javisc.commands.build_audio:audio", "sounds alone, with the captions of the known corpora"),
     "jav": ("javisc.commands.build_jav:jav", "videos with sound, and their captions"),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from javisc.commands.build_options import build_options, run_build
+from javisc.commands.corpus_options import corpus_inputs, corpus_options
 
 #: Options that change a setting of the recipe, by the setting's name.
 RECIPE_OPTIONS = (
@@ -51,9 +52,17 @@ def recipe_of(options: dict[str, Any], kinds: tuple[str, ...]) -> Any:
     "Default: .json or .txt files beside the videos.",
 )
 @click.option("--require-caption", is_flag=True, help="Refuse videos without a caption.")
+@corpus_options("video")
 @build_options
 @recipe_options
-def jav(raw: tuple[str, ...], captions: str | None, require_caption: bool, **options: Any) -> int:
+def jav(
+    raw: tuple[str, ...],
+    captions: str | None,
+    require_caption: bool,
+    corpus: tuple[str, ...],
+    corpus_split: tuple[str, ...],
+    **options: Any,
+) -> int:
     """Compile videos with sound into the dataset DS.
 
     RAW: folders, searched for .mp4 .avi .mov .mkv .m2ts .ts .webm .m4v .mpg; media files; lists of paths (.txt, or .csv,
@@ -68,6 +77,8 @@ def jav(raw: tuple[str, ...], captions: str | None, require_caption: bool, **opt
     def inputs(say: Callable[[str], None]) -> Any:
         if options["finish"]:
             return None
+        if corpus:
+            return corpus_inputs(raw, corpus, corpus_split, "video", captions, options, say)
         return from_raw(raw, out=options["out"], captions=captions, require_caption=require_caption, say=say)
 
     return run_build(inputs, recipe, **options)
