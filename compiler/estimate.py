@@ -76,7 +76,8 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
     shutil.rmtree(scratch, ignore_errors=True)
     read = made = media = work = 0.0
     good = 0
-    with Pool(max(1, min(workers, len(chosen))), scratch / "logs") as pool:
+    preload = (__name__, job.compiler.partition(":")[0])
+    with Pool(max(1, min(workers, len(chosen))), scratch / "logs", preload) as pool:
         for row in chosen:
             raw = row["raw_path"]
             arguments = {

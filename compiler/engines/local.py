@@ -52,7 +52,8 @@ class LocalEngine:
         pending = iter(units)
         open_shards: dict[int, _Open] = {}
         exhausted = False
-        with Pool(self.workers, self.scratch / "logs") as pool:
+        preload = ("javisc.compiler.tasks", self.job.compiler.partition(":")[0])
+        with Pool(self.workers, self.scratch / "logs", preload) as pool:
             while True:
                 while not exhausted and pool.hungry and (self.staged < MAX_STAGED or not open_shards):
                     unit = next(pending, None)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -52,12 +53,12 @@ class Outcome:
 class _Worker:
     """One process and what it is doing."""
 
-    def __init__(self, log: Path, alone: bool) -> None:
+    def __init__(self, log: Path, alone: bool, preload: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
         self.alone = alone
         self.log = log
         # Named by its role so that `ps` and tests can tell a worker that retries from the others.
-        role = ["retry"] if alone else []
+        role = ["--retry"] if alone else []
         command = [
             sys.executable,
             "-P",
@@ -68,7 +69,7 @@ class _Worker:
         ]
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*command, *role],
+                [*command, *preload, *role],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
@@ -125,11 +126,12 @@ class Pool:
     """At most `workers` processes. Calls start in the order they were submitted; those with `first` go before all others.
 
     A call whose worker dies or exceeds its limit is tried once more in a fresh worker that does nothing else; the second
-    time it ends as "crashed" or "timeout".
+    time it ends as "crashed" or "timeout". preload: modules that workers import before they take calls.
     """
 
-    def __init__(self, workers: int, logs: Path) -> None:
+    def __init__(self, workers: int, logs: Path, preload: Sequence[str] = ()) -> None:
         self.size = workers
+        self.preload = preload
         self.logs = logs
         self.waiting: deque[Call] = deque()
         self.retries: deque[Call] = deque()
@@ -200,7 +202,7 @@ class Pool:
 
     def _start(self, alone: bool) -> None:
         self.started += 1
-        self.workers.append(_Worker(self.logs / f"worker-{self.started:06d}.log", alone))
+        self.workers.append(_Worker(self.logs / f"worker-{self.started:06d}.log", alone, self.preload))
 
     def _begin(self, worker: _Worker, call: Call) -> None:
         try:

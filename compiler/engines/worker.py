@@ -1,6 +1,7 @@
 """A worker process: answers calls one after the other over a socket, and ends when its parent does.
 
-Started as `python -m javisc.compiler.engines.worker FD`, never forked, so it inherits no locks, threads or codec state.
+Started as `python -m javisc.compiler.engines.worker FD PARENT MODULE…`, never forked, so it inherits no locks, threads or
+codec state. The modules are imported before it says that it is ready: no file's time limit pays for them.
 Messages are JSON: {"call": "module:function", "arguments": {…}} is answered by {"value": …} or {"error": …}.
 """
 
@@ -70,11 +71,13 @@ def _unwritable(error: BaseException | None) -> OSError | None:
     return None
 
 
-def main(descriptor: int, parent: int) -> None:
+def main(descriptor: int, parent: int, preload: list[str]) -> None:
     """Serve until the parent closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(parent)
     connection = Connection(descriptor)
+    for module in preload:
+        importlib.import_module(module)
     connection.send_bytes(b"{}")
     while True:
         try:
@@ -85,4 +88,4 @@ def main(descriptor: int, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), [name for name in sys.argv[3:] if not name.startswith("-")])

@@ -13,24 +13,56 @@ from javisc.manifests.errors import UserError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--out", required=True, metavar="DS", help="Folder or URL of the dataset; an earlier build in it is resumed or added to."),
-    click.option("--shard-size", default="512MB", show_default=True, metavar="SIZE", help="Bytes per shard, by estimate."),
+    click.option(
+        "--out",
+        required=True,
+        metavar="DS",
+        help="Folder or URL of the dataset; an earlier build in it is resumed or added to.",
+    ),
+    click.option(
+        "--shard-size", default="512MB", show_default=True, metavar="SIZE", help="Bytes per shard, by estimate."
+    ),
     click.option("--shard-samples", type=click.IntRange(1), metavar="N", help="Samples per shard instead."),
-    click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes; default: one per core."),
+    click.option(
+        "--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes; default: one per core."
+    ),
     click.option("--engine", default="local", show_default=True, metavar="NAME", help="What runs the work."),
-    click.option("--shard-range", metavar="A:B", help="Build only shards A ≤ n < B of the plan; a last call without it merges."),
+    click.option(
+        "--shard-range", metavar="A:B", help="Build only shards A ≤ n < B of the plan; a last call without it merges."
+    ),
     click.option("--finish", is_flag=True, help="Only merge what --shard-range calls have built."),
-    click.option("--split", default="", metavar="NAME=SHARE,…", help="Splits by a hash of the key, as train=0.98,val=0.02."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the spread over shards and of the split."),
-    click.option("--time-limit", type=click.FloatRange(1), default=120.0, show_default=True, metavar="S",
-                 help="Seconds that a file may take, to which 10 per megabyte are added."),
-    click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Local folder for unpacked clips; default: in DS."),
+    click.option(
+        "--split", default="", metavar="NAME=SHARE,…", help="Splits by a hash of the key, as train=0.98,val=0.02."
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of the spread over shards and of the split."
+    ),
+    click.option(
+        "--time-limit",
+        type=click.FloatRange(1),
+        default=120.0,
+        show_default=True,
+        metavar="S",
+        help="Seconds that a file may take, to which 10 per megabyte are added.",
+    ),
+    click.option(
+        "--scratch",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Local folder for unpacked clips; default: in DS.",
+    ),
     click.option("--prune", is_flag=True, help="Rewrite the shards whose inputs changed or are gone."),
-    click.option("--retry-rejected", is_flag=True, help="Try inputs again that crashed, timed out or could not be read."),
+    click.option(
+        "--retry-rejected", is_flag=True, help="Try inputs again that crashed, timed out or could not be read."
+    ),
     click.option("--strict", is_flag=True, help="Exit with 1 if an input was rejected."),
     click.option("--plan-only", is_flag=True, help="Say what would be done, from a probed handful; write nothing."),
-    click.option("--log-json", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Append every event as a JSON line."),
-)  # fmt: skip
+    click.option(
+        "--log-json",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Append every event as a JSON line.",
+    ),
+)
 OPTION_NAMES = (
     "shard_samples",
     "workers",

@@ -1,0 +1,63 @@
+"""Compilers that fail on purpose: what a worker may meet. Named to a build by `BuildOptions.compiler`."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from javisc.compiler.reasons import Rejected
+from javisc.compiler.recipe import Recipe
+from javisc.compiler.transcode import Clip
+
+
+def fake(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
+    """A clip made of the source's bytes, in no time; a pure function like the real one."""
+    content = source.read_bytes()
+    if content.startswith(b"slow"):
+        time.sleep(0.05)
+    digest = hashlib.sha256(content + repr(window).encode()).digest()
+    mp4, flac = scratch / "clip.mp4", scratch / "clip.flac"
+    mp4.write_bytes(digest * (len(content) % 97))
+    flac.write_bytes(digest[:7])
+    columns = {"num_frames": 24, "duration": 1.0, "channels": 1, "fps": 24.0, "audio_fps": 16000, "num_samples": 16000}
+    return Clip(
+        mp4, flac, {**columns, "source_sha256": hashlib.sha256(content).hexdigest(), "source_bytes": len(content)}
+    )
+
+
+def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
+    """Like `fake`, but does what the file's content says."""
+    order, _, argument = source.read_text(errors="replace").partition(" ")
+    if order == "segfault":
+        ctypes.string_at(0)
+    if order == "hang":
+        while True:
+            time.sleep(60)
+    if order == "spin":  # a codec that loops without ever letting go of the interpreter's lock
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        while True:
+            pass
+    if order == "exit":
+        os._exit(7)
+    if order == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "memory":
+        raise MemoryError("as if")
+    if order == "bug":
+        raise ZeroDivisionError("a bug of ours")
+    if order == "reject":
+        raise Rejected("corrupt", "a message of the library\nbelow")
+    if order == "full":
+        (scratch / "half.mp4").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch / "half.mp4"))
+    if order == "once":  # the first attempt dies, the second one lives
+        mark = Path(argument.strip())
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return fake(source, recipe, scratch, window=window)
