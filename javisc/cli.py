@@ -15,6 +15,7 @@ from javisc.manifests.errors import UserError
 #: command → "module:attribute" and the line `javisc --help` shows. A module is imported when its command runs: help stays fast.
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("javisc.commands.build:build", "compile raw media into a dataset"),
+    "verify": ("javisc.commands.verify:verify", "read a dataset again, down to the last frame"),
     "merge": ("javisc.commands.merge:merge", "several manifests as one"),
     "filter": ("javisc.commands.filter:filter_", "keep the rows that meet conditions, by expression or option"),
     "split": ("javisc.commands.split:split", "train, validation and test by hash of the key or of a group"),
