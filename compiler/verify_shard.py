@@ -128,17 +128,21 @@ def _readers(tar: Path, idx: Path, members: dict[str, list[Member]]) -> Iterator
 
 
 def _dali(tar: Path, idx: Path, expected: list[dict[str, int]]) -> Iterator[str]:
-    from nvidia.dali import fn, pipeline_def
+    try:
+        from nvidia.dali import fn, pipeline_def
+    except (ImportError, OSError):  # an installation that cannot load says nothing about the shard
+        return
 
     @pipeline_def(batch_size=16, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def read() -> Any:
-        return tuple(fn.readers.webdataset(
+        components = fn.readers.webdataset(
             paths=[str(tar)],
             index_paths=[str(idx)],
             ext=list(MEMBERS),
             missing_component_behavior="empty",
             name="shard",
         )
+        return tuple(components)
 
     try:
         pipeline = read()
