@@ -22,7 +22,7 @@ from javisc.compiler.probe import Source, check_file, choose_audio, choose_video
 from javisc.compiler.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.video import MAX_PIXELS, Converter, Deinterlacer, Encoder, small_luma
+from javisc.compiler.video import MAX_PIXELS, Converter, Deinterlacer, Encoder, pixel_aspect, small_luma
 
 #: The longest clip, so that a lying clock cannot fill the disk.
 MAX_SECONDS = Fraction(6 * 3600)
@@ -183,8 +183,7 @@ class _Pass:
         if self.origin is None:
             self.origin = time + self.start
             self.sound.start(self.origin)
-            aspect = self.video.codec_context.sample_aspect_ratio or Fraction(1)
-            self.converter = Converter(self.recipe, orientation(_display_matrix(frame)), aspect)
+            self.converter = Converter(self.recipe, orientation(_display_matrix(frame)), pixel_aspect(self.video))
             self.columns = self._source_columns(frame)
         luma = small_luma(frame)
         inside = time >= self.origin

@@ -79,6 +79,12 @@ def small_luma(frame: VideoFrame) -> Luma:
     return sample_points(luma, depth + shift, is_full(frame) or frame.format.name == "gray")
 
 
+def pixel_aspect(stream: av.VideoStream) -> Fraction:
+    """Width of a pixel over its height; 1 where the stream says nothing or nonsense."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect is not None and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+
+
 class Deinterlacer:
     """Weaves no combs: frames flagged interlaced go through bwdif, one frame out per frame in; others pass untouched."""
 

@@ -1,131 +1,225 @@
-"""SparseSync's splits and fixed offsets against the reference's, its published lists, and the rules they follow."""
+"""Flash-and-beep clips of known event times in many containers and codecs: every picture and sound keeps its time."""
 
 from __future__ import annotations
 
-import json
-from functools import cache
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import soundfile
 
-from javisc.compiler.sync import Grid, lrs3_splits, read_fixed_offsets, vggsound_splits, write_fixed_offsets
-from javisc.manifests.errors import UserError
-from support.corpora import ANNOTATIONS
-from support.shared import PARITY, need
+from javisc.compiler.recipe import PRESETS
+from javisc.compiler.transcode import Clip, transcode
+from support.media import BEATS, SECONDS, Spec, beep_times, decode_pictures, ffmpeg, write
 
-NAMES = {"train": "train", "val": "valid", "test": "test"}
+JAV = PRESETS["jav"].replace(encoder_preset="ultrafast")
+B_FRAMES = (("preset", "veryfast"), ("bf", "3"), ("g", "30"))
+NO_B = (("preset", "veryfast"), ("bf", "0"))
+HEVC = (("preset", "ultrafast"), ("x265-params", "log-level=error:pools=none"))
+VP9 = (("deadline", "realtime"), ("cpu-used", "8"), ("crf", "20"), ("b", "1000000"))
+FRAGMENTS = (("movflags", "frag_keyframe+empty_moov+default_base_moof"),)
+FRAGMENTS_LATER = (("movflags", "frag_keyframe+delay_moov"),)
+_STEPS = np.random.default_rng(0).integers(1000, 9000, 100)
+VARIABLE = tuple(Fraction(int(at), 90000) for at in np.concatenate([[0], np.cumsum(_STEPS)]) if at < SECONDS * 90000)
+
+CASES = {
+    "mp4-h264b-aac-24": Spec(fps="24", video_options=B_FRAMES),
+    "mp4-h264-aac-25": Spec(rate=48000, video_options=NO_B),
+    "mp4-h264b-mp3-25": Spec(audio="libmp3lame", video_options=B_FRAMES),
+    "mp4-h264b-opus-25": Spec(audio="libopus", rate=48000, video_options=B_FRAMES),
+    "mp4-hevc-aac-59.94": Spec(video="libx265", fps="60000/1001", rate=48000, video_options=HEVC),
+    "mp4-vfr": Spec(times=VARIABLE, video_options=B_FRAMES),
+    "mp4-late-audio": Spec(audio_late=0.4, video_options=B_FRAMES),
+    "mp4-late-video": Spec(video_late=0.5, video_options=B_FRAMES),
+    "fragmented-h264b-aac-30": Spec(fps="30", video_options=B_FRAMES, format_options=FRAGMENTS),
+    "fragmented-h264-aac-12": Spec(fps="12", video_options=NO_B, format_options=FRAGMENTS_LATER),
+    "mov-mpeg4-pcm-29.97": Spec("mov", "mpeg4", "pcm_s16le", "30000/1001", 22050),
+    "mov-h264b-aac-23.976": Spec("mov", fps="24000/1001", video_options=B_FRAMES),
+    "mov-late-audio-pcm": Spec("mov", audio="pcm_s16le", audio_late=0.4, video_options=B_FRAMES),
+    "mkv-hevc10-opus-24": Spec("matroska", "libx265", "libopus", "24", 48000, pixels="yuv420p10le", video_options=HEVC),
+    "mkv-h264b-aac-60": Spec("matroska", fps="60", video_options=B_FRAMES),
+    "mkv-vp9-opus-30": Spec("matroska", "libvpx-vp9", "libopus", "30", 48000, video_options=VP9),
+    "mkv-h264b-mp3-25": Spec("matroska", audio="libmp3lame", video_options=B_FRAMES),
+    "mkv-h264b-flac-50": Spec("matroska", audio="flac", fps="50", video_options=B_FRAMES),
+    "mkv-vfr": Spec("matroska", times=VARIABLE, video_options=B_FRAMES),
+    "mkv-late-audio": Spec("matroska", audio_late=0.4, video_options=B_FRAMES),
+    "mkv-late-video": Spec("matroska", video_late=0.5, video_options=B_FRAMES),
+    "webm-vp9-opus-25": Spec("webm", "libvpx-vp9", "libopus", "25", 48000, video_options=VP9),
+    "webm-vfr": Spec("webm", "libvpx-vp9", "libopus", "30", 48000, times=VARIABLE, video_options=VP9),
+    "webm-late-audio": Spec("webm", "libvpx-vp9", "libopus", "25", 48000, audio_late=0.4, video_options=VP9),
+    "avi-h264-pcm-30": Spec("avi", audio="pcm_s16le", fps="30", video_options=NO_B),
+    "avi-h264b-mp3-24": Spec("avi", audio="libmp3lame", fps="24", video_options=B_FRAMES),
+    "avi-mpeg4b-pcm-25": Spec("avi", "mpeg4", "pcm_s16le", "25", 48000, video_options=(("bf", "2"),)),
+    "avi-mpeg4-pcm-15": Spec("avi", "mpeg4", "pcm_s16le", "15", 8000),
+    "ts-h264b-aac-25": Spec("mpegts", video_options=B_FRAMES),
+    "ts-mpeg2-mp2-29.97": Spec("mpegts", "mpeg2video", "mp2", "30000/1001", 48000),
+    "ts-mpeg2b-mp2-25": Spec("mpegts", "mpeg2video", "mp2", "25", 48000, video_options=(("bf", "2"),)),
+    "ts-h264b-ac3-50": Spec("mpegts", audio="ac3", fps="50", rate=48000, video_options=B_FRAMES),
+    "ts-hevc-opus-30": Spec("mpegts", "libx265", "libopus", "30", 48000, video_options=HEVC),
+    "ts-late-audio": Spec("mpegts", audio_late=0.4, video_options=B_FRAMES),
+    "ts-late-video": Spec("mpegts", video_late=0.5, video_options=B_FRAMES),
+    "mpg-mpeg2b-mp2-25": Spec("vob", "mpeg2video", "mp2", "25", 48000, video_options=(("bf", "2"),)),
+    "flv-h264b-mp3-25": Spec("flv", audio="libmp3lame", video_options=B_FRAMES),
+}
+#: AVI does not say by how much MP3's encoder delays the sound.
+SOUND_TOLERANCE = {"avi-h264b-mp3-24": 0.030}
 
 
-@cache
-def fixture(section: str) -> Any:
-    return json.loads(need(PARITY / "sparsesync/transforms.json").read_text())[section]
+def check_clock(
+    clip: Clip, times: list[Fraction], *, audio_late: float = 0.0, zero: float | None = None, tolerance: float = 0.002
+) -> None:
+    """Every picture within half a tick + 1 ms of its true time, every beep within `tolerance`, lengths exact.
+
+    `times` are the true times of the pictures, `zero` that of the sample's start: the first picture's unless given.
+    """
+    assert clip.mp4 is not None and clip.flac is not None
+    numbers = decode_pictures(clip.mp4).numbers
+    samples, rate = soundfile.read(clip.flac, dtype="float32")
+    assert len(numbers) == clip.columns["num_frames"]
+    assert len(samples) == clip.columns["num_samples"] == round(len(numbers) * 16000 / 24)
+    start = float(times[0]) if zero is None else zero
+    assert numbers == sorted(numbers), "pictures went backwards"
+    appeared = -1
+    for tick, number in enumerate(numbers):
+        for index in range(appeared + 1, number + 1):
+            true = float(times[index]) - start
+            if true > 0:
+                assert abs(tick / 24 - true) <= 0.5 / 24 + 0.001, (
+                    f"picture {index} of {true:.4f} s appears at tick {tick}"
+                )
+        appeared = number
+    end = float(times[-1]) - start
+    assert numbers[-1] == len(times) - 1 and len(numbers) / 24 > end
+    expected = [
+        beat + audio_late - start for beat in BEATS if 0.05 < beat + audio_late - start < len(numbers) / 24 - 0.05
+    ]
+    assert len(expected) >= 2
+    found = beep_times(samples, rate, expected)
+    assert np.allclose(found, expected, rtol=0, atol=tolerance), (
+        f"beeps off by {np.subtract(found, expected) * 1000} ms"
+    )
 
 
-def test_lrs3_is_split_as_the_reference_does() -> None:
-    case = fixture("splits")["lrs3"]
-    found = lrs3_splits([clip.removesuffix(".mp4") for clip in case["clips"]], case["seed"])
-    for ours, theirs in NAMES.items():
-        assert sorted(clip for clip, split in found.items() if split == ours) == case[theirs]
+@pytest.mark.parametrize("name", CASES)
+def test_pictures_and_sounds_keep_their_times(name: str, tmp_path: Path) -> None:
+    spec = CASES[name]
+    source = write(spec, tmp_path / "source")
+    clip = transcode(source, JAV, tmp_path)
+    late = Fraction(spec.video_late)
+    times = [time + late for time in spec.frame_times]
+    check_clock(clip, times, audio_late=spec.audio_late, tolerance=SOUND_TOLERANCE.get(name, 0.002))
+    assert clip.columns["source_decoded_frames"] == len(times)
+    assert clip.columns["source_vfr"] == (spec.times is not None)
+    if spec.times is None:
+        assert clip.columns["source_fps"] == pytest.approx(float(Fraction(spec.fps)), rel=3e-4)
+    if spec.audio_late:
+        assert clip.columns["pad_head"] == pytest.approx(0.4 * 16000, abs=0.03 * 16000)
 
 
-def test_vggsound_is_split_as_the_reference_does() -> None:
-    case = fixture("splits")["vggsound"]
-    rows = [(video, int(start), label, split) for video, start, label, split in case["meta_rows"]]
-    found = vggsound_splits(rows, case["seed"])
-    files = {name.removesuffix(".mp4") for name in case["files"]}
-    for ours, theirs in NAMES.items():
-        clips = {
-            f"{video}_{start * 1000}_{(start + 10) * 1000}" for (video, start), split in found.items() if split == ours
-        }
-        assert sorted(clips & files) == case[theirs]
-
-
-def test_published_lists_are_disjoint_by_video_as_the_rule_makes_them() -> None:
-    for folder, prefix in (("LRS3", "lrs3"), ("VGGSound", "vggsound")):
-        lists = [
-            need(ANNOTATIONS / folder / f"{prefix}_{name}.txt").read_text().split()
-            for name in ("train", "valid", "test")
-        ]
-        video = (lambda clip: clip.split("/")[1]) if prefix == "lrs3" else (lambda clip: clip[:11])
-        videos = [{video(clip) for clip in clips} for clips in lists]
-        assert (
-            not videos[0] & videos[1]
-            and not videos[1] & videos[2]
-            and (prefix == "vggsound" or not videos[0] & videos[2])
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `src.mp4`, `src.mkv`, `src.ts`: 25 fps, B-frames, AAC, written by the system's ffmpeg."""
+    folder = tmp_path_factory.mktemp("encoded")
+    master = write(
+        Spec("matroska", audio="pcm_s16le", rate=48000, video_options=(("preset", "ultrafast"), ("qp", "8"))),
+        folder / "master.mkv",
+    )
+    for name in ("src.mp4", "src.mkv", "src.ts"):
+        ffmpeg(
+            "-i", master, "-c:v", "libx264", "-g", "25", "-bf", "2", "-preset", "veryfast", "-c:a", "aac", folder / name
         )
+    return folder
 
 
-def test_the_names_of_the_lists_of_offsets() -> None:
-    for split, size, largest, crop, name in fixture("fixed_offset_file_name"):
-        assert Grid(size, largest, crop).file_name(split) == name
+TIMES = Spec().frame_times
 
 
-def test_the_published_lists_of_offsets_follow_the_grid_they_are_named_after() -> None:
-    folder = need(ANNOTATIONS / "LRS3/sparsesync/fixed_offsets_lrs3")
-    found = read_fixed_offsets([folder / Grid().file_name(split) for split in ("valid", "test")])
-    assert found.height == 5631 + 5966
-    grid = {round(float(value), 2) for value in Grid().values}
-    assert set(found["offset_sec"]) == grid
-    first = found.row(by_predicate=pl.col("clip") == "pretrain/-MTRxRO5SRA/00002")
-    assert first == ("pretrain/-MTRxRO5SRA/00002", 0.2, 2.96)
+@pytest.mark.parametrize("cut", ["0.7", "1.3", "1.52"])
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+def test_a_cut_with_an_edit_list_starts_at_the_cut(encoded: Path, tmp_path: Path, container: str, cut: str) -> None:
+    """Also where the cut falls between two pictures: then the picture that was on the screen is the first one."""
+    source = tmp_path / f"cut.{container}"
+    ffmpeg("-ss", cut, "-i", encoded / "src.mp4", "-c", "copy", source)
+    clip = transcode(source, JAV, tmp_path)
+    check_clock(clip, TIMES, zero=float(cut))
+    assert clip.columns["source_edit_list"] is True
+    assert clip.columns["source_vfr"] is False
 
 
-@given(
-    st.text(min_size=1, max_size=30),
-    st.floats(9, 100),
-    st.sampled_from([(21, 2.0, 5.0), (3, 1.0, 8.0), (41, 2.0, 5.0)]),
-)
-def test_drawn_offsets_fit_and_do_not_move(clip: str, seconds: float, grid: tuple[int, float, float]) -> None:
-    made = Grid(*grid)
-    drawn = made.draw(clip, seconds)
-    assert drawn is not None and drawn == made.draw(clip, seconds)
-    offset, start = drawn
-    assert offset in {round(float(value), 2) for value in made.values}
-    assert start >= 0 and start + made.crop <= min(seconds, 10) + 1e-9
-    assert start + offset >= -0.04 and start + offset + made.crop <= min(seconds, 10) + 1e-9
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_a_cut_that_keeps_its_time_stamps(encoded: Path, tmp_path: Path, container: str) -> None:
+    source = tmp_path / f"cut.{container}"
+    keep = ["-copyts", "-avoid_negative_ts", "disabled"]
+    ffmpeg("-ss", "1.3", "-i", encoded / f"src.{container}", "-c", "copy", *keep, source)
+    clip = transcode(source, JAV, tmp_path)
+    assert clip.mp4 is not None
+    check_clock(clip, TIMES, zero=float(TIMES[decode_pictures(clip.mp4).numbers[0]]))
+    assert clip.columns["source_video_start"] > 0.5  # type: ignore[operator]
 
 
-def test_drawn_offsets_use_the_whole_grid_evenly() -> None:
-    drawn = [Grid().draw(f"clip {number}", 10.0) for number in range(4200)]
-    counts = np.unique([pair[0] for pair in drawn if pair], return_counts=True)[1]
-    assert len(counts) == 21 and counts.min() > 140 and counts.max() < 260
-
-
-def test_a_clip_too_short_for_its_offset_gets_none() -> None:
-    assert all(Grid().draw(f"{number}", 4.9) is None for number in range(50))
-    assert any(Grid().draw(f"{number}", 6.0) is None for number in range(50))
-
-
-def test_lists_are_written_as_they_are_read(tmp_path: Path) -> None:
-    offsets = {"b_0_1": (0.2, 3.44), 'a,"x"': (-2.0, 0.0)}
-    write_fixed_offsets(tmp_path / "o.csv", offsets)
-    assert (tmp_path / "o.csv").read_text().splitlines()[0] == "path,offset_sec,vstart_sec"
-    found = read_fixed_offsets([tmp_path / "o.csv"])
-    assert {clip: (offset, start) for clip, offset, start in found.iter_rows()} == offsets
+@pytest.mark.parametrize("late", [0.4, -0.3])
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "mov"])
+def test_a_deliberate_delay_stays(encoded: Path, tmp_path: Path, container: str, late: float) -> None:
+    source, original = tmp_path / f"late.{container}", encoded / "src.mp4"
+    ffmpeg("-i", original, "-itsoffset", str(late), "-i", original, "-map", "0:v", "-map", "1:a", "-c", "copy", source)
+    check_clock(transcode(source, JAV, tmp_path), TIMES, audio_late=late)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "codecs"),
     [
-        ("path,offset_sec\n", "no column 'vstart_sec'"),
-        ("path,offset_sec,vstart_sec\na,x,1\n", "line 2: x, 1 is no offset"),
-        ("path,offset_sec,vstart_sec\na,nan,1\n", "is no offset"),
-        ("path,offset_sec,vstart_sec\na,1,-1\n", "is no offset"),
-        ("path,offset_sec,vstart_sec\na,1\n", "2 fields, 3 expected"),
-        ("path,offset_sec,vstart_sec\na,0,1\na.mp4,0,2\n", "a stands in the lists twice"),
+        ("v.webm", ["-c:v", "libvpx", "-deadline", "realtime", "-b:v", "1M", "-c:a", "libvorbis"]),
+        ("v.ogv", ["-c:v", "libtheora", "-q:v", "9", "-c:a", "libvorbis"]),
+        ("v.wmv", ["-c:v", "wmv2", "-b:v", "2M", "-c:a", "wmav2"]),
+        (
+            "v.m2ts",
+            [
+                "-c:v",
+                "libx264",
+                "-bf",
+                "2",
+                "-preset",
+                "veryfast",
+                "-c:a",
+                "aac",
+                "-f",
+                "mpegts",
+                "-mpegts_m2ts_mode",
+                "1",
+            ],
+        ),
+        ("v.mpg", ["-c:v", "mpeg2video", "-q:v", "2", "-bf", "2", "-c:a", "mp2"]),
+        ("v.3gp", ["-c:v", "mpeg4", "-q:v", "3", "-c:a", "aac"]),
+        (
+            "delay.mp4",
+            ["-c:v", "libx264", "-preset", "veryfast", "-c:a", "aac", "-movflags", "frag_keyframe+delay_moov"],
+        ),
     ],
 )
-def test_lists_of_another_form_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "o.csv").write_text(content)
-    with pytest.raises(UserError, match=message):
-        read_fixed_offsets([tmp_path / "o.csv"])
+def test_files_of_another_writer(encoded: Path, tmp_path: Path, name: str, codecs: list[str]) -> None:
+    source = tmp_path / name
+    ffmpeg("-i", encoded / "master.mkv", *codecs, source)
+    check_clock(transcode(source, JAV, tmp_path), TIMES)
 
 
-def test_a_grid_out_of_range_is_refused() -> None:
-    with pytest.raises(UserError, match="--offset-grid 2:2:5"):
-        Grid(2)
+def test_windows_share_the_clock_of_the_whole(tmp_path: Path) -> None:
+    source = write(Spec(fps="30000/1001", video_options=B_FRAMES), tmp_path / "source.mp4")
+    whole = write_numbers(transcode(source, JAV, folder(tmp_path, "a")))
+    part = transcode(source, JAV, folder(tmp_path, "b"), window=(1.0, 2.5))
+    assert part.columns["num_frames"] == 36 and part.columns["num_samples"] == 24000
+    assert write_numbers(part) == whole[24:60]
+    assert part.flac is not None
+    samples, rate = soundfile.read(part.flac, dtype="float32")
+    assert np.allclose(beep_times(samples, rate, [0.61, 1.2]), [0.61, 1.2], rtol=0, atol=0.002)
+
+
+def write_numbers(clip: Clip) -> list[int]:
+    assert clip.mp4 is not None
+    return decode_pictures(clip.mp4).numbers
+
+
+def folder(parent: Path, name: str) -> Path:
+    path = parent / name
+    path.mkdir()
+    return path
