@@ -141,7 +141,7 @@ def main() -> None:
             ("export", ["all", "--csv", "train_jav.csv"], "train_jav.csv"),
         ]  # fmt: skip
         for name, arguments, output in jobs:
-            folder = os.getcwd()
+            folder = Path.cwd()
             os.chdir(scratch)
             try:
                 seconds, megabytes, told = measured([sys.executable, "-P", "-m", "javisc", name, *arguments])
