@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.data import spectra
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class GraphOptions:
     """What the graph is built for: where it runs, how large a batch may get, and how pixels are normalised.
 
     Pixels in 0..255 become (pixel - mean) / std per channel; with dtype uint8 they stay as they are, rounded after resizing.
-    `antialias` filters when shrinking; the reference does not. `layout` is CFHW or FCHW.
+    `antialias` filters when shrinking; the reference does not. `layout` is CFHW or FCHW. `spectrum` adds a third output from
+    the sound: SparseSync's spectrogram ("sync") or AudioLDM2's log-mel ("audioldm", `mel_multiple` as in `spectra.mel_frames`).
     """
 
     device: str = "cpu"
@@ -40,6 +42,9 @@ class GraphOptions:
     with_audio: bool = True
     dtype: str = "float32"
     layout: str = "CFHW"
+    spectrum: spectra.Spectrum = "none"
+    mel_multiple: int = 32
+    sample_rate: int = 16000
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT
 
 
 def _graph(options: GraphOptions) -> tuple[Any, ...]:
-    """The definition: returns (video (C, F, H, W), audio (L, channels)) or (video,)."""
+    """The definition: returns (video (C, F, H, W)), then the sound (L, channels), then its spectrum, as the options say."""
     gpu = options.device == "gpu"
     if gpu:
         encoded = fn.external_source(name="video", no_copy=True, ndim=1, dtype=types.UINT8)
@@ -105,7 +110,22 @@ def _graph(options: GraphOptions) -> tuple[Any, ...]:
     samples = fn.external_source(name="samples", ndim=1, dtype=types.INT32)
     sound, _ = fn.decoders.audio(flac, dtype=types.FLOAT, downmix=False)
     sound = fn.slice(sound, start=samples[0], shape=samples[1], axes=[0], out_of_bounds_policy="pad")
-    return (video, sound.gpu() if gpu else sound)
+    sound = sound.gpu() if gpu else sound
+    if options.spectrum == "sync":
+        return (video, sound, spectra.sync(spectra.mono(sound)))
+    if options.spectrum == "audioldm":
+        columns = fn.external_source(name="columns", ndim=1, dtype=types.INT32)
+        return (video, sound, spectra.audioldm(spectra.mono(sound), columns))
+    return (video, sound)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """video (B, 3, F, H, W) or (B, F, 3, H, W); audio (B, L, channels); spectrum (B, F, T) or (B, T, 64); None: not asked."""
+
+    video: torch.Tensor
+    audio: torch.Tensor | None = None
+    spectrum: torch.Tensor | None = None
 
 
 class Graph:
@@ -116,6 +136,10 @@ class Graph:
             raise UserError(
                 f"loader output {options.dtype} {options.layout}: dtype is one of {', '.join(_DTYPES)}, layout CFHW or FCHW"
             )
+        if options.spectrum not in ("none", "sync", "audioldm") or (
+            options.spectrum != "none" and not options.with_audio
+        ):
+            raise UserError(f"spectrum={options.spectrum}: it is none, sync or audioldm, and needs with_audio=true")
         if options.device not in ("cpu", "gpu"):
             raise UserError(f"loader device '{options.device}': say cpu or gpu")
         if options.device == "gpu" and not torch.cuda.is_available():
@@ -123,8 +147,8 @@ class Graph:
         self.options = options
         self.pipeline = _build(options)
 
-    def run(self, clips: Sequence[ClipInput]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return video (B, 3, F, H, W) and audio (B, L, channels); all clips of a batch have equal crop, count and samples.
+    def run(self, clips: Sequence[ClipInput]) -> Tensors:
+        """The batch as tensors; all clips of a batch have equal crop, count and samples.
 
         The tensors own their memory: DALI's dynamic executor hands buffers over and takes new ones for the next batch.
         """
@@ -134,7 +158,7 @@ class Graph:
             self.pipeline.feed_input(name, values)
         outputs = self.pipeline.run()
         tensors = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
-        return tensors[0], tensors[1] if self.options.with_audio else None
+        return Tensors(tensors[0], *tensors[1:])
 
 
 def _build(options: GraphOptions) -> Any:
@@ -196,4 +220,7 @@ def _inputs(clips: Sequence[ClipInput], options: GraphOptions) -> dict[str, list
     if options.with_audio:
         inputs["audio"] = [np.frombuffer(c.audio or b"", np.uint8) for c in clips]
         inputs["samples"] = [np.asarray(c.samples, np.int32) for c in clips]
+    if options.spectrum == "audioldm":
+        rate, multiple = options.sample_rate, options.mel_multiple
+        inputs["columns"] = [np.asarray([spectra.mel_frames(c.samples[1], rate, multiple)], np.int32) for c in clips]
     return inputs

@@ -21,7 +21,7 @@ import torch
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
 from javisc.trainer.data.decode import DecodeError, frames
-from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions
+from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, Tensors
 from javisc.trainer.data.reader import CorruptSample, Reader, ReaderOptions
 from javisc.trainer.data.sampler import Batch, Clip, Sampler
 
@@ -51,17 +51,31 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A batch as tensors: video (B, 3, F, H, W) or (B, F, 3, H, W), audio (B, L, channels) or None, and the decisions.
+    """A batch as tensors, and the decisions behind it.
 
     `batch.clips` are the clips that are really in it, after replacements; `labels` their keys and captions; `replaced` lists
     (row, message) of samples that could not be read.
     """
 
     batch: Batch
-    video: torch.Tensor
-    audio: torch.Tensor | None
+    tensors: Tensors
     labels: list[dict[str, object]]
     replaced: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def video(self) -> torch.Tensor:
+        """(B, 3, F, H, W), or (B, F, 3, H, W) with layout FCHW."""
+        return self.tensors.video
+
+    @property
+    def audio(self) -> torch.Tensor | None:
+        """(B, L, channels): exactly the samples of the frames' stretch of time."""
+        return self.tensors.audio
+
+    @property
+    def spectrum(self) -> torch.Tensor | None:
+        """What `GraphOptions.spectrum` asked for."""
+        return self.tensors.spectrum
 
 
 def cover(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
@@ -206,9 +220,8 @@ class Loader:
         labels = self.catalog.labels([clip.row for clip in clips])
         if not decoded:
             shape = (0, 3, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
-            return Loaded(batch, torch.zeros(shape), None, labels, replaced)
-        video, audio = self.graph.run([item.input for item in decoded])
-        return Loaded(batch, video, audio, labels, replaced)
+            return Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
+        return Loaded(batch, self.graph.run([item.input for item in decoded]), labels, replaced)
 
     def _decode_some(self, batch: Batch, clip: Clip) -> _Decoded:
         """Decode a clip, or one that stands in for it."""

@@ -161,8 +161,10 @@ def test_resizing_is_bilinear_without_antialias(dataset: Path) -> None:
     generator = np.random.default_rng(0)
     picture = generator.integers(0, 256, (2, 90, 131, 3), dtype=np.uint8)
     size = cover(90, 131, (40, 52))
-    video, _ = Graph(GraphOptions(with_audio=False, max_batch_size=1)).run(
-        [ClipInput(picture, 0, 2, 1, size, (40, 52), (0.0, 1 / 3), False)]
+    video = (
+        Graph(GraphOptions(with_audio=False, max_batch_size=1))
+        .run([ClipInput(picture, 0, 2, 1, size, (40, 52), (0.0, 1 / 3), False)])
+        .video
     )
     left = round((size[1] - 52) / 3)
     reference = torch.nn.functional.interpolate(
@@ -181,8 +183,10 @@ def test_resize_and_crop_are_javisdits() -> None:
         picture = tensors[f"{name}/in/frames"].permute(0, 2, 3, 1).contiguous().to(torch.uint8).numpy()
         target = tuple(case["size"])
         size, anchor = framing(*picture.shape[1:3], target, "cover", "centre", seed=0)
-        video, _ = Graph(GraphOptions(with_audio=False, max_batch_size=1)).run(
-            [ClipInput(picture, 0, len(picture), 1, size, target, anchor, False)]
+        video = (
+            Graph(GraphOptions(with_audio=False, max_batch_size=1))
+            .run([ClipInput(picture, 0, len(picture), 1, size, target, anchor, False)])
+            .video
         )
         expected = tensors[f"{name}/out/y"]
         error = (video[0].permute(1, 0, 2, 3) - expected).abs().max() / expected.abs().max()
