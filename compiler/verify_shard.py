@@ -142,7 +142,7 @@ def _dali(tar: Path, idx: Path, expected: list[dict[str, int]]) -> Iterator[str]
             missing_component_behavior="empty",
             name="shard",
         )
-        return tuple(components)
+        return tuple(components)  # type: ignore[arg-type]
 
     try:
         pipeline = read()

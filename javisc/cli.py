@@ -14,6 +14,7 @@ from javisc.manifests.errors import UserError
 
 #: command → "module:attribute" and the line `javisc --help` shows. A module is imported when its command runs: help stays fast.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("javisc.commands.demo:demo", "make, build and verify a small dataset whose sync is known"),
     "build": ("javisc.commands.build:build", "compile raw media into a dataset"),
     "verify": ("javisc.commands.verify:verify", "read a dataset again, down to the last frame"),
     "merge": ("javisc.commands.merge:merge", "several manifests as one"),
