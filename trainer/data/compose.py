@@ -25,7 +25,7 @@ class MicroBatches:
     """The micro-batches of an epoch, as slices of one array of rows.
 
     `rows[start[i]:stop[i]]` are the row numbers of micro-batch i, all in bucket `bucket[i]`; `cost[i]` is its predicted time
-    in arbitrary units. `dropped` counts rows that remainders left unused.
+    in arbitrary units. `window[i]` is the stretch of the epoch it belongs to. `dropped` counts rows that remainders left unused.
     """
 
     rows: NDArray[np.int64]
@@ -33,6 +33,7 @@ class MicroBatches:
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
     cost: NDArray[np.float64]
+    window: NDArray[np.int32]
     dropped: int
 
     def __len__(self) -> int:
@@ -47,11 +48,13 @@ def micro_batches(
     seed: int,
     epoch: int,
     remainder: Remainder = "keep",
+    window_of_row: NDArray[np.int32] | None = None,
 ) -> MicroBatches:
     """Permute every bucket's rows and cut them into micro-batches.
 
     `bucket_of_row` holds a bucket number per manifest row, -1 for rows unused this epoch; `batch_size` and `cost_of_sample`
     are per bucket. With `remainder="drop"` a bucket's last, smaller micro-batch is left out, as the reference does.
+    `window_of_row` (from `shard_windows`) keeps rows of a window together; without it the whole epoch is one window.
 
     The permutation sorts by 64 bits drawn per (seed, epoch, row): equal for any number of processes, and adding rows does
     not change the relative order of the others.
@@ -59,7 +62,9 @@ def micro_batches(
     used = np.flatnonzero(bucket_of_row >= 0)
     buckets = bucket_of_row[used]
     keys = draws.bits(seed, epoch, "permute", used)
-    rows = used[np.lexsort((keys, buckets))].astype(np.int64)
+    windows = np.zeros(len(used), np.int32) if window_of_row is None else window_of_row[used]
+    order = np.lexsort((keys, buckets) if window_of_row is None else (keys, windows, buckets))
+    rows = used[order].astype(np.int64)
     counts = np.bincount(buckets, minlength=len(batch_size))
     first = np.concatenate(([0], np.cumsum(counts)))
     bucket_parts, start_parts, stop_parts = [], [], []
@@ -76,7 +81,20 @@ def micro_batches(
     start = np.concatenate(start_parts) if start_parts else np.zeros(0, np.int64)
     stop = np.concatenate(stop_parts) if stop_parts else np.zeros(0, np.int64)
     cost = np.asarray(cost_of_sample, dtype=np.float64)[bucket] * (stop - start)
-    return MicroBatches(rows, bucket, start, stop, cost, dropped)
+    # A micro-batch that straddles two windows comes with the later one, when all its rows are at hand.
+    window = windows[order][stop - 1] if len(stop) else np.zeros(0, np.int32)
+    return MicroBatches(rows, bucket, start, stop, cost, window, dropped)
+
+
+def shard_windows(shard_of_row: NDArray[np.int64], together: int, *, seed: int, epoch: int) -> NDArray[np.int32]:
+    """A window number per row, for disks and stores that dislike jumping: rows of `together` shards at a time, in random order.
+
+    An epoch then reads each shard within one stretch, so a cache of two windows' shards fetches every shard once.
+    """
+    shards, inverse = np.unique(shard_of_row, return_inverse=True)
+    place = np.empty(len(shards), np.int64)
+    place[draws.order(len(shards), seed, epoch, "shards")] = np.arange(len(shards))
+    return (place[inverse] // together).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -108,12 +126,15 @@ def group(
     """
     if world < 1:
         raise ValueError(f"world size {world}: a step has at least 1 rank")
-    shuffled = unused[draws.order(len(unused), *words, "ties")]
-    ranked = shuffled[np.argsort(batches.cost[shuffled], kind="stable")]
-    spare = len(ranked) % world
-    # The odd ones are taken from the cheap end, where a short step costs least.
-    odd, whole = ranked[:spare], ranked[spare:]
-    index = whole.reshape(-1, world)
+    windows = batches.window[unused]
+    parts: list[NDArray[np.int64]] = []
+    odd = np.zeros(0, dtype=np.int64)
+    for number in np.unique(windows):
+        full, odd = _full_steps(batches, odd, unused[windows == number], world, (*words, int(number)))
+        parts.append(full)
+    index = np.concatenate([np.zeros((0, world), np.int64), *parts])
+    last = len(parts[-1]) if parts else 0
+    spare = len(odd)
     start, stop = batches.start[index], batches.stop[index]
     dropped = 0
     if spare and tail == "split":
@@ -125,6 +146,7 @@ def group(
             pieces += [(low, middle, number), (middle, high, number)]
         row = np.asarray([[number for _, _, number in pieces]], dtype=np.int64)
         index = np.concatenate([index, row])
+        last += 1
         start = np.concatenate([start, np.asarray([[low for low, _, _ in pieces]], dtype=np.int64)])
         stop = np.concatenate([stop, np.asarray([[high for _, high, _ in pieces]], dtype=np.int64)])
     elif spare:
@@ -132,10 +154,32 @@ def group(
     cost = batches.cost[index] * (stop - start) / np.maximum(batches.stop[index] - batches.start[index], 1)
     mean = cost.mean(axis=1) if len(cost) else np.zeros(0)
     imbalance = float(np.mean(cost.max(axis=1) / np.maximum(mean, 1e-300) - 1)) if len(cost) else 0.0
-    turn = draws.order(len(index), *words, "steps")
+    sizes = [len(part) for part in parts[:-1]] + [last]
+    begin = 0
+    turns = [np.zeros(0, np.int64)]
+    for number, size in enumerate(sizes):
+        turns.append(begin + draws.order(size, *words, "steps", number))
+        begin += size
+    turn = np.concatenate(turns)
     seats = np.argsort(draws.bits(*words, "ranks", np.arange(index.size).reshape(index.shape)), axis=1, kind="stable")
     index, start, stop = (np.take_along_axis(a, seats, axis=1)[turn] for a in (index, start, stop))
     return Steps(index, start, stop, imbalance, dropped)
+
+
+def _full_steps(
+    batches: MicroBatches, old: NDArray[np.int64], new: NDArray[np.int64], world: int, words: tuple[draws.Word, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(steps, world) micro-batches of neighbouring cost, and the ones left over.
+
+    Left over are the cheapest (a short last step then costs least), and new ones where possible, so that none waits for long.
+    """
+    shuffled = new[draws.order(len(new), *words, "ties")]
+    ranked = shuffled[np.argsort(batches.cost[shuffled], kind="stable")]
+    spare = (len(old) + len(new)) % world
+    if spare > len(ranked):
+        return np.zeros((0, world), np.int64), np.concatenate([old, ranked])
+    pool = np.concatenate([old, ranked[spare:]])
+    return pool[np.argsort(batches.cost[pool], kind="stable")].reshape(-1, world), ranked[:spare]
 
 
 @dataclass(frozen=True)
