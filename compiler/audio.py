@@ -110,7 +110,7 @@ class SampleClock:
         ahead = time * self.rate - self.line  # samples missing (+) or too many (-)
         if not self._started or abs(ahead) > LEAP * self.rate:
             return self._leap(chunk, round(ahead))
-        share = min(chunk.shape[1] / (0.5 * self.rate), 1.0)  # smoothing over half a second
+        share = min(chunk.shape[1] / (0.2 * self.rate), 1.0)  # smoothing over a fifth of a second
         self._deviation += share * (float(ahead) / self.rate - self._deviation)
         if abs(self._deviation) > DRIFT_ON:
             self._correcting = True

@@ -230,7 +230,7 @@ class _Pass:
             raise Rejected("too_short", f"{encoder.frames} frames; {self.message}")
         width, height = self.converter.size
         samples, tail = self.sound.finish(samples_for(encoder.frames, recipe.sample_rate, recipe.rate))
-        has_sound = tail < samples
+        has_sound = self.sound.pad_head + tail < samples
         if not has_sound and not recipe.allow_silent:
             why = "the sound does not overlap the picture" if self.sound.frames else "no sound decodes"
             raise Rejected("no_audio", self.message or why)
