@@ -40,6 +40,7 @@ INPUTS = (
     *LABELS,
     Column("window_start", pl.Float64(), "compile only from here, seconds on the sample's clock; null: from the start"),
     Column("window_end", pl.Float64(), "compile only up to here, seconds; null: to the end"),
+    Column("boxes", pl.String(), "an LRS3 meta text: crop every picture to the square around its face; null: no crop"),
     Column("refused", pl.String(), "a code of compiler.reasons: goes straight to rejected.parquet, is never opened"),
     Column("refused_message", pl.String(), "why, in words"),
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from javisc.compiler.annotations import Problems, lines
+from javisc.compiler.reasons import Rejected
+from javisc.compiler.video import Crop, Part
 from javisc.manifests.errors import UserError
 
 #: Frames a second that the frame numbers count; LRS3 was cut from videos of this rate.
@@ -119,6 +122,29 @@ def square_crop(img_h: int, img_w: int, box: Box) -> Square:
     left = int(max(min(x + w / 2 - side / 2, img_w - side), 0))
     top = int(max(min(y + h / 2 - side / 2, img_h - side), 0))
     return Square(top, left, min(side, img_h - top), min(side, img_w - left), side)
+
+
+def face_crop(path: Path) -> Crop:
+    """The crop that follows the face of a meta text; a frame the text does not list takes the nearest listed one's box.
+
+    Frame numbers are ticks of 25 a second. Raises Rejected for another text; so does the crop where a box is no face.
+    """
+    try:
+        boxes = read_meta(path).boxes
+    except UserError as error:
+        raise Rejected("filtered", str(error)) from error
+    frames = sorted(boxes)
+
+    def crop(tick: int, width: int, height: int) -> Part:
+        place = bisect_left(frames, tick)
+        frame = min(frames[max(place - 1, 0) : place + 1], key=lambda each: abs(each - tick))
+        try:
+            square = square_crop(height, width, boxes[frame])
+        except ValueError as error:
+            raise Rejected("filtered", f"{path.name}: frame {frame}: {error}") from error
+        return Part(square.left, square.top, square.width, square.height)
+
+    return crop
 
 
 def audio_segment(first: int, end: int, sample_rate: int = 16000) -> tuple[int, int]:

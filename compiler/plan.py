@@ -21,7 +21,7 @@ PLAN_SCHEMA = pl.Schema(
 )
 WINDOW = ("window_start", "window_end")
 _BATCH = 100_000
-_COMPARED = ("source_bytes", *(column.name for column in LABELS), "refused")
+_COMPARED = ("source_bytes", *(column.name for column in LABELS), "boxes", "refused")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from javisc.compiler.inputs import is_url
+from javisc.compiler.lrs3 import face_crop
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.shards import MAX_MEMBER, write_shard
@@ -27,10 +28,12 @@ def compile_input(
     recipe: dict[str, Any],
     compiler: str,
     scratch: str,
+    boxes: str | None = None,
 ) -> dict[str, Any]:
     """Compile one input; its clip lands as `scratch`/KEY.mp4 and `scratch`/KEY.flac, complete or not at all.
 
-    raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. Returns the manifest columns
+    raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: an LRS3 meta text whose
+    faces to crop to. Returns the manifest columns
     that the clip knows. Raises Rejected.
     """
     module, _, function = compiler.partition(":")
@@ -45,7 +48,8 @@ def compile_input(
             span = (
                 None if window == [None, None] else (window[0] or 0.0, float("inf") if window[1] is None else window[1])
             )
-            clip = compile_file(source, Recipe.from_json(recipe), work, window=span)
+            crop = {} if boxes is None else {"crop": face_crop(Path(boxes))}
+            clip = compile_file(source, Recipe.from_json(recipe), work, window=span, **crop)
             for extension, made in (("mp4", clip.mp4), ("flac", clip.flac)):
                 if made is not None:
                     if made.stat().st_size > MAX_MEMBER:

@@ -15,14 +15,14 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from javisc.compiler.audio import SoundTrack, write_flac
-from javisc.compiler.clock import Hold, Slots, samples_for
+from javisc.compiler.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.edits import Edit
 from javisc.compiler.pictures import PictureClock
 from javisc.compiler.probe import Source, check_file, choose_audio, choose_video, open_source, orientation
 from javisc.compiler.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.video import MAX_PIXELS, Converter, Deinterlacer, Encoder, pixel_aspect, small_luma
+from javisc.compiler.video import MAX_PIXELS, Converter, Crop, Deinterlacer, Encoder, pixel_aspect, small_luma
 
 #: The longest clip, so that a lying clock cannot fill the disk.
 MAX_SECONDS = Fraction(6 * 3600)
@@ -42,10 +42,18 @@ class Clip:
     columns: dict[str, object] = field(default_factory=dict)
 
 
-def transcode(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
+def transcode(
+    source: Path,
+    recipe: Recipe,
+    scratch: Path,
+    *,
+    window: tuple[float, float] | None = None,
+    crop: Crop | None = None,
+) -> Clip:
     """Compile one file into `scratch` (an empty folder of the caller's).
 
     `window` (start, end) takes a part: seconds on the sample clock of the whole file, whose zero is its first picture.
+    `crop` says which part of each upright picture is wanted; the first picture's part decides the clip's size.
     What decodes is what counts: damaged packets are skipped, the last good picture holds and missing sound is silence, until
     a tenth of the pictures is damaged. Raises `Rejected`.
     """
@@ -57,7 +65,7 @@ def transcode(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[floa
         clip = transcode_audio(source, recipe, scratch, window=window)
     else:
         with open_source(source) as opened:
-            columns = _Pass(opened, recipe, scratch, window).run()
+            columns = _Pass(opened, recipe, scratch, window, crop).run()
         flac = scratch / "clip.flac"
         clip = Clip(scratch / "clip.mp4", flac if flac.exists() else None, columns)
     after = check_file(source)
@@ -82,7 +90,14 @@ def _seconds(value: float) -> Fraction:
 class _Pass:
     """The single pass over an opened file."""
 
-    def __init__(self, source: Source, recipe: Recipe, scratch: Path, window: tuple[float, float] | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        recipe: Recipe,
+        scratch: Path,
+        window: tuple[float, float] | None,
+        crop: Crop | None,
+    ) -> None:
         self.container, self.recipe, self.scratch = source.container, recipe, scratch
         video, self.audio = choose_video(self.container), choose_audio(self.container)
         if video is None:
@@ -96,6 +111,7 @@ class _Pass:
                 stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self.start, length = _limits(recipe, window)
         self.max_frames = max(round(length * recipe.rate), 1)
+        self.crop, self.first_tick = crop, nearest_tick(self.start, recipe.rate)
         self.audio_edit = Edit() if self.audio is None else source.edit_of(self.audio)
         self.moved = not (source.edit_of(video).trivial and self.audio_edit.trivial)
         self.sound = SoundTrack(recipe, scratch, self.audio_edit)
@@ -199,7 +215,11 @@ class _Pass:
             return
         assert self.converter is not None
         repeated = self._shown is not None and self._shown[0] is frame
-        if not repeated:
+        if self.crop is not None:
+            tick = self.first_tick + (self.encoder.frames if self.encoder is not None else 0)
+            part = self.crop(tick, *self.converter.upright(frame))
+            self._shown = (frame, self.converter.convert(frame, part))
+        elif not repeated:
             self._shown = (frame, self.converter.convert(frame))
         assert self._shown is not None
         if self.encoder is None:

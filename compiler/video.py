@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import av.error
@@ -85,6 +85,19 @@ def pixel_aspect(stream: av.VideoStream) -> Fraction:
     return aspect if aspect is not None and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
 
 
+class Part(NamedTuple):
+    """A rectangle of a picture, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+#: (tick on the whole file's clock, width, height of the upright picture) → the part of the picture that is wanted.
+Crop = Callable[[int, int, int], Part]
+
+
 class Deinterlacer:
     """Weaves no combs: frames flagged interlaced go through bwdif, one frame out per frame in; others pass untouched."""
 
@@ -133,9 +146,14 @@ class Converter:
         self._graph: Graph | None = None
         self._key: tuple[object, ...] | None = None
 
-    def convert(self, frame: VideoFrame) -> VideoFrame:
-        """One frame in, one frame out. Raises `Rejected` where FFmpeg cannot convert."""
+    def upright(self, frame: VideoFrame) -> tuple[int, int]:
+        """Width and height of a frame's pixels after turning."""
+        return (frame.height, frame.width) if self.turn.clockwise in (90, 270) else (frame.width, frame.height)
+
+    def convert(self, frame: VideoFrame, part: Part | None = None) -> VideoFrame:
+        """One frame in, one frame out, of the upright frame's `part` if given. Raises `Rejected` where FFmpeg cannot convert."""
         key = (
+            part,
             frame.width,
             frame.height,
             frame.format.name,
@@ -145,7 +163,7 @@ class Converter:
         )
         try:
             if key != self._key:
-                steps = self._steps(frame)
+                steps = self._steps(frame, part)
                 self._graph = _graph(frame, steps) if steps else None
                 self._key = key
             if self._graph is None:
@@ -157,10 +175,12 @@ class Converter:
                 "unsupported", f"convert {frame.format.name} {frame.width}x{frame.height}: {error}"
             ) from error
 
-    def _steps(self, frame: VideoFrame) -> list[str]:
-        wide, high, even_wide, even_high = target_size(
-            frame.width, frame.height, self.aspect, self.turn, self.recipe.short_side
-        )
+    def _steps(self, frame: VideoFrame, part: Part | None) -> list[str]:
+        size, turn, aspect = (frame.width, frame.height), self.turn, self.aspect
+        if part is not None:
+            size, turn = (part.width, part.height), Orientation()
+            aspect = 1 / aspect if self.turn.clockwise in (90, 270) else aspect
+        wide, high, even_wide, even_high = target_size(*size, aspect, turn, self.recipe.short_side)
         if self.size is None:
             if even_wide < 2 or even_high < 2:
                 raise Rejected("unsupported", f"a picture of {wide}x{high} pixels")
@@ -173,7 +193,10 @@ class Converter:
             steps.append("hflip")
         if self.turn.clockwise:
             steps += {90: ["transpose=clock"], 180: ["hflip", "vflip"], 270: ["transpose=cclock"]}[self.turn.clockwise]
-        turned = (frame.height, frame.width) if self.turn.clockwise in (90, 270) else (frame.width, frame.height)
+        turned = self.upright(frame)
+        if part is not None:
+            steps.append(f"crop={part.width}:{part.height}:{part.left}:{part.top}:exact=1")
+            turned = (part.width, part.height)
         if turned != (wide, high):
             steps.append(f"scale={wide}:{high}:{SCALER}")
         if (wide, high) != (even_wide, even_high):

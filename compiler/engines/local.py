@@ -91,6 +91,7 @@ class LocalEngine:
                 "path": source["path"],
                 "raw_path": None if raw is None else raw.hex(),
                 "window": [source["window_start"], source["window_end"]],
+                "boxes": source["boxes"],
                 "recipe": self.job.recipe.to_json(),
                 "compiler": self.job.compiler,
                 "scratch": str(folder),
