@@ -104,13 +104,25 @@ SOURCE = _columns(
 
 QUALITY = _columns(
     ("loudness", pl.Float32, "integrated loudness, LUFS (ITU-R BS.1770-4); null below 0.4 s or where all is gated"),
-    ("silence_ratio", pl.Float32, "share of 50 ms windows below -60 dBFS RMS"),
-    ("clipping_ratio", pl.Float32, "share of samples in runs of two or more at full scale"),
-    ("bandwidth", pl.Float32, "effective audio bandwidth, Hz: 99 % of the energy lies below"),
-    ("still_ratio", pl.Float32, "share of source frames that repeat the one before"),
-    ("black_ratio", pl.Float32, "share of frames that are black"),
-    ("scene_cuts", pl.Int32, "cuts between shots"),
-    ("motion", pl.Float32, "mean absolute luma difference between neighbouring frames, 0 to 1"),
+    ("silence_ratio", pl.Float32, "share of 50 ms windows of the compiled audio below -60 dBFS RMS"),
+    ("clipping_ratio", pl.Float32, "share of the source's samples in runs of two or more at full scale"),
+    (
+        "bandwidth",
+        pl.Float32,
+        "effective bandwidth of the compiled audio, Hz: 99 % of the energy lies below; null in silence",
+    ),
+    (
+        "still_ratio",
+        pl.Float32,
+        "share of source frames that repeat the one before: no tile of an 8 x 8 grid changes by 1/255 on average",
+    ),
+    ("black_ratio", pl.Float32, "share of compiled frames that are black: 98 % of the luma below a tenth of white"),
+    (
+        "scene_cuts",
+        pl.Int32,
+        "cuts between shots: compiled frames whose mean luma change is above a tenth, and by a tenth above the change before",
+    ),
+    ("motion", pl.Float32, "mean absolute luma difference between neighbouring compiled frames, 0 to 1"),
     ("silent", pl.Boolean, "true if there is no sound to hear: silence_ratio is 1"),
     ("still", pl.Boolean, "true if the picture never changes: still_ratio is 1"),
 )

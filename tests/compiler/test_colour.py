@@ -140,7 +140,7 @@ def corners(clip: Clip) -> tuple[list[int], int, int]:
     return [int(luma[a, b]) for a in (y, -y) for b in (x, -x)], frame.width, frame.height
 
 
-#: (a, b, c, d) of the matrix, which takes (x, y) to (ax + cy, bx + dy); shades top left, top right, bottom left, bottom right; turn.
+#: (a, b, c, d) of the matrix, which takes (x, y) to (ax + cy, bx + dy); shades of the corners in reading order; turn.
 TURNS = {
     "upright": ((1, 0, 0, 1), [40, 80, 120, 200], 0),
     "clockwise": ((0, 1, -1, 0), [120, 40, 200, 80], 90),

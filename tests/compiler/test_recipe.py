@@ -1,0 +1,89 @@
+"""Recipes say what they mean, survive JSON and refuse nonsense in one line."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import pytest
+
+from javisc.compiler.reasons import REASONS, Rejected
+from javisc.compiler.recipe import PRESETS, Recipe, parse_fps
+from javisc.manifests.errors import UserError
+
+
+def test_rates_are_exact() -> None:
+    assert parse_fps("24") == 24 and parse_fps(25) == 25 and parse_fps("30000/1001") == Fraction(30000, 1001)
+    for text, exact in (("23.976", 24), ("23.98", 24), ("29.97", 30), ("59.94", 60), ("119.88", 120)):
+        assert parse_fps(text) == Fraction(exact * 1000, 1001)
+    assert parse_fps("12.5") == Fraction(25, 2) and parse_fps("24.5") == Fraction(49, 2)
+    assert Recipe(fps="24.000").fps == "24" and Recipe(fps="48/2") == Recipe()
+    for nonsense in ("", "abc", "-3", "1/0", "0", "1000", "nan", "24;rm"):
+        with pytest.raises(UserError, match="--fps"):
+            parse_fps(nonsense)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_brings_a_recipe_back(name: str) -> None:
+    recipe = PRESETS[name]
+    again = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert again == recipe and again.digest == recipe.digest
+
+
+def test_the_digest_tells_settings_apart_and_ignores_the_name() -> None:
+    base = PRESETS["jav"]
+    assert base.replace(name="mine").digest == base.digest
+    changes: list[dict[str, object]] = [
+        {"fps": "25"},
+        {"crf": 19},
+        {"short_side": 256},
+        {"sample_rate": 22050},
+        {"channels": 2},
+        {"encoder_preset": "fast"},
+        {"min_frames": 11},
+        {"max_seconds": 10},
+        {"allow_silent": True},
+        {"gop": 24},
+    ]
+    assert len({base.replace(**change).digest for change in changes} | {base.digest}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("fps", "0"),
+        ("sample_rate", 100),
+        ("channels", 6),
+        ("short_side", 255),
+        ("crf", 0),
+        ("crf", 52),
+        ("encoder_preset", "quick"),
+        ("gop", 0),
+        ("min_frames", 0),
+        ("max_seconds", 0),
+        ("kind", "film"),
+        ("max_seconds", float("nan")),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(setting: str, value: object) -> None:
+    with pytest.raises(UserError) as caught:
+        Recipe(**{setting: value})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_or_mistyped_settings_are_refused() -> None:
+    with pytest.raises(UserError, match="unknown"):
+        Recipe.from_json({"speed": 3})
+    for setting in ({"crf": "20"}, {"channels": True}, {"gop": 1.5}, {"allow_silent": 1}):
+        with pytest.raises(UserError, match="allowed"):
+            Recipe.from_json(dict(setting))
+
+
+def test_reasons_are_documented_and_messages_are_one_line() -> None:
+    assert all(meaning for meaning in REASONS.values())
+    rejected = Rejected("corrupt", "two\nlines")
+    assert rejected.message == "two lines" and str(rejected) == "corrupt: two lines"
+    assert Rejected("empty").message == REASONS["empty"]
+    import pickle
+
+    assert pickle.loads(pickle.dumps(rejected)).message == "two lines"  # noqa: S301 - our own, to cross processes
