@@ -15,6 +15,7 @@ from javisc.compiler.build import BuildOptions, BuildResult, build
 from javisc.compiler.inputs import table
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
+from support.processes import alive, workers_of
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -119,7 +120,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         [sys.executable, "-P", "-c", program, str(TESTS), str(tmp_path / "raw"), str(tmp_path / "ds")]
     )
     until = time.monotonic() + 60
-    while len(workers := children(parent.pid)) < 2:
+    while len(workers := [pid for pid, _ in workers_of(parent.pid)]) < 2:
         assert time.monotonic() < until and parent.poll() is None
         time.sleep(0.05)
     time.sleep(0.5)
@@ -129,28 +130,6 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < until, "workers outlive their parent"
         time.sleep(0.05)
-
-
-def children(pid: int) -> list[int]:
-    """The worker processes of a build."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if parent == pid and b"engines.worker" in command:
-                found.append(int(entry.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_worker_threads_and_start_method() -> None:

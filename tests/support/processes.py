@@ -1,0 +1,28 @@
+"""Looking at the processes of a running build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def workers_of(parent: int) -> list[tuple[int, bool]]:
+    """The worker processes of a build: (process, whether it only retries one file)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                above = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if above == parent and b"engines.worker" in command:
+                found.append((int(entry.name), b"--retry" in command))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """True unless the process is gone or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
