@@ -24,7 +24,7 @@ from javisc.compiler.verify import verify
 from javisc.manifests.errors import UserError
 from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
 from support.processes import workers_of
-from support.raw import broken_folder, raw_folder, write_clip
+from support.raw import AWKWARD, broken_folder, raw_folder, write_clip
 
 RECIPE = PRESETS["jav"].replace(short_side=32, encoder_preset="ultrafast")
 TESTS = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def test_the_dataset_is_whole_and_verifies(calm: Path, raw: Path) -> None:
     shards = pl.read_parquet(calm / "shards.parquet")
     assert shards.schema == SHARDS_SCHEMA and shards["samples"].sum() == 14
     assert manifest.select("shard", "key").rows() == sorted(manifest.select("shard", "key").rows())
-    assert (manifest["num_frames"] == 12).all() and (manifest["num_samples"] == 8000).all()
+    assert (manifest["num_samples"] == (manifest["num_frames"] * 16000 / 24).round()).all()
     assert set(manifest["path"]) == {str(path) for path in raw.rglob("clip *") if path.suffix not in (".txt", ".json")}
     one = manifest.filter(pl.col("id") == "clip 000").row(0, named=True)
     assert one["text"] == "clip number 0" and one["texts"] == ["clip number 0", "and in other words"]
@@ -107,7 +107,7 @@ def test_two_workers_another_place_and_another_order_give_the_same_bytes(calm: P
     random.Random(4).shuffle(names)
     (elsewhere / "list.txt").write_text("\n".join(names) + "\n")
     run(elsewhere / "list.txt", tmp_path / "ds", workers=2, scratch=tmp_path)
-    assert {k: v for k, v in digests(tmp_path / "ds" / "shards").items()} == digests(calm / "shards")
+    assert digests(tmp_path / "ds" / "shards") == digests(calm / "shards")
     ours, theirs = (
         pl.read_parquet(out / "manifest.parquet").drop("path", "audio_path") for out in (calm, tmp_path / "ds")
     )
@@ -227,16 +227,7 @@ def test_everything_broken_ends_in_one_table(raw: Path, tmp_path: Path) -> None:
     for name in ("folder.mp4", "dangling.mp4", "self.mp4", "pipe.mp4"):
         assert reasons[name] == "unreadable", name
     good = set(manifest["relpath"])
-    expected = {
-        "with space.mp4",
-        "quo'te\".mp4",
-        "new\nline.mp4",
-        "видео 動画 🎬.mp4",
-        "-rf.mp4",
-        "a%20b;c&d$(e).MP4",
-        ".hidden.mp4",
-    }
-    assert expected <= good and "folder.mp4/inside.mp4" in good
+    assert {*AWKWARD, "folder.mp4/inside.mp4"} - {".mp4"} <= good
     assert any("undecodable" in name for name in good)
     assert all(rejected["message"].is_not_null()) and verify(tmp_path / "ds", workers=2).defects == []
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+#: Names that break tools which pass them through a shell, a CSV or a URL. The last one has no suffix, so it is no video.
+AWKWARD = (
+    "with space.mp4",
+    "quo'te\".mp4",
+    "new\nline.mp4",
+    "видео 動画 🎬.mp4",
+    "-rf.mp4",
+    "a%20b;c&d$(e).MP4",
+    ".hidden.mp4",
+    ".mp4",
+)
 
 
 def write_clip(
@@ -76,25 +87,8 @@ def broken_folder(root: Path, good: Path) -> int:
     (root / "self.mp4").symlink_to(root / "self.mp4")
     (root / "loop").symlink_to(root, target_is_directory=True)
     os.mkfifo(root / "pipe.mp4")
-    names = [
-        "with space.mp4",
-        "quo'te\".mp4",
-        "new\nline.mp4",
-        "видео 動画 🎬.mp4",
-        "-rf.mp4",
-        "a%20b;c&d$(e).MP4",
-        ".hidden.mp4",
-        ".mp4",
-    ]
-    for name in names:
+    for name in AWKWARD:
         (root / name).write_bytes(content)
     with open(os.fsencode(root) + b"/undecodable \xff\xfe.mp4", "wb") as stream:  # noqa: PTH123 (the name is no text)
         stream.write(content)
-    # ".mp4" alone has no suffix: a hidden file, not a video.
-    return 7 + 3 + 3 + 2 + 2 + 1 + (len(names) - 1) + 1
-
-
-def kill_moments(count: int, within: float, seed: int) -> Iterable[float]:
-    """Random waits before kills, seconds."""
-    dice = random.Random(seed)
-    return [dice.uniform(0.02, within) for _ in range(count)]
+    return 7 + 3 + 3 + 2 + 2 + 1 + (len(AWKWARD) - 1) + 1
