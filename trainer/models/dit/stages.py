@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.models.dit.checkpoint import fit_caption_length
 from javisc.trainer.models.dit.model import VASTDiT3
 
 _NEW_WITH_JAVISDIT = (
@@ -42,3 +50,85 @@ def freeze(model: VASTDiT3) -> None:
         set_all(("y_embedder", "audio_y_embedder"), False)
     if config.audio_only:
         set_all(("y_embedder", "final_layer"), False)
+
+
+def initialise(model: VASTDiT3) -> None:
+    """Fresh weights as the reference draws them, from torch's generator.
+
+    What OpenSora's STDiT3 has: Xavier linears with zero biases, the fps embedder's second layer 0, the outputs of
+    temporal blocks 0. What came later (audio, prior) keeps the framework's draws, but the outputs of audio temporal and
+    of prior blocks have weight 0; their biases are not 0, so a fresh prior block is not exactly an identity.
+    Video-audio blocks are one.
+    """
+    for name in ("t_embedder", "fps_embedder", "t_block", "y_embedder", *_VIDEO):
+        for module in _linears(getattr(model, name, None)):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    fps = _linears(model.fps_embedder)
+    nn.init.normal_(fps[0].weight, std=0.02)
+    nn.init.zeros_(fps[1].weight)
+    for name in ("temporal_blocks", "audio_temporal_blocks", "video_st_prior_blocks", "audio_st_prior_blocks"):
+        for path, module in getattr(model, name, nn.Module()).named_modules():
+            if isinstance(module, nn.Linear) and path.endswith((".proj", "mlp.fc2")):
+                nn.init.zeros_(module.weight)
+    for module in _linears(getattr(model, "va_cross_blocks", None)):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def _linears(module: nn.Module | None) -> list[nn.Linear]:
+    return [] if module is None else [m for m in module.modules() if isinstance(m, nn.Linear)]
+
+
+def audio_from_video(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenSora's STDiT3 tensors, and the audio branch's as copies of its video blocks and caption embedder."""
+    copied = {
+        f"audio_{name}": value
+        for name, value in tensors.items()
+        if name.startswith(("spatial_blocks.", "temporal_blocks.", "y_embedder."))
+    }
+    return dict(tensors) | copied
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage started from: tensors taken, names that stayed fresh, names in the sources that the model has not."""
+
+    taken: int
+    fresh: list[str]
+    unused: list[str]
+
+
+@torch.no_grad()
+def start_from(model: VASTDiT3, *sources: Mapping[str, Tensor]) -> Start:
+    """Copy what the sources hold into `model`; a later source overrides an earlier one.
+
+    Stage 1: `audio_from_video(OpenSora)`. Stage 3: the audio stage's weights, then OpenSora's. Only modules that no source can
+    hold may stay fresh: the audio input and output in stage 1, the prior and video-audio parts in stage 3. Raises
+    UserError where anything else is missing or a shape differs.
+    """
+    own = model.state_dict()
+    found: dict[str, Tensor] = {}
+    unused: list[str] = []
+    for source in sources:
+        fitted = fit_caption_length(dict(source), model.config.model_max_length)
+        for name, value in fitted.items():
+            if name not in own:
+                unused.append(name)
+            elif own[name].shape != value.shape:
+                raise UserError(
+                    f"{name} has the shape {list(value.shape)}, the model {list(own[name].shape)}; start from weights of its size"
+                )
+            else:
+                found[name] = value
+    may_be_fresh = ("st_", "video_st_", "audio_st_", "va_cross_blocks.", "onset_embedder.")
+    if model.config.audio_only:
+        may_be_fresh += ("ax_embedder.", "audio_final_layer.")
+    fresh = [name for name in own if name not in found]
+    if lost := [name for name in fresh if not name.startswith(may_be_fresh)]:
+        raise UserError(
+            f"{len(lost)} tensors are in none of the sources, the first {lost[0]!r}; give the stage's start weights"
+        )
+    for name, value in found.items():
+        own[name].copy_(value)
+    return Start(len(found), fresh, unused)
