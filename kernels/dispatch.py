@@ -7,7 +7,6 @@ imports neither Triton nor xformers, so choosing the torch backend never loads t
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -92,10 +91,8 @@ def register(
     rows.append(Backend(op, name, needs, when, refuse, prefer))
 
 
-@functools.cache
-def installed(package: str) -> bool:
-    """Whether a package can be imported, found without importing it."""
-    return importlib.util.find_spec(package) is not None
+#: Which of the optional packages can be imported, found without importing them (once: `choose` runs under tracing too).
+INSTALLED = {package: importlib.util.find_spec(package) is not None for package in ("triton", "xformers")}
 
 
 def interpreting() -> bool:
@@ -103,14 +100,17 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on")
 
 
-@functools.cache
 def _capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
+# Tracing takes the answer as a constant: what torch.compiler.assume_constant_result sets, which would import Triton.
+_capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def refuse_triton(request: Request) -> str | None:
     """The reason why no Triton kernel of ours can run on the request's device and dtype, or None."""
-    if not installed("triton"):
+    if not INSTALLED["triton"]:
         return "the package triton is not installed (pip install 'javisc[train]')"
     if request.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"it takes float32, float16 and bfloat16, not {str(request.dtype).removeprefix('torch.')}"
@@ -128,7 +128,7 @@ def refuse_triton(request: Request) -> str | None:
 
 def refuse_xformers(request: Request) -> str | None:
     """The reason why xformers' memory-efficient attention cannot run on the request's device and dtype, or None."""
-    if not installed("xformers"):
+    if not INSTALLED["xformers"]:
         return "the package xformers is not installed (pip install 'javisc[train]')"
     if request.device.type != "cuda":
         return f"xformers has no attention operator for {request.device.type}"

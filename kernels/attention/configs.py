@@ -1,0 +1,57 @@
+"""Tile sizes of the attention kernels, by pass, width of the head and architecture. Chosen by registers and shared memory of the
+compiled code (benchmarks/results/aot.md); no search at run time, so the first step is as fast as the last."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from javisc.kernels.launch import head_tiles
+
+
+class Config(NamedTuple):
+    """Rows of a query tile, rows of a key tile, warps, pipeline stages."""
+
+    bm: int
+    bn: int
+    warps: int
+    stages: int
+
+
+#: (pass, head class, architecture) → configuration. Head class: 64 (d ≤ 64), 96 (two tiles, 72…96), 128.
+TABLE: dict[tuple[str, int, int], Config] = {
+    ("fwd", 64, 90): Config(128, 64, 4, 3),
+    ("fwd", 96, 90): Config(128, 64, 8, 3),
+    ("fwd", 128, 90): Config(128, 64, 8, 3),
+    ("fwd", 64, 80): Config(128, 64, 4, 3),
+    ("fwd", 96, 80): Config(128, 64, 8, 2),
+    ("fwd", 128, 80): Config(128, 32, 8, 2),
+    ("dkv", 64, 90): Config(64, 128, 8, 2),
+    ("dkv", 96, 90): Config(32, 128, 8, 2),
+    ("dkv", 128, 90): Config(32, 64, 8, 2),
+    ("dkv", 64, 80): Config(32, 128, 8, 2),
+    ("dkv", 96, 80): Config(32, 128, 8, 2),
+    ("dkv", 128, 80): Config(32, 64, 8, 2),
+    ("dq", 64, 90): Config(128, 64, 8, 2),
+    ("dq", 96, 90): Config(128, 64, 8, 2),
+    ("dq", 128, 90): Config(64, 32, 8, 2),
+    ("dq", 64, 80): Config(128, 64, 8, 2),
+    ("dq", 96, 80): Config(128, 32, 8, 2),
+    ("dq", 128, 80): Config(128, 32, 8, 2),
+}
+#: Where the norm's own registers would spill the entry above.
+NORMED: dict[tuple[str, int, int], Config] = {("dq", 96, 90): Config(128, 32, 8, 2)}
+#: Sequences of at most 32 rows on the tile's own side (audio frames, few latent times), for every head dim.
+SHORT = {"fwd": Config(32, 32, 4, 2), "dkv": Config(16, 16, 2, 2), "dq": Config(16, 16, 2, 2)}
+#: float32, for every head dim: three TF32 products need the operands twice, so tiles are small.
+WIDE = Config(16, 16, 4, 1)
+
+
+def configuration(kind: str, head_dim: int, arch: int, rows: int, element_size: int, norm: bool) -> Config:
+    """The entry for a pass ("fwd", "dkv", "dq"); rows: of the longest sequence on the tile's own side."""
+    if element_size > 2:
+        return WIDE
+    if rows <= 32:
+        return SHORT[kind]
+    width = sum(head_tiles(head_dim))
+    key = (kind, 64 if width <= 64 else 96 if width <= 96 else 128, arch)
+    return NORMED.get(key, TABLE[key]) if norm else TABLE[key]
