@@ -19,6 +19,9 @@ from javisc.manifests.io import write_table
 PLAN_SCHEMA = pl.Schema(
     {"shard": pl.Int32(), "key": pl.String(), "revision": pl.Int32(), "twin": pl.Int32(), **INPUT_SCHEMA}
 )
+KEYED_SCHEMA = pl.Schema({**INPUT_SCHEMA, "key0": pl.String()})
+#: What stands on disk: where a key is, and the digest of its source or the reason of its refusal.
+PUBLISHED_SCHEMA = pl.Schema({"key": pl.String(), "shard": pl.Int32(), "sha256": pl.String(), "reason": pl.String()})
 WINDOW = ("window_start", "window_end")
 _BATCH = 100_000
 _COMPARED = ("source_bytes", *(column.name for column in LABELS), "boxes", "refused")
@@ -77,13 +80,11 @@ def split_of(seed: int, key: str, shares: Mapping[str, float]) -> str | None:
     return list(shares)[-1]
 
 
-def spool(frames: Iterable[pl.DataFrame], folder: Path) -> pl.LazyFrame:
-    """Write frames to parquet files and return a lazy view of them: tables longer than memory."""
+def spool(frames: Iterable[pl.DataFrame], folder: Path, schema: pl.Schema) -> pl.LazyFrame:
+    """Write frames of a schema to parquet files and return a lazy view of them: tables longer than memory."""
     folder.mkdir(parents=True, exist_ok=True)
     pieces = []
-    schema = None
     for number, frame in enumerate(frames):
-        schema = frame.schema
         piece = folder / f"{number:06d}.parquet"
         frame.write_parquet(piece, compression="zstd", compression_level=1)
         pieces.append(piece)
@@ -109,7 +110,9 @@ def lay_out(
     published of it stale.
     """
     changes = Changes()
-    rows = spool((_keyed(batch) for batch in inputs.collect_batches(chunk_size=_BATCH)), folder / "inputs")
+    rows = spool(
+        (_keyed(batch) for batch in inputs.collect_batches(chunk_size=_BATCH)), folder / "inputs", KEYED_SCHEMA
+    )
     rows = rows.with_row_index("row")
     narrow = rows.select("row", "path", *WINDOW, "relpath", "key0", "refused").collect(engine="streaming")
     narrow = _once(narrow, changes)
@@ -130,9 +133,6 @@ def lay_out(
     )
     plan = pl.concat([fresh, kept.lazy()]).with_columns(revision=pl.col("revision") + raised).sort("shard", "key")
     return plan, changes
-
-
-PUBLISHED_SCHEMA = pl.Schema({"key": pl.String(), "shard": pl.Int32(), "sha256": pl.String(), "reason": pl.String()})
 
 
 def _keyed(batch: pl.DataFrame) -> pl.DataFrame:

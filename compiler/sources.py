@@ -11,7 +11,7 @@ import polars as pl
 from javisc.compiler.captions import attach
 from javisc.compiler.inputs import is_url, shown
 from javisc.compiler.plan import spool
-from javisc.compiler.scan import VIDEO_SUFFIXES, ScanReport, scan
+from javisc.compiler.scan import SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
 from javisc.manifests.errors import UserError
 
 
@@ -36,7 +36,7 @@ def from_raw(
 
     def inputs(folder: Path) -> pl.LazyFrame:
         report = ScanReport()
-        found = spool(scan(raw, suffixes, out=out, report=report), folder / "scan")
+        found = spool(scan(raw, suffixes, out=out, report=report), folder / "scan", SCAN_SCHEMA)
         for line in report.lines():
             say(line)
         table, captioned = attach(found, captions, folder, require=require_caption)
