@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -92,6 +93,23 @@ def read_meta(path: Path) -> Meta:
     if not boxes:
         raise UserError(f"{path}: lists no frames after its line 'FRAME'; is it a meta text of LRS3?")
     return Meta(youtube, text, boxes)
+
+
+def read_texts(meta: Path) -> Iterator[tuple[Path, Meta | UserError]]:
+    """Yield every text of LRS3's pretrain part below `meta`, in order, read or with what is wrong with it.
+
+    Where there is no folder `pretrain`, all texts are read.
+    """
+    top = meta / "pretrain" if (meta / "pretrain").is_dir() else meta
+    for folder, folders, files in os.walk(top):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".txt"):
+                path = Path(folder, name)
+                try:
+                    yield path, read_meta(path)
+                except UserError as error:
+                    yield path, error
 
 
 def _boxes(path: Path, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Box]]:
