@@ -1,4 +1,4 @@
-"""Frames of a compiled clip, decoded on the CPU: only the group of pictures that the window touches.
+"""Frames and samples of a compiled clip, decoded on the CPU: only the group of pictures that the window touches.
 
 Compiled video is H.264 on an exact frame grid with an IDR picture every `gop` frames and no B-frames, so frame i is found by
 its time stamp alone and decoding may start at the last multiple of `gop` before it.
@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 #: A window larger than this is a mistake or an attack: 8 GiB of pixels.
@@ -38,6 +39,25 @@ def frames(
             return _decode(container, start, count, fps, gop, stride)
     except (av.FFmpegError, IndexError, EOFError) as error:
         raise DecodeError(f"the clip cannot be decoded: {error}") from error
+
+
+def samples(flac: bytes, first: int, count: int) -> NDArray[np.float32]:
+    """Samples first … first + count - 1 of a compiled clip's sound, (count, channels) in [-1, 1]; zeros past its end.
+
+    Raises DecodeError if the FLAC is not readable.
+    """
+    if first < 0 or not 0 <= count <= MAX_WINDOW_BYTES // 64:
+        raise ValueError(f"{count} samples from {first}: first >= 0 and a sane count are needed")
+    try:
+        with soundfile.SoundFile(io.BytesIO(flac)) as file:
+            out = np.zeros((count, file.channels), dtype=np.float32)
+            have = max(0, min(count, file.frames - first))
+            if have:
+                file.seek(first)
+                out[:have] = file.read(have, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, ValueError, RuntimeError) as error:
+        raise DecodeError(f"the sound cannot be decoded: {error}") from error
+    return out
 
 
 def _decode(

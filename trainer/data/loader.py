@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
-from javisc.trainer.data.decode import DecodeError, frames
+from javisc.trainer.data.decode import DecodeError, frames, samples
 from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, Tensors
 from javisc.trainer.data.reader import CorruptSample, Reader, ReaderOptions
 from javisc.trainer.data.sampler import Batch, Clip, Sampler
@@ -54,28 +55,35 @@ class Loaded:
     """A batch as tensors, and the decisions behind it.
 
     `batch.clips` are the clips that are really in it, after replacements; `labels` their keys and captions; `replaced` lists
-    (row, message) of samples that could not be read.
+    (row, message) of samples that could not be read. With a loader's `transform` there are `items` instead of tensors.
     """
 
     batch: Batch
-    tensors: Tensors
+    tensors: Tensors | None
     labels: list[dict[str, object]]
     replaced: tuple[tuple[int, str], ...] = ()
+    items: tuple[Any, ...] = ()
 
     @property
     def video(self) -> torch.Tensor:
         """(B, 3, F, H, W), or (B, F, 3, H, W) with layout FCHW."""
-        return self.tensors.video
+        return self._made.video
 
     @property
     def audio(self) -> torch.Tensor | None:
         """(B, L, channels): exactly the samples of the frames' stretch of time."""
-        return self.tensors.audio
+        return self._made.audio
 
     @property
     def spectrum(self) -> torch.Tensor | None:
         """What `GraphOptions.spectrum` asked for."""
-        return self.tensors.spectrum
+        return self._made.spectrum
+
+    @property
+    def _made(self) -> Tensors:
+        if self.tensors is None:
+            raise ValueError("this loader has a transform: its batches have items, no tensors")
+        return self.tensors
 
 
 def cover(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
@@ -115,6 +123,9 @@ class Loader:
                 torch.save(loader.state_dict(), ...)
 
     `report(row, key, message)` is called for every sample that had to be replaced.
+
+    A `transform` takes the graph's place: it is called in the decoding threads with the window's frames (F, H, W, 3) uint8, its
+    sound (L, channels) float32 and the clip, and what it returns becomes an item of the batch.
     """
 
     def __init__(
@@ -122,6 +133,7 @@ class Loader:
         sampler: Sampler,
         options: LoaderOptions | None = None,
         *,
+        transform: Callable[[NDArray[np.uint8], NDArray[np.float32], Clip], Any] | None = None,
         report: Callable[[int, str, str], None] | None = None,
     ) -> None:
         self.sampler = sampler
@@ -133,7 +145,8 @@ class Loader:
         self.report = report
         self.catalog = sampler.catalog
         self.reader = Reader(self.options.reader)
-        self.graph = Graph(self.options.graph)
+        self.transform = transform
+        self.graph = None if transform is not None else Graph(self.options.graph)
         self.pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="javisc-decode")
         self.replaced = 0
 
@@ -218,17 +231,20 @@ class Loader:
         clips = tuple(item.clip for item in decoded)
         batch = Batch(batch.epoch, batch.step, batch.bucket, clips)
         labels = self.catalog.labels([clip.row for clip in clips])
-        if not decoded:
+        items = tuple(item.made for item in decoded)
+        if self.graph is None:
+            return Loaded(batch, None, labels, replaced, items)
+        if not items:
             shape = (0, 3, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
             return Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
-        return Loaded(batch, self.graph.run([item.input for item in decoded]), labels, replaced)
+        return Loaded(batch, self.graph.run(items), labels, replaced)
 
     def _decode_some(self, batch: Batch, clip: Clip) -> _Decoded:
         """Decode a clip, or one that stands in for it."""
         problems: list[tuple[int, str]] = []
         for attempt in range(SUBSTITUTES + 1):
             try:
-                return _Decoded(clip, self._decode(batch, clip), problems)
+                return _Decoded(clip, self._made(batch, clip), problems)
             except (CorruptSample, DecodeError) as error:
                 problems.append((clip.row, str(error)))
                 clip = self._substitute(batch, clip, attempt)
@@ -251,25 +267,30 @@ class Loader:
             )
         return self.sampler.batch(batch.epoch, batch.step, bucket, order[np.flatnonzero(fits)[:1]]).clips[0]
 
-    def _decode(self, batch: Batch, clip: Clip) -> ClipInput:
-        graph, window = self.options.graph, clip.window
-        exts = ["flac", "mp4"] if graph.with_audio else ["mp4"]
+    def _made(self, batch: Batch, clip: Clip) -> Any:
+        """The clip as the graph or the transform wants it, or already transformed."""
+        window = clip.window
+        with_audio = self.options.graph.with_audio or self.transform is not None
+        exts = ["flac", "mp4"] if with_audio else ["mp4"]
         url, members, digest = self.catalog.place(clip.row, exts)
         data = self.reader.read(url, members, digest)
         if missing := [ext for ext in exts if ext not in data]:
             raise CorruptSample(f"{url}: the sample has no .{missing[0]}")
-        picture: np.ndarray | bytes = data["mp4"]
-        height, width = (int(self.catalog.numbers[name][clip.row]) for name in ("height", "width"))
-        if graph.device == "cpu":
-            picture = frames(
-                data["mp4"],
-                window.first,
-                window.count,
-                fps=self.options.fps,
-                gop=self.options.gop,
-                stride=window.stride,
-            )
-            height, width = picture.shape[1:3]
+        if self.transform is None and self.options.graph.device == "gpu":
+            height, width = (int(self.catalog.numbers[name][clip.row]) for name in ("height", "width"))
+            return self._input(batch, clip, url, data["mp4"], (height, width), data.get("flac"))
+        picture = frames(
+            data["mp4"], window.first, window.count, fps=self.options.fps, gop=self.options.gop, stride=window.stride
+        )
+        if self.transform is not None:
+            return self.transform(picture, samples(data["flac"], window.audio_first, window.audio_count), clip)
+        return self._input(batch, clip, url, picture, (picture.shape[1], picture.shape[2]), data.get("flac"))
+
+    def _input(
+        self, batch: Batch, clip: Clip, url: str, picture: Any, shape: tuple[int, int], flac: bytes | None
+    ) -> ClipInput:
+        height, width = shape
+        window = clip.window
         target = (batch.bucket.height, batch.bucket.width)
         try:
             size, anchor = framing(height, width, target, self.options.resize, self.options.crop, clip.seed)
@@ -284,7 +305,7 @@ class Loader:
             target,
             anchor,
             clip.mirror,
-            data.get("flac"),
+            flac,
             (window.audio_first, window.audio_count),
         )
 
@@ -292,5 +313,5 @@ class Loader:
 @dataclass(frozen=True)
 class _Decoded:
     clip: Clip
-    input: ClipInput
+    made: Any
     problems: list[tuple[int, str]]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ from javisc.trainer.data import draws
 class Window:
     """Frames first, first + stride, … (count of them) and samples [audio_first, audio_first + audio_count).
 
-    `offset` is how much later than the picture the sound was taken, in seconds; NaN where a policy does not shift it.
+    `offset` is how much later than the picture the sound was taken, in seconds; None where a policy does not shift it. `detail`
+    is whatever else a policy has decided.
     """
 
     first: int
@@ -31,7 +32,8 @@ class Window:
     stride: int
     audio_first: int
     audio_count: int
-    offset: float = float("nan")
+    offset: float | None = None
+    detail: Any = None
 
 
 def samples_of(first: int, frames: int, fps: Fraction, rate: int) -> tuple[int, int]:

@@ -1,0 +1,80 @@
+"""SparseSync's batches from compiled shards: the offset asked for is in the tensors, and a resume changes no byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
+from javisc.trainer.transforms.sync_chain import SyncTransforms
+from support import compiled
+
+TRANSFORMS = SyncTransforms(
+    crop_len_sec=1.0, max_off_sec=0.4, classes=5, input_size=32, p_audio_aug=0.5, p_color_jitter=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled.write(tmp_path_factory.mktemp("sync") / "ds", [40, 50, 36, 45, 60, 30, 38], fps=25)
+
+
+def options(**changes: object) -> SyncDataOptions:
+    return SyncDataOptions(**{"batch_size": 2, "split": None, **changes})  # type: ignore[arg-type]
+
+
+def test_shapes_and_targets(dataset: Path) -> None:
+    source = SyncBatches([dataset], TRANSFORMS, options())
+    batches = list(source)
+    source.close()
+    # The clip of 30 frames is too short for 1 s shifted by 0.4 s.
+    assert sorted(key for batch in batches for key in batch.keys) == [f"{n:08d}" for n in (0, 1, 2, 3, 4, 6)]
+    for batch in batches:
+        assert batch.vis.shape[1:] == (25, 3, 32, 32) and batch.aud.shape[1:] == (1, 257, 126)
+        assert ((batch.target >= 0) & (batch.target < 5)).all()
+        assert torch.isfinite(batch.vis).all() and torch.isfinite(batch.aud).all()
+
+
+def test_a_resume_changes_no_byte(dataset: Path) -> None:
+    def run(state: dict | None, count: int, threads: int) -> tuple[list[SyncBatch], dict]:
+        source = SyncBatches([dataset], TRANSFORMS, options(threads=threads))
+        if state is not None:
+            source.load_state_dict(state)
+        out: list[SyncBatch] = []
+        while len(out) < count:
+            for batch in source:
+                out.append(batch)
+                if len(out) == count:
+                    break
+        state = json.loads(json.dumps(source.state_dict()))
+        source.close()
+        return out, state
+
+    whole, _ = run(None, 5, 2)
+    for kill in (1, 4):
+        head, state = run(None, kill, 1)
+        tail, _ = run(state, 5 - kill, 3)
+        for got, expected in zip(head + tail, whole, strict=True):
+            assert torch.equal(got.vis, expected.vis) and torch.equal(got.aud, expected.aud)
+            assert torch.equal(got.target, expected.target)
+
+
+def test_fixed_offsets_are_obeyed(dataset: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(dataset / "manifest.parquet").with_columns(
+        offset_sec=pl.lit(-0.2), vstart_sec=pl.lit(0.28), dataset=pl.lit(str(dataset))
+    )
+    rows.write_parquet(tmp_path / "view.parquet")
+    source = SyncBatches([tmp_path / "view.parquet"], TRANSFORMS, options(train=False, fixed=True))
+    targets = torch.cat([batch.target for batch in source])
+    source.close()
+    assert targets.tolist() == [1] * len(targets)
+
+
+def test_pictures_too_small_for_the_crop_are_said(dataset: Path) -> None:
+    with pytest.raises(UserError, match="--short-side 224"):
+        SyncBatches([dataset], SyncTransforms(), options())
