@@ -21,6 +21,8 @@ MAX_LINE = 1 << 20
 MAX_JSON = 1 << 30
 #: Bytes of a YAML file, which is read whole. MACS's has about 4 MB.
 MAX_YAML = 64 << 20
+#: Levels of nesting in a YAML file. MACS has five.
+MAX_DEPTH = 32
 #: Characters of a caption. T5 is given 300 tokens; nothing sensible comes near.
 MAX_CAPTION = 10_000
 
@@ -165,7 +167,7 @@ class Table(Source):
             raise UserError(f"{path}: its first line is no table header ({error})") from None
         absent = [name for name in self.columns if name not in header]
         if absent:
-            there = ", ".join(name[:40] for name in header[:20]) or "none"
+            there = ", ".join(repr(name[:40])[1:-1] for name in header[:20]) or "none"
             raise UserError(f"{path}: has no column {', '.join(map(repr, absent))}; its columns are: {there}")
         return reader, [header.index(name) for name in self.columns], len(header), current
 
@@ -192,12 +194,17 @@ class Json(Source):
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: is no JSON ({error}); download it again") from None
 
-    def items(self, root: Path, name: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (position from 1, item) of the list under `name` at the top. Raises UserError where there is none."""
+    def items(self, root: Path, name: str | None, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (position from 1, item) of the list under `name` at the top, or of the list that the file is (None).
+
+        Raises UserError where there is no such list.
+        """
         value = self.value(root)
-        found = value.get(name) if isinstance(value, dict) else None
+        found = value if name is None else value.get(name) if isinstance(value, dict) else None
         if not isinstance(found, list):
-            raise UserError(f"{self.need(root)}: has no list {name!r} at the top")
+            raise UserError(
+                f"{self.need(root)}: {'is no list' if name is None else f'has no list {name!r} at the top'}"
+            )
         yield from _dicts(found, self.need(root), problems)
 
 
@@ -215,10 +222,13 @@ class Yaml(Source):
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         content = _content(path, MAX_YAML)
         try:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, Loader=loader)):
-                raise UserError(
-                    f"{path}: uses YAML aliases, which annotation files have no need of; write it out in full"
-                )
+            depth = 0
+            for event in yaml.parse(content, Loader=loader):
+                if isinstance(event, yaml.AliasEvent):
+                    raise UserError(f"{path}: uses YAML aliases, which no annotation file needs; write it out in full")
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > MAX_DEPTH:  # the loader below recurses, in C, and would take the process with it
+                    raise UserError(f"{path}: is nested deeper than {MAX_DEPTH} levels; is it the corpus' own file?")
             value = yaml.load(content, Loader=loader)
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise UserError(f"{path}: is no plain YAML ({error})") from None

@@ -64,7 +64,12 @@ def find_corpora(specs: Sequence[str], raw: str, kind: Kind, say: Say) -> list[F
 
 
 def _present(corpus: Corpus, raw: Path, say: Say) -> Found | None:
-    """The corpus if its annotations can be read; says what is missing if its folder is there and they cannot."""
+    """The corpus if its annotations can be read; says what is missing if its folder is there and they cannot.
+
+    A corpus without annotation files is taken to be there only under its folder's name.
+    """
+    if not corpus.sources and not any((raw / folder).is_dir() for folder in corpus.folders):
+        return None
     try:
         root = locate(corpus, raw)
     except UserError as error:
@@ -111,9 +116,10 @@ def from_corpora(
             prefix = pl.lit(found.corpus.folders[0] + "/")
             tables.append(matched.inputs.select(INPUT_SCHEMA.names()).with_columns(relpath=prefix + pl.col("relpath")))
         listed = pl.concat(unmatched)
-        if listed.height and not dry:
+        if not dry:
             with Store(out, folder / "unmatched").publish(UNMATCHED_FILE) as path:
                 listed.write_parquet(path)
+        if listed.height and not dry:
             say(f"{listed.height} annotations without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
         return pl.concat(tables).lazy()
 

@@ -129,8 +129,9 @@ def _said(corpus: Corpus, frame: pl.DataFrame, found: Annotations, absent: int, 
     left += [f"{found.excluded.height} annotations excluded"] * bool(found.excluded.height)
     left += [f"{found.problems.count} bad rows"] * bool(found.problems.count)
     if kept == 0:
-        file = next(iter(sorted(frame["relpath"])), "none")
-        row = next(iter(found.frame["identity"]), "none")
+        file, row = (
+            repr(next(iter(names), "none")[:200]) for names in (sorted(frame["relpath"]), found.frame["identity"])
+        )
         raise UserError(
             f"corpus {corpus.name} at {root}: of {frame.height} files none is left ({', '.join(left) or 'no annotations'}); "
             f"a file: {file}; an annotation: {row}. Layout: {corpus.layout}"

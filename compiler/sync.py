@@ -122,9 +122,9 @@ def read_fixed_offsets(paths: Sequence[Path]) -> pl.DataFrame:
             except ValueError:
                 offset = start = math.nan
             if not (abs(offset) <= 60 and 0 <= start <= 86400):
-                raise UserError(f"{where}: {', '.join(values)[:80]} is no offset and start in seconds")
+                raise UserError(f"{where}: {', '.join(values)[:80]!r} is no offset and start in seconds")
             if clip in found:
-                raise UserError(f"{where}: {clip[:80]} stands in the lists twice; give lists of one grid")
+                raise UserError(f"{where}: {clip[:80]!r} stands in the lists twice; give lists of one grid")
             found[clip] = (offset, start)
         if problems.count:
             _, line, message = problems.rows[0]

@@ -90,9 +90,10 @@ def from_sync(
         for line in _class_gaps(matched.inputs):
             say(line)
         listed = pl.concat([matched.unmatched, unused])
-        if listed.height and not dry:
+        if not dry:
             with Store(out, folder / "unmatched").publish(UNMATCHED_FILE) as path:
                 listed.write_parquet(path)
+        if listed.height and not dry:
             say(f"{listed.height} list entries without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
         prefix = pl.lit(source.folder + "/")
         return matched.inputs.select(INPUT_SCHEMA.names()).with_columns(relpath=prefix + pl.col("relpath")).lazy()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -124,8 +125,10 @@ class Corpus(ABC):
     def _cleaned(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
         """The rows with captions on one line each; without those that say nothing or too much, which are recorded."""
         for row in self.rows(root, files, problems):
-            captions = tuple(dict.fromkeys(text for caption in row.captions if (text := " ".join(caption.split()))))
-            if not row.identity:
+            captions = tuple(dict.fromkeys(text for caption in row.captions if (text := _one_line(caption))))
+            if not all(map(_encodable, (row.identity, *captions, row.label or "", row.split or ""))):
+                problems.add(*row.where, "holds half of a surrogate pair, which is no text")
+            elif not row.identity:
                 problems.add(*row.where, "names no file")
             elif self.captioned and not captions and row.excluded is None:
                 problems.add(*row.where, f"{row.identity[:200]}: the caption is empty")
@@ -146,6 +149,18 @@ class Corpus(ABC):
             },
             schema=_READ_SCHEMA,
         )
+
+
+def _one_line(caption: str) -> str:
+    """A caption without control characters, its words one blank apart."""
+    if not caption.isprintable():
+        caption = "".join(" " if unicodedata.category(char) == "Cc" else char for char in caption)
+    return " ".join(caption.split())
+
+
+def _encodable(text: str) -> bool:
+    """False for text with lone surrogates, which JSON can smuggle in and no file can hold."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _one_per_identity(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

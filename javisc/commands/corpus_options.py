@@ -49,7 +49,7 @@ def corpus_options(kind: str) -> Callable[[F], F]:
                 multiple=True,
                 metavar="NAME[=ROOT]",
                 help="Take files and captions of a known corpus below RAW or at ROOT; may be given several times."
-                + (" all: whichever are there." if kind == "audio" else ""),
+                + " all: whichever are there.",
             ),
         ):
             command = option(command)

@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_opened_leaves_the_clip_to_its_twin(tmp_path: Path
 
 
 def test_nothing_in_common_is_an_error_with_an_example_of_both(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"of 1 files none is left .* a file: x\.wav; an annotation: a\."):
+    with pytest.raises(UserError, match=r"of 1 files none is left .* a file: 'x\.wav'; an annotation: 'a'\."):
         match(Made(Row("a", ("x",))), tmp_path, files("x.wav"))
 
 

@@ -56,6 +56,7 @@ def test_the_most_competent_speaks_first_and_all_are_kept(root: Path) -> None:
         ("files: !!python/object/apply:os.system ['true']\n", "no plain YAML"),
         ("files: {a: 1}\n", "no list 'files'"),
         ("- a\n", "no list 'files'"),
+        ("[" * 100_000, "nested deeper than 32 levels"),
         ("files: [\n", "no plain YAML"),
     ],
 )
