@@ -55,11 +55,8 @@ class SyncWindow:
         seeds = draws.bits(*words, "window", rows) >> np.uint64(1)
         out = []
         for row, seed in zip(rows, seeds, strict=True):
-            lengths = Lengths(
-                *(int(numbers[n][row]) for n in ("num_frames", "num_samples")),
-                float(self.fps),
-                int(numbers["audio_fps"][row]),
-            )
+            frames, samples, rate = (int(numbers[name][row]) for name in ("num_frames", "num_samples", "audio_fps"))
+            lengths = Lengths(frames, samples, float(self.fps), rate)
             fixed = None
             if self.fixed and "offset_sec" in reals and not np.isnan(reals["offset_sec"][row]):
                 fixed = FixedOffset(float(reals["offset_sec"][row]), float(reals["vstart_sec"][row]))
