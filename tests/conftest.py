@@ -1,10 +1,16 @@
-"""Every test runs with few threads (the suite shares two cores between its workers) and none is timed."""
+"""Every test runs with few threads (the suite shares two cores between its workers) and none is timed.
+
+Without a CUDA device, Triton kernels run under its interpreter, which Triton must be told before it is first imported.
+"""
 
 import os
+from pathlib import Path
 
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is not a bug: property tests have no deadline. In CI they try the same examples each time, so that what fails
 # there is the change; elsewhere they keep looking for new ones.
