@@ -121,7 +121,7 @@ def start_from(model: VASTDiT3, *sources: Mapping[str, Tensor]) -> Start:
                 )
             else:
                 found[name] = value
-    may_be_fresh = ("st_", "video_st_", "audio_st_", "va_cross_blocks.", "onset_embedder.")
+    may_be_fresh: tuple[str, ...] = ("st_", "video_st_", "audio_st_", "va_cross_blocks.", "onset_embedder.")
     if model.config.audio_only:
         may_be_fresh += ("ax_embedder.", "audio_final_layer.")
     fresh = [name for name in own if name not in found]

@@ -1,0 +1,226 @@
+"""The frozen encoders with tiny random weights in the libraries' own layouts, and what a missing folder is answered with."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.data.lengths import latent_frames
+from javisc.trainer.models.frozen import SOURCES, need_weights
+from javisc.trainer.models.text import captions
+from javisc.trainer.models.text.imagebind import ImageBindText
+from javisc.trainer.models.text.t5 import T5
+from javisc.trainer.models.text.tokens import ClipTokens, ImageBindEncoder
+from javisc.trainer.models.vae.audio import AudioLDM2
+from javisc.trainer.models.vae.diffusers_video import DiffusersVideoVAE
+from javisc.trainer.models.vae.opensora import SCALE, SHIFT, OpenSoraVAE
+from javisc.trainer.models.weights import write_weights
+from support.parity import table
+
+SPATIAL: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (4, 4, 8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "mid_block_add_attention": False,
+}
+TEMPORAL: dict[str, Any] = {"filters": 4, "res": 1, "groups": 2}
+
+
+def tiny_t5(folder: Path) -> Path:
+    """A T5 of two layers with a tokenizer of a few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "a", "dog", "barks"])}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    config = T5Config(
+        vocab_size=8, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    T5EncoderModel(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_audio(folder: Path) -> Path:
+    from diffusers import AutoencoderKL
+    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+    AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        latent_channels=8,
+        scaling_factor=0.41,
+        mid_block_add_attention=False,
+    ).save_pretrained(folder / "vae")
+    SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=64,
+            upsample_initial_channel=32,
+            upsample_rates=[5, 4, 2, 2, 2],
+            upsample_kernel_sizes=[16, 16, 8, 4, 4],
+            resblock_kernel_sizes=[3],
+            resblock_dilation_sizes=[[1, 3, 5]],
+        )
+    ).save_pretrained(folder / "vocoder")
+    return folder
+
+
+def test_t5_pads_and_masks(tmp_path: Path) -> None:
+    encoder = T5(tiny_t5(tmp_path), length=7)
+    hidden, mask = encoder.encode(["a dog barks", "a", "dog " * 20])
+    assert hidden.shape == (3, 1, 7, 32) and mask.sum(1).tolist() == [3, 1, 7]
+    alone, _ = encoder.encode(["a"])
+    assert torch.allclose(hidden[1, 0, :1], alone[0, 0, :1], atol=1e-5)
+
+
+def test_audio_codec_shapes_and_scale(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder = tiny_audio(tmp_path)
+    codec = AudioLDM2.load(folder / "vae", folder / "vocoder")
+    z = codec.encode(torch.randn(2, 1, 32, 64), mode=True)
+    assert z.shape == (2, 8, 8, 16)
+    mel = codec.decode(z)
+    assert mel.shape == (2, 1, 32, 64)
+    wave = codec.wave(mel)
+    assert wave.ndim == 2 and 32 * 160 <= wave.shape[1] < 33 * 160
+    plain = codec.vae.encode(torch.ones(1, 1, 32, 64)).latent_dist.mode()
+    assert torch.allclose(codec.encode(torch.ones(1, 1, 32, 64), mode=True), plain * 0.41)
+    silent = AudioLDM2.load(folder / "vae", decode=False)
+    with pytest.raises(ValueError, match="without its vocoder"):
+        silent.wave(mel)
+
+
+@pytest.mark.parametrize("frames", [1, 6, 17, 20])
+def test_opensora_vae_round_trip_shapes(frames: int) -> None:
+    torch.manual_seed(0)
+    vae = OpenSoraVAE(SPATIAL, TEMPORAL)
+    video = torch.rand(1, 3, frames, 16, 24) * 2 - 1
+    z = vae.encode(video, mode=True)
+    assert z.shape == (1, 4, *vae.latent_size(frames, 16, 24)) and z.shape[2] == latent_frames(frames)
+    assert vae.decode(z, frames).shape == video.shape
+
+
+def test_opensora_vae_normalises_each_channel_and_encodes_groups_apart() -> None:
+    torch.manual_seed(0)
+    vae = OpenSoraVAE(SPATIAL, TEMPORAL)
+    video = torch.rand(2, 3, 34, 16, 16) * 2 - 1
+    z = vae.encode(video, mode=True)
+    for half in range(2):
+        alone = vae.encode(video[:, :, half * 17 : half * 17 + 17], mode=True)
+        assert torch.allclose(z[:, :, half * 5 : half * 5 + 5], alone, atol=1e-5)
+    shift, scale = torch.tensor(SHIFT), torch.tensor(SCALE)
+    raw = vae.temporal_vae.encode(
+        torch.stack(
+            [vae.spatial_vae.module.encode(f).latent_dist.mode() * 0.18215 for f in video[:, :, :17].unbind(2)], 2
+        ),
+        mode=True,
+    )
+    expected = (raw - shift.view(1, 4, 1, 1, 1)) / scale.view(1, 4, 1, 1, 1)
+    assert torch.allclose(z[:, :, :5], expected, atol=1e-5)
+
+
+def test_opensora_weights_load_under_their_official_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from javisc.trainer.models.vae import opensora
+
+    vae = OpenSoraVAE(SPATIAL, TEMPORAL)
+    state = vae.state_dict()
+    assert {name.split(".")[0] for name in state} == {"spatial_vae", "temporal_vae", "scale", "shift"}
+    write_weights(tmp_path, state | {"scale": state["scale"].flatten(), "shift": state["shift"].flatten()})
+    monkeypatch.setattr(opensora, "SPATIAL", SPATIAL)
+    with pytest.raises(UserError, match="of another shape"):
+        OpenSoraVAE.load(tmp_path)
+    monkeypatch.setattr(opensora.TemporalVAE.__init__, "__kwdefaults__", TEMPORAL_DEFAULTS)
+    again = OpenSoraVAE.load(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), again.state_dict().values(), strict=True))
+
+
+TEMPORAL_DEFAULTS = {"mult": (1, 2, 2, 4), "down": (False, True, True), "channels": 4, "latent": 4} | TEMPORAL
+
+
+def test_a_diffusers_video_autoencoder_is_a_codec(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    AutoencoderKLWan(**options).save_pretrained(tmp_path)
+    codec = DiffusersVideoVAE.load(tmp_path)
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    z = codec.encode(video, mode=True)
+    assert z.shape == (1, codec.latent_channels, *codec.latent_size(5, 16, 16))
+    assert codec.decode(z, 5).shape == video.shape
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    with pytest.raises(UserError, match="a video autoencoder of diffusers is needed"):
+        DiffusersVideoVAE.load(tmp_path)
+
+
+def clip_vocabulary() -> Path:
+    path = Path(os.environ.get("JAVISC_CLIP_TOKENIZER", ""))
+    if not path.name or not path.exists():
+        pytest.skip("JAVISC_CLIP_TOKENIZER names no CLIP tokenizer (a folder, or bpe_simple_vocab_16e6.txt.gz)")
+    return path
+
+
+def test_clip_tokens_are_imagebinds() -> None:
+    rows = table("imagebind_tokens.json")
+    ours = ClipTokens(clip_vocabulary())([text for text, _ in rows])
+    for (text, expected), ids in zip(rows, ours.tolist(), strict=True):
+        assert ids == expected, text
+
+
+def test_a_long_caption_is_cut_and_loses_its_end_token(tmp_path: Path) -> None:
+    """With a vocabulary of single letters: the rules around the byte pairs, without the published ones."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(i) for i in range(97, 123)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(tmp_path)
+    tokens = ClipTokens(tmp_path, length=6)
+    assert tokens(["  AB\n&amp;lt; "])[0].tolist()[:3] == [52, 0, 27]
+    assert tokens(["ab"])[0].tolist() == [52, 0, 27, 53, 0, 0]
+    assert tokens(["abcdefgh"])[0].tolist() == [52, 0, 1, 2, 3, 4]
+    tower = ImageBindText(positions=6, vocabulary=54, width=8, blocks=1, heads=2)
+    assert ImageBindEncoder(tower, tokens).encode(["ab", "c"]).shape == (2, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A Dog  BARKS — twice!!! see https://example.com/x?y=1", "a dog barks - twice! see"),
+        ("birds &amp;amp; rain \u4e2d\u6587 <b>now</b>", "birds & rain now"),
+        ('"quoted caption"', "quoted caption"),
+        ("clip 20230101234 by @someone, 1920x1080", "clip by"),
+    ],
+)
+def test_captions_are_cleaned(text: str, expected: str) -> None:
+    assert captions.clean(text).rstrip(",").strip() == expected
+
+
+def test_the_score_is_appended_once() -> None:
+    assert captions.with_score("a dog") == "a dog aesthetic score: 6.5."
+    assert captions.with_score("a dog aesthetic score: 5.0.") == "a dog aesthetic score: 5.0."
+    assert captions.with_score("a dog", None) == "a dog"
+
+
+@pytest.mark.parametrize("what", SOURCES)
+def test_a_missing_folder_says_what_to_download_where(what: str, tmp_path: Path) -> None:
+    option, source = SOURCES[what]
+    for given in (None, tmp_path / "nowhere"):
+        with pytest.raises(UserError) as error:
+            need_weights(given, what)
+        assert option in str(error.value) and source in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,46 @@
+"""The T5 encoder that both text branches of the joint DiT read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from javisc.trainer.models.frozen import need_weights
+
+
+class T5:
+    """A frozen T5 encoder from a local folder (`transformers`' own layout)."""
+
+    def __init__(
+        self,
+        folder: Path | str | None,
+        *,
+        length: int = 300,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        path = need_weights(folder, "t5")
+        self.length = length
+        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model: Any = T5EncoderModel.from_pretrained(path, local_files_only=True, dtype=dtype)
+        self.model = model.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Captions, padded or cut to `length` tokens → last hidden state [B, 1, L, C] and mask [B, L]."""
+        tokens = self.tokenizer(
+            captions,
+            max_length=self.length,
+            padding="max_length",
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
+        )
+        ids, mask = (tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden[:, None], mask
