@@ -1,0 +1,211 @@
+"""A training run small enough to be killed many times: a sync model of a few thousand weights with norms and dropout.
+
+Runs are started as processes of their own, forked from a server that has imported torch once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from javisc.trainer.config import Recipe, load_recipe
+from javisc.trainer.loop import Outcome, train
+from javisc.trainer.models.sync.config import (
+    AVSyncConfig,
+    FusionConfig,
+    SelectorConfig,
+    SyncTransformerConfig,
+    TrunkConfig,
+)
+from javisc.trainer.models.sync.model import AVSync
+from javisc.trainer.sources import Many, NumberedSource
+
+RECIPE = """
+task: toy
+seed: 5
+run: {steps: 12, checkpoint_every: 3, log_every: 2, tensorboard: false}
+optimizer: {lr: 0.001}
+schedule: {warmup_steps: 4}
+ema: {decay: 0.9}
+"""
+
+
+@dataclass
+class ToyRecipe(Recipe):
+    batch_size: int = 4
+    samples: int = 20
+    dropout: float = 0.1
+    frozen_trunks: bool = False
+    poison_from: int = -1
+    data: list[str] = field(default_factory=list)
+
+
+class ToyTask:
+    """Tells which of five shifts a random sound has against a random picture: nothing to learn, everything to compute."""
+
+    def __init__(self, recipe: ToyRecipe, die_at: int = -1, slow: float = 0.0) -> None:
+        self.recipe, self.die_at, self.slow = recipe, die_at, slow
+        self.calls = 0
+
+    def build(self) -> nn.Module:
+        drop = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), self.recipe.dropout)
+        trunk = TrunkConfig(size="small", trained=not self.recipe.frozen_trunks)
+        return AVSync(
+            AVSyncConfig(
+                visual_trunk=trunk,
+                audio_trunk=trunk,
+                audio_bridge="conv",
+                transformer=SyncTransformerConfig(
+                    classes=5,
+                    width=16,
+                    visual_shape=(2, 4, 4),
+                    audio_shape=(9, 4),
+                    visual_selector=SelectorConfig(n_layer=1, n_head=2, num_selectors=3, **drop),
+                    audio_selector=SelectorConfig(n_layer=1, n_head=2, num_selectors=2, **drop),
+                    fusion=FusionConfig(n_layer=1, n_head=2, **drop),
+                ),
+            )
+        )
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        assert isinstance(model, AVSync)
+        return [*model.transformer.v_selector.blocks, *model.transformer.global_transformer.blocks]  # type: ignore[union-attr]
+
+    def make(self, number: int, seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        vis, aud = torch.randn(2, 3, 16, 16, generator=generator), torch.randn(1, 17, 17, generator=generator)
+        if self.recipe.poison_from >= 0 and number >= self.recipe.poison_from:
+            vis.fill_(float("nan"))
+        return {"vis": vis, "aud": aud, "target": torch.tensor(number % 5)}
+
+    def source(self, rank: int, world: int) -> NumberedSource[dict[str, Tensor]]:
+        recipe = self.recipe
+        return NumberedSource(recipe.samples, self.make, recipe.batch_size, seed=recipe.seed, rank=rank, world=world)
+
+    def size(self, batch: Many[Any]) -> int:
+        return len(batch.samples)
+
+    def keys(self, batch: Many[Any]) -> list[str]:
+        return batch.keys
+
+    def flops(self, batch: Many[Any]) -> float:
+        return 1e6 * len(batch.samples)
+
+    def loss(self, model: nn.Module, batch: Many[Any], device: torch.device) -> Tensor:
+        self.calls += 1
+        if self.calls == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.slow)
+        stacked = {key: torch.stack([s[key] for s in batch.samples]).to(device) for key in ("vis", "aud", "target")}
+        _, logits = model(stacked["vis"], stacked["aud"])
+        return F.cross_entropy(logits, stacked["target"], reduction="sum")
+
+    def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        return {"accuracy_1": float(torch.rand(()))}
+
+
+def digest(model: nn.Module) -> str:
+    """A digest of all weights and norm statistics, bit for bit."""
+    state = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        state.update(key.replace("_checkpoint_wrapped_module.", "").encode())
+        state.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def run(
+    folder: Path, overrides: Sequence[str] = (), *, resume: bool = False, die_at: int = -1, slow: float = 0.0
+) -> Outcome:
+    """One process's part of a run. Writes the digest of the final weights to result-RANK in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ.get("RANK", 0))
+    path = folder / f"toy-{rank}.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(str(path), ToyRecipe, overrides)
+
+    def write(model: nn.Module) -> None:
+        (folder / f"result-{rank}").write_text(digest(model))
+
+    return train(recipe, ToyTask(recipe, die_at, slow), folder, resume=resume, last=write)
+
+
+def _rank(
+    environment: dict[str, str], log: Path, folder: Path, overrides: Sequence[str], options: dict[str, Any]
+) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    run(folder, overrides, **options)
+
+
+class Ranks:
+    """Processes of one run. `die_at` kills one of them (`victim`) inside a backward step, with SIGKILL."""
+
+    def __init__(
+        self,
+        folder: Path,
+        overrides: Sequence[str] = (),
+        *,
+        world: int = 1,
+        victim: int = 0,
+        die_at: int = -1,
+        **options: Any,
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["support.toy_training"])
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.folder, self.processes, self.logs = folder, [], []
+        for rank in range(world):
+            environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+            mine = {**options, "die_at": die_at if rank == victim else -1}
+            log = folder / f"log-{rank}.txt"
+            process = context.Process(target=_rank, args=(environment, log, folder, tuple(overrides), mine))
+            process.start()
+            self.processes.append(process)
+            self.logs.append(log)
+
+    def wait(self, timeout: float = 240) -> list[int | None]:
+        """The exit codes, once all have ended; what hangs is killed and fails the test."""
+        end = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(0.0, end - time.monotonic()))
+        hung = [process for process in self.processes if process.is_alive()]
+        for process in hung:
+            process.kill()
+            process.join()
+        assert not hung, f"{len(hung)} of {len(self.processes)} processes hung\n" + self.told()
+        return [process.exitcode for process in self.processes]
+
+    def told(self) -> str:
+        return "\n".join(log.read_text()[-3000:] for log in self.logs if log.exists())
+
+    def digests(self) -> set[str]:
+        """The digests of a run that must have ended well: one, if the processes agree."""
+        assert self.wait() == [0] * len(self.processes), self.told()
+        return {(self.folder / f"result-{rank}").read_text() for rank in range(len(self.processes))}
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Loss by step, from a run's log."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}

@@ -1,0 +1,129 @@
+"""Killed and resumed is bitwise the run that was not; and the number of processes does not change what is learnt."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from javisc.manifests.errors import UserError
+from support.toy_training import Ranks, losses, run
+
+KILLS = random.Random(os.environ.get("JAVISC_TEST_SEED"))  # other places in every run of the suite; pytest shows them
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of a run of one process that nobody disturbed."""
+    return next(iter(Ranks(tmp_path_factory.mktemp("whole")).digests()))
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(
+        int(path.parent.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*/complete.json")
+    )
+
+
+@pytest.mark.dist
+def test_one_process_killed_twice(tmp_path: Path, whole: str) -> None:
+    first, second = KILLS.randint(2, 11), KILLS.randint(2, 8)
+    assert Ranks(tmp_path, die_at=first).wait() == [-signal.SIGKILL]
+    assert Ranks(tmp_path, resume=True, die_at=second).wait() in ([-signal.SIGKILL], [0]), (first, second)
+    assert Ranks(tmp_path, resume=True).digests() == {whole}, (first, second)
+    assert checkpoints(tmp_path) == [6, 9, 12]  # and no more than three are kept
+    assert sorted(losses(tmp_path)) == [2, 4, 6, 8, 10, 12]  # every logged step once, though some were taken twice
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_one_of_two_processes_killed(tmp_path: Path, strategy: str) -> None:
+    overrides = [f"parallel.strategy={strategy}", "parallel.checkpoint_blocks=true", "run.accumulate=2", "batch_size=2"]
+    # Norms over all processes are told apart under DDP; FSDP2's run is about sharded tensors alone.
+    overrides += [f"frozen_trunks={str(strategy == 'fsdp2').lower()}", "run.steps=9"]
+    whole = Ranks(tmp_path / "whole", overrides, world=2).digests()
+    assert len(whole) == 1
+    killed, victim, at = tmp_path / "killed", KILLS.randint(0, 1), KILLS.randint(9, 17)
+    codes = Ranks(killed, overrides, world=2, victim=victim, die_at=at).wait()
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, None), (victim, at, codes)
+    assert Ranks(killed, overrides, world=2, resume=True).digests() == whole, (victim, at)
+    # The same checkpoints go on with another number of processes, even unsharded.
+    for path in killed.glob("checkpoints/step-*/complete.json"):
+        if path.parent.name == "step-00000009":
+            path.unlink()
+    alone = Ranks(killed, [*overrides, "batch_size=4", "parallel.strategy=ddp"], resume=True)
+    assert alone.wait() == [0], alone.told()
+    assert "parallel.strategy" in "".join(path.read_text() for path in killed.glob("changed-*")) or strategy == "ddp"
+
+
+@pytest.mark.dist
+def test_sigterm_saves_and_the_run_goes_on(tmp_path: Path, whole: str) -> None:
+    ranks = Ranks(tmp_path, ["run.checkpoint_every=0"], slow=0.3)
+    log = tmp_path / "metrics.jsonl"
+    while not (log.exists() and log.read_text()) and ranks.processes[0].is_alive():
+        time.sleep(0.05)
+    ranks.processes[0].terminate()
+    assert ranks.wait() == [0], ranks.told()
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert events[-1]["event"] == "terminated" and checkpoints(tmp_path) == [events[-1]["step"]]
+    assert events[-1]["step"] < 12
+    assert Ranks(tmp_path, resume=True).digests() == {whole}
+
+
+@pytest.mark.dist
+def test_one_two_and_three_processes_learn_the_same(tmp_path: Path) -> None:
+    """Norms over all processes, gradients over all samples: only the order of the sums differs."""
+    curves = {}
+    for world in (1, 2, 3):
+        overrides = [
+            f"batch_size={12 // world}",
+            "samples=36",
+            "dropout=0",
+            "optimizer.scale_lr_by_world=false",
+            "run.log_every=1",
+            "run.steps=6",
+            "run.checkpoint_every=0",
+        ]
+        assert len(Ranks(tmp_path / str(world), overrides, world=world).digests()) == 1
+        curves[world] = losses(tmp_path / str(world))
+    assert len(curves[1]) == 6
+    for world in (2, 3):
+        assert curves[world] == pytest.approx(curves[1], rel=2e-3), world
+        first = [curves[world][step] for step in (1, 2, 3)]
+        assert first == pytest.approx([curves[1][step] for step in (1, 2, 3)], rel=1e-5), world
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    common = ["dropout=0", "frozen_trunks=true", "run.steps=4", "run.log_every=1", "samples=16"]
+    run(tmp_path / "a", [*common, "batch_size=8"])
+    run(tmp_path / "b", [*common, "batch_size=2", "run.accumulate=4"])
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
+    run(tmp_path, ["run.steps=3"])
+    with pytest.raises(UserError, match="holds a run already: add --resume"):
+        run(tmp_path, ["run.steps=3"])
+    assert run(tmp_path, ["run.steps=4"], resume=True).step == 4
+
+
+def test_a_diverged_run_gives_up_and_names_the_samples(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\d+ steps in a row .*run\.max_skipped=3"):
+        run(tmp_path, ["poison_from=0", "run.max_skipped=3", "run.steps=40"])
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    skipped = [row for row in rows if row["kind"] == "event"]
+    assert [row["step"] for row in skipped[:4]] == [1, 2, 3, 4]
+    assert all(len(row["keys"]) == 4 for row in skipped)
+
+
+def test_early_stopping_and_the_best_weights(tmp_path: Path) -> None:
+    outcome = run(tmp_path, ["run.validate_every=1", "run.patience=2", "run.steps=60"])
+    assert outcome.why == "stopped early" and outcome.best is not None and outcome.step < 60
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    scores = [row["accuracy_1"] for row in rows if row["kind"] == "validate"]
+    assert max(scores) == outcome.best == scores[-3]
+    assert (tmp_path / "best" / "model.safetensors").exists()

@@ -1,0 +1,196 @@
+"""Processes, devices and how a model is spread over them: the same code for one process and for torchrun on many nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from javisc.manifests.errors import UserError
+
+STRATEGIES = ("ddp", "fsdp2")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands. `control` is a gloo group for decisions, `saving` one for the checkpoint's own thread."""
+
+    rank: int
+    size: int
+    device: torch.device
+    control: dist.ProcessGroup
+    saving: dist.ProcessGroup
+
+    @property
+    def first(self) -> bool:
+        """True on the process that writes logs."""
+        return self.rank == 0
+
+
+@contextmanager
+def world(timeout_sec: float = 600) -> Iterator[World]:
+    """Join the processes that torchrun (or its variables RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) started, or be alone."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    wait = timedelta(seconds=timeout_sec)
+    if size > 1:
+        dist.init_process_group(backend, timeout=wait)
+    else:
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=wait)
+    try:
+        control, saving = (dist.new_group(backend="gloo", timeout=wait) for _ in range(2))
+        yield World(rank, size, device, control, saving)
+    finally:
+        dist.destroy_process_group()
+
+
+class Raised:
+    """Whether any process has raised its flag, known one step later: the question travels while the step computes."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.flag = torch.zeros(1, dtype=torch.int32)
+        self.work: dist.Work | None = None
+
+    def ask(self, mine: bool) -> None:
+        """Send this process's flag; every process must ask in every step."""
+        self.flag.fill_(int(mine))
+        self.work = dist.all_reduce(self.flag, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
+
+    def answer(self) -> bool:
+        """The answer to the last question; False before the first."""
+        if self.work is None:
+            return False
+        self.work.wait()
+        self.work = None
+        return bool(self.flag.item())
+
+
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batches of all processes, on any device: what SyncBatchNorm is on CUDA alone."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"a tensor of {input.dim()} dimensions has no channels")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or dist.get_world_size() == 1:
+            return super().forward(input)
+        axes = [0, *range(2, input.dim())]
+        count = input.new_tensor([input.numel() / input.shape[1]])
+        sums = torch.cat((input.sum(axes), input.square().sum(axes), count))
+        sums = dist_nn.all_reduce(sums)  # type: ignore[no-untyped-call]
+        channels = input.shape[1]
+        total = sums[-1].detach()
+        mean = sums[:channels] / total
+        variance = sums[channels:-1] / total - mean.square()
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.detach(), self.momentum or 0.0)
+            self.running_var.lerp_(variance.detach() * total / (total - 1), self.momentum or 0.0)
+        shape = [1, -1, *[1] * (input.dim() - 2)]
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (input - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+
+
+def share_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """Make every batch norm of the model one over all processes. Names and state stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    for module in model.modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            module.__class__ = GlobalBatchNorm
+    return model
+
+
+@dataclass
+class ParallelConfig:
+    """How a model is spread and run. `compile` and `checkpoint_blocks` act on each of the task's blocks."""
+
+    strategy: str = "ddp"
+    precision: str = "fp32"
+    compile: bool = False
+    checkpoint_blocks: bool = False
+    shared_batch_norm: bool = True
+
+
+def check(config: ParallelConfig) -> None:
+    """Raise UserError for a strategy or precision that does not exist."""
+    if config.strategy not in STRATEGIES:
+        raise UserError(f"parallel.strategy={config.strategy!r}: it may be {', '.join(STRATEGIES)}")
+    if config.precision not in PRECISIONS:
+        raise UserError(f"parallel.precision={config.precision!r}: it may be {', '.join(PRECISIONS)}")
+
+
+def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig, world: World) -> nn.Module:
+    """The model on its device, ready for training on all processes. Its parameters keep their names and their places."""
+    check(config)
+    model.to(world.device)
+    if config.shared_batch_norm and world.size > 1:
+        model = share_batch_norms(model, world.device)
+    if config.checkpoint_blocks:
+        chosen = {id(block) for block in blocks}
+        apply_activation_checkpointing(model, check_fn=lambda module: id(module) in chosen)
+    if config.compile:
+        for block in blocks:
+            block.compile()
+    if config.strategy == "fsdp2":
+        dtype = PRECISIONS[config.precision]
+        policy = MixedPrecisionPolicy(param_dtype=None if dtype is torch.float32 else dtype, reduce_dtype=torch.float32)
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        return model
+    if world.size == 1:
+        return model
+    # Unused parameters are looked for so that the buckets are never rebuilt after the first step: sums would otherwise run
+    # in another order after a resume than without one.
+    devices = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without what DDP puts around it."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def clean(name: str) -> str:
+    """A parameter's name without what wrappers add to it."""
+    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+
+
+def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """The context of a micro-batch's forward and backward: gradients travel between processes in the step's last one only."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        return nullcontext()
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def autocast(config: ParallelConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Mixed precision of the forward pass; FSDP2 casts by itself."""
+    if config.precision == "fp32" or config.strategy == "fsdp2":
+        return nullcontext()
+    return torch.autocast(device.type, PRECISIONS[config.precision])

@@ -1,0 +1,334 @@
+"""The training loop, for every model: reads from top to bottom.
+
+A step is a function of (recipe, checkpoint, step number, number of processes): noise and dropout are keyed by them, data by the
+source's position. So a run that was killed and resumed is, bit for bit, the run that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.checkpoint import Checkpoints
+from javisc.trainer.config import Recipe, as_dict, differences
+from javisc.trainer.distributed import Raised, World, accumulating, autocast, bare, clean, spread, world
+from javisc.trainer.logs import Logs
+from javisc.trainer.optim import EMA, Stepper
+from javisc.trainer.schedule import EarlyStop, rate_factor
+from javisc.trainer.task import Source, Task, endless, key_random
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `why` is done, terminated or stopped early."""
+
+    step: int
+    why: str
+    best: float | None
+
+
+def train(
+    recipe: Recipe,
+    task: Task[Any],
+    folder: Path,
+    *,
+    resume: bool = False,
+    last: Callable[[nn.Module], object] | None = None,
+) -> Outcome:
+    """Train until the recipe's last step, a SIGTERM, or early stopping. Every process calls this.
+
+    `last` is called with the model while the processes are still joined. Raises UserError if `folder` already holds a run and
+    `resume` is not set, or if the gradients stay not finite.
+    """
+    with world() as here, _deterministic(recipe.run.deterministic), _terminations() as terminated:
+        key_random(recipe.seed, "init")
+        built = task.build()
+        model = spread(built, task.blocks(built), recipe.parallel, here)
+        inner = bare(model)
+        stepper = Stepper(
+            inner, recipe.optimizer, here.device, recipe.loss_scale if recipe.parallel.precision == "fp16" else None
+        )
+        stepper.prepare()
+        ema = EMA(inner, recipe.ema) if recipe.ema.decay > 0 else None
+        source = task.source(here.rank, here.size)
+        early = EarlyStop(recipe.run.patience or 1 << 62, recipe.run.metric_to_max)
+        checkpoints = Checkpoints(folder / "checkpoints", here, recipe.run.keep_checkpoints)
+        tensors = _tensors(inner, stepper, ema)
+        settings = as_dict(recipe)
+
+        step = 0
+        if (newest := checkpoints.newest()) is not None:
+            if not resume:
+                raise UserError(f"{folder} holds a run already: add --resume to continue it, or give another --run")
+            state = checkpoints.load(newest, tensors)
+            step = _restore(state, source, early, ema, settings, folder, first=here.first)
+        checkpoints.discard_incomplete()
+
+        logs = Logs(folder, recipe.run, step, first=here.first)
+        guard = _Guard(recipe.run.max_skipped)
+        meter = _Meter(here)
+        batches = endless(source)
+        raised = Raised(here)
+        base = recipe.optimizer.lr * (here.size if recipe.optimizer.scale_lr_by_world else 1)
+        why = "done"
+        model.train()
+
+        while step < recipe.run.steps:
+            meter.start()
+            micro = [next(batches) for _ in range(recipe.run.accumulate)]
+            sizes = torch.tensor([sum(task.size(batch) for batch in micro)], dtype=torch.float64)
+            dist.all_reduce(sizes, group=here.control)
+            meter.got_data()
+
+            # The mean over all samples of the step, wherever they lie: each process's share is averaged over processes later.
+            share = here.size / float(sizes.item())
+            loss = torch.zeros((), device=here.device)
+            for number, batch in enumerate(micro):
+                key_random(recipe.seed, "step", step, number, here.rank)
+                with accumulating(model, last=number == len(micro) - 1):
+                    with autocast(recipe.parallel, here.device):
+                        part = task.loss(model, batch, here.device) * share
+                    (part * stepper.scale).backward()  # type: ignore[no-untyped-call]
+                loss += part.detach()
+            lr = base * rate_factor(recipe.schedule, step)
+            norm, bad = stepper.step(lr)
+            if ema is not None:
+                ema.update()
+            step += 1
+            guard.saw(step, bad, [key for batch in micro for key in task.keys(batch)])
+            meter.took(sum(task.size(batch) for batch in micro), sum(task.flops(batch) for batch in micro))
+
+            if _due(step, max(recipe.run.log_every, 1), recipe.run.steps):
+                dist.all_reduce(loss)
+                guard.check(stepper, logs)
+                told = {"loss": loss.item() / here.size, "lr": lr, "grad_norm": norm.item()}
+                logs.row(step, "train", {**told, **meter.read(), "epoch": source.state_dict().get("epoch", 0)})
+                logs.progress(step, {**told, "samples/s": meter.rate})
+            better = False
+            if recipe.run.validate_every and _due(step, recipe.run.validate_every, recipe.run.steps):
+                better = _validate(task, model, ema, early, recipe, step, here, logs)
+
+            checkpoints.poll()
+            stop = raised.answer()
+            raised.ask(terminated())
+            if stop or early.triggered or _due(step, recipe.run.checkpoint_every, recipe.run.steps):
+                checkpoints.save(step, tensors, _state(step, source, early, ema, settings))
+            if better:
+                save_weights(folder / "best", model, ema, here)
+            if stop or early.triggered:
+                why = "terminated" if stop else "stopped early"
+                break
+
+        raised.answer()
+        checkpoints.finish()
+        logs.row(step, "event", {"event": why})
+        logs.close()
+        if last is not None:
+            last(inner)
+        return Outcome(step, why, early.best)
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return bool(every) and (step % every == 0 or step == last)
+
+
+def _tensors(model: nn.Module, stepper: Stepper, ema: EMA | None) -> dict[str, Tensor]:
+    """Everything of a run that is a tensor, by name; the same objects for its whole life."""
+    parts = {
+        "model": {clean(key): value for key, value in model.state_dict().items()},
+        "optimizer": stepper.state_dict(),
+    }
+    if ema is not None:
+        parts["ema"] = ema.state_dict()
+    return {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
+
+
+def _state(
+    step: int, source: Source[Any], early: EarlyStop, ema: EMA | None, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything else: counters, the source's position, the recipe."""
+    return {
+        "step": step,
+        "source": source.state_dict(),
+        "early_stop": early.state_dict(),
+        "ema_updates": 0 if ema is None else ema.updates,
+        "recipe": settings,
+        "torch": torch.__version__,
+    }
+
+
+def _restore(
+    state: dict[str, Any],
+    source: Source[Any],
+    early: EarlyStop,
+    ema: EMA | None,
+    settings: dict[str, Any],
+    folder: Path,
+    *,
+    first: bool,
+) -> int:
+    source.load_state_dict(state["source"])
+    early.load_state_dict(state["early_stop"])
+    if ema is not None:
+        ema.updates = int(state["ema_updates"])
+    changed = differences(state["recipe"], settings)
+    if changed and first:
+        (folder / f"changed-at-step-{state['step']}.txt").write_text("\n".join(changed) + "\n", encoding="utf-8")
+    return int(state["step"])
+
+
+@torch.no_grad()
+def _validate(
+    task: Task[Any],
+    model: nn.Module,
+    ema: EMA | None,
+    early: EarlyStop,
+    recipe: Recipe,
+    step: int,
+    here: World,
+    logs: Logs,
+) -> bool:
+    """Metrics on held-out data, of the average where there is one. True if they are the best so far."""
+    if ema is not None:
+        ema.swap()
+    model.eval()
+    key_random(recipe.seed, "validate", step)
+    metrics = task.validate(bare(model), here.rank, here.size, here.device)
+    model.train()
+    if ema is not None:
+        ema.swap()
+    if not metrics:
+        return False
+    if recipe.run.metric not in metrics:
+        raise UserError(f"run.metric={recipe.run.metric!r} is not measured: it may be {', '.join(metrics)}")
+    logs.row(step, "validate", dict(metrics))
+    logs.progress(step, metrics)
+    return early.update(metrics[recipe.run.metric])
+
+
+@torch.no_grad()
+def save_weights(folder: Path, model: nn.Module, ema: EMA | None, here: World) -> None:
+    """Write the weights (of the average, where there is one) as safetensors, whole, under the model's own names."""
+    from torch.distributed.tensor import DTensor
+
+    from javisc.trainer.models.weights import write_weights
+
+    if ema is not None:
+        ema.swap()
+    whole = {
+        clean(key): value.full_tensor() if isinstance(value, DTensor) else value.clone()
+        for key, value in bare(model).state_dict().items()
+    }
+    if ema is not None:
+        ema.swap()
+    if here.first:
+        write_weights(folder, whole)
+
+
+class _Guard:
+    """Remembers, on the device, which of the last steps were skipped, and whose samples they were."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.steps: list[tuple[int, Tensor, list[str]]] = []
+
+    def saw(self, step: int, bad: Tensor, keys: list[str]) -> None:
+        self.steps.append((step, bad, keys))
+
+    def check(self, stepper: Stepper, logs: Logs) -> None:
+        """Write down the samples of skipped steps; give up after too many in a row. The only place that reads the device."""
+        for (step, _, keys), bad in zip(
+            self.steps, torch.stack([bad for _, bad, _ in self.steps]).tolist(), strict=True
+        ):
+            if bad:
+                logs.row(step, "event", {"event": "the gradient was not finite: step skipped", "keys": keys})
+        self.steps = []
+        in_a_row = int(stepper.skipped.item())
+        if in_a_row > self.limit:
+            raise UserError(
+                f"{in_a_row} steps in a row had gradients that are not finite (run.max_skipped={self.limit}): the samples are in "
+                "metrics.jsonl; lower optimizer.lr, or use parallel.precision=bf16"
+            )
+
+
+class _Meter:
+    """Throughput since the last reading: samples and FLOP per second, share of time spent waiting for data, imbalance, memory."""
+
+    def __init__(self, here: World) -> None:
+        self.here, self.rate = here, 0.0
+        self.begin = time.monotonic()
+        self.waited, self.samples, self.flops, self.steps = 0.0, 0, 0.0, 0
+
+    def start(self) -> None:
+        self.mark = time.monotonic()
+
+    def got_data(self) -> None:
+        self.waited += time.monotonic() - self.mark
+
+    def took(self, samples: int, flops: float) -> None:
+        self.samples, self.flops, self.steps = self.samples + samples, self.flops + flops, self.steps + 1
+
+    def read(self) -> dict[str, float]:
+        """Values over all processes since the last reading."""
+        seconds = max(time.monotonic() - self.begin, 1e-9)
+        mine = torch.tensor(
+            [self.samples, self.flops, self.waited / seconds, seconds - self.waited], dtype=torch.float64
+        )
+        slowest = mine[3:].clone()
+        dist.all_reduce(mine, group=self.here.control)
+        dist.all_reduce(slowest, dist.ReduceOp.MAX, group=self.here.control)
+        samples, flops, waiting, busy = mine.tolist()
+        self.rate = samples / seconds
+        size = self.here.size
+        told = {
+            "samples_per_sec": self.rate,
+            "step_sec": seconds / max(self.steps, 1),
+            "data_wait": waiting / size,
+            "imbalance": float(slowest) / max(busy / size, 1e-9) - 1,
+        }
+        if flops:
+            told["tflops_per_sec"] = flops / seconds / 1e12
+        if self.here.device.type == "cuda":
+            told["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        self.begin, self.waited, self.samples, self.flops, self.steps = time.monotonic(), 0.0, 0, 0.0, 0
+        return told
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Only operations whose sums run in a fixed order."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@contextmanager
+def _terminations() -> Iterator[Any]:
+    """While open, SIGTERM is remembered instead of obeyed; yields a function that tells whether it came."""
+    came = False
+
+    def remember(_: int, __: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGTERM, remember)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,74 @@
+"""What the loop asks of a thing to be trained, and of what feeds it. The loop knows no model and no dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from javisc.trainer.data import draws
+
+Batch = TypeVar("Batch")
+Given = TypeVar("Given", covariant=True)
+
+
+class Source(Protocol[Given]):
+    """The batches of one rank. Its whole state is a few integers, the same on every rank.
+
+    A loop over it gives the rest of the epoch, the next loop is the next epoch; a batch counts as taken once it was given.
+    """
+
+    def __iter__(self) -> Iterator[Given]: ...
+
+    def __len__(self) -> int:
+        """Batches left in the epoch."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Task(Protocol[Batch]):
+    """A model, its data and its loss."""
+
+    def build(self) -> nn.Module:
+        """The model on the CPU, initialised from torch's generator or from files."""
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The repeated parts: each is compiled, checkpointed and sharded by itself."""
+
+    def source(self, rank: int, world: int) -> Source[Batch]:
+        """Training batches of a rank."""
+
+    def size(self, batch: Batch) -> int:
+        """Samples in a batch; the gradient is the mean over all samples of a step, on however many ranks."""
+
+    def keys(self, batch: Batch) -> list[str]:
+        """Names of a batch's samples, for reports."""
+
+    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """The sum of the samples' losses. All randomness comes from torch's generators, which the loop has keyed."""
+
+    def flops(self, batch: Batch) -> float:
+        """Floating-point operations of forward and backward for a batch; 0 if unknown."""
+
+    def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        """Metrics on held-out data, equal on all ranks; {} if there is none. The model is in eval mode."""
+
+
+def endless(source: Source[Batch]) -> Iterator[Batch]:
+    """Epoch after epoch. Raises RuntimeError if an epoch is empty."""
+    while True:
+        empty = True
+        for batch in source:
+            empty = False
+            yield batch
+        if empty:
+            raise RuntimeError("an epoch without batches: the dataset is smaller than one batch on every rank")
+
+
+def key_random(*words: draws.Word) -> None:
+    """Seed torch's generators from the words (seed, step, micro-batch, rank): noise and dropout then need no history."""
+    torch.manual_seed(int(draws.bits(*words)[0]) & (2**63 - 1))
