@@ -74,7 +74,7 @@ def _decode_sound(flac: bytes) -> tuple[np.ndarray, int]:
 
 
 def _open_video(mp4: bytes) -> av.container.InputContainer:
-    container = av.open(io.BytesIO(mp4), format="mp4")
+    container = av.open(io.BytesIO(mp4), "r", format="mp4")
     if not container.streams.video:
         container.close()
         raise ValueError("the mp4 holds no picture")
@@ -93,16 +93,17 @@ def _mux(mp4: bytes, sound: tuple[np.ndarray, int] | None, path: Path) -> None:
         audio = out.add_stream("aac", rate=sound[1], options={"b": "96k"}) if sound else None
         if audio is not None:
             audio.layout = "mono"
-        packets = []
+        tick = Fraction(picture.time_base or 0)
+        packets: list[tuple[Fraction, int, int, av.Packet]] = []
         for packet in source.demux(picture):
-            if packet.dts is not None and packet.pts is not None and packet.pts * picture.time_base < MAX_SECONDS:
+            if packet.dts is not None and packet.pts is not None and packet.pts * tick < MAX_SECONDS:
                 packet.stream = copied
-                packets.append((packet.dts * picture.time_base, 0, len(packets), packet))
+                packets.append((packet.dts * tick, 0, len(packets), packet))
         if sound and audio is not None:
             frame = av.AudioFrame.from_ndarray(sound[0][None, :].copy(), format="fltp", layout="mono")
             frame.sample_rate, frame.time_base, frame.pts = sound[1], Fraction(1, sound[1]), 0
             for packet in [*audio.encode(frame), *audio.encode(None)]:
-                packets.append((packet.dts * packet.time_base, 1, len(packets), packet))
+                packets.append(((packet.dts or 0) * Fraction(packet.time_base or 0), 1, len(packets), packet))
         for *_, packet in sorted(packets, key=lambda entry: entry[:3]):
             out.mux(packet)
 
@@ -111,13 +112,14 @@ def _strip(mp4: bytes) -> bytes:
     """A JPEG of STRIP_FRAMES frames side by side, evenly spread over the clip."""
     with _open_video(mp4) as container:
         stream = container.streams.video[0]
-        length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        tick = float(stream.time_base or 1)
+        length = (stream.duration or 0) * tick
         length = min(length, MAX_SECONDS)
         width = min(STRIP_WIDTH, max(2, round(stream.width * STRIP_HEIGHT / stream.height)))
         start = stream.start_time or 0
         tiles: list[np.ndarray] = []
         for index in range(STRIP_FRAMES):
-            target = start + int((index + 0.5) / STRIP_FRAMES * length / stream.time_base)
+            target = start + int((index + 0.5) / STRIP_FRAMES * length / tick)
             container.seek(target, stream=stream)
             found = None
             for frame in container.decode(stream):
@@ -137,6 +139,7 @@ def _strip(mp4: bytes) -> bytes:
 def _encode(image: np.ndarray, codec: str, pixel_format: str) -> bytes:
     """A single picture, [height, width, 3] uint8, as JPEG or PNG."""
     encoder = av.CodecContext.create(codec, "w")
+    assert isinstance(encoder, av.VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = (
         image.shape[1],
         image.shape[0],
