@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("javisc.commands.verify:verify", "read a dataset again, down to the last frame"),
     "merge": ("javisc.commands.merge:merge", "several manifests as one"),
     "filter": ("javisc.commands.filter:filter_", "keep the rows that meet conditions, by expression or option"),
+    "dedupe": ("javisc.commands.dedupe:dedupe", "find samples that are there twice or nearly, and drop them"),
     "split": ("javisc.commands.split:split", "train, validation and test by hash of the key or of a group"),
     "stats": ("javisc.commands.stats:stats", "counts, hours and quantiles"),
     "export": ("javisc.commands.export:export", "JavisDiT's train_*.csv, with media if wanted"),

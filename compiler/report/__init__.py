@@ -18,7 +18,7 @@ from javisc.manifests.io import Dataset, is_url
 from javisc.manifests.members import MemberReader, check_key
 
 #: Files of an earlier report that a new one may remove.
-OURS = re.compile(r"[a-z0-9_]{1,255}\.(mp4|flac|jpg|png)")
+OURS = re.compile(r"[a-z0-9_]{1,255}\.(mp4|flac|poster\.jpg|jpg|png)")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def report(path: str, out: str | None = None, *, samples: int = 12) -> Report:
                     shown.append(str(error))  # one broken sample is shown as such; the page is about all the others too
         with published(folder / "index.html") as temporary:
             temporary.write_text(page(summary, shown), encoding="utf-8")
-        current = {name for one in shown if isinstance(one, Preview) for name in (one.clip, one.strip, one.spectrogram)}
+        current = {name for one in shown if isinstance(one, Preview) for name in (one.clip, one.poster, one.strip, one.spectrogram)}
         for old in (folder / MEDIA).iterdir():
             if old.name not in current and OURS.fullmatch(old.name):
                 old.unlink()

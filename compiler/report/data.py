@@ -86,7 +86,7 @@ def _numeric(frame: pl.LazyFrame, title: str, unit: str, column: str, edges: lis
     return Bars(title, unit, names, counts, edges, unknown, note)
 
 
-def _ranged(frame: pl.LazyFrame, title: str, unit: str, column: str, floor: float | None = None) -> Bars:
+def _ranged(frame: pl.LazyFrame, title: str, unit: str, column: str, floor: float | None = None, whole: bool = False) -> Bars:
     """A histogram between round numbers around the middle 98 %; what lies outside counts at its ends."""
     value = pl.col(column).cast(pl.Float64)
     limits = frame.select(
@@ -98,7 +98,9 @@ def _ranged(frame: pl.LazyFrame, title: str, unit: str, column: str, floor: floa
     low, high = row["low"], row["high"]
     if low is None:
         return Bars(title, unit, [], [])
-    edges = nice_edges(floor if floor is not None else low, high if high > low else low + 1, 20)
+    low = floor if floor is not None else low
+    parts = max(1, min(20, round(high - low))) if whole else 20
+    edges = nice_edges(low, high if high > low else low + 1, parts)
     note = f"The last bar holds everything up to {compact(row['most'])}." if row["most"] > edges[-1] else ""
     return _numeric(frame, title, unit, column, edges, note)
 
@@ -122,7 +124,7 @@ SIDES = ((144, 240, 360, 480, 720, 1080, 2160), ("<144", "144+", "240+", "360+",
 
 def _charts(frame: pl.LazyFrame) -> list[Bars]:
     frame = frame.with_columns(
-        pl.min_horizontal("height", "width").alias("side"),
+        pl.when(pl.col("mp4_size").is_not_null()).then(pl.min_horizontal("height", "width")).alias("side"),
         pl.coalesce("text", "audio_text").str.count_matches(r"\S+").alias("words"),
     )
     charts = [
@@ -130,7 +132,7 @@ def _charts(frame: pl.LazyFrame) -> list[Bars]:
         _classes(frame, "Frame rate of the sources", "frames per second", "source_fps", *RATES),
         _classes(frame, "Picture size", "pixels, shorter side", "side", *SIDES),
         _numeric(frame, "Loudness", "LUFS", "loudness", [float(edge) for edge in range(-60, 1, 3)]),
-        _ranged(frame, "Caption length", "words", "words", 0.0),
+        _ranged(frame, "Caption length", "words", "words", 0.0, whole=True),
     ]
     for title, column in (
         ("Silence", "silence_ratio"),

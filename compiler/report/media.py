@@ -18,6 +18,7 @@ STRIP_FRAMES = 8
 STRIP_HEIGHT = 96
 #: Longest strip frame in pixels of width: a hostile aspect ratio makes no giant picture.
 STRIP_WIDTH = 400
+POSTER_SIDE = 720
 WAVE_POINTS = 400
 SPECTROGRAM_SIZE = (640, 128)
 #: What is drawn and played: a compiled clip is rarely longer.
@@ -31,6 +32,7 @@ class Preview:
     """What a card shows. Names are files in the media folder; peaks are (low, high) of the waveform, -1 to 1."""
 
     clip: str
+    poster: str | None
     strip: str | None
     spectrogram: str | None
     peaks: list[tuple[float, float]]
@@ -50,18 +52,19 @@ def preview(key: str, mp4: bytes | None, flac: bytes | None, folder: Path) -> Pr
         clip = f"{key}.mp4"
         with published(folder / clip) as temporary:
             _mux(mp4, sound, temporary)
-    strip = spectrogram = None
+    poster = strip = spectrogram = None
     if mp4 is not None:
-        strip = f"{key}.jpg"
-        with published(folder / strip) as temporary:
-            temporary.write_bytes(_strip(mp4))
+        poster, strip = f"{key}.poster.jpg", f"{key}.jpg"
+        for name, content in zip((poster, strip), _pictures(mp4), strict=True):
+            with published(folder / name) as temporary:
+                temporary.write_bytes(content)
     peaks: list[tuple[float, float]] = []
     if sound is not None:
         spectrogram = f"{key}.png"
         with published(folder / spectrogram) as temporary:
             temporary.write_bytes(_spectrogram(*sound))
         peaks = _peaks(sound[0])
-    return Preview(clip, strip, spectrogram, peaks)
+    return Preview(clip, poster, strip, spectrogram, peaks)
 
 
 def _decode_sound(flac: bytes) -> tuple[np.ndarray, int]:
@@ -108,8 +111,9 @@ def _mux(mp4: bytes, sound: tuple[np.ndarray, int] | None, path: Path) -> None:
             out.mux(packet)
 
 
-def _strip(mp4: bytes) -> bytes:
-    """A JPEG of STRIP_FRAMES frames side by side, evenly spread over the clip."""
+def _pictures(mp4: bytes) -> tuple[bytes, bytes]:
+    """Two JPEGs: one frame to show before the clip plays, and STRIP_FRAMES frames side by side, evenly spread over the clip."""
+    poster = b""
     with _open_video(mp4) as container:
         stream = container.streams.video[0]
         tick = float(stream.time_base or 1)
@@ -127,13 +131,17 @@ def _strip(mp4: bytes) -> bytes:
                 if frame.pts is not None and frame.pts >= target:
                     break
             if found is not None:
+                if not poster:
+                    scale = min(1.0, POSTER_SIDE / max(found.width, found.height))
+                    size = {"width": max(2, round(found.width * scale)), "height": max(2, round(found.height * scale))}
+                    poster = _encode(found.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p")
                 tile = found.reformat(
                     width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA"
                 ).to_ndarray()
                 tiles += [tile, np.full((STRIP_HEIGHT, 4, 3), 128, np.uint8)]
     if not tiles:
         raise ValueError("no frame of the mp4 decodes")
-    return _encode(np.concatenate(tiles[:-1], axis=1), "mjpeg", "yuvj420p")
+    return poster, _encode(np.concatenate(tiles[:-1], axis=1), "mjpeg", "yuvj420p")
 
 
 def _encode(image: np.ndarray, codec: str, pixel_format: str) -> bytes:

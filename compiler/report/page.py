@@ -73,7 +73,7 @@ def _header(summary: Summary) -> Markup:
     inputs = total["samples"] + rejected
     hours = total["hours"]
     tiles = [
-        ("Samples", f"{total['samples']:,}", f"in {summary.shards:,} shards", False),
+        ("Samples", f"{total['samples']:,}", f"in {summary.shards:,} shard{'s' if summary.shards != 1 else ''}", False),
         ("Duration", _time(hours), f"{3600 * hours / max(1, total['samples']):.1f} s on average", False),
         (
             "Size",
@@ -121,7 +121,7 @@ def _recipe_line(header: Mapping[str, Any]) -> str:
     if not isinstance(recipe, dict):
         return "table"
     named = [f"recipe {recipe['name']}"] if isinstance(recipe.get("name"), str) else []
-    for key, unit in (("fps", "fps"), ("sample_rate", "Hz"), ("channels", "channel(s)")):
+    for key, unit in (("fps", "fps"), ("sample_rate", "Hz"), ("channels", "ch")):
         if isinstance(recipe.get(key), str | int | float):
             named.append(f"{recipe[key]} {unit}")
     return " · ".join(named)[:200]
@@ -248,7 +248,8 @@ def _player(shown: Preview, caption: str) -> Markup:
     name = _cut(caption, 120)
     if shown.clip.endswith(".flac"):
         return tag("audio", src=source, controls=True, preload="metadata", aria_label=name)
-    return tag("video", src=source, controls=True, preload="metadata", playsinline=True, aria_label=name)
+    poster = f"{MEDIA}/{shown.poster}" if shown.poster else None
+    return tag("video", src=source, poster=poster, controls=True, preload="metadata", playsinline=True, aria_label=name)
 
 
 def _tracks(shown: Preview, row: Mapping[str, Any]) -> list[Markup]:

@@ -189,7 +189,7 @@ def test_the_page_is_well_formed_and_bounded(tmp_path: Path) -> None:
 def test_a_broken_sample_is_shown_as_such_and_old_files_go(tmp_path: Path) -> None:
     ds = real_dataset(tmp_path / "ds", [clip(0.5, seed=seed) for seed in range(4)], per_shard=4)
     assert report(str(ds), samples=4).broken == 0
-    assert len(list((ds / "report/media").iterdir())) == 12
+    assert len(list((ds / "report/media").iterdir())) == 16
     (ds / "report/media/notes.txt").write_text("mine")
     shard = ds / "shards/000000.tar"
     content = bytearray(shard.read_bytes())
@@ -198,7 +198,7 @@ def test_a_broken_sample_is_shown_as_such_and_old_files_go(tmp_path: Path) -> No
     shard.write_bytes(content)
     assert report(str(ds), samples=2).broken == 1  # rows 1 and 3
     left = sorted(path.name for path in (ds / "report/media").iterdir())
-    assert len(left) == 4 and "notes.txt" in left
+    assert len(left) == 5 and "notes.txt" in left
 
 
 def test_the_playable_clip_is_the_sample(tmp_path: Path) -> None:
