@@ -34,7 +34,8 @@ def dedupe(
 ) -> Deduped:
     """Group the rows of several datasets by what they repeat, and write a view of those that stay (or only count).
 
-    `near` names the folder of fingerprints and turns near-duplicates on. Raises UserError for what cannot be read or written.
+    `near` names the folder of fingerprints and turns near-duplicates on. Raises UserError for what cannot be read or
+    written.
     """
     _, frame = scan_many(inputs)
     rows = int(frame.select(pl.len()).collect(engine="streaming").item())
@@ -48,10 +49,17 @@ def dedupe(
             lines.append(f"{found.unread} samples gave no fingerprint: run `javisc verify`")
     chosen = choose(frame, group(pairs), rule)
     dropped = len(chosen.dropped)
-    lines.append(f"{chosen.groups} groups, {chosen.across} of them across splits; {dropped} samples are dropped by the rule `{rule}`")
+    lines.append(
+        f"{chosen.groups} groups, {chosen.across} of them across splits; {dropped} samples are dropped by the rule `{rule}`"
+    )
     if groups is not None:
         write_table(chosen.members, groups)
     if out is not None:
-        made_by = {"command": "dedupe", "inputs": list(inputs), "rule": rule, "match": match if near is not None else "exact"}
+        made_by = {
+            "command": "dedupe",
+            "inputs": list(inputs),
+            "rule": rule,
+            "match": match if near is not None else "exact",
+        }
         write_view(drop(frame, chosen), out, made_by=made_by, relative=relative)
     return Deduped(rows, rows - dropped, lines)

@@ -1,8 +1,9 @@
 """Fingerprints that survive re-encoding: perceptual hashes of frames (ImageHash) and sub-fingerprints of the sound.
 
-The sound's are those of Haitsma & Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): windows of 0.37 s, 33 bands of equal
-width on a logarithmic scale from 300 to 2000 Hz, and one bit per neighbouring pair of bands, the sign of the change in time of their energy
-difference. The hop is 46 ms instead of 11.6 ms: a quarter of the table, and clips of a few seconds still give dozens of words.
+The sound's are those of Haitsma & Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): windows of 0.37
+s, 33 bands of equal width on a logarithmic scale from 300 to 2000 Hz, and one bit per neighbouring pair of bands, the
+sign of the change in time of their energy difference. The hop is 46 ms instead of 11.6 ms: a quarter of the table, and
+clips of a few seconds still give dozens of words.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ LOOKED_UP = 32
 
 
 def picture_prints(mp4: bytes) -> np.ndarray:
-    """Perceptual hashes (pHash) of the clip's frames, FRAME_STEP seconds apart from FRAME_STEP/2 on: uint64 [n], 0 for flat frames.
+    """pHashes of the clip's frames, FRAME_STEP seconds apart from FRAME_STEP / 2 on: uint64 [n], 0 for flat frames.
 
     Raises UserError without ImageHash, av.FFmpegError if nothing decodes.
     """
@@ -70,7 +71,9 @@ def sound_prints(samples: np.ndarray, rate: int) -> np.ndarray:
     power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), axis=1)) ** 2
     total = np.concatenate([np.zeros((len(power), 1)), np.cumsum(power, axis=1, dtype=np.float64)], axis=1)
     whole = np.arange(total.shape[1])
-    at_edges = np.stack([np.interp(edges, whole, row) for row in total])  # fractional bins: bands never share or lose energy
+    at_edges = np.stack(
+        [np.interp(edges, whole, row) for row in total]
+    )  # fractional bins: bands never share or lose energy
     energy = np.diff(at_edges, axis=1)
     step = np.diff(energy[:, :-1] - energy[:, 1:], axis=0)
     loud = energy.sum(axis=1)[1:] > 1e-7 * window * window
@@ -91,8 +94,8 @@ def prints(mp4: bytes | None, flac: bytes | None) -> tuple[np.ndarray, np.ndarra
 def buckets(pictures: np.ndarray, sound: np.ndarray) -> np.ndarray:
     """Where a sample is looked up: the halves of its frame hashes and a content-chosen few of its words; uint64, distinct.
 
-    Frames alike in up to a bit or two share a half (the pigeonhole gives certainty for one, several frames give many chances);
-    the words with the least mixed value are the same few in a shifted copy.
+    Frames alike in up to a bit or two share a half (the pigeonhole gives certainty for one, several frames give many
+    chances); the words with the least mixed value are the same few in a shifted copy.
     """
     known = pictures[pictures != 0]
     halves = np.concatenate([known >> np.uint64(32), (known & np.uint64(0xFFFFFFFF)) | np.uint64(1 << 32)])
@@ -105,7 +108,8 @@ def buckets(pictures: np.ndarray, sound: np.ndarray) -> np.ndarray:
 
 
 def pictures_alike(a: np.ndarray, b: np.ndarray) -> bool:
-    """True if, at some shift of whole steps, three quarters of the frames that overlap are alike and at least half of the shorter overlaps."""
+    """True if, at some shift of whole steps, three quarters of the frames that overlap are alike and at least half of the
+    shorter overlaps."""
     if not len(a) or not len(b):
         return False
     for shift in range(-len(a) + 1, len(b)):
@@ -135,7 +139,9 @@ def sounds_alike(a: np.ndarray, b: np.ndarray) -> bool:
         x, y = a[max(0, -shift) :], b[max(0, shift) :]
         length = min(len(x), len(y))
         told = (x[:length] != 0) & (y[:length] != 0)
-        if told.sum() >= least and np.bitwise_count(x[:length][told] ^ y[:length][told]).mean() <= BIT_ERRORS * (BANDS - 1):
+        if told.sum() >= least and np.bitwise_count(x[:length][told] ^ y[:length][told]).mean() <= BIT_ERRORS * (
+            BANDS - 1
+        ):
             return True
     return False
 
@@ -150,7 +156,9 @@ def prints_of_rows(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for row in rows:
             try:
                 pictures, sound = prints(reader.read(row, "mp4"), reader.read(row, "flac"))
-                told.append({"row": row["__row"], "pictures": pictures.tolist(), "sound": sound.tolist(), "error": None})
+                told.append(
+                    {"row": row["__row"], "pictures": pictures.tolist(), "sound": sound.tolist(), "error": None}
+                )
             except (av.FFmpegError, soundfile.LibsndfileError, ValueError, IndexError) as error:
                 told.append({"row": row["__row"], "pictures": [], "sound": [], "error": str(error)[:200]})
     return told

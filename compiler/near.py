@@ -1,4 +1,5 @@
-"""Near-duplicates of a whole manifest: fingerprints to disk, buckets instead of all pairs, each candidate checked on its fingerprints."""
+"""Near-duplicates of a whole manifest: fingerprints to disk, buckets instead of all pairs, each candidate checked on
+its fingerprints."""
 
 from __future__ import annotations
 
@@ -52,8 +53,14 @@ def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", work
         pairs = possible[start : start + BATCH]
         rows = pl.Series(np.unique(pairs))
         wanted = table.filter(pl.col("row").is_in(rows.implode())).collect(engine="streaming")
-        prints = {row: (np.array(p, np.uint64), np.array(s, np.uint32)) for row, p, s in wanted.select("row", "pictures", "sound").iter_rows()}
-        kept = [alike(pictures_alike(prints[a][0], prints[b][0]), sounds_alike(prints[a][1], prints[b][1])) for a, b in pairs.tolist()]
+        prints = {
+            row: (np.array(p, np.uint64), np.array(s, np.uint32))
+            for row, p, s in wanted.select("row", "pictures", "sound").iter_rows()
+        }
+        kept = [
+            alike(pictures_alike(prints[a][0], prints[b][0]), sounds_alike(prints[a][1], prints[b][1]))
+            for a, b in pairs.tolist()
+        ]
         good.append(pairs[np.array(kept, bool)])
     return Near(np.concatenate(good) if good else np.zeros((0, 2), np.int64), len(possible), unread)
 
@@ -71,7 +78,11 @@ def _fingerprints(frame: pl.LazyFrame, folder: Path, workers: int) -> list[Path]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         run = map if workers == 1 else pool.map
-        for batch in frame.select(NEEDED).with_row_index(ROW).collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming"):
+        for batch in (
+            frame.select(NEEDED)
+            .with_row_index(ROW)
+            .collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming")
+        ):
             for part in batch.iter_slices(BATCH):
                 digest = hashlib.blake2b(part.write_csv().encode(), digest_size=12).hexdigest()
                 paths.append(folder / f"{digest}.parquet")
@@ -85,7 +96,9 @@ def _fingerprints(frame: pl.LazyFrame, folder: Path, workers: int) -> list[Path]
 
 def _entries(table: pl.LazyFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All (bucket, row) in portions by bucket, each portion a pass over the fingerprints."""
-    counts = table.select((2 * pl.col("pictures").list.len() + pl.col("sound").list.len().clip(0, LOOKED_UP)).cast(pl.Int64).sum())
+    counts = table.select(
+        (2 * pl.col("pictures").list.len() + pl.col("sound").list.len().clip(0, LOOKED_UP)).cast(pl.Int64).sum()
+    )
     portions = max(1, -(-int(counts.collect(engine="streaming").item() or 0) // ENTRIES))
     for portion in range(portions):
         found: list[np.ndarray] = []

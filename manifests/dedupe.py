@@ -38,7 +38,8 @@ class Groups:
 
 
 def exact_pairs(frame: pl.LazyFrame) -> np.ndarray:
-    """Pairs [n, 2] of rows made of the same bytes: same source digest, and the same compiled sizes (windows of one source differ in them).
+    """Pairs [n, 2] of rows made of the same bytes: same source digest, and the same compiled sizes (windows of one source
+    differ in them).
 
     Each pair is (least row of the group, row). Rows without a digest equal nothing.
     """
@@ -67,16 +68,24 @@ def group(pairs: np.ndarray) -> dict[int, int]:
 def choose(frame: pl.LazyFrame, grouped: Mapping[int, int], rule: str) -> Groups:
     """Decide which rows of each group stay.
 
-    `one`: a single row, of an evaluation split if the group has any (in the order of EVALUATION), the earliest of these. `leaks`: all rows of
-    that split, or all rows where no evaluation split is touched; so no training row repeats an evaluation row, and nothing else is removed.
+    `one`: a single row, of an evaluation split if the group has any (in the order of EVALUATION), the earliest of
+    these. `leaks`: all rows of that split, or all rows where no evaluation split is touched; so no training row repeats
+    an evaluation row, and nothing else is removed.
     """
     rows = np.array(sorted(grouped), np.uint32)
     place = {name: rank for rank, name in enumerate(EVALUATION)}
-    wanted = frame.select(DATASET_COLUMN, "key", "split").with_row_index(ROW).filter(pl.col(ROW).is_in(pl.Series(rows).implode()))
+    wanted = (
+        frame.select(DATASET_COLUMN, "key", "split")
+        .with_row_index(ROW)
+        .filter(pl.col(ROW).is_in(pl.Series(rows).implode()))
+    )
     members = wanted.collect(engine="streaming").sort(ROW)
     members = members.with_columns(
         pl.Series(GROUP, [grouped[row] for row in members[ROW].to_list()], pl.Int64),
-        pl.col("split").replace_strict(place, default=len(place), return_dtype=pl.Int32).fill_null(len(place)).alias("rank"),
+        pl.col("split")
+        .replace_strict(place, default=len(place), return_dtype=pl.Int32)
+        .fill_null(len(place))
+        .alias("rank"),
     )
     best = pl.col("rank").min().over(GROUP)
     if rule == "one":
@@ -92,7 +101,7 @@ def drop(frame: pl.LazyFrame, groups: Groups) -> pl.LazyFrame:
     return without_rows(frame, groups.dropped)
 
 
-#: Bucket entries compared at a time, and how far apart in a bucket two rows may stand to be compared: work is linear in the entries.
+#: Bucket entries compared at a time, and how far apart in a bucket two rows may stand to be compared.
 ENTRIES = 20_000_000
 REACH = 8
 

@@ -67,7 +67,12 @@ def report(path: str, out: str | None = None, *, samples: int = 12) -> Report:
                     shown.append(str(error))  # one broken sample is shown as such; the page is about all the others too
         with published(folder / "index.html") as temporary:
             temporary.write_text(page(summary, shown), encoding="utf-8")
-        current = {name for one in shown if isinstance(one, Preview) for name in (one.clip, one.poster, one.strip, one.spectrogram)}
+        current = {
+            name
+            for one in shown
+            if isinstance(one, Preview)
+            for name in (one.clip, one.poster, one.strip, one.spectrogram)
+        }
         for old in (folder / MEDIA).iterdir():
             if old.name not in current and OURS.fullmatch(old.name):
                 old.unlink()

@@ -86,7 +86,9 @@ def _numeric(frame: pl.LazyFrame, title: str, unit: str, column: str, edges: lis
     return Bars(title, unit, names, counts, edges, unknown, note)
 
 
-def _ranged(frame: pl.LazyFrame, title: str, unit: str, column: str, floor: float | None = None, whole: bool = False) -> Bars:
+def _ranged(
+    frame: pl.LazyFrame, title: str, unit: str, column: str, floor: float | None = None, whole: bool = False
+) -> Bars:
     """A histogram between round numbers around the middle 98 %; what lies outside counts at its ends."""
     value = pl.col(column).cast(pl.Float64)
     limits = frame.select(

@@ -134,7 +134,9 @@ def _pictures(mp4: bytes) -> tuple[bytes, bytes]:
                 if not poster:
                     scale = min(1.0, POSTER_SIDE / max(found.width, found.height))
                     size = {"width": max(2, round(found.width * scale)), "height": max(2, round(found.height * scale))}
-                    poster = _encode(found.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p")
+                    poster = _encode(
+                        found.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p"
+                    )
                 tile = found.reformat(
                     width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA"
                 ).to_ndarray()

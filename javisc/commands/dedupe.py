@@ -24,7 +24,9 @@ import click
     help="one: keep one of a group, of test or val if it has any. leaks: drop only training rows that repeat test or val.",
 )
 @click.option("--groups", metavar="FILE.parquet", help="Write who belongs together and who stays.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that make fingerprints.  [default: one per core]")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Processes that make fingerprints.  [default: one per core]"
+)
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
 @click.option("--force", is_flag=True, help="Replace a view or table that is there.")
 def dedupe(

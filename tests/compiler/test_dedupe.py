@@ -1,4 +1,5 @@
-"""Duplicates: exact ones by digest, near ones by what they look and sound like; nothing else; and nothing leaks from test to train."""
+"""Duplicates: exact ones by digest, near ones by what they look and sound like; nothing else; and nothing leaks from
+test to train."""
 
 from __future__ import annotations
 
@@ -12,8 +13,6 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shared import SHARED, need
-from support.tables import clip, dataset, real_dataset, rows
 
 from javisc.compiler import fingerprint
 from javisc.compiler.dedupe import dedupe
@@ -21,6 +20,8 @@ from javisc.compiler.fingerprint import picture_prints, pictures_alike, sound_pr
 from javisc.manifests import dedupe as groups
 from javisc.manifests.dedupe import candidates, choose, exact_pairs, group
 from javisc.manifests.io import Dataset, scan_many
+from support.shared import SHARED, need
+from support.tables import clip, dataset, real_dataset, rows
 
 
 def melody(seed: int, seconds: float = 6.0, rate: int = 16000) -> np.ndarray:
@@ -100,7 +101,9 @@ def test_real_sounds_are_alike_only_to_themselves() -> None:
 def reencoded(mp4: bytes, *, size: tuple[int, int], crf: int) -> bytes:
     out = io.BytesIO()
     with av.open(io.BytesIO(mp4)) as source, av.open(out, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=24, options={"crf": str(crf), "preset": "ultrafast", "threads": "1"})
+        stream = container.add_stream(
+            "libx264", rate=24, options={"crf": str(crf), "preset": "ultrafast", "threads": "1"}
+        )
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for frame in source.decode(video=0):
             for packet in stream.encode(frame.reformat(*size, "yuv420p")):
@@ -153,8 +156,19 @@ def test_candidates_share_a_bucket_and_cost_is_linear_in_a_crowd() -> None:
     [("one", {"a0": True, "a1": False, "b0": False, "b1": True, "b2": False, "c0": True, "c1": False}),
      ("leaks", {"a0": True, "a1": True, "b0": False, "b1": True, "b2": False, "c0": True, "c1": True})],
 )  # fmt: skip
-def test_evaluation_data_stay_and_training_data_that_repeat_them_go(tmp_path: Path, rule: str, kept: dict[str, bool]) -> None:
-    splits = {"a0": "train", "a1": "train", "b0": "val", "b1": "test", "b2": "train", "c0": "test", "c1": "test", "d": None}
+def test_evaluation_data_stay_and_training_data_that_repeat_them_go(
+    tmp_path: Path, rule: str, kept: dict[str, bool]
+) -> None:
+    splits = {
+        "a0": "train",
+        "a1": "train",
+        "b0": "val",
+        "b1": "test",
+        "b2": "train",
+        "c0": "test",
+        "c1": "test",
+        "d": None,
+    }
     table = rows(len(splits)).with_columns(
         pl.Series("key", list(splits)),
         pl.Series("split", list(splits.values())),
@@ -186,13 +200,18 @@ def test_near_duplicates_across_splits_are_dropped_and_fingerprints_are_kept(tmp
     train = real_dataset(tmp_path / "train", list(zip(pictures, sounds, strict=True)), split="train", prefix="t")
     # In test: picture 1 with new sound, sound 2 with a new picture, and something new.
     fresh = clip(3.0, seed=50, size=(160, 96))
-    tests = [(reencoded(pictures[1], size=(120, 72), crf=30), fresh[1]), (clip(3.0, seed=51, size=(160, 96))[0], sounds[2])]
+    tests = [
+        (reencoded(pictures[1], size=(120, 72), crf=30), fresh[1]),
+        (clip(3.0, seed=51, size=(160, 96))[0], sounds[2]),
+    ]
     flac = io.BytesIO()
     soundfile.write(flac, melody(77, 3.0), 16000, format="FLAC")
     tests.append((clip(3.0, seed=52, size=(160, 96))[0], flac.getvalue()))
     test = real_dataset(tmp_path / "test", tests, split="test", prefix="e")
     inputs, folder = [str(train), str(test)], tmp_path / "prints"
-    done = dedupe(inputs, str(tmp_path / "clean"), near=str(folder), rule="leaks", groups=str(tmp_path / "g.parquet"), workers=1)
+    done = dedupe(
+        inputs, str(tmp_path / "clean"), near=str(folder), rule="leaks", groups=str(tmp_path / "g.parquet"), workers=1
+    )
     kept = Dataset.open(tmp_path / "clean").manifest().collect()["key"].to_list()
     assert kept == ["t_0_0000000", "t_0_0000003", "e_0_0000000", "e_0_0000001", "e_0_0000002"]
     assert done.kept == 5 and pl.read_parquet(tmp_path / "g.parquet").height == 4
