@@ -53,8 +53,9 @@ class SyncCorpus(Corpus):
         """Yield (line, split, where) of the published split lists."""
         for split, source in self.split_lists().items():
             base = self.base(source, root)
+            path = source.need(base)
             for number, line in source.rows(base, problems):
-                yield line, split, (source.need(base), number)
+                yield line, split, (path, number)
 
     def left_out(self, root: Path, problems: Problems) -> Iterator[tuple[str, str, tuple[Path, int]]]:
         """Yield (line, why, where) of every list of clips to leave out."""

@@ -10,7 +10,7 @@ import pkgutil
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -135,19 +135,24 @@ class Corpus(ABC):
             elif any(len(caption) > MAX_CAPTION for caption in captions):
                 problems.add(*row.where, f"{row.identity[:200]}: a caption of more than {MAX_CAPTION} characters")
             else:
-                yield replace(row, captions=captions)
+                yield Row(row.identity, captions, row.label, row.split, row.excluded)
 
     @staticmethod
     def _frame(batch: list[Row]) -> pl.DataFrame:
-        return pl.DataFrame(
+        # Captions are on one line by now: joined and split again, their lists are made in one go.
+        frame = pl.DataFrame(
             {
                 "identity": [row.identity for row in batch],
-                "texts": [list(row.captions) for row in batch],
+                "texts": ["\n".join(row.captions) for row in batch],
                 "label": [row.label for row in batch],
                 "split": [row.split for row in batch],
                 "excluded": [row.excluded for row in batch],
             },
-            schema=_READ_SCHEMA,
+            schema={**_READ_SCHEMA, "texts": pl.String()},
+        )
+        some = pl.col("texts") != ""
+        return frame.with_columns(
+            texts=pl.when(some).then(pl.col("texts").str.split("\n")).otherwise(pl.lit([], pl.List(pl.String)))
         )
 
 
