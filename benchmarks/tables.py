@@ -137,6 +137,7 @@ def main() -> None:
 '"en" and loudness > -40', '"dog" in text or motion > 0.2', "--no-silent",
                         "--out", "good"], "good"),
             ("split", ["all", "--ratios", "train=0.98,val=0.02", "--out", "halves"], "halves"),
+            ("dedupe", ["all", "--out", "unique"], "unique"),
             ("stats", ["all"], None),
             ("export", ["all", "--csv", "train_jav.csv"], "train_jav.csv"),
         ]  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import av
@@ -146,7 +145,7 @@ def sounds_alike(a: np.ndarray, b: np.ndarray) -> bool:
     return False
 
 
-def prints_of_rows(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def prints_of_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fingerprints of located rows, for a worker process: {row, pictures, sound, error}."""
     from javisc.manifests.members import MemberReader
 

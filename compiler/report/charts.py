@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from javisc.compiler.report.markup import Markup, tag
 
 WIDTH, HEIGHT = 420, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 46, 20, 10, 30
 #: Widest bar of a chart with few classes.
 MAX_BAR = 72.0
 
@@ -113,7 +113,8 @@ def _labels(bars: Bars, slot: float, base: float) -> list[Markup]:
         ]
     bins = len(bars.edges) - 1
     # The fewest bins per label that keep labels apart, and if possible end with one.
-    every = next((k for k in range(1, bins + 1) if bins % k == 0 and 4 <= bins // k <= 8), max(1, math.ceil(bins / 8)))
+    most = 8 if max(len(compact(edge)) for edge in bars.edges) <= 4 else 5
+    every = next((k for k in range(1, bins + 1) if bins % k == 0 and 3 <= bins // k <= most), math.ceil(bins / most))
     return [
         tag("text", compact(edge), x=f"{LEFT + i * slot:.1f}", y=y, class_="tick mid")
         for i, edge in enumerate(bars.edges)

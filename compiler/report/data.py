@@ -131,7 +131,7 @@ def _charts(frame: pl.LazyFrame) -> list[Bars]:
     )
     charts = [
         _ranged(frame, "Duration", "seconds", "duration", 0.0),
-        _classes(frame, "Frame rate of the sources", "frames per second", "source_fps", *RATES),
+        _classes(frame, "Source frame rate", "fps", "source_fps", *RATES),
         _classes(frame, "Picture size", "pixels, shorter side", "side", *SIDES),
         _numeric(frame, "Loudness", "LUFS", "loudness", [float(edge) for edge in range(-60, 1, 3)]),
         _ranged(frame, "Caption length", "words", "words", 0.0, whole=True),

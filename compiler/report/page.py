@@ -17,6 +17,8 @@ from javisc.compiler.report.media import Preview
 MAX_CAPTION = 1000
 MAX_CAPTIONS = 8
 MAX_SETTINGS = 80
+#: Pictures of more samples than this load as they come into view.
+EAGER = 24
 MEDIA = "media"
 
 
@@ -180,7 +182,9 @@ def _rejects(summary: Summary) -> Markup:
     names = (("Reason", None), ("Inputs", "right"), ("", None), ("For example", None))
     head = tag("tr", [tag("th", name, scope="col", class_=class_) for name, class_ in names])
     where = tag("p", "All of them are in ", tag("code", "rejected.parquet"), ".", class_="quiet")
-    return tag("div", tag("table", tag("thead", head), tag("tbody", rows)), where, class_="card scroll")
+    return tag(
+        "div", tag("table", tag("thead", head), tag("tbody", rows), class_="rejects"), where, class_="card scroll"
+    )
 
 
 def _reason(reason: Reason, most: int) -> Markup:
@@ -216,14 +220,13 @@ def _samples(summary: Summary, previews: Sequence[Preview | str]) -> Markup:
         f"{len(previews)} of {summary.total['samples']:,}, taken at even distances from the manifest.",
         class_="quiet",
     )
-    cards = [
-        _sample(row, shown, number)
-        for number, (row, shown) in enumerate(zip(summary.samples, previews, strict=True), 1)
-    ]
+    lazy = len(previews) > EAGER
+    rows = zip(summary.samples, previews, strict=True)
+    cards = [_sample(row, shown, number, lazy) for number, (row, shown) in enumerate(rows, 1)]
     return tag("div", note, tag("div", cards, class_="samples"))
 
 
-def _sample(row: Mapping[str, Any], shown: Preview | str, number: int) -> Markup:
+def _sample(row: Mapping[str, Any], shown: Preview | str, number: int, lazy: bool) -> Markup:
     captions = [text for text in [row["text"], row["audio_text"], *(row["texts"] or [])[:MAX_CAPTIONS]] if text]
     captions = list(dict.fromkeys(captions))
     first = (
@@ -237,7 +240,10 @@ def _sample(row: Mapping[str, Any], shown: Preview | str, number: int) -> Markup
         left = tag("p", f"This sample cannot be shown: {_cut(shown, 300)}", class_="broken")
         right = None
     else:
-        left, right = _player(shown, captions[0] if captions else f"sample {number}"), tag("div", _tracks(shown, row))
+        left, right = (
+            _player(shown, captions[0] if captions else f"sample {number}"),
+            tag("div", _tracks(shown, row, "lazy" if lazy else None)),
+        )
     return tag(
         "article", tag("div", left), right, tag("div", first, more, _facts(row), class_="words"), class_="card sample"
     )
@@ -252,14 +258,14 @@ def _player(shown: Preview, caption: str) -> Markup:
     return tag("video", src=source, poster=poster, controls=True, preload="metadata", playsinline=True, aria_label=name)
 
 
-def _tracks(shown: Preview, row: Mapping[str, Any]) -> list[Markup]:
+def _tracks(shown: Preview, row: Mapping[str, Any], loading: str | None) -> list[Markup]:
     tracks = []
     if shown.strip:
         tracks.append(
             tag(
                 "figure",
                 tag(
-                    "img", src=f"{MEDIA}/{shown.strip}", alt="Eight frames of the clip", class_="strip", loading="lazy"
+                    "img", src=f"{MEDIA}/{shown.strip}", alt="Eight frames of the clip", class_="strip", loading=loading
                 ),
                 tag("figcaption", "Frames, evenly spread"),
             )
@@ -282,7 +288,9 @@ def _tracks(shown: Preview, row: Mapping[str, Any]) -> list[Markup]:
         tracks.append(
             tag(
                 "figure",
-                tag("img", src=f"{MEDIA}/{shown.spectrogram}", alt="Spectrogram", class_="spectrogram", loading="lazy"),
+                tag(
+                    "img", src=f"{MEDIA}/{shown.spectrogram}", alt="Spectrogram", class_="spectrogram", loading=loading
+                ),
                 tag("figcaption", words),
             )
         )
