@@ -42,7 +42,7 @@ class Problems:
 
 
 def lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text without its line end) of a UTF-8 file, with or without byte order mark.
+    """Yield (number from 1, text without its line end, LF or CR LF) of a UTF-8 file, with or without byte order mark.
 
     Lines that are over `MAX_LINE` bytes or no UTF-8 are recorded in `problems`. Raises UserError for UTF-16 and unreadable files.
     """
@@ -60,6 +60,8 @@ def lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
                         f"{path}: is UTF-16, annotation files are read as UTF-8; convert it, e.g. with iconv"
                     )
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if b"\r" in raw.rstrip(b"\r\n"):
+                    raise UserError(f"{path}: its lines end in CR alone, as old Macs wrote them; convert it to LF")
             if len(raw) > MAX_LINE:
                 while raw and not raw.endswith(b"\n"):
                     raw = file.readline(MAX_LINE)

@@ -10,7 +10,7 @@ import polars as pl
 
 from javisc.compiler.corpora import Corpus, Kind, corpus_of, locate, of_kind
 from javisc.compiler.inputs import INPUT_SCHEMA, is_url, shown
-from javisc.compiler.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, match
+from javisc.compiler.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, Matched, match
 from javisc.compiler.scan import ScanReport, scan
 from javisc.compiler.store import Store
 from javisc.manifests.errors import UserError
@@ -20,11 +20,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Found:
-    """A corpus, the folder of its annotations, and where its media are (a folder or URL)."""
+    """A corpus, the folder of its annotations, and where its media are (a folder or URL). `optional`: found by `all`."""
 
     corpus: Corpus
     root: Path
     media: str
+    optional: bool = False
 
 
 def find_corpora(specs: Sequence[str], raw: str, kind: Kind, say: Say) -> list[Found]:
@@ -76,7 +77,7 @@ def _present(corpus: Corpus, raw: Path, say: Say) -> Found | None:
         if any((raw / folder).is_dir() for folder in corpus.folders):
             say(f"left out: {error}")
         return None
-    return Found(corpus, root, str(root))
+    return Found(corpus, root, str(root), optional=True)
 
 
 def from_corpora(
@@ -103,18 +104,21 @@ def from_corpora(
     def inputs(folder: Path) -> pl.LazyFrame:
         tables, unmatched = [], [pl.DataFrame(schema=UNMATCHED_SCHEMA)]
         for found in corpora:
-            report = ScanReport()
-            files = pl.concat(scan([found.media], suffixes, out=out, report=report))
-            if files.is_empty():
-                where = f"corpus {found.corpus.name} at {found.media}"
-                raise UserError(f"{where}: has annotations but no media: {' '.join(sorted(suffixes))}; put them there")
-            for line in report.lines()[1:]:
+            try:
+                files, matched = _matched(found, suffixes, out, splits)
+            except UserError as error:
+                if not found.optional:
+                    raise
+                say(f"left out: {error}")
+                continue
+            for line in files.lines()[1:]:
                 say(f"{found.corpus.name}: {line}")
-            matched = match(found.corpus, found.root, files, splits)
             say(matched.said)
             unmatched.append(matched.unmatched)
             prefix = pl.lit(found.corpus.folders[0] + "/")
             tables.append(matched.inputs.select(INPUT_SCHEMA.names()).with_columns(relpath=prefix + pl.col("relpath")))
+        if not tables:
+            raise UserError(f"--corpus all: no corpus below {shown(raw[0])} has files that can be used; see above")
         listed = pl.concat(unmatched)
         if not dry:
             with Store(out, folder / "unmatched").publish(UNMATCHED_FILE) as path:
@@ -124,3 +128,13 @@ def from_corpora(
         return pl.concat(tables).lazy()
 
     return inputs
+
+
+def _matched(found: Found, suffixes: frozenset[str], out: str, splits: Sequence[str]) -> tuple[ScanReport, Matched]:
+    """What lies at the corpus' place, and its match. Raises UserError where nothing comes of it."""
+    report = ScanReport()
+    files = pl.concat(scan([found.media], suffixes, out=out, report=report))
+    if files.is_empty():
+        where = f"corpus {found.corpus.name} at {found.media}"
+        raise UserError(f"{where}: has annotations but no media: {' '.join(sorted(suffixes))}; put them there")
+    return report, match(found.corpus, found.root, files, splits)

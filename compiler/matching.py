@@ -124,16 +124,23 @@ def _said(corpus: Corpus, frame: pl.DataFrame, found: Annotations, absent: int, 
     """One line that accounts for every file and every annotation."""
     kept = int(frame["refused"].is_null().sum())
     counts = frame["refused"].drop_nulls().value_counts().sort("refused")
-    left = [f"{count} files {reason}" for reason, count in counts.iter_rows()]
-    left += [f"{absent} annotations without a file"] * bool(absent)
-    left += [f"{found.excluded.height} annotations excluded"] * bool(found.excluded.height)
-    left += [f"{found.problems.count} bad rows"] * bool(found.problems.count)
+    left = [f"{_count(number, 'file')} {reason}" for reason, number in counts.iter_rows()]
+    left += [f"{_count(absent, 'annotation')} without a file"] * bool(absent)
+    left += [f"{_count(found.excluded.height, 'annotation')} excluded"] * bool(found.excluded.height)
+    left += [_count(found.problems.count, "bad row")] * bool(found.problems.count)
     if kept == 0:
         file, row = (
             repr(next(iter(names), "none")[:200]) for names in (sorted(frame["relpath"]), found.frame["identity"])
         )
+        splits = ", ".join(sorted(found.frame["split"].drop_nulls().unique())[:20]) or "none"
         raise UserError(
-            f"corpus {corpus.name} at {root}: of {frame.height} files none is left ({', '.join(left) or 'no annotations'}); "
-            f"a file: {file}; an annotation: {row}. Layout: {corpus.layout}"
+            f"corpus {corpus.name} at {root}: of {_count(frame.height, 'file')} none is left "
+            f"({', '.join(left) or 'no annotations'}); a file: {file}; an annotation: {row}; the splits for --corpus-split: "
+            f"{splits}. Layout: {corpus.layout}"
         )
-    return f"{corpus.name}: {kept} of {frame.height} files go in" + (f"; left out: {', '.join(left)}" if left else "")
+    total = f"{corpus.name}: {kept} of {_count(frame.height, 'file')} go in"
+    return total + (f"; left out: {', '.join(left)}" if left else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -88,6 +88,11 @@ def test_utf16_is_named(tmp_path: Path) -> None:
         read(tmp_path, "name,caption\n".encode("utf-16"))
 
 
+def test_lines_of_old_macs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="end in CR alone"):
+        read(tmp_path, b"name,caption\ra,b\r")
+
+
 def test_a_folder_under_the_name_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "t.csv").mkdir()
     with pytest.raises(UserError, match="cannot be read"):

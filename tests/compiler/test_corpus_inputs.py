@@ -118,6 +118,21 @@ def test_annotations_without_media(raw: Path, tmp_path: Path) -> None:
         inputs(str(raw), "esc50", out=tmp_path / "ds")
 
 
+def test_all_goes_on_without_a_corpus_that_has_no_media(raw: Path, tmp_path: Path) -> None:
+    shutil.rmtree(raw / "ESC50/audio")
+    table, said = inputs(str(raw), "all", out=tmp_path / "ds")
+    assert set(table["corpus"]) == {"urbansound8k"}
+    assert any(line.startswith("left out: corpus esc50 at") for line in said)
+    shutil.rmtree(raw / "UrbanSound8K/audio")
+    with pytest.raises(UserError, match="no corpus below .* has files that can be used"):
+        inputs(str(raw), "all", out=tmp_path / "ds")
+
+
+def test_a_split_that_is_not_there_names_those_that_are(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="splits for --corpus-split: fold1, fold2, fold3, fold4, fold5"):
+        inputs(str(raw), "esc50", out=tmp_path / "ds", splits=("tset",))
+
+
 def test_the_same_corpus_twice_is_one(raw: Path, tmp_path: Path) -> None:
     table, _ = inputs(str(raw), "esc50", "all", out=tmp_path / "ds")
     assert table["relpath"].is_unique().all()

@@ -75,8 +75,8 @@ def test_every_side_is_accounted_for(tmp_path: Path) -> None:
         ("made.csv:9", "bad_row"),
     ]
     assert found.said == (
-        "made: 2 of 6 files go in; left out: 1 files duplicate, 2 files filtered, 1 files no_caption, 2 annotations without "
-        "a file, 1 annotations excluded, 2 bad rows"
+        "made: 2 of 6 files go in; left out: 1 file duplicate, 2 files filtered, 1 file no_caption, 2 annotations without "
+        "a file, 1 annotation excluded, 2 bad rows"
     )
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_opened_leaves_the_clip_to_its_twin(tmp_path: Path
 
 
 def test_nothing_in_common_is_an_error_with_an_example_of_both(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"of 1 files none is left .* a file: 'x\.wav'; an annotation: 'a'\."):
+    with pytest.raises(UserError, match=r"of 1 file none is left .* a file: 'x\.wav'; an annotation: 'a';"):
         match(Made(Row("a", ("x",))), tmp_path, files("x.wav"))
 
 
