@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import polars as pl
 
 from javisc.compiler.inputs import INPUT_SCHEMA, is_url, normal_relpath, shown, undecodable
 from javisc.compiler.lists import LIST_SUFFIXES, read_list
+from javisc.compiler.store import filesystem
 from javisc.manifests.errors import UserError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".m2ts", ".ts", ".webm", ".m4v", ".mpg", ".mpeg"})
@@ -222,7 +222,7 @@ def _beside(path: str) -> str | None:
 
 def _remote_row(url: str, relpath: str) -> Row:
     try:
-        fs, inside = fsspec.core.url_to_fs(url)
+        fs, inside = filesystem(url)
         return _object(url, relpath, fs.info(inside))
     except (OSError, ValueError, ImportError) as error:
         return _refused(url, normal_relpath(relpath), "unreadable", str(error) or type(error).__name__)
@@ -244,7 +244,7 @@ def _object(url: str, relpath: str, info: dict[str, Any]) -> Row:
 
 def _remote(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport) -> Iterator[Row]:
     try:
-        fs, base = fsspec.core.url_to_fs(root.rstrip("/"))
+        fs, base = filesystem(root.rstrip("/"))
         found = fs.find(base, detail=True)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{root} cannot be listed: {error}") from error

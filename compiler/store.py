@@ -35,8 +35,7 @@ class Store:
         self.base = self.root
         if self.remote:
             try:
-                self.fs, self.base = fsspec.core.url_to_fs(self.root)
-                self.fs.use_listings_cache = False
+                self.fs, self.base = filesystem(self.root)
             except (ImportError, ValueError) as error:
                 raise UserError(f"{root} cannot be opened: {error}") from error
 
@@ -55,7 +54,6 @@ class Store:
             folder = Path(self.root, *parts)
             return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
         try:
-            self.fs.invalidate_cache(join(self.base, *parts))
             found = self.fs.ls(join(self.base, *parts), detail=False)
         except FileNotFoundError:
             return set()
@@ -114,6 +112,15 @@ class Store:
         """Remove a local folder and all below it; links are removed, not followed."""
         if not self.remote:
             shutil.rmtree(Path(self.root, *parts), ignore_errors=True)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path in it. No listings are cached: other processes write to it too.
+
+    Raises ValueError or ImportError.
+    """
+    fs, inside = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    return fs, str(inside)
 
 
 def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:

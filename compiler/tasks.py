@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from javisc.compiler.inputs import is_url
 from javisc.compiler.lrs3 import face_crop
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.shards import MAX_MEMBER, write_shard
-from javisc.compiler.store import Store
+from javisc.compiler.store import Store, filesystem
 
 
 def compile_input(
@@ -73,7 +71,7 @@ def local_source(path: str, raw_path: str | None, folder: Path) -> Iterator[Path
     if is_url(path):
         copy = folder / ("source" + os.path.splitext(path)[1][:8])  # noqa: PTH122
         try:
-            fs, inside = fsspec.core.url_to_fs(path)
+            fs, inside = filesystem(path)
             fs.get_file(inside, str(copy))
         except FileNotFoundError as error:
             raise Rejected("vanished", str(error)) from error
