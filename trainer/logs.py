@@ -27,6 +27,7 @@ class Logs:
         self.wandb: Any = None
         if not first:
             return
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
             _drop_after(path, step)

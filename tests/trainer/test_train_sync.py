@@ -1,0 +1,142 @@
+"""`javisc train` on a compiled dataset: from the command line to checkpoints, resumed bitwise, and its mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from click.testing import CliRunner
+
+from javisc.cli import cli
+from javisc.manifests.errors import UserError
+from javisc.trainer.config import load_recipe, recipe_names
+from javisc.trainer.models.sync.model import AVSync
+from javisc.trainer.models.weights import read_weights
+from javisc.trainer.tasks.registry import load
+from javisc.trainer.tasks.sync import SyncRecipe, SyncTask, pooled_metrics, whole_model_state
+from support import compiled
+
+TINY = [
+    "transforms.crop_len_sec=1.0",
+    "transforms.max_off_sec=0.4",
+    "transforms.classes=5",
+    "transforms.input_size=32",
+    "model.transformer.classes=5",
+    "model.transformer.width=16",
+    "model.transformer.visual_selector.n_layer=1",
+    "model.transformer.audio_selector.n_layer=1",
+    "model.transformer.fusion.n_layer=1",
+    "data.batch_size=2",
+    "data.iter_times=1",
+    "run.log_every=1",
+    "run.validate_every=4",
+    "run.checkpoint_every=2",
+    "run.tensorboard=false",
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = compiled.write(tmp_path_factory.mktemp("train") / "ds", [40, 50, 36, 45, 60, 38, 40, 41], fps=25)
+    path = folder / "manifest.parquet"
+    rows = pl.read_parquet(path)
+    rows.with_columns(split=pl.Series(["train", "val"] * 4)).write_parquet(path)
+    return folder
+
+
+def train(*arguments: object) -> object:
+    result = CliRunner().invoke(cli, ["train", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
+    return result.output
+
+
+def weights(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's tensors in the checkpoint of step 4."""
+    tensors = {f"model.{key}": torch.zeros_like(value) for key, value in model.state_dict().items()}
+    dcp.load(tensors, checkpoint_id=folder / "checkpoints" / "step-00000004", no_dist=True)
+    return tensors
+
+
+def test_trains_validates_resumes_and_starts_others(dataset: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train("sync-demo", "--data", dataset, "--run", whole, *TINY, "run.steps=4")
+    train("sync-demo", "--data", dataset, "--run", cut, *TINY, "run.steps=2")
+    train("sync-demo", "--data", dataset, "--run", cut, *TINY, "run.steps=4", "--resume")
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4]
+    measured = next(row for row in rows if row["kind"] == "validate")
+    assert measured["clips"] == 4 and {"accuracy_1", "accuracy_1_tol1", "mAP", "dprime", "loss"} <= set(measured)
+    # What a run leaves is what another starts from.
+    best = read_weights(whole / "best")
+    recipe, task = load("sync-demo", [f"data.paths=[{dataset}]", *TINY, f"start.model={whole / 'best'}"])
+    built = task.build()
+    assert isinstance(recipe, SyncRecipe) and isinstance(built, AVSync)
+    assert all(torch.equal(value, best[key]) for key, value in built.state_dict().items())
+    assert whole_model_state(str(whole / "best")).keys() == best.keys()
+    a, b = weights(whole, built), weights(cut, built)
+    assert all(value.any() for key, value in a.items() if key.endswith("running_mean"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_dry_run_tells_what_a_run_would_be(dataset: Path) -> None:
+    told = json.loads(str(train("sync-demo", "--data", dataset, "--dry-run", *TINY)))
+    assert told["batches_per_epoch"] == 2 and told["samples_per_step"] == 2
+    assert told["batch"]["vis"] == [2, 25, 3, 32, 32] and told["batch"]["target"] == [2]
+    assert told["parameters_frozen"] == 0 and told["state_bytes"] == 16 * told["parameters_trained"]
+
+
+def test_every_recipe_that_javisc_brings_is_valid() -> None:
+    names = recipe_names()
+    assert {"sync-demo", "sync-lrs3", "sync-vggsound-sparse"} <= set(names)
+    for name in (name for name in names if name.startswith("sync")):
+        recipe, task = load(name, ["data.paths=[somewhere]"])
+        assert isinstance(recipe, SyncRecipe)
+        with torch.device("meta"):
+            model = AVSync(recipe.model)
+        blocks = task.blocks(model)
+        inside = {id(p) for block in blocks for p in block.parameters()}
+        assert sum(p.numel() for p in model.parameters() if id(p) in inside) > 0.7 * sum(
+            p.numel() for p in model.parameters()
+        )
+
+
+def test_the_published_recipes_say_what_was_published() -> None:
+    recipe = load_recipe("sync-lrs3", SyncRecipe)
+    assert (recipe.optimizer.lr, recipe.optimizer.eps, recipe.optimizer.clip_norm) == (5e-6, 1e-7, 1.0)
+    assert (recipe.schedule.warmup_steps, recipe.schedule.start_factor) == (1000, 0.01)
+    assert (recipe.data.batch_size, recipe.transforms.p_audio_aug, recipe.transforms.audio_jitter_sec) == (
+        10,
+        0.0,
+        0.05,
+    )
+    assert recipe.model.transformer.classes == 21 and recipe.optimizer.scale_lr_by_world
+    tuned = load_recipe("sync-vggsound-sparse", SyncRecipe)
+    chances = [getattr(tuned.transforms, name) for name in ("p_color_jitter", "p_gray_scale", "p_audio_aug")]
+    assert chances == [0.2, 0.2, 0.2] and tuned.transforms.sometimes_upscale_p == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["transforms.classes=7"], "transforms.classes=7"),
+        (["data.iter_times=3", "data.fixed_offsets=true"], "iter_times > 1 needs data.fixed_offsets=false"),
+        (["data.paths=[]"], "no dataset: add --data"),
+        (["model.transformer.classes=5"], "give both the same"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(overrides: list[str], message: str) -> None:
+    recipe = load_recipe("sync-demo", SyncRecipe, ["data.paths=[x]", *overrides])
+    with pytest.raises(UserError, match=message):
+        SyncTask(recipe)
+
+
+def test_unknown_tasks_and_empty_splits(dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("task: fly\n")
+    with pytest.raises(UserError, match="task 'fly' is not known: it may be sync"):
+        load(str(path))
+    with pytest.raises(UserError, match="no clip that fits"):
+        pooled_metrics([], [], 1)

@@ -1,0 +1,206 @@
+"""Training the sync selector: SparseSync from compiled shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.checkpoint_io import read_pt
+from javisc.trainer.config import Recipe
+from javisc.trainer.data import draws
+from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
+from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
+from javisc.trainer.models.sync.config import AVSyncConfig
+from javisc.trainer.models.sync.metrics import sync_metrics
+from javisc.trainer.models.sync.model import AVSync, to_channels_last
+from javisc.trainer.models.sync.official import audio_trunk_state, load_strictly, visual_trunk_state
+from javisc.trainer.models.weights import read_weights
+from javisc.trainer.transforms.sync_chain import SyncTransforms
+
+
+@dataclass
+class SyncStart:
+    """What the weights start from: a whole model, or the two trunks. Files are .pt of the reference or safetensors."""
+
+    model: str | None = None
+    visual_trunk: str | None = None
+    audio_trunk: str | None = None
+
+
+@dataclass
+class SyncData:
+    """The batches. Splits are the manifest's; `fixed_offsets` takes evaluation crops from its columns where it has them.
+
+    `iter_times` passes over the held-out data are pooled: more than one needs random crops. `evaluate_at_most` batches per
+    pass and process are looked at, 0 meaning all.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    batch_size: int = 10
+    train_split: str | None = "train"
+    valid_split: str | None = "val"
+    fixed_offsets: bool = True
+    iter_times: int = 1
+    evaluate_at_most: int = 0
+    threads: int = 2
+    ahead: int = 2
+
+
+@dataclass
+class SyncRecipe(Recipe):
+    """A recipe of task `sync`."""
+
+    data: SyncData = field(default_factory=SyncData)
+    transforms: SyncTransforms = field(default_factory=SyncTransforms)
+    model: AVSyncConfig = field(default_factory=AVSyncConfig)
+    start: SyncStart = field(default_factory=SyncStart)
+    channels_last: bool = True
+
+
+class SyncTask:
+    """SparseSync over shards: `loss` is the cross entropy of the offset's class."""
+
+    def __init__(self, recipe: SyncRecipe) -> None:
+        transformer = recipe.model.full_attention or recipe.model.transformer
+        if transformer.classes != recipe.transforms.classes:
+            raise UserError(
+                f"the model has {transformer.classes} classes, transforms.classes={recipe.transforms.classes}: give both the same"
+            )
+        if recipe.data.iter_times > 1 and recipe.data.fixed_offsets:
+            raise UserError(
+                "data.iter_times > 1 needs data.fixed_offsets=false: with fixed crops all passes would be the same"
+            )
+        if not recipe.data.paths:
+            raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
+        self.recipe = recipe
+
+    def build(self) -> AVSync:
+        """The model with its starting weights."""
+        model = AVSync(self.recipe.model)
+        start = self.recipe.start
+        if start.visual_trunk:
+            load_strictly(model.vfeat_extractor, visual_trunk_state(_contents(start.visual_trunk)), start.visual_trunk)
+        if start.audio_trunk:
+            load_strictly(model.afeat_extractor, audio_trunk_state(_contents(start.audio_trunk)), start.audio_trunk)
+        if start.model:
+            load_strictly(model, whole_model_state(start.model), start.model)
+        return to_channels_last(model) if self.recipe.channels_last else model
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The trunks' stages and the transformer's blocks."""
+        assert isinstance(model, AVSync)
+        stages = [module for module in model.vfeat_extractor.base if any(True for _ in module.parameters())]
+        layers = [getattr(model.afeat_extractor, f"layer{number}") for number in range(1, 5)]
+        stages += [layer for layer in layers if any(True for _ in layer.parameters())]
+        stacks = [stack for name, stack in model.transformer.named_modules() if name.split(".")[-1] == "blocks"]
+        return [*stages, *(block for stack in stacks for block in stack.children())]
+
+    def source(self, rank: int, world: int) -> SyncBatches:
+        """Training batches of one rank."""
+        data = self.recipe.data
+        options = SyncDataOptions(
+            data.batch_size, self.recipe.seed, data.train_split, threads=data.threads, ahead=data.ahead
+        )
+        return SyncBatches(data.paths, self.recipe.transforms, options, rank=rank, world=world)
+
+    def size(self, batch: SyncBatch) -> int:
+        return len(batch.target)
+
+    def keys(self, batch: SyncBatch) -> list[str]:
+        return batch.keys
+
+    def flops(self, batch: SyncBatch) -> float:
+        """Three times the forward pass of the full model, by the published counts per frame and column; 0 for small trunks."""
+        model = self.recipe.model
+        if (model.visual_trunk.size, model.audio_trunk.size) != ("full", "full") or model.full_attention is not None:
+            return 0.0
+        clips, frames, _, height, width = batch.vis.shape
+        # 283.7 GFLOP for 125 frames of 224 x 224, 11.87 for 257 x 626 columns, 4.5 for the transformer at 5 s.
+        pixels, cells = frames * height * width / (125 * 224 * 224), batch.aud[0].numel() / (257 * 626)
+        return 3 * clips * (284.5e9 * pixels + 11.9e9 * cells + 4.5e9 * frames / 125)
+
+    def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
+        _, logits = model(batch.vis.to(device, non_blocking=True), batch.aud.to(device, non_blocking=True))
+        return F.cross_entropy(logits.float(), batch.target.to(device), reduction="sum")
+
+    def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        """The metrics over the held-out split, each process looking at its share; {} if the recipe names none."""
+        split = self.recipe.data.valid_split
+        return {} if split is None else self.evaluate(model, split, rank, world, device)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        """The metrics and the loss over a split, all logits of all processes and passes pooled."""
+        data = self.recipe.data
+        logits: list[Tensor] = []
+        targets: list[Tensor] = []
+        for turn in range(data.iter_times):
+            # Every pass draws other crops; the same ones in every evaluation, so that a curve moves by the model alone.
+            seed = int(draws.bits(self.recipe.seed, "evaluate", turn)[0]) & (2**31 - 1)
+            options = SyncDataOptions(
+                data.batch_size,
+                seed,
+                split,
+                train=False,
+                fixed=data.fixed_offsets,
+                threads=data.threads,
+                ahead=data.ahead,
+            )
+            source = SyncBatches(data.paths, self.recipe.transforms, options, rank=rank, world=world)
+            try:
+                for number, batch in enumerate(source, 1):
+                    if isinstance(model, FSDPModule) and world > 1:
+                        _same_steps(number, device)
+                    logits.append(model(batch.vis.to(device), batch.aud.to(device))[1].float().cpu())
+                    targets.append(batch.target)
+                    if number == data.evaluate_at_most:
+                        break
+            finally:
+                source.close()
+        return pooled_metrics(logits, targets, world)
+
+
+def _same_steps(number: int, device: torch.device) -> None:
+    """Sharded parameters are gathered in every forward pass, so all processes must take the same number of them."""
+    step = torch.tensor([number], device=device)
+    dist.all_reduce(step, dist.ReduceOp.MIN)
+    if int(step.item()) != number:
+        raise UserError(
+            "the held-out split does not divide evenly over the processes: with fsdp2 set data.evaluate_at_most"
+        )
+
+
+def pooled_metrics(logits: Sequence[Tensor], targets: Sequence[Tensor], world: int) -> dict[str, float]:
+    """Metrics and mean loss over all processes' logits. Raises UserError if there are none."""
+    mine = (torch.cat(list(logits)), torch.cat(list(targets))) if logits else None
+    parts: list[tuple[Tensor, Tensor] | None] = [None] * world
+    if world > 1:
+        dist.all_gather_object(parts, mine)
+    else:
+        parts = [mine]
+    have = [part for part in parts if part is not None]
+    if not have:
+        raise UserError("the held-out split has no clip that fits: check data.valid_split and the clips' lengths")
+    every, wanted = torch.cat([part[0] for part in have]), torch.cat([part[1] for part in have])
+    return {**sync_metrics(every, wanted), "loss": float(F.cross_entropy(every, wanted)), "clips": float(len(wanted))}
+
+
+def _contents(path: str) -> dict[str, Tensor]:
+    """A weight file's tensors: the reference's .pt with whatever it holds, or safetensors."""
+    loaded = read_pt(path) if path.endswith((".pt", ".pth")) else read_weights(Path(path))
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds no weights by name")
+    return loaded
+
+
+def whole_model_state(path: str) -> dict[str, Tensor]:
+    """A whole model's state dict from the reference's checkpoint, or from what a run of ours left (`best/`)."""
+    return read_sync_checkpoint(path).model if path.endswith((".pt", ".pth")) else read_weights(Path(path))
