@@ -8,8 +8,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from javisc.compiler.loudness import Meter, k_weighting
@@ -25,13 +23,13 @@ def pieces(sound: NDArray[np.float32], size: int) -> list[NDArray[np.float32]]:
     return [sound[start : start + size] for start in range(0, len(sound), size)]
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(5, 60), st.sampled_from([1, 2]), st.sampled_from([777, 16000, 65536]))
-@settings(max_examples=25, deadline=None)
-def test_loudness_agrees_with_pyloudnorm(seed: int, tenths: int, channels: int, size: int) -> None:
+@pytest.mark.parametrize("seed", range(12))
+def test_loudness_agrees_with_pyloudnorm(seed: int) -> None:
     """Whole tenths of a second: pyloudnorm counts a last block that the sound does not fill, the standard does not."""
     pyloudnorm = pytest.importorskip("pyloudnorm", reason="pyloudnorm is not installed")
     rng = np.random.default_rng(seed)
-    sound = rng.standard_normal((tenths * 1600, channels)) * 10 ** rng.uniform(-4, -0.7)
+    tenths, channels, size = int(rng.integers(5, 60)), int(rng.integers(1, 3)), int(rng.choice([777, 16000, 65536]))
+    sound = rng.standard_normal((tenths * 1600, channels)) * 10 ** rng.uniform(-2, -0.7)
     sound *= np.repeat(10 ** rng.uniform(-3, 0, 8), -(-len(sound) // 8))[
         : len(sound), None
     ]  # loud and soft parts, for the gates
