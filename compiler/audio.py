@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import soundfile
@@ -27,20 +28,21 @@ DRIFT_ON, DRIFT_OFF = 0.001, 0.0002
 MAX_STRETCH = 0.01
 #: More channels than any layout has.
 MAX_CHANNELS = 64
+#: Samples that are handled together.
+RUN = 8192
 #: Sound that is decoded before the first picture is known is kept up to this many samples.
 MAX_WAITING = 64 * 1024 * 1024
 
 
-def to_float(frame: AudioFrame) -> Sound:
-    """Decoded samples as float32 in -1 to 1, shape (channels, samples)."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+def to_float(samples: NDArray[Any]) -> Sound:
+    """Decoded samples of any type as float32 in -1 to 1. What is no number becomes silence."""
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - np.float32(128)) / np.float32(128)
     if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
-    return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        return samples.astype(np.float32) * np.float32(0.5 ** (8 * samples.dtype.itemsize - 1))
+    with np.errstate(over="ignore"):
+        floats = samples.astype(np.float32)
+    return floats if np.isfinite(floats).all() else np.nan_to_num(floats, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 #: Weight of a source channel in the left and right of a stereo mix (ITU-R BS.775; LFE is left out, as there).
@@ -152,6 +154,29 @@ def stretch(chunk: Sound, length: int) -> Sound:
     return b + 0.5 * part * (c - a + part * (2 * a - 5 * b + 4 * c - d + part * (3 * (b - c) + d - a)))
 
 
+@dataclass
+class _Run:
+    """Decoded frames of one kind that follow each other without a gap."""
+
+    kind: tuple[int, str, str]
+    time: Fraction | None
+    planar: bool
+    names: tuple[str, ...]
+    frames: list[NDArray[Any]] = field(default_factory=list)
+    samples: int = 0
+
+    def continues(self, time: Fraction | None) -> bool:
+        """True if a frame at `time` follows the run's last sample, as closely as containers tell times."""
+        if time is None or self.time is None:
+            return time is None
+        return abs(float(time - self.time) - self.samples / self.kind[0]) < 0.0015
+
+    def sound(self) -> Sound:
+        """All samples (channels, n) in -1 to 1."""
+        joined = np.concatenate(self.frames, axis=1)
+        return to_float(joined if self.planar else joined.reshape(-1, len(self.names)).T)
+
+
 class SoundTrack:
     """Collects the recipe's samples in a scratch file, frame by frame; memory does not grow with the clip's length."""
 
@@ -172,6 +197,7 @@ class SoundTrack:
         self._origin: Fraction | None = None
         self._waiting: list[tuple[Sound, int, Fraction | None]] = []
         self._waiting_samples = 0
+        self._run: _Run | None = None
         self._clock: SampleClock | None = None
         self._resampler: soxr.ResampleStream | None = None
 
@@ -186,36 +212,50 @@ class SoundTrack:
         return self._origin is not None
 
     def push(self, frame: AudioFrame) -> None:
-        """Add a decoded frame."""
+        """Add a decoded frame. Frames that follow each other are handled together: `settle` ends such a run."""
         if frame.samples <= 0 or frame.sample_rate <= 0:
             return
         if frame.layout.nb_channels > MAX_CHANNELS:
             raise Rejected("too_large", f"{frame.layout.nb_channels} channels")
+        self.frames += 1
         time = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
-        source = to_float(frame)
+        kind = (frame.sample_rate, frame.format.name, frame.layout.name)
+        run = self._run
+        if run is not None and (run.kind != kind or run.samples >= RUN or not run.continues(time)):
+            self.settle()
+            run = None
+        if run is None:
+            names = tuple(channel.name for channel in frame.layout.channels)
+            if len(names) != frame.layout.nb_channels:
+                names = ("?",) * frame.layout.nb_channels
+            run = self._run = _Run(kind, time, frame.format.is_planar, names)
+        run.frames.append(frame.to_ndarray())
+        run.samples += frame.samples
+
+    def settle(self) -> None:
+        """Process the frames that wait to be handled together."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        source, time, rate = run.sound(), run.time, run.kind[0]
         if time is not None:
-            source, time = self._edited(source, time + self.edit.shift, frame.sample_rate)
+            source, time = self._edited(source, time + self.edit.shift, rate)
             if not source.shape[1]:
                 return
-        self.frames += 1
         if self.first is None:
-            self.first = time if time is not None else Fraction(0)
-            self.rate, self.channels = frame.sample_rate, source.shape[0]
-            time = self.first
-        names = tuple(channel.name for channel in frame.layout.channels)
-        chunk = (
-            mix_matrix(names, self.recipe.channels) @ source
-            if source.shape[0] > 1 or self.recipe.channels > 1
-            else source
-        )
+            self.first = time = time if time is not None else Fraction(0)
+            self.rate, self.channels = rate, source.shape[0]
         self.clipping.push(source)
+        chunk = source
+        if source.shape[0] > 1 or self.recipe.channels > 1:
+            chunk = mix_matrix(run.names, self.recipe.channels) @ source
         if self._origin is None:
-            self._waiting.append((chunk, frame.sample_rate, time))
+            self._waiting.append((chunk, rate, time))
             self._waiting_samples += chunk.size
             if self._waiting_samples > MAX_WAITING:
                 raise Rejected("too_large", "more sound before the first picture than a worker may hold")
         else:
-            self._place(chunk, frame.sample_rate, time)
+            self._place(chunk, rate, time)
 
     def _edited(self, source: Sound, time: Fraction, rate: int) -> tuple[Sound, Fraction]:
         """Cut what lies outside the edit; return the rest and its time."""
@@ -270,6 +310,7 @@ class SoundTrack:
 
     def finish(self, samples: int | None) -> tuple[int, int]:
         """End the sound. With `samples`, pad or cut to that many. Returns (samples, samples of silence at the end)."""
+        self.settle()
         self._flush()
         tail = 0
         if samples is not None:

@@ -30,6 +30,8 @@ MAX_SECONDS = Fraction(6 * 3600)
 MAX_DAMAGE = 0.1
 #: A window is looked for from this many seconds before it, so that decoders and filters have settled when it begins.
 RUN_UP = Fraction(2)
+#: Containers with an index of key frames.
+SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 DUMMY_HEIGHT, DUMMY_WIDTH, DUMMY_FPS = 720, 1280, 24
 
 
@@ -124,6 +126,7 @@ class _Pass:
         self.converter: Converter | None = None
         self.encoder: Encoder | None = None
         self.origin: Fraction | None = None
+        self.file_start = Fraction(0)
         self.columns: dict[str, object] = {}
         self.damaged = self.packets = 0
         self.message = ""
@@ -133,6 +136,8 @@ class _Pass:
     def run(self) -> dict[str, object]:
         """Decode everything; return the columns."""
         try:
+            if self.start > 2 * RUN_UP and self.container.format.name in SEEKABLE:
+                self._seek()
             self._read()
             self._end()
             return self._finish()
@@ -140,6 +145,34 @@ class _Pass:
             self.sound.close()
             if self.encoder is not None:
                 self.encoder.abandon()
+
+    def _seek(self) -> None:
+        """Go to shortly before the window, once the file's first picture has said where zero is."""
+        first = self._first_picture()
+        if first is None:
+            return
+        self.file_start, self.origin = first, first + self.start
+        base = self.video.time_base or Fraction(1, 1000)
+        for before in (self.start - RUN_UP, Fraction(0)):
+            self.container.seek(round((first + before - self.clock.edit.shift) / base), stream=self.video)
+            landed = self._first_picture()
+            if landed is not None and (landed <= self.origin or before == 0):
+                self.container.seek(round((first + before - self.clock.edit.shift) / base), stream=self.video)
+                return
+
+    def _first_picture(self) -> Fraction | None:
+        """The time of the next picture that decodes, on a clock of its own; the place in the file is lost."""
+        clock = PictureClock(self.video, self.clock.edit, None)
+        try:
+            for packet in self.container.demux(self.video):
+                for frame in packet.decode():
+                    assert isinstance(frame, VideoFrame)
+                    clock.stamp(frame)
+                    for _, time in clock.place(frame):
+                        return time
+        except (av.error.FFmpegError, OSError) as error:
+            self.message = f"seek: {error}"
+        return None
 
     def _read(self) -> None:
         streams = [stream for stream in (self.video, self.audio) if stream is not None]
@@ -196,11 +229,13 @@ class _Pass:
     def _placed(self, frame: VideoFrame, time: Fraction) -> None:
         if self.done:
             return
-        if self.origin is None:
-            self.origin = time + self.start
+        if self.converter is None:
+            if self.origin is None:
+                self.file_start, self.origin = time, time + self.start
             self.sound.start(self.origin)
             self.converter = Converter(self.recipe, orientation(_display_matrix(frame)), pixel_aspect(self.video))
             self.columns = self._source_columns(frame)
+        assert self.origin is not None
         luma = small_luma(frame)
         inside = time >= self.origin
         if inside:
@@ -235,7 +270,7 @@ class _Pass:
             self._picture(ready)
         for placed, time in self.clock.rest():
             self._placed(placed, time)
-        if self.origin is not None:
+        if self.origin is not None and self.clock.first is not None:
             for _tick, (shown, small) in self.hold.finish(self.clock.end - self.origin):
                 self._show(shown, small)
 
@@ -306,7 +341,7 @@ class _Pass:
             "source_interlaced": self.deinterlacer.used,
             "source_hdr": self.converter.hdr,
             "source_decoded_frames": self.clock.count,
-            "source_video_start": float(self.clock.first),
+            "source_video_start": float(self.file_start),
             "source_audio_start": None if self.sound.first is None else float(self.sound.first),
             "source_sample_rate": self.sound.rate or None,
             "source_channels": self.sound.channels or None,
@@ -385,6 +420,9 @@ def _read_sound(
                     sound.start(sound.first + start)
             if sound.full:
                 break
+        sound.settle()
+        if not sound.started and sound.first is not None:
+            sound.start(sound.first + start)
     except (av.error.FFmpegError, OSError) as error:
         message = f"read: {error}"
     return message, skipped

@@ -214,6 +214,28 @@ def test_windows_share_the_clock_of_the_whole(tmp_path: Path) -> None:
     assert np.allclose(beep_times(samples, rate, [0.61, 1.2]), [0.61, 1.2], rtol=0, atol=0.002)
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_a_late_window_is_what_the_whole_has_there(tmp_path: Path, container: str) -> None:
+    """Far into a file the reader seeks; pictures must be the same, and the sound too after the decoder's run-up."""
+    options = (("bf", "3"), ("g", "40"), ("preset", "veryfast"))
+    spec = Spec(
+        container, fps="12", seconds=15.0, video_late=0.25, beats=(0.5, 9.77, 10.3, 12.0), video_options=options
+    )
+    source = write(spec, tmp_path / "source")
+    whole, part = (
+        transcode(source, JAV, folder(tmp_path, "a")),
+        transcode(source, JAV, folder(tmp_path, "b"), window=(9.5, 12.5)),
+    )
+    assert write_numbers(part) == write_numbers(whole)[228:300]
+    assert whole.flac is not None and part.flac is not None
+    long, short = soundfile.read(whole.flac)[0], soundfile.read(part.flac)[0]
+    assert len(short) == 48000 and np.abs(short).max() > 0.5
+    assert np.abs(short[100:] - long[152100:200000]).max() < 0.001
+    assert part.columns["source_video_start"] == whole.columns["source_video_start"]
+    tail = transcode(source, JAV, folder(tmp_path, "c"), window=(14.0, 99.0))
+    assert write_numbers(tail) == write_numbers(whole)[336:]
+
+
 def write_numbers(clip: Clip) -> list[int]:
     assert clip.mp4 is not None
     return decode_pictures(clip.mp4).numbers

@@ -43,6 +43,7 @@ class Spec:
     size: tuple[int, int] = (WIDTH, HEIGHT)
     picture_seconds: float | None = None
     sound_seconds: float | None = None
+    beats: tuple[float, ...] = BEATS
 
     @property
     def frame_times(self) -> list[Fraction]:
@@ -130,7 +131,7 @@ def write(spec: Spec, path: Path) -> Path:
         if spec.audio is not None:
             audio = out.add_stream(spec.audio, rate=spec.rate, layout=spec.layout)
         pictures = iter(enumerate(spec.frame_times))
-        samples = sound(spec.rate, spec.sound_seconds or spec.seconds)
+        samples = sound(spec.rate, spec.sound_seconds or spec.seconds, spec.beats)
         formats = audio.codec_context.codec.audio_formats if audio is not None else []
         chunk, at = (audio.codec_context.frame_size or 1024) if audio is not None else 1024, 0
         pending = next(pictures, None)
