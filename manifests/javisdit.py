@@ -207,11 +207,12 @@ def _import_all(paths: Sequence[str], out: str, root: str | None) -> int:
     frame = frame.with_columns(
         pl.when(dummy).then(pl.col("audio_path")).otherwise(pl.col("path")).alias("path"),
         pl.when(~dummy).then(pl.col("id")).alias("id"),  # a dummy picture's id names nothing
+        dummy.alias("dummy"),
     )
     frame = frame.with_columns(
         whole("path"),
         whole("unpaired_audio_path"),
-        text.alias("text"),
+        pl.coalesce(text, pl.when("dummy").then("audio_text")).alias("text"),
         pl.coalesce("relpath", pl.col("path").str.split("/").list.last()).alias("relpath"),
     )
     parts = pl.col("relpath").str.split("/")
@@ -230,7 +231,7 @@ def _import_all(paths: Sequence[str], out: str, root: str | None) -> int:
                 f"relpath {again['relpath'][0]} is there twice: keys are made of it, so import the tables one by one"
             )
     unpaired = frame.select(pl.col("unpaired_audio_path").is_not_null().any()).collect(engine="streaming").item()
-    write_table(frame.drop("audio_path", *([] if unpaired else ["unpaired_audio_path"])), out)
+    write_table(frame.drop("audio_path", "dummy", *([] if unpaired else ["unpaired_audio_path"])), out)
     return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
 
 
