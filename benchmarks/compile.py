@@ -112,7 +112,8 @@ def run_script(clips: list[Path], out: Path, recipe: Recipe, workers: int) -> li
         video, sound = out / f"{number}.mp4", out / f"{number}.flac"
         x264 = f"keyint={recipe.gop}:min-keyint={recipe.gop}:scenecut=0:bframes=0:open-gop=0:cabac=1:8x8dct=1:threads=1"
         call = (
-            f"ffmpeg -v error -nostdin -y -threads 1 -i {shlex.quote(str(clip))} -filter_threads 1 -map 0:v:0 -vf {filters} -pix_fmt yuv420p"
+            f"ffmpeg -v error -nostdin -y -threads 1 -i {shlex.quote(str(clip))} -filter_threads 1"
+            f" -map 0:v:0 -vf {filters} -pix_fmt yuv420p"
             f" -c:v libx264 -preset {recipe.encoder_preset} -crf {recipe.crf:g} -x264-params {x264} -threads 1"
             f" -colorspace smpte170m -movflags +faststart {video} -map 0:a:0 -ac 1 -ar 16000 -c:a flac {sound}"
         )
@@ -208,7 +209,7 @@ SHIFT_SPECS = {
 
 
 def shift(spec: Spec, video: Path, sound: Path) -> float:
-    """Seconds by which the sound is late against the picture, to a reader who takes frame k at k / 24 and sample j at j / rate."""
+    """Seconds by which the sound is late against the picture, for a reader of frame k at k / 24 and sample j at j / rate."""
     numbers = decode_pictures(video).numbers
     times = [float(time_) for time_ in spec.frame_times]
     late = np.mean(

@@ -228,9 +228,13 @@ def test_a_late_window_is_what_the_whole_has_there(tmp_path: Path, container: st
     )
     assert write_numbers(part) == write_numbers(whole)[228:300]
     assert whole.flac is not None and part.flac is not None
-    long, short = soundfile.read(whole.flac)[0], soundfile.read(part.flac)[0]
+    long, short = (soundfile.read(path, dtype="float32")[0] for path in (whole.flac, part.flac))
     assert len(short) == 48000 and np.abs(short).max() > 0.5
-    assert np.abs(short[100:] - long[152100:200000]).max() < 0.001
+    assert np.allclose(beep_times(short, 16000, [0.02, 0.55, 2.25]), [0.02, 0.55, 2.25], rtol=0, atol=0.001)
+    if (
+        container == "mp4"
+    ):  # Matroska rounds every time stamp to a millisecond: which one anchors the sound makes a difference
+        assert np.abs(short[100:] - long[152100:200000]).max() < 0.001
     assert part.columns["source_video_start"] == whole.columns["source_video_start"]
     tail = transcode(source, JAV, folder(tmp_path, "c"), window=(14.0, 99.0))
     assert write_numbers(tail) == write_numbers(whole)[336:]
