@@ -15,7 +15,7 @@ from javisc.compiler.lrs3 import read_texts
 from javisc.compiler.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, match
 from javisc.compiler.scan import VIDEO_SUFFIXES, ScanReport, scan
 from javisc.compiler.store import Store
-from javisc.compiler.sync_lists import SyncCorpus
+from javisc.compiler.sync_lists import SPLITS, SyncCorpus
 from javisc.manifests.errors import UserError
 
 Say = Callable[[str], None]
@@ -60,6 +60,11 @@ def find_sync(spec: str, raw: str, *, lists: Path | None, meta: Path | None, fac
     if face and meta is None:
         raise UserError("--face-crop needs --lrs3-meta DIR: the boxes stand in LRS3's texts")
     corpus = corpus.with_lists(lists)
+    if lists is not None and not corpus.has_lists(lists):
+        names = ", ".join(f"{corpus.prefix}_{name}.txt" for name in SPLITS.values())
+        raise UserError(
+            f"--lists {lists}: holds no list of {corpus.name}: {names} or {corpus.filters}; give SparseSync's data/"
+        )
     given = Path(raw, place) if place and Path(raw, place).exists() else Path(place) if place else None
     root = locate(corpus, Path(raw), given)
     assert isinstance(corpus, SyncCorpus)
@@ -85,6 +90,8 @@ def from_sync(
             )
         if files.is_empty():
             raise UserError(f"corpus {source.corpus.name} at {source.root}: no video is there; put its videos below it")
+        if not source.corpus.published(source.root):
+            say(f"{source.corpus.name}: splits follow SparseSync's rule; its own three lists are not there")
         matched = match(source.corpus, source.root, files, splits or ("all",))
         say(matched.said)
         for line in _class_gaps(matched.inputs):

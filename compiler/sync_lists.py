@@ -38,6 +38,10 @@ class SyncCorpus(Corpus):
         """Where `source` is looked for: the folder of the lists if it is there, else the corpus root."""
         return self.lists if self.lists is not None and source.find(self.lists) is not None else root
 
+    def has_lists(self, folder: Path) -> bool:
+        """True if `folder` holds a split list or the lists of clips to leave out."""
+        return any(source.find(folder) for source in (*self.split_lists().values(), self.filters))
+
     def split_lists(self) -> dict[str, Lines]:
         """The split lists by our names of the splits."""
         return {

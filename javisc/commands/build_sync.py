@@ -62,7 +62,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option(
     "--min-seconds",
-    type=click.FloatRange(0.04),
+    type=float,
     default=9.0,
     show_default=True,
     metavar="S",
@@ -109,13 +109,19 @@ def sync(
     from javisc.compiler.sync_offsets import set_offsets
 
     recipe = PRESETS["sync"].replace(fps=fps, short_side=short_side, crf=crf, max_seconds=max_seconds)
-    recipe = recipe.replace(min_frames=max(1, math.ceil(min_seconds * recipe.rate)))
+    if not 0.04 <= min_seconds <= 86400:
+        raise UserError(f"--min-seconds {min_seconds}: 0.04 to 86400 is allowed; SparseSync needs 9")
+    recipe = recipe.replace(min_frames=math.ceil(min_seconds * recipe.rate))
     grid = parse.offset_grid(offset_grid)
     fixed = read_fixed_offsets(fixed_offsets) if fixed_offsets else None
     out = options["out"]
     if as_files:
         if "://" in out or options["shard_range"]:
             raise UserError("--as-files writes a local folder in one run: give a folder as --out and no --shard-range")
+        if (Path(out) / "manifest.parquet").exists() and not (Path(out) / ".dataset").exists():
+            raise UserError(
+                f"--out {out}: its files are written already; give another folder, or build shards, which can grow"
+            )
         options["out"] = os.path.join(out, ".dataset")  # noqa: PTH118 (a name may be undecodable)
     face = face_crop if face_crop is not None else lrs3_meta is not None and short_side == 224
     source = None

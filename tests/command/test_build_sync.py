@@ -139,6 +139,8 @@ def test_a_folder_of_any_clips_as_files_with_its_lists(tmp_path: Path) -> None:
     assert files == {f"a b/{number}" for number in range(8)} and "1 clips left out, whose names others have" in said
     listed = {name: (out / f"data/mine_{name}.txt").read_text().splitlines() for name in ("train", "valid")}
     assert set(listed["train"]) | set(listed["valid"]) == files
+    with pytest.raises(UserError, match="its files are written already"):
+        run(str(tmp_path / "raw"), "--corpus", "folder", *SMALL, "--as-files", "--out", str(out))
     offsets = read_fixed_offsets([out / "data/fixed_offsets_mine/valid_size3_crop0.5_min-0.20_max0.20.csv"])
     assert set(offsets["clip"]) == set(listed["valid"])
 
@@ -158,6 +160,8 @@ def test_a_folder_of_any_clips_as_files_with_its_lists(tmp_path: Path) -> None:
         (["--corpus", "folder", "--as-files", "--shard-range", "0:1"], "--as-files writes a local folder"),
         (["--corpus", "folder", "--fixed-offsets", "nowhere.csv"], "nowhere.csv is not there"),
         (["--corpus", "folder", "--short-side", "7"], "--short-side 7"),
+        (["--corpus", "folder", "--min-seconds", "nan"], "--min-seconds nan"),
+        (["--corpus", "lrs3", "--lists", "/"], "holds no list of lrs3: lrs3_train.txt"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
