@@ -149,7 +149,7 @@ def test_audio_rows_come_back_by_their_sound(tmp_path: Path) -> None:
         "path": "/data/sounds/a.wav",
         "relpath": table["relpath"][0],
         "id": None,
-        "text": None,
+        "text": "rain",
         "audio_text": "rain",
     }
     assert row == expected
