@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -52,7 +52,12 @@ def train(
     `last` is called with the model while the processes are still joined. Raises UserError if `folder` already holds a run and
     `resume` is not set, or if the gradients stay not finite.
     """
-    with world() as here, _deterministic(recipe.run.deterministic), _terminations() as terminated:
+    with (
+        world() as here,
+        _deterministic(recipe.run.deterministic),
+        _terminations() as terminated,
+        ExitStack() as cleanup,
+    ):
         key_random(recipe.seed, "init")
         built = task.build()
         model = spread(built, task.blocks(built), recipe.parallel, here)
@@ -63,25 +68,35 @@ def train(
         stepper.prepare()
         ema = EMA(inner, recipe.ema) if recipe.ema.decay > 0 else None
         source = task.source(here.rank, here.size)
+        cleanup.callback(source.close)
         early = EarlyStop(recipe.run.patience or 1 << 62, recipe.run.metric_to_max)
         checkpoints = Checkpoints(folder / "checkpoints", here, recipe.run.keep_checkpoints)
         tensors = _tensors(inner, stepper, ema)
         settings = as_dict(recipe)
 
         step = 0
+        brought: list[float] | None = None
         if (newest := checkpoints.newest()) is not None:
             if not resume:
                 raise UserError(f"{folder} holds a run already: add --resume to continue it, or give another --run")
             state = checkpoints.load(newest, tensors)
             step = _restore(state, source, early, ema, settings, folder, first=here.first)
+            brought = state["carried"]
+        elif (carried := task.carry_over(built)) is not None:
+            stepper.adopt(carried)
+            brought = [carried.lr, carried.steps]
         checkpoints.discard_incomplete()
 
+        own_rate = recipe.optimizer.lr * (here.size if recipe.optimizer.scale_lr_by_world else 1)
+        base, offset = (own_rate, 0) if brought is None else (brought[0], int(brought[1]))
+
         logs = Logs(folder, recipe.run, step, first=here.first)
+        cleanup.callback(logs.close)
         guard = _Guard(recipe.run.max_skipped)
         meter = _Meter(here)
         batches = endless(source)
+        cleanup.callback(batches.close)
         raised = Raised(here)
-        base = recipe.optimizer.lr * (here.size if recipe.optimizer.scale_lr_by_world else 1)
         why = "done"
         model.train()
 
@@ -102,7 +117,7 @@ def train(
                         part = task.loss(model, batch, here.device) * share
                     (part * stepper.scale).backward()  # type: ignore[no-untyped-call]
                 loss += part.detach()
-            lr = base * rate_factor(recipe.schedule, step)
+            lr = base * rate_factor(recipe.schedule, step + offset)
             norm, bad = stepper.step(lr)
             if ema is not None:
                 ema.update()
@@ -124,7 +139,7 @@ def train(
             stop = raised.answer()
             raised.ask(terminated())
             if stop or early.triggered or _due(step, recipe.run.checkpoint_every, recipe.run.steps):
-                checkpoints.save(step, tensors, _state(step, source, early, ema, settings))
+                checkpoints.save(step, tensors, {**_state(step, source, early, ema, settings), "carried": brought})
             if better:
                 save_weights(folder / "best", model, ema, here)
             if stop or early.triggered:
@@ -134,7 +149,6 @@ def train(
         raised.answer()
         checkpoints.finish()
         logs.row(step, "event", {"event": why})
-        logs.close()
         if last is not None:
             last(inner)
         return Outcome(step, why, early.best)

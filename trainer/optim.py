@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.distributed import clean
+from javisc.trainer.task import CarryOver
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
@@ -76,6 +77,19 @@ class Stepper:
             p.grad = torch.zeros_like(p)
         self._update(self.config.lr, torch.ones_like(self.skipped))
         self.optimizer.zero_grad(set_to_none=True)
+
+    def adopt(self, carried: CarryOver) -> None:
+        """Take over another optimizer's moments and loss scale; parameters it did not have start fresh."""
+        for name, p in self.named:
+            for key, value in carried.moments.get(name, {}).items():
+                mine = self.optimizer.state[p][key]
+                whole = value.to(device=mine.device, dtype=mine.dtype).view(mine.shape)
+                if isinstance(mine, DTensor):
+                    whole = distribute_tensor(whole, mine.device_mesh, mine.placements)
+                mine.copy_(whole)
+        if self.scaling is not None and carried.scale is not None:
+            self.scale.fill_(carried.scale)
+            self.growth.fill_(carried.growth)
 
     def step(self, lr: float) -> tuple[Tensor, Tensor]:
         """Update the parameters at rate `lr`; returns the gradient norm before clipping, and 1.0 where the step was skipped."""

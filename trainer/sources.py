@@ -65,6 +65,9 @@ class NumberedSource(Generic[Sample]):
                 return
             yield Many(samples, [self.name(number) for number in numbers])
 
+    def close(self) -> None:
+        """Nothing is read ahead here."""
+
     def state_dict(self) -> dict[str, Any]:
         """Epoch, samples taken in it, and what they were taken from."""
         return {"epoch": self.epoch, "taken": self.taken, "length": self.length, "seed": self.seed}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -29,12 +30,29 @@ class Source(Protocol[Given]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+    def close(self) -> None:
+        """Stop whatever reads ahead."""
+
+
+@dataclass(frozen=True)
+class CarryOver:
+    """What an optimizer brings along from another run: moments by parameter name, its rate, its place in the schedule."""
+
+    moments: dict[str, dict[str, Tensor]]
+    lr: float
+    steps: int
+    scale: float | None = None
+    growth: int = 0
+
 
 class Task(Protocol[Batch]):
     """A model, its data and its loss."""
 
     def build(self) -> nn.Module:
         """The model on the CPU, initialised from torch's generator or from files."""
+
+    def carry_over(self, model: nn.Module) -> CarryOver | None:
+        """The optimizer's own start, if it is not a fresh one."""
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The repeated parts: each is compiled, checkpointed and sharded by itself."""
@@ -58,7 +76,7 @@ class Task(Protocol[Batch]):
         """Metrics on held-out data, equal on all ranks; {} if there is none. The model is in eval mode."""
 
 
-def endless(source: Source[Batch]) -> Iterator[Batch]:
+def endless(source: Source[Batch]) -> Generator[Batch, None, None]:
     """Epoch after epoch. Raises RuntimeError if an epoch is empty."""
     while True:
         empty = True

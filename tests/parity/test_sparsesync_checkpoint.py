@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,8 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from javisc.manifests.errors import UserError
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.sync.official import build_transformer, load_strictly
+from javisc.trainer.optim import LossScaleConfig, OptimizerConfig, Stepper
+from javisc.trainer.schedule import ScheduleConfig, rate_factor
+from javisc.trainer.tasks.sync import carried_over
 from support.sync_parity import SETS, rel
 
 SAMPLES = [path for folder in SETS for path in folder.glob("ckpt_format_sample*.pt")]
@@ -52,3 +57,28 @@ def test_reading_imports_no_foreign_package(path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-P", "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert "omegaconf" not in run.stdout
+
+
+@each_sample
+def test_the_optimizer_carries_over(path: Path) -> None:
+    """The reference's fine-tuning goes on with the checkpoint's moments, rate and warm-up; the next rate follows its schedule."""
+    want = json.loads(path.with_suffix(".json").read_text())
+    checkpoint = read_sync_checkpoint(path)
+    module = build_transformer(checkpoint.config["model"]["params"]["transformer"])
+    carried = carried_over(checkpoint, module)
+    stepper = Stepper(module, OptimizerConfig(), torch.device("cpu"), LossScaleConfig())
+    stepper.prepare()
+    stepper.adopt(carried)
+    assert checkpoint.optimizer is not None and checkpoint.scaler is not None
+    stored = checkpoint.optimizer["state"]
+    for number, (name, p) in enumerate(module.named_parameters()):
+        mine = stepper.optimizer.state[p]
+        assert torch.equal(mine["exp_avg"], stored[number]["exp_avg"]), name
+        assert torch.equal(mine["exp_avg_sq"], stored[number]["exp_avg_sq"]), name
+        assert float(mine["step"]) == float(stored[number]["step"])
+    assert carried.lr * rate_factor(ScheduleConfig(), carried.steps) == pytest.approx(want["lr"], rel=1e-9)
+    assert stepper.scale.item() == checkpoint.scaler["scale"]
+    with pytest.raises(UserError, match="tensors, the model has"):
+        carried_over(checkpoint, torch.nn.Linear(2, 2))
+    with pytest.raises(UserError, match="no optimizer and schedule"):
+        carried_over(dataclasses.replace(checkpoint, lr_scheduler=None), module)

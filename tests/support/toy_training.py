@@ -80,6 +80,9 @@ class ToyTask:
             )
         )
 
+    def carry_over(self, model: nn.Module) -> None:
+        return None
+
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         assert isinstance(model, AVSync)
         return [*model.transformer.v_selector.blocks, *model.transformer.global_transformer.blocks]  # type: ignore[union-attr]

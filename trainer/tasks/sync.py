@@ -17,12 +17,13 @@ from javisc.trainer.checkpoint_io import read_pt
 from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
-from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
+from javisc.trainer.models.sync.checkpoint import SyncCheckpoint, read_sync_checkpoint
 from javisc.trainer.models.sync.config import AVSyncConfig
 from javisc.trainer.models.sync.metrics import sync_metrics
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.models.sync.official import audio_trunk_state, load_strictly, visual_trunk_state
 from javisc.trainer.models.weights import read_weights
+from javisc.trainer.task import CarryOver
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 
 
@@ -33,6 +34,9 @@ class SyncStart:
     model: str | None = None
     visual_trunk: str | None = None
     audio_trunk: str | None = None
+    #: Continue with the checkpoint's optimizer too, as the reference's fine-tuning does: its moments, its learning rate (this
+    #: recipe's then has no effect) and its finished warm-up. False starts the optimizer fresh.
+    carry_over: bool = False
 
 
 @dataclass
@@ -93,6 +97,17 @@ class SyncTask:
         if start.model:
             load_strictly(model, whole_model_state(start.model), start.model)
         return to_channels_last(model) if self.recipe.channels_last else model
+
+    def carry_over(self, model: nn.Module) -> CarryOver | None:
+        """The reference checkpoint's optimizer, where the recipe asks for it."""
+        start = self.recipe.start
+        if not start.carry_over:
+            return None
+        if not start.model or not start.model.endswith((".pt", ".pth")):
+            raise UserError(
+                "start.carry_over=true needs start.model=CHECKPOINT.pt of the reference: weights alone hold no optimizer"
+            )
+        return carried_over(read_sync_checkpoint(start.model), model)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The trunks' stages and the transformer's blocks."""
@@ -191,6 +206,43 @@ def pooled_metrics(logits: Sequence[Tensor], targets: Sequence[Tensor], world: i
         raise UserError("the held-out split has no clip that fits: check data.valid_split and the clips' lengths")
     every, wanted = torch.cat([part[0] for part in have]), torch.cat([part[1] for part in have])
     return {**sync_metrics(every, wanted), "loss": float(F.cross_entropy(every, wanted)), "clips": float(len(wanted))}
+
+
+def carried_over(checkpoint: SyncCheckpoint, model: nn.Module) -> CarryOver:
+    """A checkpoint's optimizer by this model's names: the reference numbers parameters in the order of the state dict.
+
+    Raises UserError if the checkpoint has no optimizer or it is of another model.
+    """
+    optimizer, schedule, scaler = checkpoint.optimizer, checkpoint.lr_scheduler, checkpoint.scaler or {}
+    parameters = list(model.named_parameters())
+    try:
+        assert optimizer is not None and schedule is not None
+        group = optimizer["param_groups"][0]
+        numbers = [int(number) for number in group["params"]]
+        if len(numbers) != len(parameters):
+            raise UserError(f"{checkpoint.source} optimizes {len(numbers)} tensors, the model has {len(parameters)}")
+        moments: dict[str, dict[str, Tensor]] = {}
+        for number, (name, p) in zip(numbers, parameters, strict=True):
+            state = optimizer["state"].get(number)
+            if state is None:
+                continue
+            moments[name] = {"step": torch.as_tensor(float(state["step"]))}
+            for key in ("exp_avg", "exp_avg_sq"):
+                if state[key].shape != p.shape:
+                    raise UserError(
+                        f"{checkpoint.source}: the optimizer's {key} of tensor {number} does not fit {name}"
+                    )
+                moments[name][key] = state[key]
+        rate = schedule["_schedulers"][0]["base_lrs"][0] if "_schedulers" in schedule else group["lr"]
+        scale = scaler.get("scale")
+        growth = int(scaler.get("_growth_tracker", 0))
+        return CarryOver(
+            moments, float(rate), int(schedule["last_epoch"]), None if scale is None else float(scale), growth
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"{checkpoint.source} holds no optimizer and schedule of the reference: set start.carry_over=false"
+        ) from error
 
 
 def _contents(path: str) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ class ResNet18Audio(ResNet):
         blocks = BLOCKS[size]
         super().__init__(BasicBlock, [*blocks, *[1] * (4 - len(blocks))])
         # Replaced after torchvision's initialisation, so this layer alone keeps torch's default, as in the reference.
-        self.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        stride = 2 if size == "full" else (4, 2)
+        self.conv1 = nn.Conv2d(1, 64, 7, stride=stride, padding=3, bias=False)
         for absent in range(len(blocks) + 1, 5):
             setattr(self, f"layer{absent}", nn.Identity())
         self.is_classifier = classes is not None

@@ -71,9 +71,8 @@ SPECS: dict[str, tuple[Spec, ...]] = {
     ),
     "small": (
         SepSpec(16, 3, 2, 1),
-        BasicSpec(16),
-        SepSpec(32, 3, 1, 1),
         _SPATIAL_POOL,
+        SepSpec(32, 3, 1, 1),
         MixedSpec(16, (16, 32), (8, 8), 8),
         PoolSpec((1, 2, 2), (1, 2, 2), (0, 0, 0)),
         MixedSpec(32, (24, 48), (8, 24), 24),
