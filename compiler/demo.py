@@ -28,6 +28,8 @@ from javisc.manifests.io import shard_path
 #: Rates and containers that real folders mix; every one of them comes out on the same clock.
 _FORMS = ((30, "mp4"), (25, "mkv"), (Fraction(30000, 1001), "mov"), (24, "mp4"), (50, "mp4"))
 _RATE = 44100
+#: Only a folder that holds this file is ever replaced.
+_MARK = ".javisc-demo"
 #: A hit is measured where no other one is within this many seconds of it, and where it is loud enough (m/s).
 _APART = 0.12
 _HEARD = 1.0
@@ -54,8 +56,11 @@ def demo(
     raw, dataset = out / "raw", out / "dataset"
     try:
         if raw.exists():
+            if not (raw / _MARK).is_file():
+                raise UserError(f"{raw} is there and is not from a demonstration: it is left alone; give another --out")
             shutil.rmtree(raw)
         raw.mkdir(parents=True)
+        (raw / _MARK).write_text("Made by `javisc demo`, which replaces this folder when it runs again.\n")
     except OSError as error:
         raise UserError(f"{raw} cannot be written: {error.strerror}; give another --out") from error
     truth: dict[str, Scene] = {}
