@@ -44,7 +44,10 @@ def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", work
 
     Memory is bounded by ENTRIES buckets at a time, one batch of fingerprints, and the candidate pairs.
     """
-    table = pl.scan_parquet([str(path) for path in _fingerprints(frame, folder, workers)], glob=False)
+    paths = _fingerprints(frame, folder, workers)
+    if not paths:
+        return Near(np.zeros((0, 2), np.int64), 0, 0)
+    table = pl.scan_parquet([str(path) for path in paths], glob=False)
     unread = int(table.filter(pl.col("error").is_not_null()).select(pl.len()).collect().item())
     possible = candidates(_entries(table))
     alike = MATCHES[match]

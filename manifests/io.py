@@ -174,10 +174,13 @@ class Dataset:
         return scan_table(self.table, MANIFEST_SCHEMA | {DATASET_COLUMN: pl.String()})
 
     def located(self) -> pl.LazyFrame:
-        """The manifest with every column of the schema, and the root of each row's shards in the column `dataset`."""
+        """The manifest with every column of the schema, and the root of each row's shards in the column `dataset`.
+
+        A dataset's own manifest cannot send its reader elsewhere: only views and bare tables name other roots.
+        """
         frame = complete(self.manifest(), MANIFEST_SCHEMA)
         here = pl.lit(self.folder, pl.String)
-        if DATASET_COLUMN not in frame.collect_schema():
+        if DATASET_COLUMN not in frame.collect_schema() or not (self.bare or "datasets" in self.header):
             return frame.with_columns(here.alias(DATASET_COLUMN))
         root = pl.col(DATASET_COLUMN)
         whole = root.str.starts_with("/") | root.str.contains("://", literal=True)

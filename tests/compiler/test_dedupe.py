@@ -188,6 +188,7 @@ def test_windows_of_one_source_are_no_duplicates(tmp_path: Path) -> None:
     assert (done.rows, done.kept) == (3, 2)
     nothing = rows(4, source_sha256=None)
     assert dedupe([str(dataset(tmp_path / "none", nothing))], None).kept == 4
+    assert dedupe([str(dataset(tmp_path / "empty", rows(0)))], None, near=str(tmp_path / "p")).rows == 0
 
 
 def test_near_duplicates_across_splits_are_dropped_and_fingerprints_are_kept(tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def test_a_view_says_what_it_gathers(tmp_path: Path) -> None:
     assert Dataset.open(tmp_path / "v").shards().collect().height == 0
 
 
+def test_a_datasets_manifest_sends_nobody_elsewhere(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "a", rows(3).with_columns(pl.lit("http://127.0.0.1/secret").alias("dataset")))
+    assert Dataset.open(folder).located().collect()["dataset"].unique().to_list() == [str(folder)]
+
+
 def test_outputs_are_not_overwritten_by_accident(tmp_path: Path) -> None:
     a = dataset(tmp_path / "a", rows(3))
     for force in (False, True):
