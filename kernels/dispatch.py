@@ -100,12 +100,13 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on")
 
 
-def _capability(index: int) -> tuple[int, int]:
+def capability(index: int) -> tuple[int, int]:
+    """A CUDA device's compute capability."""
     return torch.cuda.get_device_capability(index)
 
 
 # Tracing takes the answer as a constant: what torch.compiler.assume_constant_result sets, which would import Triton.
-_capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
+capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuse_triton(request: Request) -> str | None:
@@ -117,9 +118,9 @@ def refuse_triton(request: Request) -> str | None:
     if request.device.type == "cuda":
         if torch.version.hip is not None:
             return "its configurations are for NVIDIA devices"
-        capability = _capability(request.device.index or 0)
-        if capability < (8, 0):
-            return f"it needs compute capability 8.0 or newer, the device has {capability[0]}.{capability[1]}"
+        found = capability(request.device.index or 0)
+        if found < (8, 0):
+            return f"it needs compute capability 8.0 or newer, the device has {found[0]}.{found[1]}"
         return None
     if interpreting():
         return None

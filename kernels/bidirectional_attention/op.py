@@ -1,0 +1,166 @@
+"""`bidirectional_attention`: the public function, its opaque ops, its gradient, its rows of the backend table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from javisc.kernels import dispatch
+from javisc.kernels.bidirectional_attention import host
+from javisc.kernels.bidirectional_attention.reference import allowed_pairs
+from javisc.kernels.dispatch import Request
+from javisc.kernels.registration import autocast, define
+
+_INPUTS = "Tensor q, Tensor k, Tensor v_row, Tensor v_col"
+_REST = "Tensor? mask_row, Tensor? mask_col, int mode, float scale) -> (Tensor, Tensor, Tensor, Tensor)"
+FORWARD = define(
+    "bidirectional_attention_fwd",
+    f"({_INPUTS}, {_REST}",
+    host.forward,
+    host.forward_fake,
+    flops=host.forward_flops,
+    save=True,
+)
+BACKWARD = define(
+    "bidirectional_attention_bwd",
+    f"(Tensor do_row, Tensor do_col, {_INPUTS}, Tensor o_row, Tensor o_col, Tensor lse_row, Tensor lse_col, {_REST}",
+    host.backward,
+    host.backward_fake,
+    flops=host.backward_flops,
+)
+
+
+class _BidirectionalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v_row: Tensor, v_col: Tensor, mask_row: Tensor | None, mask_col: Tensor | None,
+        mode: int, scale: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        o_row, o_col, lse_row, lse_col = FORWARD(q, k, v_row, v_col, mask_row, mask_col, mode, scale)
+        ctx.save_for_backward(q, k, v_row, v_col, o_row, o_col, lse_row, lse_col, mask_row, mask_col)
+        ctx.mode, ctx.scale = mode, scale
+        return o_row, o_col
+
+    @staticmethod
+    def backward(ctx: Any, do_row: Tensor, do_col: Tensor) -> Any:
+        return *BACKWARD(do_row, do_col, *ctx.saved_tensors, ctx.mode, ctx.scale), None, None, None, None
+
+
+def _refuse_triton(request: Request) -> str | None:
+    if not 8 <= request.head_dim <= 128 or request.head_dim % 8:
+        return f"its kernels take head dims from 8 to 128 in steps of 8, not {request.head_dim}"
+    return dispatch.refuse_triton(request)
+
+
+def _refuse_xformers(request: Request) -> str | None:
+    if "mask" in request.features:
+        return "its backend here takes no padding masks"
+    return dispatch.refuse_xformers(request)
+
+
+dispatch.register(
+    "bidirectional_attention",
+    "triton",
+    needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
+    when="on CUDA 9.0+, 16-bit: one product of logits for both directions (older devices lack the registers)",
+    refuse=_refuse_triton,
+    prefer=lambda r: (
+        r.device.type == "cuda" and r.dtype.itemsize == 2 and dispatch.capability(r.device.index or 0) >= (9, 0)
+    ),
+)
+dispatch.register(
+    "bidirectional_attention",
+    "xformers",
+    needs="CUDA; no masks; head dim a multiple of 8",
+    when="only by name: two calls",
+    refuse=_refuse_xformers,
+    prefer=lambda r: False,
+)
+dispatch.register(
+    "bidirectional_attention", "torch", needs="nothing", when="otherwise: two scaled_dot_product_attention calls"
+)
+
+
+def _one_way(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
+    """SDPA on (B, L, H, D); queries that see nothing give zero, with finite gradients."""
+    blind = None
+    if allowed is not None:
+        blind = ~allowed.any(-1, keepdim=True)
+        allowed = allowed | blind
+    out = scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=allowed, scale=scale
+    )
+    return (out if blind is None else out.masked_fill(blind, 0)).transpose(1, 2).contiguous()
+
+
+def bidirectional_attention(
+    q: Tensor,
+    k: Tensor,
+    v_row: Tensor,
+    v_col: Tensor,
+    *,
+    mask_row: Tensor | None = None,
+    mask_col: Tensor | None = None,
+    mask_mode: str = "and",
+    scale: float | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of two streams to each other, from one matrix of logits S = q kᵀ · scale that is never stored.
+
+    q (B, L1, H, D), k (B, L2, H, D); v_row (B, L2, H, D) is what q's stream receives, softmax over each row of S; v_col
+    (B, L1, H, D) is what k's stream receives, softmax over each column. Either length may be the longer; D is a multiple of 8.
+    mask_row (B, L1), mask_col (B, L2): booleans, True where a token is real. mask_mode "and": a pair counts if both are real.
+    "or": if either is, as the published BiMultiHeadAttention has it (padding stays visible to real tokens). A token that sees
+    nothing gives zero. scale: D ** -0.5 unless given.
+
+    Returns (B, L1, H, D) and (B, L2, H, D), contiguous. Rows and columns are normalised with their own maxima, so no logit is
+    clamped or lost. Memory beside inputs and outputs grows with L1 + L2. Gradients repeat to the bit (triton).
+
+    Raises ValueError for shapes that do not fit, BackendError if `backend` was given and cannot run.
+    """
+    if (
+        q.ndim != 4
+        or k.shape[:1] + k.shape[2:] != q.shape[:1] + q.shape[2:]
+        or v_row.shape != k.shape
+        or v_col.shape != q.shape
+    ):
+        raise ValueError(
+            f"bidirectional_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v_row {tuple(v_row.shape)}, "
+            f"v_col {tuple(v_col.shape)}; give (B, L1, H, D), (B, L2, H, D), the shape of k, and the shape of q"
+        )
+    if mask_mode not in host.MODES:
+        raise ValueError(f"bidirectional_attention: mask_mode={mask_mode!r}; allowed are 'and', 'or'")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if scale <= 0:
+        raise ValueError(f"bidirectional_attention: scale={scale}; it must be positive")
+    if (mask_row is None) != (mask_col is None):
+        mask_row = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device) if mask_row is None else mask_row
+        mask_col = torch.ones(k.shape[:2], dtype=torch.bool, device=q.device) if mask_col is None else mask_col
+    for name, mask, like in (("mask_row", mask_row, q), ("mask_col", mask_col, k)):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != like.shape[:2]):
+            raise ValueError(
+                f"bidirectional_attention: {name} is {mask.dtype} {tuple(mask.shape)}; give bool {tuple(like.shape[:2])}"
+            )
+    q, k, v_row, v_col = (t for t in autocast(q, k, v_row, v_col) if t is not None)
+    if not q.dtype == k.dtype == v_row.dtype == v_col.dtype:
+        raise ValueError(
+            f"bidirectional_attention: dtypes {q.dtype}, {k.dtype}, {v_row.dtype}, {v_col.dtype}; give one"
+        )
+    features = frozenset(() if mask_row is None else ("mask",))
+    name = dispatch.choose(Request("bidirectional_attention", q.device, q.dtype, q.shape[-1], features), backend)
+    if name == "triton":
+        apply: Callable[..., tuple[Tensor, Tensor]] = _BidirectionalAttention.apply
+        return apply(q, k, v_row, v_col, mask_row, mask_col, 0 if mask_row is None else host.MODES[mask_mode], scale)
+    if name == "xformers":
+        from xformers.ops import memory_efficient_attention  # type: ignore[import-untyped]
+
+        return memory_efficient_attention(q, k, v_row, scale=scale), memory_efficient_attention(
+            k, q, v_col, scale=scale
+        )
+    allowed = allowed_pairs(mask_row, mask_col, mask_mode)
+    across = None if allowed is None else allowed.transpose(-1, -2)
+    return _one_way(q, k, v_row, allowed, scale), _one_way(k, q, v_col, across, scale)
