@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.models.sync.attention import attend
 from javisc.trainer.models.sync.config import (
     AVSyncConfig,
     FullAttentionConfig,
@@ -246,3 +247,18 @@ def test_trunks_start_from_the_files_that_the_reference_starts_from() -> None:
     whole = AVSync(small())
     load_strictly(ResNet18Audio("small"), audio_trunk_state({"model": whole.state_dict()}), "whole")
     load_strictly(S3D("small"), visual_trunk_state(whole.state_dict()), "whole")
+
+
+def test_selecting_is_attention() -> None:
+    """The kernel's path and the plain one agree, forward and backward; with dropout only the plain one can run."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, n, 3, 8, requires_grad=True) for n in (4, 50, 50)]
+    outputs = [attend(*inputs, 0.0, selects=selects) for selects in (True, False)]
+    torch.testing.assert_close(*outputs)
+    weights = torch.randn_like(outputs[0])
+    grads = [torch.autograd.grad((out * weights).sum(), inputs, retain_graph=True) for out in outputs]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.manual_seed(1)
+    dropped = attend(*inputs, 0.5, selects=True)
+    assert not torch.allclose(dropped, outputs[0])

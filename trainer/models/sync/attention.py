@@ -13,12 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from javisc.kernels.selector_attention import selector_attention
 from javisc.trainer.models.sync.config import StackConfig
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """softmax(query · keyᵀ / √D) · value, with dropout on the probabilities. (B,H,S,D), (B,H,N,D) ×2 → (B,H,S,D)."""
-    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, *, selects: bool) -> Tensor:
+    """softmax(query · keyᵀ / √D) · value, with dropout on the probabilities. (B,S,H,D), (B,N,H,D) twice → (B,S,H,D).
+
+    `selects`: few queries read many keys, which has a kernel of its own; it knows no dropout.
+    """
+    if selects and not dropout:
+        return selector_attention(query, key, value)
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -37,20 +44,21 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def heads(self, x: Tensor) -> Tensor:
-        """(B,N,C) → (B,H,N,D)."""
-        return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)
+        """(B,N,C) → (B,N,H,D)."""
+        return x.view(*x.shape[:-1], self.n_head, -1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        selects = context is not None
         context = x if context is None else context
         dropout = self.attn_pdrop if self.training else 0.0
-        mixed = attend(
-            self.heads(self.query(x)), self.heads(self.key(context)), self.heads(self.value(context)), dropout
-        )
-        return self.resid_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+        query, key, value = self.heads(self.query(x)), self.heads(self.key(context)), self.heads(self.value(context))
+        mixed = attend(query, key, value, dropout, selects=selects)
+        return self.resid_drop(self.proj(mixed.flatten(2)))
 
     def probabilities(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The attention probabilities before dropout, (B,H,S,N): what the fast path never stores."""
-        query, key = self.heads(self.query(x)), self.heads(self.key(x if context is None else context))
+        query = self.heads(self.query(x)).transpose(1, 2)
+        key = self.heads(self.key(x if context is None else context)).transpose(1, 2)
         return (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1)
 
 
