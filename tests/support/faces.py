@@ -14,21 +14,21 @@ YOUTUBE = "C8zY0oAdQrs"
 
 def level(frame: int) -> int:
     """The face's luma in a frame."""
-    return 60 + 2 * frame
+    return 60 + 2 * (frame % 60)
 
 
 def corner(frame: int) -> tuple[int, int]:
     """Left and top of the face in a frame."""
-    return 20 + 3 * frame, 10 + 2 * frame
+    return 20 + 3 * frame % 180, 10 + 2 * frame % 120
 
 
-def write_video(path: Path) -> Path:
-    """Sixty frames of a grey square that moves over black and grows lighter, with a tone."""
+def write_video(path: Path, frames: int = 60, codec: str = "ffv1", **options: str) -> Path:
+    """A grey square that moves over black and grows lighter, each again every sixty frames, with a tone."""
     with av.open(str(path), "w") as out:
-        picture = out.add_stream("ffv1", rate=25)
+        picture = out.add_stream(codec, rate=25, options=options)
         picture.width, picture.height, picture.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         sound = out.add_stream("pcm_s16le", rate=16000, layout="mono")
-        for number in range(60):
+        for number in range(frames):
             luma = np.full((HEIGHT * 3 // 2, WIDTH), 128, np.uint8)
             luma[:HEIGHT] = 16
             left, top = corner(number)
@@ -36,7 +36,7 @@ def write_video(path: Path) -> Path:
             frame = av.VideoFrame.from_ndarray(luma, "yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             out.mux(picture.encode(frame))
-        tone = (8000 * np.sin(np.arange(38400) * 0.2)).astype(np.int16)[None]
+        tone = (8000 * np.sin(np.arange(640 * frames) * 0.2)).astype(np.int16)[None]
         audio = av.AudioFrame.from_ndarray(tone, "s16", "mono")
         audio.sample_rate, audio.pts, audio.time_base = 16000, 0, Fraction(1, 16000)
         out.mux(sound.encode(audio))
