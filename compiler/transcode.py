@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 
 from javisc.compiler.audio import SoundTrack, write_flac
 from javisc.compiler.clock import Hold, Slots, nearest_tick, samples_for
+from javisc.compiler.copying import Copier, NotCopyable
 from javisc.compiler.edits import Edit
 from javisc.compiler.pictures import PictureClock
 from javisc.compiler.probe import Source, check_file, choose_audio, choose_video, open_source, orientation
@@ -66,8 +67,12 @@ def transcode(
     if recipe.kind == "audio":
         clip = transcode_audio(source, recipe, scratch, window=window)
     else:
-        with open_source(source) as opened:
-            columns = _Pass(opened, recipe, scratch, window, crop).run()
+        try:
+            with open_source(source) as opened:
+                columns = _Pass(opened, recipe, scratch, window, crop, may_copy=window is None and crop is None).run()
+        except NotCopyable:
+            with open_source(source) as opened:
+                columns = _Pass(opened, recipe, scratch, window, crop, may_copy=False).run()
         flac = scratch / "clip.flac"
         clip = Clip(scratch / "clip.mp4", flac if flac.exists() else None, columns)
     after = check_file(source)
@@ -99,6 +104,7 @@ class _Pass:
         scratch: Path,
         window: tuple[float, float] | None,
         crop: Crop | None,
+        may_copy: bool,
     ) -> None:
         self.container, self.recipe, self.scratch = source.container, recipe, scratch
         video, self.audio = choose_video(self.container), choose_audio(self.container)
@@ -125,6 +131,9 @@ class _Pass:
         self.statistics = PictureStatistics()
         self.converter: Converter | None = None
         self.encoder: Encoder | None = None
+        self.ticks = 0
+        plain = may_copy and source.edit_of(video).trivial
+        self.copier = Copier.of(self.container, video, recipe, scratch) if plain else None
         self.origin: Fraction | None = None
         self.file_start = Fraction(0)
         self.columns: dict[str, object] = {}
@@ -145,6 +154,8 @@ class _Pass:
             self.sound.close()
             if self.encoder is not None:
                 self.encoder.abandon()
+            if self.copier is not None:
+                self.copier.close()
 
     def _seek(self) -> None:
         """Go to shortly before the window, once the file's first picture has said where zero is."""
@@ -195,6 +206,8 @@ class _Pass:
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
+            if self.copier is not None:
+                raise NotCopyable(str(error)) from error
             self.damaged += 1
             self.message = f"decode {self.video.codec_context.name}: {error}"
             if self.slots is not None:
@@ -208,6 +221,8 @@ class _Pass:
                 continue
             for ready in self.deinterlacer.push(frame):
                 self._picture(ready)
+        if self.copier is not None and packet.size:
+            self.copier.add(packet)
         if self.slots is not None:
             self.slots.settle(self.video.codec_context.reorder_depth)
 
@@ -245,23 +260,27 @@ class _Pass:
 
     def _show(self, frame: VideoFrame, luma: Luma) -> None:
         """Put one tick into the file."""
-        if self.encoder is not None and self.encoder.frames >= self.max_frames:
+        if self.ticks >= self.max_frames:
             self.done = True
             return
         assert self.converter is not None
         repeated = self._shown is not None and self._shown[0] is frame
         if self.crop is not None:
-            tick = self.first_tick + (self.encoder.frames if self.encoder is not None else 0)
-            part = self.crop(tick, *self.converter.upright(frame))
+            part = self.crop(self.first_tick + self.ticks, *self.converter.upright(frame))
             self._shown = (frame, self.converter.convert(frame, part))
         elif not repeated:
             self._shown = (frame, self.converter.convert(frame))
         assert self._shown is not None
+        self.ticks += 1
+        self.statistics.shown(luma)
+        if self.copier is not None:
+            if self._shown[1] is not frame:
+                raise NotCopyable("the picture has to be converted")
+            return
         if self.encoder is None:
             assert self.converter.size is not None
             self.encoder = Encoder(self.scratch / "clip.mp4", self.recipe, *self.converter.size)
         self.encoder.add(self._shown[1])
-        self.statistics.shown(luma)
 
     def _end(self) -> None:
         if self.done:
@@ -275,28 +294,31 @@ class _Pass:
                 self._show(shown, small)
 
     def _finish(self) -> dict[str, object]:
-        recipe, encoder = self.recipe, self.encoder
-        if encoder is None or self.converter is None or self.converter.size is None:
+        recipe, frames = self.recipe, self.ticks
+        if self.copier is not None and self.copier.frames != frames:
+            raise NotCopyable("not every packet is a tick")
+        writer = self.encoder or self.copier
+        if writer is None or frames == 0 or self.converter is None or self.converter.size is None:
             raise Rejected("corrupt", self.message or "no picture decodes")
         self.clock.check()
         if self.damaged > MAX_DAMAGE * max(self.packets, 1):
             raise Rejected("corrupt", f"{self.damaged} of {self.packets} pictures are damaged; {self.message}")
-        if encoder.frames < recipe.min_frames:
-            raise Rejected("too_short", f"{encoder.frames} frames; {self.message}")
+        if frames < recipe.min_frames:
+            raise Rejected("too_short", f"{frames} frames; {self.message}")
         width, height = self.converter.size
-        samples, tail = self.sound.finish(samples_for(encoder.frames, recipe.sample_rate, recipe.rate))
+        samples, tail = self.sound.finish(samples_for(frames, recipe.sample_rate, recipe.rate))
         has_sound = self.sound.pad_head + tail < samples
         if not has_sound and not recipe.allow_silent:
             why = "the sound does not overlap the picture" if self.sound.frames else "no sound decodes"
             raise Rejected("no_audio", self.message or why)
-        encoder.close()
-        self.encoder = None
+        writer.close()
+        copied, self.encoder, self.copier = self.copier is not None, None, None
         quality = SILENT_COLUMNS
         if has_sound:
             write_flac(self.sound, self.scratch / "clip.flac")
             quality = sound_columns(self.sound.blocks(), recipe.sample_rate, self.sound.clipping)
         return {
-            "num_frames": encoder.frames,
+            "num_frames": frames,
             "height": height,
             "width": width,
             "aspect_ratio": height / width,
@@ -305,12 +327,12 @@ class _Pass:
             "audio_fps": recipe.sample_rate,
             "num_samples": samples if has_sound else 0,
             "channels": recipe.channels if has_sound else 0,
-            "duration": float(encoder.frames / recipe.rate),
+            "duration": float(frames / recipe.rate),
             **self.columns,
             **self._clock_columns(),
             "pad_head": self.sound.pad_head if has_sound else 0,
             "pad_tail": tail if has_sound else 0,
-            "copied": False,
+            "copied": copied,
             **quality,
             **self.statistics.columns(),
         }

@@ -30,6 +30,8 @@ MAX_PIXELS = 8192 * 4352
 PLANAR = tuple(f"yuv{sub}p{depth}" for sub in ("420", "422", "444") for depth in ("", "10", "12"))
 #: Formats whose first plane is luma alone.
 _LUMA_FIRST = ("yuv4", "yuvj4", "yuva4", "nv12", "nv16", "nv21", "p010", "p210", "gray")
+#: Index in front, no edit list, no version or date.
+MP4_OPTIONS = {"movflags": "+faststart", "use_editlist": "0", "fflags": "+bitexact"}
 SCALER = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
 
 
@@ -243,9 +245,7 @@ class Encoder:
     def __init__(self, path: Path, recipe: Recipe, width: int, height: int) -> None:
         self.frames = 0
         self._tick = 1 / recipe.rate
-        self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "+faststart", "use_editlist": "0", "fflags": "+bitexact"}
-        )
+        self._container = av.open(str(path), "w", format="mp4", options=MP4_OPTIONS)
         self._stream = self._container.add_stream(
             "libx264",
             rate=recipe.rate,
