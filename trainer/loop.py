@@ -6,6 +6,7 @@ source's position. So a run that was killed and resumed is, bit for bit, the run
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.files import published
 from javisc.trainer.checkpoint import Checkpoints
 from javisc.trainer.config import Recipe, as_dict, differences
 from javisc.trainer.distributed import Raised, World, accumulating, autocast, bare, clean, spread, world
@@ -141,7 +143,7 @@ def train(
             if stop or early.triggered or _due(step, recipe.run.checkpoint_every, recipe.run.steps):
                 checkpoints.save(step, tensors, {**_state(step, source, early, ema, settings), "carried": brought})
             if better:
-                save_weights(folder / "best", model, ema, here)
+                save_weights(folder / "best", model, ema, settings, here)
             if stop or early.triggered:
                 why = "terminated" if stop else "stopped early"
                 break
@@ -233,8 +235,8 @@ def _validate(
 
 
 @torch.no_grad()
-def save_weights(folder: Path, model: nn.Module, ema: EMA | None, here: World) -> None:
-    """Write the weights (of the average, where there is one) as safetensors, whole, under the model's own names."""
+def save_weights(folder: Path, model: nn.Module, ema: EMA | None, settings: dict[str, Any], here: World) -> None:
+    """Write the weights (of the average, where there is one) as safetensors, whole, under their own names; and the recipe."""
     from torch.distributed.tensor import DTensor
 
     from javisc.trainer.models.weights import write_weights
@@ -249,6 +251,8 @@ def save_weights(folder: Path, model: nn.Module, ema: EMA | None, here: World) -
         ema.swap()
     if here.first:
         write_weights(folder, whole)
+        with published(folder / "recipe.json") as temporary:
+            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 class _Guard:
