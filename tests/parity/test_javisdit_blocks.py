@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from javisc.trainer.models.dit import attention, blocks, embeddings, torch_ops
+from javisc.kernels.rms_norm_rope import rms_norm_rope
+from javisc.trainer.models.dit import attention, blocks, embeddings
 from support.parity import Case, check, files, load
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -36,7 +37,8 @@ def test_rope(path: Path) -> None:
     module = _built(attention.Rope(fixture.config["dim"]), fixture.weights)
     for case in fixture.cases.values():
         x = case.inputs["x"]
-        check(torch_ops.rope(x, torch_ops.rope_angles(module.freqs, x.shape[-2])), case.outputs["y"], case.name)
+        ours = rms_norm_rope(x.transpose(1, 2), None, *module.turns(x.shape[-2])).transpose(1, 2)
+        check(ours, case.outputs["y"], case.name)
 
 
 @pytest.mark.parametrize("path", files("attention"))
@@ -45,10 +47,10 @@ def test_self_attention(path: Path) -> None:
     fixture = load(path)
     config = fixture.config
     module = _built(attention.SelfAttention(config["dim"], config["heads"], config["qk_norm"]), fixture.weights)
-    freqs = attention.Rope(config["dim"] // config["heads"]).freqs
+    rope = attention.Rope(config["dim"] // config["heads"])
     for case in fixture.cases.values():
         x = case.inputs["x"]
-        ours = module(x[:, :, None], freqs)[:, :, 0] if config["rope"] else module(x[:, None])[:, 0]
+        ours = module(x[:, :, None], rope.turns(x.shape[1]))[:, :, 0] if config["rope"] else module(x[:, None])[:, 0]
         check(ours, case.outputs["y"], case.name)
 
 
@@ -62,7 +64,7 @@ def test_text_cross_attention(path: Path) -> None:
     for case in fixture.cases.values():
         x, context = case.inputs["x"], case.inputs["cond"]
         if "lens" in case.scalars:
-            ours = packed(x, attention.PackedText(context.flatten(0, 1), case.scalars["lens"]))
+            ours = packed(x, attention.PackedText.of(context.flatten(0, 1), case.scalars["lens"]))
         else:
             ours = flattened(x, context, "batch")
         check(ours, case.outputs["y"], case.name)
@@ -76,10 +78,10 @@ def test_stdit3_block(path: Path) -> None:
     width, heads = config["hidden"], config["heads"]
     module = blocks.STDiT3Block(width, heads, config["mlp_ratio"], config["qk_norm"], config["temporal"])
     _built(module, fixture.weights)
-    freqs = attention.Rope(width // heads).freqs
+    rope = attention.Rope(width // heads)
     for case in fixture.cases.values():
-        text = attention.PackedText(case.inputs["y"].flatten(0, 1), case.scalars["lens"])
-        ours = module(case.inputs["x"], _modulation(case), text, case.scalars["T"], freqs)
+        text = attention.PackedText.of(case.inputs["y"].flatten(0, 1), case.scalars["lens"])
+        ours = module(case.inputs["x"], _modulation(case), text, case.scalars["T"], rope.turns(case.scalars["T"]))
         check(ours, case.outputs["x"], case.name)
 
 

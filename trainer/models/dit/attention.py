@@ -5,12 +5,21 @@ Letters: B rows, T frames, S patches per frame, N = T*S, H heads, D head width, 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from javisc.trainer.models.dit import torch_ops as ops
+from javisc.kernels.attention import attention
+from javisc.kernels.bidirectional_attention import bidirectional_attention
+from javisc.kernels.prior_attention import prior_attention
+from javisc.kernels.rms_norm_rope import rms_norm_rope
+from javisc.kernels.temporal_attention import rope_table, temporal_attention
+
+#: cos and sin [T, D/2] of the rotary angles
+Turns = tuple[Tensor, Tensor]
 
 
 class RMSNorm(nn.Module):
@@ -21,7 +30,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self.weight)
+        return rms_norm_rope(x.unsqueeze(-2), self.weight).squeeze(-2)
 
 
 class Rope(nn.Module):
@@ -32,10 +41,13 @@ class Rope(nn.Module):
         exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
         self.freqs = nn.Parameter(1.0 / (10000**exponents), requires_grad=False)
 
+    def turns(self, length: int) -> Turns:
+        """The angles of positions 0 … length − 1, in the stored table's own precision."""
+        return rope_table(self.freqs.detach(), length)
+
 
 class SelfAttention(nn.Module):
-    """Attention within every frame (`freqs` absent) or over the frames of every patch (`freqs` given), x [B, T, S,
-    C]."""
+    """Attention within every frame (`turns` absent) or over the frames of every patch (`turns` given), x [B, T, S, C]."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -45,23 +57,31 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(width // heads) if qk_norm else None
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, freqs: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, turns: Turns | None = None) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        q_gain = None if self.q_norm is None else self.q_norm.weight
-        k_gain = None if self.k_norm is None else self.k_norm.weight
-        if freqs is None:
-            out = ops.self_attention(qkv.flatten(0, 1), q_gain, k_gain).view(x.shape)
+        q_gain, k_gain = (None if norm is None else norm.weight for norm in (self.q_norm, self.k_norm))
+        if turns is None:
+            q, k, v = qkv.flatten(0, 1).unbind(2)
+            out = attention(q, k, v, q_weight=q_gain, k_weight=k_gain)
         else:
-            out = ops.temporal_attention(qkv, freqs, q_gain, k_gain)
-        return self.proj(out)
+            out = temporal_attention(qkv, q_gain, k_gain, turns[0], turns[1])
+        return self.proj(out.reshape(x.shape))
 
 
 @dataclass(frozen=True)
 class PackedText:
-    """The real text tokens of all rows end to end: `tokens` [sum(lengths), C]."""
+    """The real text tokens of all rows end to end: `tokens` [n, C]; row b has those from bounds[b] to bounds[b + 1] (int32), at
+    most `longest`, which the host knows."""
 
     tokens: Tensor
-    lengths: list[int]
+    bounds: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, tokens: Tensor, lengths: list[int]) -> PackedText:
+        """Rows of these lengths."""
+        bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=tokens.device)
+        return cls(tokens, bounds, max(lengths))
 
 
 class CrossAttention(nn.Module):
@@ -87,15 +107,18 @@ class TextCrossAttention(CrossAttention):
 
     def forward(self, x: Tensor, text: PackedText, kv: Tensor | None = None) -> Tensor:
         kv = self.keys_values(text.tokens) if kv is None else kv
-        return self.proj(ops.packed_cross_attention(self._queries(x), kv, text.lengths))
+        k, v = kv.unbind(-3)
+        out = attention(self._queries(x), k, v, cu_seqlens_k=text.bounds, max_seqlen_k=text.longest)
+        return self.proj(out.flatten(-2))
 
 
 class PriorCrossAttention(CrossAttention):
     """Every token sees the prior tokens [B, P, C] of all rows (scope "batch") or of its own row ("sample")."""
 
-    def forward(self, x: Tensor, prior: Tensor, scope: str, kv: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, prior: Tensor, scope: Literal["batch", "sample"], kv: Tensor | None = None) -> Tensor:
         kv = self.keys_values(prior) if kv is None else kv
-        return self.proj(ops.prior_attention(self._queries(x), kv, scope))
+        k, v = kv.unbind(-3)
+        return self.proj(prior_attention(self._queries(x), k, v, scope=scope).flatten(-2))
 
 
 class BidirectionalAttention(nn.Module):
@@ -125,5 +148,5 @@ class BidirectionalAttention(nn.Module):
                 (self.values_m2_proj, x2),
             )
         )
-        out1, out2 = ops.bidirectional_attention(q, k, v1, v2, mask1, mask2)
-        return self.out_m1_proj(out1), self.out_m2_proj(out2)
+        out1, out2 = bidirectional_attention(q, k, v2, v1, mask_row=mask1, mask_col=mask2, mask_mode="or")
+        return self.out_m1_proj(out1.flatten(-2)), self.out_m2_proj(out2.flatten(-2))

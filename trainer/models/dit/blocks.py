@@ -6,18 +6,20 @@ Letters: B rows, T frames, S patches per frame, N = T*S, C width, P prior tokens
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from javisc.trainer.models.dit import torch_ops as ops
+from javisc.kernels.modulated_norm import gated_residual, gated_residual_layer_norm, modulated_layer_norm
 from javisc.trainer.models.dit.attention import (
     BidirectionalAttention,
     PackedText,
     PriorCrossAttention,
     SelfAttention,
     TextCrossAttention,
+    Turns,
 )
 
 
@@ -65,14 +67,26 @@ class _Modulated(nn.Module):
     def norm(x: Tensor, rows: Tensor, rows0: Tensor | None, mask: Tensor | None, first: int) -> Tensor:
         """LN(x) modulated by rows `first` (shift) and `first + 1` (scale)."""
         if rows0 is None:
-            return ops.modulated_layer_norm(x, rows[first], rows[first + 1])
-        return ops.modulated_layer_norm(x, rows[first], rows[first + 1], rows0[first], rows0[first + 1], mask)
+            return modulated_layer_norm(x, rows[first], rows[first + 1])
+        return modulated_layer_norm(x, rows[first], rows[first + 1], mask, rows0[first], rows0[first + 1])
 
     @staticmethod
     def gate(x: Tensor, update: Tensor, rows: Tensor, rows0: Tensor | None, mask: Tensor | None, row: int) -> Tensor:
+        """x + row `row` times the update."""
         if rows0 is None:
-            return ops.gated_residual(x, update, rows[row])
-        return ops.gated_residual(x, update, rows[row], rows0[row], mask)
+            return gated_residual(x, update, rows[row])
+        return gated_residual(x, update, rows[row], mask, rows0[row])
+
+    @staticmethod
+    def gate_norm(
+        x: Tensor, update: Tensor, rows: Tensor, rows0: Tensor | None, mask: Tensor | None, row: int
+    ) -> tuple[Tensor, Tensor]:
+        """`gate` by row `row`, then `norm` by the two rows after it, in one pass: the sum and its norm."""
+        gate, shift, scale = rows[row : row + 3]
+        if rows0 is None:
+            return gated_residual_layer_norm(x, update, gate, shift, scale)
+        gate0, shift0, scale0 = rows0[row : row + 3]
+        return gated_residual_layer_norm(x, update, gate, shift, scale, mask, gate0, shift0, scale0)
 
 
 class STDiT3Block(_Modulated):
@@ -91,15 +105,15 @@ class STDiT3Block(_Modulated):
         modulation: Modulation,
         text: PackedText,
         frames: int,
-        freqs: Tensor | None,
+        turns: Turns | None,
         kv: Tensor | None = None,
     ) -> Tensor:
-        """`frames` = T splits N; `freqs` is the rotary table of temporal blocks; `kv` the kept keys and values of the
+        """`frames` = T splits N; `turns` the rotary angles of temporal blocks; `kv` the kept keys and values of the
         text."""
         rows, rows0 = modulation.rows(self.scale_shift_table)
         mask = modulation.mask
         m = _by_frame(self.norm(x, rows, rows0, mask, 0), frames)
-        x = self.gate(x, self.attn(m, freqs if self.temporal else None).flatten(1, 2), rows, rows0, mask, 2)
+        x = self.gate(x, self.attn(m, turns if self.temporal else None).flatten(1, 2), rows, rows0, mask, 2)
         x = x + self.cross_attn(x, text, kv)
         return self.gate(x, self.mlp(self.norm(x, rows, rows0, mask, 3)), rows, rows0, mask, 5)
 
@@ -128,7 +142,14 @@ class PriorResample(nn.Module):
 class CrossSTDiT3Block(_Modulated):
     """The prior block: spatial prior, temporal prior, MLP, each modulated and gated: x [B, N, C] → [B, N, C]."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, use: str = "cross_attn", scope: str = "batch") -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        use: str = "cross_attn",
+        scope: Literal["batch", "sample"] = "batch",
+    ) -> None:
         super().__init__(9, width)
         self.use, self.scope = use, scope
         self.spatial_cross_attn, self.temporal_cross_attn = (
@@ -162,15 +183,14 @@ class CrossSTDiT3Block(_Modulated):
             update = self.spatial_cross_attn(m, spatial_prior, self.scope, spatial_kv)
         else:
             update = self.spatial_cross_attn(_by_frame(m, frames), spatial_prior).flatten(1, 2)
-        x = self.gate(x, update, rows, rows0, mask, 2)
-        m = self.norm(x, rows, rows0, mask, 3)
+        x, m = self.gate_norm(x, update, rows, rows0, mask, 2)
         if self.use == "cross_attn":
             update = self.temporal_cross_attn(m, temporal_prior, self.scope, temporal_kv)
         else:
             by_patch = _by_frame(m, frames).transpose(1, 2)
             update = self.temporal_cross_attn(by_patch, temporal_prior).transpose(1, 2).flatten(1, 2)
-        x = self.gate(x, update, rows, rows0, mask, 5)
-        return self.gate(x, self.mlp(self.norm(x, rows, rows0, mask, 6)), rows, rows0, mask, 8)
+        x, m = self.gate_norm(x, update, rows, rows0, mask, 5)
+        return self.gate(x, self.mlp(m), rows, rows0, mask, 8)
 
 
 class CrossModalityBiAttentionBlock(nn.Module):

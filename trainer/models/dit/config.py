@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
@@ -59,7 +59,7 @@ class VASTDiT3Config:
     freeze_y_embedder: bool = False
     freeze_video_branch: bool = False
     freeze_audio_branch: bool = False
-    prior_attention: str = "batch"
+    prior_attention: Literal["batch", "sample"] = "batch"
     final_layer_given_frames: str = "twice"
 
     def __post_init__(self) -> None:

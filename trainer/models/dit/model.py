@@ -140,8 +140,8 @@ class VASTDiT3(nn.Module):
         y = y.to(self.dtype)
         video_text = None
         if not self.config.audio_only:
-            video_text = PackedText(*keep_real_tokens(self.y_embedder(y).squeeze(1), mask))
-        audio_text = PackedText(*keep_real_tokens(self.audio_y_embedder(y).squeeze(1), mask))
+            video_text = PackedText.of(*keep_real_tokens(self.y_embedder(y).squeeze(1), mask))
+        audio_text = PackedText.of(*keep_real_tokens(self.audio_y_embedder(y).squeeze(1), mask))
         spatial = temporal = None
         if self.config.has_prior:
             if spatial_prior is None or temporal_prior is None:
@@ -271,6 +271,7 @@ class VASTDiT3(nn.Module):
         masks: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor | None, Tensor]:
         v_mlp, a_mlp = (times.of("mlp", mask) for mask in masks)
+        v_turns, a_turns = (self.rope.turns(count) for count in frames)
 
         def text_kv(name: str, layer: int) -> Tensor | None:
             return None if conditions.text_kv is None else conditions.text_kv[name][layer]
@@ -290,10 +291,10 @@ class VASTDiT3(nn.Module):
             if v is not None:
                 for name in ("spatial_blocks", "temporal_blocks"):
                     block = getattr(self, name)[layer]
-                    v = block(v, v_mlp, conditions.video_text, frames[0], self.rope.freqs, text_kv(name, layer))
+                    v = block(v, v_mlp, conditions.video_text, frames[0], v_turns, text_kv(name, layer))
             for name in ("audio_spatial_blocks", "audio_temporal_blocks"):
                 block = getattr(self, name)[layer]
-                a = block(a, a_mlp, conditions.audio_text, frames[1], self.rope.freqs, text_kv(name, layer))
+                a = block(a, a_mlp, conditions.audio_text, frames[1], a_turns, text_kv(name, layer))
             if v is not None and self.config.has_prior:
                 v = prior("video_st_prior_blocks", v, layer, 0)
                 a = prior("audio_st_prior_blocks", a, layer, 1)
