@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("javisc.commands.train:train", "train a model after a recipe, on one process or many"),
     "predict": ("javisc.commands.predict:predict", "which offset a trained selector sees in a video"),
     "report": ("javisc.commands.report:report", "a page to look at: counts, histograms, rejects, playable samples"),
+    "sample": ("javisc.commands.sample:sample", "prompts become sounding videos"),
 }
 
 

@@ -79,22 +79,30 @@ def test_opensora_vae_normalises_each_channel_and_encodes_groups_apart() -> None
     assert torch.allclose(z[:, :, :5], expected, atol=1e-5)
 
 
-def test_opensora_weights_load_under_their_official_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from javisc.trainer.models.vae import opensora
-
+def test_opensora_weights_load_under_their_official_names(tmp_path: Path) -> None:
     vae = OpenSoraVAE(SPATIAL, TEMPORAL)
     state = vae.state_dict()
     assert {name.split(".")[0] for name in state} == {"spatial_vae", "temporal_vae", "scale", "shift"}
-    write_weights(tmp_path, state | {"scale": state["scale"].flatten(), "shift": state["shift"].flatten()})
-    monkeypatch.setattr(opensora, "SPATIAL", SPATIAL)
-    with pytest.raises(UserError, match="of another shape"):
-        OpenSoraVAE.load(tmp_path)
-    monkeypatch.setattr(opensora.TemporalVAE.__init__, "__kwdefaults__", TEMPORAL_DEFAULTS)
+    flat = {"scale": state["scale"].flatten(), "shift": state["shift"].flatten()}
+    write_weights(tmp_path, state | flat)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"spatial": SPATIAL, "temporal": TEMPORAL, "micro_frame_size": 17})
+    )
     again = OpenSoraVAE.load(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(state.values(), again.state_dict().values(), strict=True))
+    (tmp_path / "config.json").write_text(json.dumps({"spatial": SPATIAL, "temporal": TEMPORAL | {"res": 2}}))
+    with pytest.raises(UserError, match="tensors missing"):
+        OpenSoraVAE.load(tmp_path)
 
 
-TEMPORAL_DEFAULTS = {"mult": (1, 2, 2, 4), "down": (False, True, True), "channels": 4, "latent": 4} | TEMPORAL
+def test_the_text_tower_is_found_in_a_whole_file() -> None:
+    tower = ImageBindText(positions=6, vocabulary=54, width=8, blocks=2, heads=1)
+    tensors = tower.state_dict() | {"modality_trunks.vision.blocks.0.weight": torch.zeros(1)}
+    again = ImageBindText.load(tensors, "file")
+    tokens = torch.tensor([[1, 2, 3, 53, 0, 0]])
+    assert torch.equal(again(tokens), tower.eval()(tokens))
+    with pytest.raises(UserError, match="holds no ImageBind text tower"):
+        ImageBindText.load({}, "file")
 
 
 def test_a_diffusers_video_autoencoder_is_a_codec(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Weight files: reading them without executing anything, loading them strictly, writing them where others can read them.
 
-Read: one `.safetensors` file, a folder with `model.safetensors`, a sharded folder with an index, or torch's own `.pt` and `.bin`
-through `checkpoint_io`. Written: safetensors, sharded with an index when large.
+Read: one `.safetensors` file, a folder with `model.safetensors`, a sharded folder with an index, or torch's own `.pt`
+and `.bin` through `checkpoint_io`. Written: safetensors, sharded with an index when large.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from javisc.trainer.checkpoint_io import read_pt, state_dict_of
 
 #: An index may be hostile: larger ones are refused unread.
 _MAX_INDEX_BYTES = 64 << 20
+_MAX_CONFIG_BYTES = 1 << 20
 _SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "model.pt", "pytorch_model.bin")
 _INDEXED = (
     "model.safetensors.index.json",
@@ -78,6 +79,21 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             f"{index}: {len(missing)} tensors are in no shard, the first {missing[0]!r}; download the folder again"
         )
     return tensors
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options of a `config.json`, {} if there is none. Raises UserError if it is too large or no JSON object."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise UserError(f"{path} has {path.stat().st_size} bytes; a config.json has at most {_MAX_CONFIG_BYTES}")
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(options, dict):
+        raise UserError(f"{path} is no config; it must hold options by name")
+    return options
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
+from javisc.trainer.models.weights import read_options
 
 #: Keys of the reference's config.json that decide how it computes, or who made it, not what.
 _IGNORED = frozenset(
@@ -20,8 +21,6 @@ _IGNORED = frozenset(
         "auto_map", "drop_path", "force_huggingface", "from_pretrained", "weight_init_from",
     )
 )  # fmt: skip
-#: config.json may be hostile: larger files are refused unread.
-_MAX_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -123,13 +122,8 @@ class VASTDiT3Config:
         """Read a `config.json`."""
         if not path.is_file():
             raise UserError(f"{path} is not there; a model folder needs its config.json beside the weights")
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise UserError(f"{path} has {path.stat().st_size} bytes; a config.json has at most {_MAX_CONFIG_BYTES}")
-        try:
-            options = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {error}") from None
-        if not isinstance(options, dict) or options.get("model_type", "VASTDiT3") != "VASTDiT3":
+        options = read_options(path)
+        if options.get("model_type", "VASTDiT3") != "VASTDiT3":
             raise UserError(f'{path} is not the config of a VASTDiT3; its "model_type" must be "VASTDiT3"')
         return cls.from_options(options, where=str(path))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
+from javisc.trainer.models.weights import read_options
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,7 @@ class PriorConfig:
     @classmethod
     def load(cls, path: Path) -> PriorConfig:
         """Read `config.json`; an absent file means the official size (the published prior has none)."""
-        if not path.exists():
-            return cls()
-        try:
-            options = json.loads(path.read_text(encoding="utf-8")[: 1 << 20])
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {error}") from None
-        if not isinstance(options, dict):
-            raise UserError(f"{path} is no config; it must hold options by name")
+        options = read_options(path)
         return cls.from_options({k: v for k, v in options.items() if k != "model_type"}, where=str(path))
 
     def save(self, path: Path) -> None:

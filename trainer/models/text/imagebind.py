@@ -5,9 +5,14 @@ Its weights carry CC BY-NC-SA 4.0 and are not part of this package. Letters: B r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.models.weights import load_strictly
 
 
 class _Attention(nn.Module):
@@ -94,6 +99,22 @@ class ImageBindText(nn.Module):
         self.modality_heads = nn.ModuleDict({"text": _Head(width)})
         self.modality_postprocessors = nn.ModuleDict({"text": nn.Sequential(nn.Identity(), _Scale())})
         self.requires_grad_(False)
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor], where: str) -> ImageBindText:
+        """From a file's tensors: the whole ImageBind's, or the text tower's alone. Sizes follow from the tensors (heads
+        of 64)."""
+        own = {name: value for name, value in tensors.items() if ".text." in name}
+        front = "modality_preprocessors.text."
+        if f"{front}pos_embed" not in own or f"{front}token_embedding.weight" not in own:
+            raise UserError(
+                f"{where} holds no ImageBind text tower; give imagebind_huge.pth, or a prior with text_encoder.* tensors"
+            )
+        (_, positions, width), vocabulary = own[f"{front}pos_embed"].shape, len(own[f"{front}token_embedding.weight"])
+        blocks = len({name.split(".")[3] for name in own if name.startswith("modality_trunks.text.blocks.")})
+        model = cls(positions, vocabulary, width, blocks, max(1, width // 64))
+        load_strictly(model, own, where)
+        return model.eval()
 
     @torch.no_grad()
     def forward(self, tokens: Tensor) -> Tensor:

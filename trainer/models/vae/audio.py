@@ -35,7 +35,9 @@ class AudioLDM2:
         from transformers import SpeechT5HifiGan
 
         kind: Any = AutoencoderKL
-        coder = kind.from_pretrained(need_weights(vae, "audio_vae"), local_files_only=True, torch_dtype=dtype)
+        coder = kind.from_pretrained(
+            need_weights(vae, "audio_vae"), local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False
+        )
         voice: Any = None
         if decode:
             voice = SpeechT5HifiGan.from_pretrained(

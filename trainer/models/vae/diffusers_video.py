@@ -38,7 +38,9 @@ class DiffusersVideoVAE:
             raise UserError(
                 f"{folder} holds {name or 'no diffusers model'!r}; a video autoencoder of diffusers is needed"
             )
-        return cls(kind.from_pretrained(folder, local_files_only=True, torch_dtype=dtype).to(device))
+        return cls(
+            kind.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False).to(device)
+        )
 
     def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(t, h, w), from the model's compression ratios: the first frame has a latent frame of its own."""

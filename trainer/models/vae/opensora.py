@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from javisc.trainer.models.frozen import need_weights
 from javisc.trainer.models.vae.temporal import TemporalVAE
-from javisc.trainer.models.weights import load_strictly, read_weights
+from javisc.trainer.models.weights import load_strictly, read_options, read_weights
 
 #: The 2-D half's layout: SDXL's autoencoder.
 SPATIAL: dict[str, Any] = {
@@ -75,9 +75,11 @@ class OpenSoraVAE(nn.Module):
     def load(
         cls, path: Path | str | None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> OpenSoraVAE:
-        """From a folder or file with the official names."""
+        """From a folder or file with the official names; other sizes are told by "spatial" and "temporal" in its
+        config.json."""
         folder = need_weights(path, "video_vae")
-        model = cls()
+        options = read_options(folder / "config.json") if folder.is_dir() else {}
+        model = cls(options.get("spatial"), options.get("temporal"))
         tensors = read_weights(folder)
         own = model.state_dict()
         tensors |= {name: tensors[name].reshape(own[name].shape) for name in ("scale", "shift") if name in tensors}

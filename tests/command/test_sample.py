@@ -1,0 +1,115 @@
+"""`javisc sample` with tiny random models from folders in their official layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from javisc.commands.sample import sample
+from javisc.manifests.errors import UserError
+from javisc.trainer.models.dit import PRESETS, VASTDiT3, checkpoint
+from javisc.trainer.models.prior import STIBPrior
+from javisc.trainer.models.prior import model as prior_files
+from javisc.trainer.models.prior.config import TINY
+from javisc.trainer.models.text.imagebind import ImageBindText
+from javisc.trainer.models.vae.opensora import OpenSoraVAE
+from javisc.trainer.models.weights import write_weights
+from support.encoders import SPATIAL, TEMPORAL, tiny_audio, tiny_t5
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of every model, as a user has them."""
+    from transformers import CLIPTokenizer
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("weights")
+    small = {"depth": 1}
+    checkpoint.save(VASTDiT3(dataclasses.replace(PRESETS["VASTDiT3-tiny"], **small)), root / "jav")
+    checkpoint.save(VASTDiT3(dataclasses.replace(PRESETS["VASTDiT3-tiny-audio"], **small)), root / "audio")
+    prior_files.save(STIBPrior(TINY), root / "prior")
+    tower = ImageBindText(positions=12, vocabulary=54, width=TINY.text_emb_dim, blocks=1, heads=1)
+    write_weights(root / "imagebind", tower.state_dict())
+    letters = [chr(i) for i in range(97, 123)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(root / "clip")
+    tiny_t5(root / "t5")
+    tiny_audio(root)
+    vae = OpenSoraVAE(SPATIAL, TEMPORAL)
+    write_weights(root / "video", vae.state_dict())
+    (root / "video" / "config.json").write_text(json.dumps({"spatial": SPATIAL, "temporal": TEMPORAL}))
+    return root
+
+
+def run(weights: Path, out: Path, *more: str, model: str = "jav", **changed: str) -> Result:
+    places = {"prior": "prior", "t5": "t5", "imagebind": "imagebind", "clip-tokenizer": "clip", "video-vae": "video"}
+    places |= {"audio-vae": "vae", "vocoder": "vocoder", "model": model} | changed
+    options = [word for name, folder in places.items() for word in (f"--{name}", str(weights / folder))]
+    small = ["--resolution", "144p", "--aspect-ratio", "1:1", "--num-frames", "18", "--steps", "1", "--device", "cpu"]
+    return CliRunner().invoke(
+        sample, [*options, *small, "--dtype", "fp32", "--out", str(out), *more], catch_exceptions=False
+    )
+
+
+def pictures(path: Path) -> NDArray[np.float64]:
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]).astype(float)
+
+
+def test_prompts_become_clips_and_a_page(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.txt").write_text("a dog barks\n\n<script>alert(1)</script>\n")
+    out = tmp_path / "out"
+    result = run(weights, out, "rain", "--prompts", str(tmp_path / "prompts.txt"))
+    assert result.exit_code == 0 and "3 clips" in result.output
+    assert sorted(p.name for p in out.iterdir()) == [
+        "00000.mp4",
+        "00001.mp4",
+        "00002.mp4",
+        "index.html",
+        "prompts.json",
+    ]
+    with av.open(str(out / "00002.mp4")) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 18
+    page = (out / "index.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    first = pictures(out / "00001.mp4")
+    (out / "00001.mp4").unlink()
+    times = (out / "00000.mp4").stat().st_mtime_ns
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = run(weights, out, "rain", "--prompts", str(tmp_path / "prompts.txt"))
+    assert "2 clips" in result.output
+    # weights that lie elsewhere in memory may round otherwise, so the pictures are compared, not the bytes
+    assert np.abs(pictures(out / "00001.mp4") - first).mean() < 1
+    assert np.abs(pictures(out / "00002.mp4") - first).mean() > 1
+    assert (out / "00000.mp4").stat().st_mtime_ns == times
+
+
+def test_an_audio_model_gives_sound(weights: Path, tmp_path: Path) -> None:
+    assert run(weights, tmp_path, "rain", model="audio").exit_code == 0
+    assert (tmp_path / "00000.wav").stat().st_size == 44 + 2 * 12000
+
+
+@pytest.mark.parametrize(
+    ("words", "changed", "message"),
+    [
+        ([], {}, "nothing to sample"),
+        (["x", "--prompts", "none.txt"], {}, r"none\.txt is not there"),
+        (["x"], {"t5": "none"}, "download DeepFloyd/t5-v1_1-xxl into it"),
+        (["x"], {"vocoder": "none"}, "download cvssp/audioldm2"),
+        (["x", "--resolution", "100p"], {}, "resolution '100p' is unknown"),
+    ],
+)
+def test_mistakes_are_one_line(
+    weights: Path, tmp_path: Path, words: list[str], changed: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(weights, tmp_path, *words, model="audio", **changed)

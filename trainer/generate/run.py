@@ -1,0 +1,173 @@
+"""A sampling run: models from local folders, prompts from a list, clips and a page of them in a folder."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from javisc.manifests.errors import UserError
+from javisc.manifests.files import published
+from javisc.trainer.generate.output import write_clip
+from javisc.trainer.generate.pipeline import Generated, Models, SampleOptions, generate
+from javisc.trainer.models.dit import checkpoint
+from javisc.trainer.models.frozen import VideoCodec, need_weights
+from javisc.trainer.models.prior import model as prior_files
+from javisc.trainer.models.text.imagebind import ImageBindText
+from javisc.trainer.models.text.t5 import T5
+from javisc.trainer.models.text.tokens import ClipTokens, ImageBindEncoder
+from javisc.trainer.models.vae.audio import AudioLDM2
+from javisc.trainer.models.vae.diffusers_video import DiffusersVideoVAE
+from javisc.trainer.models.vae.opensora import OpenSoraVAE
+from javisc.trainer.models.weights import read_options, read_weights
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the weights lie. `imagebind` may be absent if the prior's file holds the text tower; an audio-only model needs
+    `model`, `t5`, `audio_vae` and `vocoder` alone."""
+
+    model: Path
+    t5: Path | None = None
+    prior: Path | None = None
+    imagebind: Path | None = None
+    clip_tokenizer: Path | None = None
+    video_vae: Path | None = None
+    audio_vae: Path | None = None
+    vocoder: Path | None = None
+
+
+def video_codec(path: Path | None, device: torch.device, dtype: torch.dtype) -> VideoCodec:
+    """OpenSora's autoencoder, or a diffusers one where the folder's config.json names its class."""
+    folder = need_weights(path, "video_vae")
+    if folder.is_dir() and "_class_name" in read_options(folder / "config.json"):
+        return DiffusersVideoVAE.load(folder, device=device, dtype=dtype)
+    return OpenSoraVAE.load(folder, device=device, dtype=dtype)
+
+
+def load_models(
+    folders: Folders, device: torch.device, dtype: torch.dtype, prior_attention: str | None = None
+) -> Models:
+    """Every network a run needs, frozen, on `device`. Raises UserError in one line for the first that is missing."""
+    options = {} if prior_attention is None else {"prior_attention": prior_attention}
+    dit = checkpoint.load(folders.model, dtype=dtype, **options).to(device).eval().requires_grad_(False)
+    text = T5(folders.t5, length=dit.config.model_max_length, device=device, dtype=dtype)
+    audio = AudioLDM2.load(folders.audio_vae, folders.vocoder, device=device, dtype=dtype)
+    prior = prior_text = video = None
+    if dit.config.has_prior:
+        if folders.prior is None:
+            raise UserError("the model has prior blocks; give the prior's folder with --prior")
+        prior, tower = prior_files.load(folders.prior, encode_va=False, dtype=dtype)
+        prior = prior.to(device).eval().requires_grad_(False)
+        where = folders.prior
+        if not tower:
+            where = need_weights(folders.imagebind, "imagebind")
+            tower = read_weights(where)
+        encoder = ImageBindText.load(tower, str(where)).to(device, dtype)
+        positions = encoder.modality_preprocessors["text"].get_parameter("pos_embed").shape[1]
+        prior_text = ImageBindEncoder(encoder, ClipTokens(folders.clip_tokenizer, length=positions))
+    if not dit.config.audio_only:
+        video = video_codec(folders.video_vae, device, dtype)
+    return Models(dit, text, audio, prior, prior_text, video)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; empty lines are left out."""
+    if not path.is_file():
+        raise UserError(f"{path} is not there; give a text file with one prompt a line")
+    try:
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; give one prompt a line") from None
+    if not prompts:
+        raise UserError(f"{path} holds no prompts; give one a line")
+    return prompts
+
+
+def place_of_this_process() -> tuple[int, int]:
+    """(rank, processes) as torchrun tells them; (0, 1) alone."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def sample_prompts(
+    folders: Folders,
+    prompts: list[str],
+    out: Path,
+    options: SampleOptions,
+    *,
+    device: str = "",
+    dtype: str = "bf16",
+    prior_attention: str | None = None,
+    progress: Callable[[int, int, int], None] = lambda done, step, steps: None,
+) -> list[Path]:
+    """Write a clip per prompt and `index.html`; return this process's files.
+
+    Started by torchrun, every process makes a contiguous share; a clip does not depend on the shares. Clips whose file is there
+    already are left alone, so an interrupted run continues.
+    """
+    rank, processes = place_of_this_process()
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: allowed are {', '.join(DTYPES)}")
+    where = torch.device(
+        device or (f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+    )
+    models = load_models(folders, where, DTYPES[dtype], prior_attention)
+    ending = ".wav" if models.dit.config.audio_only else ".mp4"
+    names = [out / f"{index:05d}{ending}" for index in range(len(prompts))]
+    if rank == 0:
+        _write_page(out, prompts, [name.name for name in names], options)
+    edges = [len(prompts) * part // processes for part in (rank, rank + 1)]
+    written = []
+    for index in range(*edges):
+        if not names[index].exists():
+            (clip,) = generate(models, prompts[index : index + 1], options, first_index=index, progress=progress)
+            _write(clip, names[index])
+        written.append(names[index])
+        progress(len(written), 0, edges[1] - edges[0])
+    return written
+
+
+def _write(clip: Generated, path: Path) -> None:
+    written = write_clip(clip, path)
+    assert written == path
+
+
+_STYLE = """
+:root { color-scheme: light dark; font-family: system-ui, sans-serif }
+body { margin: 1.5rem auto; max-width: 80rem; padding: 0 1rem }
+main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)) }
+figure { margin: 0; padding: .5rem; border: 1px solid color-mix(in srgb, currentColor 25%, transparent); border-radius: .5rem }
+video, audio { width: 100%; display: block; border-radius: .25rem }
+figcaption { margin-top: .5rem; overflow-wrap: anywhere }
+"""
+
+
+def _write_page(out: Path, prompts: list[str], names: list[str], options: SampleOptions) -> None:
+    """`index.html` beside the clips: a player and the prompt of each. Prompts are text, never mark-up."""
+    figures = []
+    for name, prompt in zip(names, prompts, strict=True):
+        tag = "audio" if name.endswith(".wav") else "video"
+        link = urllib.parse.quote(name)
+        figures.append(
+            f'<figure><{tag} controls preload="metadata" src="{link}"></{tag}>'
+            f"<figcaption>{html.escape(prompt)}</figcaption></figure>"
+        )
+    size = f"{options.aspect_ratio}, {options.num_frames} frames, {options.sampler.num_sampling_steps} steps, seed {options.seed}"
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{len(names)} clips</title><style>{_STYLE}</style><h1>{len(names)} clips</h1><p>{html.escape(size)}</p>"
+        f"<main>{''.join(figures)}</main></html>\n"
+    )
+    with published(out / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    with published(out / "prompts.json") as temporary:
+        temporary.write_text(json.dumps(dict(zip(names, prompts, strict=True)), indent=1) + "\n", encoding="utf-8")
