@@ -36,10 +36,10 @@ def write_video(path: Path, frames: int = 60, codec: str = "ffv1", **options: st
             frame = av.VideoFrame.from_ndarray(luma, "yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             out.mux(picture.encode(frame))
-        tone = (8000 * np.sin(np.arange(640 * frames) * 0.2)).astype(np.int16)[None]
-        audio = av.AudioFrame.from_ndarray(tone, "s16", "mono")
-        audio.sample_rate, audio.pts, audio.time_base = 16000, 0, Fraction(1, 16000)
-        out.mux(sound.encode(audio))
+            times = np.arange(640 * number, 640 * (number + 1))
+            audio = av.AudioFrame.from_ndarray((8000 * np.sin(times * 0.2)).astype(np.int16)[None], "s16", "mono")
+            audio.sample_rate, audio.pts, audio.time_base = 16000, 640 * number, Fraction(1, 16000)
+            out.mux(sound.encode(audio))
         out.mux(picture.encode(None))
         out.mux(sound.encode(None))
     return path
