@@ -19,7 +19,7 @@ import soundfile
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
-from javisc.manifests.io import complete, write_table
+from javisc.manifests.io import absolute, complete, write_table
 from javisc.manifests.members import MemberReader, check_key
 from javisc.manifests.merge import repeats
 from javisc.manifests.schema import DATASET_COLUMN, JAVISDIT, MANIFEST_SCHEMA
@@ -133,7 +133,7 @@ def _with_media(kept: pl.LazyFrame, csv: Path, kind: str, media: Path, audio_for
         for batch in _batches(kept):
             paths, audio_paths = [], []
             for row in batch.iter_rows(named=True):
-                root = hashlib.blake2b(row[DATASET_COLUMN].encode(), digest_size=6).hexdigest()
+                root = hashlib.blake2b(absolute(row[DATASET_COLUMN]).encode(), digest_size=6).hexdigest()
                 stem = media / root / f"{row['shard']:06d}" / check_key(row["key"])
                 paths.append(f"{stem}.mp4")
                 audio_paths.append(f"{stem}.{audio_format}")
