@@ -46,7 +46,7 @@ def exact_pairs(frame: pl.LazyFrame) -> np.ndarray:
     sizes = [pl.col(name).fill_null(-1) for name in ("flac_size", "mp4_size")]
     by = ["source_sha256", "flac_size", "mp4_size"]
     tables = [table.select("first", ROW) for table in repeats(frame.with_columns(sizes), by)]
-    return pl.concat(tables).to_numpy().astype(np.int64).reshape(-1, 2)
+    return pl.concat(tables).to_numpy().astype(np.int64) if tables else np.zeros((0, 2), np.int64)
 
 
 def group(pairs: np.ndarray) -> dict[int, int]:

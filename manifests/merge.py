@@ -12,7 +12,8 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import scan_many, write_view
 from javisc.manifests.schema import DATASET_COLUMN
 
-#: Rows whose identities are compared at a time: a few hundred MB.
+#: Rows whose hashes are held at a time, and rows that are compared in full at a time: a GB each at most.
+HASHED = 30_000_000
 PARTITION = 3_000_000
 ROW = "__row"
 
@@ -24,20 +25,28 @@ class Merged:
 
 
 def repeats(frame: pl.LazyFrame, by: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield tables (ROW, FIRST, *by) of the rows that repeat an earlier row's values in the columns `by`.
+    """Yield tables (ROW, first, *by) of the rows that repeat an earlier row's values in the columns `by`.
 
-    Rows are numbered in the frame's order; FIRST is the earliest row of the group. Nulls equal nothing. Rows are
-    compared in partitions by hash, each in one streamed pass over `by`: memory is bounded by PARTITION rows (and by the
-    largest group of equals).
+    Rows are numbered in the frame's order; `first` is the earliest row of the group. Nulls equal nothing. One streamed
+    pass hashes the rows (HASHED at a time, about 30 bytes each); only rows that share a hash are read again and
+    compared, PARTITION at a time.
     """
     rows = int(frame.select(pl.len()).collect(engine="streaming").item())
-    parts = max(1, -(-rows // PARTITION))
+    parts = max(1, -(-rows // HASHED))
     numbered = frame.select(by).with_row_index(ROW).drop_nulls(list(by))
+    digest = pl.struct(list(by)).hash()
     for part in range(parts):
-        rest = numbered.filter(pl.struct(list(by)).hash() % parts == part) if parts > 1 else numbered
-        same = rest.collect(engine="streaming").filter(pl.struct(list(by)).is_duplicated())
-        same = same.with_columns(pl.col(ROW).min().over(list(by)).alias("first"))
-        yield same.filter(pl.col(ROW) != pl.col("first")).sort(ROW)
+        rest = numbered.filter(digest % parts == part) if parts > 1 else numbered
+        hashed = rest.select(ROW, digest.alias("hash")).collect(engine="streaming")
+        values, counts = np.unique(hashed["hash"].to_numpy(), return_counts=True)
+        shared, counts = values[counts > 1], counts[counts > 1]
+        portions = np.cumsum(counts) // PARTITION
+        for portion in np.unique(portions):
+            suspects = hashed.filter(pl.col("hash").is_in(pl.Series(shared[portions == portion]).implode()))[ROW]
+            same = numbered.filter(pl.col(ROW).is_in(suspects.implode())).collect(engine="streaming")
+            same = same.filter(pl.struct(list(by)).is_duplicated())
+            same = same.with_columns(pl.col(ROW).min().over(list(by)).alias("first"))
+            yield same.filter(pl.col(ROW) != pl.col("first")).sort(ROW).select(ROW, "first", *by)
 
 
 def without_rows(frame: pl.LazyFrame, rows: np.ndarray) -> pl.LazyFrame:

@@ -73,7 +73,8 @@ def test_no_condition_keeps_all() -> None:
 @given(st.lists(st.one_of(st.none(), st.text("ab", max_size=2)), max_size=40), st.integers(1, 50))
 def test_repeats_are_every_row_after_the_first_of_its_kind(values: list[str | None], partition: int) -> None:
     frame = pl.LazyFrame({"key": pl.Series(values, dtype=pl.String)})
-    before, merging.PARTITION = merging.PARTITION, partition
+    before = merging.PARTITION, merging.HASHED
+    merging.PARTITION, merging.HASHED = partition, 2 * partition
     try:
         found = {
             row[0]: row[2]
@@ -81,7 +82,7 @@ def test_repeats_are_every_row_after_the_first_of_its_kind(values: list[str | No
             for row in table.select(merging.ROW, "key", "first").iter_rows()
         }
     finally:
-        merging.PARTITION = before
+        merging.PARTITION, merging.HASHED = before
     assert found == {
         i: values.index(value) for i, value in enumerate(values) if value is not None and values.index(value) < i
     }
