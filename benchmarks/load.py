@@ -129,6 +129,23 @@ def contestant(options: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def soak(options: dict[str, Any], batches: int) -> None:
+    """Load many batches and print the process's memory on the way: it must not grow."""
+    rows = []
+    source = javisc_batches(options)
+    begin = time.perf_counter()
+    for number in range(1, batches + 1):
+        next(source)
+        if number % max(1, batches // 10) == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            rows.append((number, pages * resource.getpagesize() / 2**20))
+    print(f"`python -P benchmarks/load.py {' '.join(sys.argv[1:])}`: {time.perf_counter() - begin:.0f} s\n")
+    print("| batches | resident MB |\n|---|---|")
+    for number, size in rows:
+        print(f"| {number} | {size:.0f} |")
+    print(f"\nFrom the first tenth to the last: {rows[-1][1] - rows[0][1]:+.0f} MB.")
+
+
 def _cpu_seconds() -> float:
     """CPU time of this process and its living children, from /proc: DataLoader workers are children that have not ended."""
     import os
@@ -160,9 +177,16 @@ def _cpu_seconds() -> float:
     "--rounds", default=3, show_default=True, help="Times each contestant runs, in turn; medians are printed."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or gpu, for javisc.")
+@click.option(
+    "--soak", "soaked", type=int, help="Instead, load so many batches with javisc and print its memory on the way."
+)
 @click.option("--contestant", "only", type=click.Choice(CONTESTANTS), help="Run one in this process and print JSON.")
-def main(only: str | None, rounds: int, **options: Any) -> None:
+def main(only: str | None, soaked: int | None, rounds: int, **options: Any) -> None:
     """Compare loading speed on DATASET."""
+    if soaked is not None:
+        height, width = (int(part) for part in options["size"].split("x"))
+        soak(options | {"size": (height, width)}, soaked)
+        return
     if only is not None:
         height, width = (int(part) for part in options["size"].split("x"))
         print(json.dumps(contestant(options | {"contestant": only, "size": (height, width)})))
