@@ -95,8 +95,9 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or dist.get_world_size() == 1:
             return super().forward(input)
         axes = [0, *range(2, input.dim())]
-        count = input.new_tensor([input.numel() / input.shape[1]])
-        sums = torch.cat((input.sum(axes), input.square().sum(axes), count))
+        wide = input.float()  # half precision would overflow in the squares' sum
+        count = wide.new_tensor([input.numel() / input.shape[1]])
+        sums = torch.cat((wide.sum(axes), wide.square().sum(axes), count))
         sums = dist_nn.all_reduce(sums)  # type: ignore[no-untyped-call]
         channels = input.shape[1]
         total = sums[-1].detach()
@@ -109,7 +110,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance.detach() * total / (total - 1), self.momentum or 0.0)
         shape = [1, -1, *[1] * (input.dim() - 2)]
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (input - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return ((wide - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
 def share_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
@@ -154,8 +155,8 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
         for block in blocks:
             block.compile()
     if config.strategy == "fsdp2":
-        dtype = PRECISIONS[config.precision]
-        policy = MixedPrecisionPolicy(param_dtype=None if dtype is torch.float32 else dtype, reduce_dtype=torch.float32)
+        dtype = PRECISIONS[config.precision] if _casts_parameters(model, config) else None
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -189,8 +190,15 @@ def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def autocast(config: ParallelConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Mixed precision of the forward pass; FSDP2 casts by itself."""
-    if config.precision == "fp32" or config.strategy == "fsdp2":
+def _casts_parameters(model: nn.Module, config: ParallelConfig) -> bool:
+    """True if FSDP2 gathers parameters in the lower precision. Batch norms want float32: then autocast does the work."""
+    if config.strategy != "fsdp2" or config.precision == "fp32":
+        return False
+    return not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def autocast(model: nn.Module, config: ParallelConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Mixed precision of the forward pass, where FSDP2 does not cast by itself."""
+    if config.precision == "fp32" or _casts_parameters(model, config):
         return nullcontext()
     return torch.autocast(device.type, PRECISIONS[config.precision])

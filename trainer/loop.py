@@ -115,7 +115,7 @@ def train(
             for number, batch in enumerate(micro):
                 key_random(recipe.seed, "step", step, number, here.rank)
                 with accumulating(model, last=number == len(micro) - 1):
-                    with autocast(recipe.parallel, here.device):
+                    with autocast(inner, recipe.parallel, here.device):
                         part = task.loss(model, batch, here.device) * share
                     (part * stepper.scale).backward()  # type: ignore[no-untyped-call]
                 loss += part.detach()

@@ -127,3 +127,16 @@ def test_early_stopping_and_the_best_weights(tmp_path: Path) -> None:
     scores = [row["accuracy_1"] for row in rows if row["kind"] == "validate"]
     assert max(scores) == outcome.best == scores[-3]
     assert (tmp_path / "best" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["parallel.precision=bf16"], ["parallel.precision=fp16"], ["parallel.precision=bf16", "parallel.strategy=fsdp2"]],
+    ids=" ".join,
+)
+def test_lower_precisions_follow_full_precision(tmp_path: Path, overrides: list[str]) -> None:
+    common = ["run.steps=3", "run.log_every=1", "dropout=0", "frozen_trunks=true", "run.checkpoint_every=0"]
+    run(tmp_path / "full", common)
+    run(tmp_path / "low", [*common, *overrides])
+    full, low = losses(tmp_path / "full"), losses(tmp_path / "low")
+    assert low == pytest.approx(full, rel=0.03) and low != full

@@ -140,3 +140,16 @@ def test_unknown_tasks_and_empty_splits(dataset: Path, tmp_path: Path) -> None:
         load(str(path))
     with pytest.raises(UserError, match="no clip that fits"):
         pooled_metrics([], [], 1)
+
+
+def test_eval_measures_what_training_measured(dataset: Path, tmp_path: Path) -> None:
+    train("sync-demo", "--data", dataset, "--run", tmp_path, *TINY, "run.steps=1")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    measured = next(row for row in rows if row["kind"] == "validate")
+    arguments = ["eval", str(tmp_path / "best"), "--data", str(dataset), "--split", "val", "--random-crops"]
+    told = CliRunner().invoke(cli, arguments, catch_exceptions=False, standalone_mode=False)
+    got = json.loads(told.stdout[told.stdout.index("{") :])
+    assert got["clips"] == 4
+    assert got == pytest.approx({key: measured[key] for key in got}, rel=1e-4, abs=1e-6)
+    with pytest.raises(UserError, match="iter_times"):
+        CliRunner().invoke(cli, [*arguments[:-1], "--iter-times", "2"], catch_exceptions=False, standalone_mode=False)

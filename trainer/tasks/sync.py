@@ -152,7 +152,9 @@ class SyncTask:
         return {} if split is None else self.evaluate(model, split, rank, world, device)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, split: str, rank: int, world: int, device: torch.device) -> dict[str, float]:
+    def evaluate(
+        self, model: nn.Module, split: str | None, rank: int, world: int, device: torch.device
+    ) -> dict[str, float]:
         """The metrics and the loss over a split, all logits of all processes and passes pooled."""
         data = self.recipe.data
         logits: list[Tensor] = []
@@ -181,6 +183,24 @@ class SyncTask:
             finally:
                 source.close()
         return pooled_metrics(logits, targets, world)
+
+
+def evaluate_selector(
+    model: AVSync,
+    transforms: SyncTransforms,
+    paths: Sequence[str],
+    split: str | None,
+    *,
+    fixed: bool = True,
+    times: int = 1,
+    batch_size: int = 10,
+    threads: int = 2,
+    seed: int = 1337,
+) -> dict[str, float]:
+    """A trained selector's metrics on a split of compiled datasets, in this process. Raises UserError."""
+    data = SyncData(list(paths), batch_size, valid_split=split, fixed_offsets=fixed, iter_times=times, threads=threads)
+    task = SyncTask(SyncRecipe(task="sync", seed=seed, data=data, transforms=transforms, model=model.config))
+    return task.evaluate(model, split, 0, 1, next(model.parameters()).device)
 
 
 def _same_steps(number: int, device: torch.device) -> None:

@@ -159,6 +159,11 @@ class S3D(nn.Module):
         super().__init__()
         channels = trunk_channels(size)
         self.base = _layers(SPECS[size])
+        if size != "full":
+            # The published momentum suits published statistics; a trunk that starts from nothing would evaluate with old ones.
+            for module in self.base.modules():
+                if isinstance(module, nn.BatchNorm3d):
+                    module.momentum = 0.1
         self.fc = nn.Identity() if classes is None else nn.Sequential(nn.Conv3d(channels, classes, 1))
         self.is_classifier = classes is not None
 

@@ -1,0 +1,50 @@
+"""`javisc eval`: a trained selector's metrics on a dataset."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint")
+@click.option("--data", multiple=True, required=True, metavar="DS", help="A dataset; may be given several times.")
+@click.option(
+    "--split", default="test", show_default=True, metavar="NAME", help="The manifest's split; 'all' takes every row."
+)
+@click.option("--random-crops", is_flag=True, help="Draw offsets and starts, whatever the manifest fixes.")
+@click.option("--iter-times", type=click.IntRange(1, 1000), default=1, show_default=True, help="Pool so many passes.")
+@click.option("--batch-size", type=click.IntRange(1, 4096), default=10, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True, help="Decoding threads.")
+def eval_(
+    checkpoint: str,
+    data: tuple[str, ...],
+    split: str,
+    random_crops: bool,
+    iter_times: int,
+    batch_size: int,
+    threads: int,
+) -> None:
+    """Print the metrics of CHECKPOINT (SparseSync's .pt, or the folder 'best' of a run) as JSON.
+
+    Crops are the manifest's fixed ones where it has them, as in the published evaluation.
+    """
+    import torch
+
+    from javisc.trainer.selector import load_selector
+    from javisc.trainer.tasks.sync import evaluate_selector
+
+    model, transforms = load_selector(checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    metrics = evaluate_selector(
+        model,
+        transforms,
+        data,
+        None if split == "all" else split,
+        fixed=not random_crops,
+        times=iter_times,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    click.echo(json.dumps(metrics, indent=1))
