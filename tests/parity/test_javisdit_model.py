@@ -144,6 +144,28 @@ def test_kept_keys_and_values_change_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("vastdit3"))
+@torch.no_grad()
+def test_half_precision_stays_near(path: Path) -> None:
+    """The official runs cast the whole module. Against float32 of the same rounded weights and inputs, so that what is
+    compared is the arithmetic; root mean square, since the fixtures' weights are chosen to make outputs sensitive."""
+    fixture = load(path)
+    case = next(iter(fixture.cases.values()))
+
+    def rounded(value: Tensor) -> Tensor:
+        return value.bfloat16().float() if value.is_floating_point() else value
+
+    inputs = {name: rounded(value) for name, value in case.inputs.items()}
+    exact = built(fixture)
+    exact.load_state_dict({name: rounded(value) for name, value in exact.state_dict().items()})
+    half = built(fixture).to(torch.bfloat16)
+    expected = exact(**inputs)
+    for name, value in half(**inputs).items():
+        assert value.dtype == torch.float32
+        error = (value - expected[name]).square().mean().sqrt() / expected[name].square().mean().sqrt()
+        assert error < 0.05, f"{name}: {error:.3f}"
+
+
+@pytest.mark.parametrize("path", files("vastdit3"))
 def test_stored_rope_frequencies_are_used(path: Path) -> None:
     fixture = load(path)
     model = built(fixture)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from javisc.kernels.attention import attention
+from javisc.kernels.bidirectional_attention import bidirectional_attention
 from javisc.kernels.prior_attention import prior_attention
 from javisc.kernels.rms_norm_rope import rms_norm_rope
-from javisc.trainer.models.dit.torch_ops import bidirectional_attention, rope_table, temporal_attention
+from javisc.trainer.models.dit.torch_ops import rope_table, temporal_attention
 
 #: cos and sin [T, D/2] of the rotary angles
 Turns = tuple[Tensor, Tensor]
