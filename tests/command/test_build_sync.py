@@ -75,6 +75,8 @@ def test_shards_with_splits_filters_and_offsets(raw: Path, tmp_path: Path) -> No
         "VGGSound/video/stranger.mp4": "filtered",
         "VGGSound/video/FFFFFFFFFFF_0_10000.mp4": "too_short",
     }
+    verified = CliRunner().invoke(cli, ["verify", str(out)], catch_exceptions=False)
+    assert verified.exit_code == 0, verified.output
     # Another grid costs no new build: the same shards, other columns.
     before = [path.stat().st_mtime_ns for path in sorted((out / "shards").iterdir())]
     grid = [*SMALL[:-4], "--offset-grid", "3:0.1:0.8", *SMALL[-2:]]
