@@ -51,6 +51,9 @@ class SyncTransformerConfig:
     pre_norm: str = "layer"
     visual_positions: str = "learned"
     audio_positions: str = "learned"
+    #: Deviation of the position tables at the start. The published 0.02 suits trunks that are trained already; from scratch,
+    #: positions that small are hardly seen beside normalised features and nothing is learnt for long.
+    position_std: float = 0.02
     visual_selector: SelectorConfig = field(default_factory=SelectorConfig)
     audio_selector: SelectorConfig = field(default_factory=SelectorConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -67,6 +70,9 @@ class FullAttentionConfig:
     pre_norm: str = "layer"
     visual_positions: str = "learned"
     audio_positions: str = "learned"
+    #: Deviation of the position tables at the start. The published 0.02 suits trunks that are trained already; from scratch,
+    #: positions that small are hardly seen beside normalised features and nothing is learnt for long.
+    position_std: float = 0.02
     stack: FusionConfig = field(default_factory=FusionConfig)
 
 

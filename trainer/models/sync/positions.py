@@ -97,3 +97,10 @@ def positions(kind: str, shape: Sequence[int], width: int) -> nn.Module:
     if kind == "learned":
         return VisualPositions(shape, width) if len(shape) == 3 else AudioPositions(shape, width)
     return FullTable(shape, width) if kind == "zeroinit" else nn.Identity()
+
+
+def init_positions(module: nn.Module, std: float) -> None:
+    """Draw learned tables from N(0, std); a zero-initialised table stays."""
+    for table in module.children():
+        if isinstance(table, nn.Embedding):
+            nn.init.normal_(table.weight, std=std)

@@ -18,7 +18,7 @@ from javisc.trainer.models.sync.config import (
     SyncTransformerConfig,
     check_choice,
 )
-from javisc.trainer.models.sync.positions import SelectorPositions, positions, pre_norm
+from javisc.trainer.models.sync.positions import SelectorPositions, init_positions, positions, pre_norm
 
 
 class Selector(nn.Module):
@@ -107,6 +107,8 @@ class SyncTransformer(nn.Module):
             self.global_transformer = FusionMLP(width, config.fusion)
             self.off_head = nn.Linear(tokens * width, config.classes)
         self.apply(init_weights)
+        init_positions(self.vis_pos_emb, config.position_std)
+        init_positions(self.aud_pos_emb, config.position_std)
 
     def forward(self, vis: Tensor, aud: Tensor) -> Tensor:
         vis, aud = _channels_last(vis, aud)
@@ -133,6 +135,8 @@ class FullAttention(nn.Module):
         self.ln_f = nn.LayerNorm(width)
         self.off_head = nn.Linear(width, config.classes, bias=False)
         self.apply(init_weights)
+        init_positions(self.vis_pos_emb, config.position_std)
+        init_positions(self.aud_pos_emb, config.position_std)
 
     def forward(self, vis: Tensor, aud: Tensor) -> Tensor:
         vis, aud = _channels_last(vis, aud)
