@@ -48,7 +48,7 @@ class Recipe:
     sample_rate: int = 16000
     channels: int = 1
     short_side: int | None = None
-    crf: float = 20.0
+    crf: float = 22.0
     encoder_preset: str = "superfast"
     gop: int = 12
     min_frames: int = 10
@@ -137,6 +137,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 PRESETS: dict[str, Recipe] = {
     "jav": Recipe(),
-    "sync": Recipe(name="sync", kind="sync", fps="25", short_side=256),
+    "sync": Recipe(name="sync", kind="sync", fps="25", short_side=256, crf=10.0),
     "audio": Recipe(name="audio", kind="audio", max_seconds=30.0, min_frames=1),
 }

@@ -35,7 +35,7 @@ def test_the_digest_tells_settings_apart_and_ignores_the_name() -> None:
     assert base.replace(name="mine").digest == base.digest
     changes: list[dict[str, object]] = [
         {"fps": "25"},
-        {"crf": 19},
+        {"crf": 21},
         {"short_side": 256},
         {"sample_rate": 22050},
         {"channels": 2},
