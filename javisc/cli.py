@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("javisc.commands.predict:predict", "which offset a trained selector sees in a video"),
     "report": ("javisc.commands.report:report", "a page to look at: counts, histograms, rejects, playable samples"),
     "sample": ("javisc.commands.sample:sample", "prompts become sounding videos"),
+    "kernels": ("javisc.commands.kernels:kernels", "which backend of each kernel runs here, and why not the others"),
+    "bench": ("javisc.commands.bench:bench", "measure javisc beside its peers, from a checkout"),
 }
 
 

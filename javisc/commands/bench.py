@@ -1,0 +1,52 @@
+"""`javisc bench …`: one subcommand per benchmark. The programs live in a checkout's benchmarks/ and are not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from javisc.cli import LazyGroup
+from javisc.manifests.errors import UserError
+
+#: subcommand → "module:attribute" and its line of help, as in javisc.cli.
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "kernels": ("javisc.commands.bench:kernels", "every kernel beside PyTorch's, xformers' and torch.compile's"),
+    "selector": ("javisc.commands.bench:selector", "growth of time and memory with the number of keys"),
+}
+
+bench = LazyGroup(
+    BENCHMARKS, name="bench", help="Measure javisc beside its peers. Runs in a checkout of the repository."
+)
+
+
+def checkout(script: str) -> Path:
+    """Return benchmarks/SCRIPT of the checkout around the current folder. Raises UserError if there is none."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        found = folder / "benchmarks" / script
+        if found.is_file() and (folder / "kernels" / "dispatch.py").is_file():
+            return found
+    raise UserError(
+        f"{Path.cwd()} is in no checkout of javisc: benchmarks are not installed; clone the repository and run there"
+    )
+
+
+def benchmark(name: str, script: str, line: str) -> click.Command:
+    """Return a command that hands its arguments to benchmarks/SCRIPT and ends with its exit code."""
+
+    @click.command(
+        name,
+        help=f"{line} Options after -- go to benchmarks/{script}; -- --help lists them.",
+        context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True},
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def run(arguments: tuple[str, ...]) -> int:
+        return subprocess.run([sys.executable, "-P", str(checkout(script)), *arguments], check=False).returncode
+
+    return run
+
+
+kernels = benchmark("kernels", "kernels.py", "Time every kernel forward and backward beside its peers.")
+selector = benchmark("selector", "selector.py", "Fit how time and peak memory grow with the number of keys.")
