@@ -113,6 +113,8 @@ class _Pass:
         if self.audio is None and not recipe.allow_silent:
             raise Rejected("no_audio", "no audio stream")
         self.video = video
+        if video.codec_context.width * video.codec_context.height > MAX_PIXELS:
+            raise Rejected("too_large", f"pictures of {video.codec_context.width}x{video.codec_context.height}")
         for stream in (self.video, self.audio):
             if stream is not None:
                 stream.codec_context.thread_count = 1
