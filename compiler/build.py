@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,13 +23,13 @@ import polars as pl
 from javisc.compiler.engines.base import COMPILERS, Job, Unit, make_engine
 from javisc.compiler.estimate import Estimate, estimate
 from javisc.compiler.inputs import conform, is_url
-from javisc.compiler.lock import locked
+from javisc.compiler.lock import alive, locked
 from javisc.compiler.merge import merge
 from javisc.compiler.parts import BUILD, Parts
 from javisc.compiler.plan import Changes, Layout, lay_out, read_shards, summary, write_plan
 from javisc.compiler.progress import Reporter
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.store import Store
+from javisc.compiler.store import UNWRITABLE, Store, unwritable
 from javisc.manifests.errors import UserError
 
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
@@ -139,6 +140,10 @@ class _Build:
                 return self._run(path)
             except KeyboardInterrupt:
                 raise UserError(self._interrupted(), exit_code=130) from None
+            except (OSError, pl.exceptions.PolarsError) as error:
+                if (full := _full(error)) is None:
+                    raise
+                raise unwritable(full.filename or self.scratch, full) from error
             finally:
                 shutil.rmtree(self.scratch, ignore_errors=True)
                 if not self.store.remote and not self.options.scratch:
@@ -153,14 +158,20 @@ class _Build:
         return f"interrupted: {done} of {shards.height} shards are published; run the same command again, it resumes"
 
     def _sweep(self) -> None:
-        """Remove what a killed build left behind. The lock is ours alone, so nobody uses it."""
-        if self.store.remote:
-            return
-        root = Path(self.store.root)
-        shutil.rmtree(root / WORK, ignore_errors=True)
-        for folder in (root, root / "shards", root / BUILD, root / BUILD / "parts"):
-            for leftover in folder.glob(".*.tmp") if folder.is_dir() else ():
-                leftover.unlink(missing_ok=True)
+        """Remove what killed builds and workers left behind. The lock is ours alone, so nobody uses it."""
+        if not self.store.remote:
+            root = Path(self.store.root)
+            for stale in (root / WORK).glob("*"):
+                if stale != self.scratch:
+                    shutil.rmtree(stale, ignore_errors=True)
+            for folder in (root, root / "shards", root / BUILD, root / BUILD / "parts"):
+                for leftover in folder.glob(".*.tmp") if folder.is_dir() else ():
+                    leftover.unlink(missing_ok=True)
+        own = f"javisc-{socket.gethostname()}-"
+        for stale in self.scratch.parent.glob(f"{own}*"):
+            pid = stale.name.removeprefix(own)
+            if pid.isdigit() and not alive(int(pid)):
+                shutil.rmtree(stale, ignore_errors=True)
 
     def _plan(self, inputs: Inputs | None) -> Path:
         """Bring the plan up to date and return it as a local file."""
@@ -288,12 +299,22 @@ class _Build:
                 "build them with --shard-range, or run without --finish",
                 exit_code=1,
             )
+        self._sweep()
         whole = merge(self.store, path, shards["shard"].to_list(), self.recipe, self.scratch)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
 
     def _result(self, samples: int, shards: int, size: int, rejected: Mapping[str, int], left: int) -> BuildResult:
         seconds = time.monotonic() - self.began
         return BuildResult(self.store.root, samples, shards, size, dict(rejected), seconds, left, tuple(self.notes))
+
+
+def _full(error: Exception) -> OSError | None:
+    """The error of a full or read-only disk, also where polars tells of it in words."""
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return error
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    code = int(match[1]) if match else 0
+    return OSError(code, os.strerror(code)) if code in UNWRITABLE else None
 
 
 def _shares(split: Mapping[str, float]) -> list[list[Any]]:

@@ -50,6 +50,8 @@ class Estimate:
 
     def per_shard(self, shard_size: int) -> int:
         """Samples that fill a shard of `shard_size` bytes."""
+        if not self.bytes:  # nothing of the handful compiled: say that clips are as large as their sources
+            return max(1, int(shard_size * self.inputs // max(self.source_bytes, 1)))
         each = self.bytes / max(1, round(self.inputs * self.good))
         return max(1, int(shard_size // max(each, 1)))
 

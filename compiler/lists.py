@@ -107,7 +107,8 @@ def read_list(path: str) -> Iterator[dict[str, Any]]:
         name = row.get("path")
         if not isinstance(name, str) or not name:
             raise UserError(f"{path}: row {number} has no `path`; a list needs the column path, one file a row")
-        yield {column: typed(column, row.get(column)) for column in TAKEN if row.get(column) is not None}
+        found = {column: typed(column, row.get(column)) for column in TAKEN if row.get(column) is not None}
+        yield {**found, "path": plain(name)}
 
 
 def _lines(path: str) -> Iterator[dict[str, Any]]:
@@ -131,7 +132,14 @@ def typed(column: str, value: Any) -> Any:
         return number if number == number and abs(number) != float("inf") else None
     if column == "texts":
         return captions_of(value)
-    return value if isinstance(value, str) else None if isinstance(value, list | dict | float) else str(value)
+    if isinstance(value, str):
+        return plain(value)
+    return None if isinstance(value, list | dict | float) else str(value)
+
+
+def plain(text: str) -> str:
+    """Text without half surrogates, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def captions_of(value: Any) -> list[str] | None:
@@ -144,5 +152,5 @@ def captions_of(value: Any) -> list[str] | None:
         if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
             value = parsed
     items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    texts = [item.strip() for item in items if isinstance(item, str) and item.strip()]
+    texts = [plain(item).strip() for item in items if isinstance(item, str) and item.strip()]
     return texts or None

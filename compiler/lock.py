@@ -65,7 +65,7 @@ def _remote(store: Store, name: str, shared: bool) -> Iterator[None]:
     holder = {"pid": os.getpid(), "host": socket.gethostname()}
     if store.exists(*where):
         other = json.loads(store.read(*where))
-        if other["host"] != holder["host"] or _alive(other["pid"]):
+        if other["host"] != holder["host"] or alive(other["pid"]):
             raise UserError(
                 f"{store.root} is being built by process {other['pid']} on {other['host']}: wait for it; "
                 f"if it is dead, delete {store.path(*where)}"
@@ -77,7 +77,8 @@ def _remote(store: Store, name: str, shared: bool) -> Iterator[None]:
         store.remove(*where)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """True if a process of this number runs on this machine."""
     if pid == os.getpid():
         return True
     try:

@@ -36,16 +36,11 @@ def merge(store: Store, plan: Path, shards: list[int], recipe: Recipe, scratch: 
     parts = Parts(store)
     rows = [{"shard": shard, **parts.commits[shard]} for shard in shards if parts.commits[shard]["samples"]]
     table = pl.DataFrame(rows, schema=SHARDS_SCHEMA, strict=False) if rows else pl.DataFrame(schema=SHARDS_SCHEMA)
-    refused = [shard for shard in shards if parts.commits[shard]["rejected"]]
     # A refused input that was tried again has moved to a later shard; only its place in the plan counts.
     places = pl.scan_parquet(plan, glob=False).select("key", "shard")
-    rejected = pl.concat(
-        [parts.scan("rejected", [shard]).with_columns(shard=pl.lit(shard, pl.Int32)) for shard in refused]
-        or [parts.scan("rejected", []).with_columns(shard=pl.lit(None, pl.Int32))]
-    )
-    rejected = rejected.join(places, on=["key", "shard"], how="semi", maintain_order="left").drop("shard")
+    rejected = parts.rejected(shards).join(places, on=["key", "shard"], how="semi", maintain_order="left").drop("shard")
     found = rejected.collect(engine="streaming")
-    manifest = parts.scan("manifest", [row["shard"] for row in rows])
+    manifest = parts.manifest([row["shard"] for row in rows])
     totals = manifest.select(
         pl.len().alias("samples"), pl.col("duration").sum(), pl.col("num_frames").cast(pl.Int64).sum()
     )

@@ -6,7 +6,6 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -45,33 +44,40 @@ class Parts:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.commits: dict[int, dict[str, Any]] = {}
-        for name in sorted(store.names(BUILD, "parts")):
-            if match := _COMMIT.fullmatch(name):
-                self.commits[int(match[1])] = json.loads(store.read(BUILD, "parts", name))
+        names = sorted(name for name in store.names(BUILD, "parts") if _COMMIT.fullmatch(name))
+        for name, local in zip(names, store.fetch_many((BUILD, "parts"), names), strict=True):
+            self.commits[int(name.partition(".")[0])] = json.loads(local.read_bytes())
 
     def done(self, shard: int, revision: int) -> bool:
         """True if the shard is published in this revision."""
         return self.commits.get(shard, {}).get("revision") == revision
 
-    def scan(self, table: str, shards: Iterable[int]) -> pl.LazyFrame:
-        """The rows of the parts of some shards, in the order given. table: "manifest" or "rejected"."""
-        files: list[Path] = [self.store.fetch(BUILD, "parts", f"{shard:06d}.{table}.parquet") for shard in shards]
-        schema = MANIFEST_SCHEMA if table == "manifest" else REJECTED_SCHEMA
-        return pl.scan_parquet(files, glob=False) if files else pl.LazyFrame(schema=schema)
+    def manifest(self, shards: Iterable[int]) -> pl.LazyFrame:
+        """The manifest rows of the parts of some shards, in the order given."""
+        return self._scan("manifest", list(shards), MANIFEST_SCHEMA).drop("part")
+
+    def rejected(self, shards: Iterable[int]) -> pl.LazyFrame:
+        """The rejects of some shards, in the order given, and the shard that each belongs to."""
+        rows = self._scan(
+            "rejected", [number for number in shards if self.commits[number]["rejected"]], REJECTED_SCHEMA
+        )
+        number = pl.col("part").str.extract(r"(\d+)\.rejected\.parquet$").cast(pl.Int32)
+        return rows.with_columns(shard=number).drop("part")
+
+    def _scan(self, table: str, shards: list[int], schema: pl.Schema) -> pl.LazyFrame:
+        files = self.store.fetch_many((BUILD, "parts"), [f"{shard:06d}.{table}.parquet" for shard in shards])
+        if not files:
+            return pl.LazyFrame(schema={**schema, "part": pl.String()})
+        return pl.scan_parquet(files, glob=False, include_file_paths="part")
 
     def published(self) -> pl.DataFrame:
         """Key, shard, digest of the source or reason of the refusal, of everything committed."""
         shards = sorted(self.commits)
-        made = self.scan("manifest", shards).select(
-            "key", "shard", sha256="source_sha256", reason=pl.lit(None, pl.String)
-        )
-        pieces = [made.collect(engine="streaming")] if shards else []
-        for shard in shards:
-            if self.commits[shard]["rejected"]:
-                refused = self.scan("rejected", [shard]).collect()
-                number = pl.lit(shard, pl.Int32).alias("shard")
-                pieces.append(refused.select("key", number, pl.lit(None, pl.String).alias("sha256"), "reason"))
-        return pl.concat([pl.DataFrame(schema=PUBLISHED_SCHEMA), *pieces])
+        nothing = pl.lit(None, pl.String)
+        made = self.manifest(shards).select("key", "shard", sha256="source_sha256", reason=nothing)
+        refused = self.rejected(shards).select("key", "shard", sha256=nothing, reason="reason")
+        whole = pl.concat([pl.LazyFrame(schema=PUBLISHED_SCHEMA), made, refused])
+        return whole.collect(engine="streaming")
 
     def remove(self, shard: int) -> None:
         """Forget a shard that no longer has inputs: commit first, so that it is never half there."""

@@ -222,7 +222,7 @@ def _compare(
         gone = gone.clear()
     if state.is_empty():
         return assigned, gone
-    now = rows.select("row", *_COMPARED[:-1], "mtime_ns").join(assigned.lazy().drop("path"), on="row")
+    now = rows.select("row", "raw_path", *_COMPARED[:-1], "mtime_ns").join(assigned.lazy().drop("path"), on="row")
     both = now.join(old.lazy().select("key", "mtime_ns", *_COMPARED), on="key", suffix="_old").join(
         state.lazy(), on="key"
     )
@@ -232,7 +232,7 @@ def _compare(
     suspects = (
         both.with_columns(differs=differs, again=again)
         .filter(differs | touched | again)
-        .select("row", "key", "shard", "sha256", "reason", "differs", "again")
+        .select("row", "raw_path", "key", "shard", "sha256", "reason", "differs", "again")
         .collect(engine="streaming")
         .join(assigned.select("row", "path"), on="row")
     )
@@ -241,7 +241,7 @@ def _compare(
     for row in suspects.sort("path").iter_rows(named=True):
         if row["reason"] is not None:
             anew.append(row["row"])
-        elif row["differs"] or not _same_content(row["path"], row["sha256"]):
+        elif row["differs"] or not _same_content(row["path"], row["raw_path"], row["sha256"]):
             changes.changed.append(row["path"])
             if prune:
                 changes.pruned.add(row["shard"])
@@ -255,12 +255,12 @@ def _compare(
     return assigned.join(stays, on="row", how="anti"), kept
 
 
-def _same_content(path: str, sha256: str | None) -> bool:
+def _same_content(path: str, raw_path: bytes | None, sha256: str | None) -> bool:
     """True if a file whose time changed still has the content that was compiled."""
     if sha256 is None or is_url(path):
         return False
     try:
-        with Path(path).open("rb") as stream:
+        with open(path if raw_path is None else raw_path, "rb") as stream:  # noqa: PTH123 (a path may be bytes)
             return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
     except OSError:
         return False

@@ -163,8 +163,8 @@ def _input(path: str, relpath: str, ask: Any, sidecar: str | None = None) -> Row
     """A row for a local file, refused if it is no regular file or has no bytes."""
     try:
         status = ask(path)
-    except OSError as error:
-        return _refused(path, relpath, "unreadable", error.strerror or str(error))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, which only a list can hold
+        return _refused(path, relpath, "unreadable", getattr(error, "strerror", None) or str(error))
     if not stat.S_ISREG(status.st_mode):
         return _refused(path, relpath, "unreadable", "no regular file")
     if status.st_size == 0:

@@ -74,6 +74,16 @@ class Store:
             return bytes(self.fs.cat_file(join(self.base, *parts)))
         return Path(self.root, *parts).read_bytes()
 
+    def fetch_many(self, folder: tuple[str, ...], names: list[str]) -> list[Path]:
+        """Local copies of many small files of a folder, in order; an object store is asked for all of them at once."""
+        if not self.remote or not names:
+            return [self.fetch(*folder, name) for name in names]
+        target = self.scratch / uuid.uuid4().hex
+        target.mkdir(parents=True)
+        found = [target / name for name in names]
+        self.fs.get([join(self.base, *folder, name) for name in names], [str(path) for path in found])
+        return found
+
     @contextmanager
     def publish(self, *parts: str) -> Iterator[Path]:
         """Yield a local path to write to; the file appears under its name only when the block ends well.

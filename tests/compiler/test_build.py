@@ -163,6 +163,19 @@ def test_shard_ranges_merge_to_the_same_dataset(calm: Path, raw: Path, tmp_path:
     assert published(out) == published(calm)
 
 
+def test_ranges_run_side_by_side(calm: Path, raw: Path, tmp_path: Path) -> None:
+    """As a Slurm array: three processes at once on a dataset that none of them has planned yet."""
+    out = tmp_path / "ds"
+    command = [sys.executable, "-P", "-m", "javisc", "build", "jav", str(raw), "--out", str(out), "--workers", "1"]
+    command += ["--shard-samples", "5", "--short-side", "32", "--encoder-preset", "ultrafast"]
+    ranges = ("0:1", "1:2", "2:")
+    running = [subprocess.Popen([*command, "--shard-range", part], stderr=subprocess.DEVNULL) for part in ranges]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert sorted(os.listdir(out)) == [".build", "shards"]
+    subprocess.run([*command, "--finish"], check=True, capture_output=True)
+    assert published(out) == published(calm)
+
+
 def test_more_inputs_append_and_published_shards_stay(raw: Path, tmp_path: Path) -> None:
     some, out = tmp_path / "some", tmp_path / "ds"
     shutil.copytree(raw / "part 0", some / "part 0")

@@ -85,6 +85,13 @@ def test_beside_the_file(raw: Path) -> None:
     assert report.unreadable == 1
 
 
+def test_half_surrogates_become_question_marks(raw: Path) -> None:
+    (raw.parent / "c.jsonl").write_text(r'{"id": "a", "text": "a \ud83d dog"}')
+    (raw / "sub" / "b.json").write_text(r'{"text": "\udead"}')
+    assert attached(raw, str(raw.parent / "c.jsonl"))[0]["a.mp4"] == ["a ? dog"]
+    assert attached(raw, None)[0]["sub/b.mp4"] == ["?"]
+
+
 def test_tavgbench(raw: Path) -> None:
     (raw / "vid_1_2.mp4").write_bytes(b"x")
     lines = ["vid_1_2.mp4 a train whistles, twice", "gone_0_1.mp4 nobody is there", "", "no caption here", "a.mp4 "]

@@ -161,6 +161,18 @@ def test_an_unreadable_folder_is_a_reject(tmp_path: Path) -> None:
     assert dict(rows.select("relpath", "refused").iter_rows()) == {"a.mp4": None, "locked": "unreadable"}
 
 
+def test_a_list_of_nonsense_is_rows_with_reasons(tmp_path: Path) -> None:
+    lines = [
+        r'{"path": "a\u0000b.mp4"}',
+        r'{"path": "half \ud800.mp4", "text": "half \udfff"}',
+        '{"path": "/dev/null"}',
+        '{"path": "/"}',
+    ]
+    (tmp_path / "l.jsonl").write_text("\n".join(lines))
+    rows, _ = found(tmp_path / "l.jsonl")
+    assert rows["refused"].to_list() == ["unreadable"] * 4 and rows["text"][1] == "half ?"
+
+
 def test_awkward_names_go_through_lists(tmp_path: Path) -> None:
     names = [name for name in AWKWARD if name != ".mp4"]
     make(tmp_path, *names)
