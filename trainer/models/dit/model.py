@@ -224,7 +224,7 @@ class VASTDiT3(nn.Module):
             )
         ax_mask = _partial(ax_mask)
         a_frames = audio.shape[2] // config.audio_patch_size[0]
-        a_mask = None if ax_mask is None else ax_mask[:, :: config.audio_patch_size[0]]
+        a_mask = None if ax_mask is None else ax_mask[:, :: config.audio_patch_size[0]].contiguous()
         v_mask = None if config.audio_only else _partial(x_mask)
         times = self._times(timestep.to(dtype), fps.to(dtype), a_mask is not None or v_mask is not None)
 
