@@ -1,0 +1,141 @@
+"""`temporal_attention`: the public function, its opaque ops, its gradient, its rows of the backend table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from javisc.kernels import dispatch
+from javisc.kernels.attention.reference import rms_norm
+from javisc.kernels.dispatch import Request
+from javisc.kernels.registration import autocast, define
+from javisc.kernels.temporal_attention import host
+from javisc.kernels.temporal_attention.reference import rotate
+
+_REST = "Tensor? q_weight, Tensor? k_weight, Tensor? cos, Tensor? sin, float eps, float scale"
+FORWARD = define(
+    "temporal_attention_fwd",
+    f"(Tensor qkv, {_REST}) -> (Tensor, Tensor)",
+    host.forward,
+    host.forward_fake,
+    flops=host.forward_flops,
+    save=True,
+)
+BACKWARD = define(
+    "temporal_attention_bwd",
+    f"(Tensor do, Tensor qkv, Tensor o, Tensor lse, {_REST}) -> (Tensor, Tensor, Tensor)",
+    host.backward,
+    host.backward_fake,
+    flops=host.backward_flops,
+)
+
+
+class _TemporalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None,
+        eps: float, scale: float,
+    ) -> Tensor:  # fmt: skip
+        o, lse = FORWARD(qkv, q_weight, k_weight, cos, sin, eps, scale)
+        # The tile kernels' backward recomputes everything; only streaming needs the output.
+        ctx.save_for_backward(qkv, o if lse.numel() else lse, lse, q_weight, k_weight, cos, sin)
+        ctx.eps, ctx.scale = eps, scale
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor) -> Any:
+        qkv, o, lse, q_weight, k_weight, cos, sin = ctx.saved_tensors
+        dqkv, dwq, dwk = BACKWARD(do, qkv, o, lse, q_weight, k_weight, cos, sin, ctx.eps, ctx.scale)
+        norm = q_weight is not None
+        return dqkv, dwq if norm else None, dwk if norm else None, None, None, None, None
+
+
+def _refuse_triton(request: Request) -> str | None:
+    if not 16 <= request.head_dim <= 128 or request.head_dim % 8:
+        return f"its kernels take head dims from 16 to 128 in steps of 8, not {request.head_dim}"
+    reason = dispatch.refuse_triton(request)
+    if reason is None and request.device.type == "cuda" and dispatch.capability(request.device.index or 0) < (9, 0):
+        return "its backward does not fit the registers of devices older than compute capability 9.0"
+    return reason
+
+
+dispatch.register(
+    "temporal_attention",
+    "triton",
+    needs="CUDA 9.0+ (or the interpreter); float32, float16, bfloat16; head dim 16–128, a multiple of 8",
+    when="on CUDA, 16-bit: norm, rotation and attention in one pass over the native layout",
+    refuse=_refuse_triton,
+    prefer=lambda r: r.device.type == "cuda" and r.dtype.itemsize == 2,
+)
+dispatch.register(
+    "temporal_attention", "torch", needs="nothing", when="otherwise: norm, rotation, scaled_dot_product_attention"
+)
+
+
+def rope_table(freqs: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin (length, D / 2) of the angles p · freqs, p = 0 … length − 1, built in freqs' dtype (rotary embedding)."""
+    angles = torch.arange(length, device=freqs.device, dtype=freqs.dtype)[:, None] * freqs
+    return angles.cos(), angles.sin()
+
+
+def temporal_attention(
+    qkv: Tensor,
+    q_weight: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Self-attention over T for every spatial position and head, read and written in the projection's own layout.
+
+    qkv (B, T, S, 3, H, D), what a linear layer to 3·H·D gives for tokens (B, T, S). q_weight, k_weight (D,): RMSNorm gains;
+    given both, queries and keys are normed over D. cos, sin (T, D / 2), see `rope_table`: given both, pairs (2i, 2i + 1) of
+    normed queries and keys are turned; no gradient reaches the tables. scale: D ** -0.5 unless given; must be positive.
+
+    Returns (B, T, S, H, D), contiguous, in qkv's dtype. Up to 128 times fit one tile and nothing is saved but qkv; longer
+    sequences are streamed. Gradients repeat to the bit (triton). Under autocast qkv is cast as for
+    `scaled_dot_product_attention`.
+
+    Raises ValueError for shapes that do not fit, BackendError if `backend` was given and cannot run.
+    """
+    if qkv.ndim != 6 or qkv.shape[3] != 3 or qkv.shape[-1] % 2:
+        raise ValueError(
+            f"temporal_attention: qkv has shape {tuple(qkv.shape)}; give (B, T, S, 3, H, D) with an even D"
+        )
+    t, d = qkv.shape[1], qkv.shape[-1]
+    if (q_weight is None) != (k_weight is None):
+        raise ValueError("temporal_attention: give both q_weight and k_weight, or neither")
+    if (cos is None) != (sin is None):
+        raise ValueError("temporal_attention: give both cos and sin, or neither")
+    for name, table in (("cos", cos), ("sin", sin)):
+        if table is not None and table.shape != (t, d // 2):
+            raise ValueError(f"temporal_attention: {name} has shape {tuple(table.shape)}; give ({t}, {d // 2})")
+        if table is not None and table.requires_grad:
+            raise ValueError(f"temporal_attention: {name} requires a gradient, which is not computed; detach it")
+    scale = d**-0.5 if scale is None else scale
+    if scale <= 0:
+        raise ValueError(f"temporal_attention: scale={scale}; it must be positive")
+    (cast,) = autocast(qkv)
+    assert cast is not None
+    name = dispatch.choose(Request("temporal_attention", cast.device, cast.dtype, d), backend)
+    if name == "triton":
+        if cos is not None and sin is not None:
+            cos, sin = cos.contiguous(), sin.contiguous()
+        apply: Callable[..., Tensor] = _TemporalAttention.apply
+        return apply(cast, q_weight, k_weight, cos, sin, eps, scale)
+    q, k, v = cast.unbind(3)
+    if q_weight is not None and k_weight is not None:
+        q, k = rms_norm(q, q_weight, eps), rms_norm(k, k_weight, eps)
+    if cos is not None and sin is not None:
+        c, s = cos[:, None, None], sin[:, None, None]
+        q, k = rotate(q, c, s).to(v.dtype), rotate(k, c, s).to(v.dtype)
+    q, k, v = (x.permute(0, 2, 3, 1, 4) for x in (q, k, v))
+    out = scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale=scale)
+    return out.reshape(cast.shape[0], cast.shape[2], *out.shape[1:]).permute(0, 3, 1, 2, 4).contiguous()

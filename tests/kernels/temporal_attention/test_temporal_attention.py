@@ -1,0 +1,121 @@
+"""temporal_attention against its definition in float64: the output and every gradient, on every backend that runs here."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from javisc.kernels import launch
+from javisc.kernels.dispatch import BackendError
+from javisc.kernels.temporal_attention import host, rope_table, temporal_attention
+from javisc.kernels.temporal_attention.op import BACKWARD, FORWARD
+from javisc.kernels.temporal_attention.reference import temporal_attention_reference
+from support.kernels import DEVICE, TOLERANCE, check, dtypes
+
+backends = pytest.mark.parametrize("backend", ["triton", "torch"])
+
+
+def make(times, positions, head_dim, dtype, *, batch=2, heads=1, norm=True, rope=True, spread=1.0):
+    g = torch.Generator().manual_seed(times * positions)
+    draw = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    inputs = {"qkv": (draw(batch, times, positions, 3, heads, head_dim) * spread).to(DEVICE, dtype).requires_grad_()}
+    if norm:
+        inputs |= {n: (1 + 0.3 * draw(head_dim)).to(DEVICE).requires_grad_() for n in ("q_weight", "k_weight")}
+    if rope:
+        freqs = 10000 ** (-torch.arange(0, head_dim, 2) / head_dim)
+        inputs |= dict(zip(("cos", "sin"), rope_table(freqs.to(DEVICE), times)))
+    return inputs, {"o": draw(batch, times, positions, heads, head_dim).to(DEVICE, dtype)}
+
+
+def judge(inputs, grads, dtype, backend, factor=1.0):
+    tolerance = factor * TOLERANCE[dtype]
+    check(
+        temporal_attention,
+        temporal_attention_reference,
+        inputs,
+        grads,
+        tolerance=tolerance,
+        fast_options={"backend": backend},
+    )
+
+
+@backends
+@dtypes
+@pytest.mark.parametrize("times, positions, head_dim", [(1, 3, 64), (15, 5, 72), (30, 1, 72), (17, 2, 40), (60, 1, 32)])
+def test_tiles(times, positions, head_dim, dtype, backend):
+    judge(*make(times, positions, head_dim, dtype), dtype, backend, factor=2)
+
+
+@dtypes
+@pytest.mark.parametrize("norm, rope", [(False, False), (True, False), (False, True)])
+def test_norm_and_rotation_are_each_optional(norm, rope, dtype):
+    judge(*make(5, 6, 72, dtype, norm=norm, rope=rope, heads=2), dtype, "triton")
+
+
+@pytest.mark.slow
+@dtypes
+def test_more_than_a_tile_of_times_is_streamed(dtype):
+    judge(*make(130, 1, 72, dtype, batch=1), dtype, "triton", factor=2)
+
+
+@dtypes
+def test_streaming_many_positions(dtype, monkeypatch):
+    monkeypatch.setattr(host, "LONGEST_TILE", 4)
+    judge(*make(9, 3, 40, dtype, heads=2), dtype, "triton", factor=2)
+
+
+@backends
+@dtypes
+def test_huge_logits(dtype, backend):
+    judge(*make(9, 2, 64, dtype, norm=False, spread=7.0), dtype, backend, factor=8)
+
+
+def test_launches_within_the_grid_and_repeated_gradients_are_equal_to_the_bit(monkeypatch):
+    inputs, grads = make(7, 9, 32, torch.float32, heads=2)
+    leaves = [t for t in inputs.values() if t.requires_grad]
+
+    def results():
+        out = temporal_attention(**inputs, backend="triton")
+        return [out, *torch.autograd.grad(out, leaves, grads["o"])]
+
+    once = results()
+    monkeypatch.setattr(launch, "MAX_PROGRAMS", 5)
+    assert all(torch.equal(a, b) for a, b in zip(once, results()))
+
+
+def test_opcheck():
+    inputs, grads = make(5, 3, 32, torch.float32)
+    qkv, *rest = (t.detach() for t in inputs.values())
+    torch.library.opcheck(FORWARD, (qkv, *rest, 1e-6, 0.2))
+    torch.library.opcheck(BACKWARD, (grads["o"], qkv, *FORWARD(qkv, *rest, 1e-6, 0.2), *rest, 1e-6, 0.2))
+
+
+@pytest.mark.slow
+@backends
+def test_compiles_as_one_graph(backend):
+    inputs, grads = make(5, 3, 32, torch.float32)
+    leaves = [t for t in inputs.values() if t.requires_grad]
+    function = lambda **x: temporal_attention(**x, backend=backend)  # noqa: E731
+    runs = [function, torch.compile(function, fullgraph=True, backend="aot_eager")]
+    want, got = (torch.autograd.grad(f(**inputs), leaves, grads["o"]) for f in runs)
+    for g, w in zip(got, want):
+        torch.testing.assert_close(g, w)
+
+
+def test_flops_and_autocast():
+    inputs, _ = make(5, 3, 32, torch.float32)
+    with FlopCounterMode(display=False) as counter, torch.autocast(DEVICE.type, torch.bfloat16):
+        out = temporal_attention(**inputs, backend="triton")
+    assert out.dtype == torch.bfloat16
+    assert counter.get_total_flops() == 4 * 2 * 3 * 5 * 5 * 32
+
+
+def test_mistakes_are_told():
+    inputs, _ = make(5, 3, 32, torch.float32)
+    with pytest.raises(ValueError, match=r"\(B, T, S, 3, H, D\)"):
+        temporal_attention(inputs["qkv"][:, :, :, :2])
+    with pytest.raises(ValueError, match="both cos and sin"):
+        temporal_attention(inputs["qkv"], cos=inputs["cos"])
+    with pytest.raises(ValueError, match=r"cos has shape \(4, 16\); give \(5, 16\)"):
+        temporal_attention(inputs["qkv"], cos=inputs["cos"][:4], sin=inputs["sin"])
+    with pytest.raises(BackendError, match="it has triton, torch"):
+        temporal_attention(inputs["qkv"], backend="xformers")
