@@ -241,7 +241,7 @@ def forward(
     chunks = ceil_div(rows, own)
     programs = samples * frames * chunks
     if programs:
-        gate, gate0, shift, shift0, scale, scale0 = _same_rows([gate, gate0, shift, shift0, scale, scale0])
+        gate, gate0, shift, shift0, scale, scale0, mask = _same_rows([gate, gate0, shift, shift0, scale, scale0, mask])
         modulated_norm_fwd[(programs,)](
             x, y, gate, gate0, shift, shift0, scale, scale0, mask, residual, out, mean, rstd,
             frames, rows, own, chunks, channels, eps,
@@ -283,7 +283,7 @@ def backward(
     if not programs:
         return dx, dy, sums.zero_()
     partial = x.new_empty((kinds, programs, channels), dtype=torch.float32)
-    gate, gate0, scale, scale0 = _same_rows([gate, gate0, scale, scale0])
+    gate, gate0, scale, scale0, mask = _same_rows([gate, gate0, scale, scale0, mask])
     modulated_norm_bwd_dx[(programs,)](
         dresidual, dout, x, y, gate, gate0, scale, scale0, mask, mean, rstd, dx, dy, partial,
         frames, rows, own, chunks, channels, programs,

@@ -83,6 +83,16 @@ def test_tokens_without_a_frame_axis_and_strided_modulations(dtype):
         torch.testing.assert_close(a, b, atol=TOLERANCE[dtype] * 8, rtol=TOLERANCE[dtype] * 4)
 
 
+def test_a_mask_with_strides_is_read_as_it_is():
+    inputs, grads = arguments("gated_residual_layer_norm", (2, 4, 3, 48, True), torch.float32)
+    wide = torch.zeros(2, 16, dtype=torch.bool, device=DEVICE)
+    wide[:, ::4] = inputs["mask"]
+    wide[0, ::4] = torch.tensor([True, False, False, True])
+    inputs["mask"] = wide[:, ::4]
+    assert not inputs["mask"].is_contiguous()
+    compare("gated_residual_layer_norm", inputs, grads, TOLERANCE[torch.float32])
+
+
 def test_gradients_repeat_to_the_bit():
     inputs, grads = arguments("gated_residual_layer_norm", (1, 2, 70, 40, True), torch.float32)
     runs = []
