@@ -2,7 +2,9 @@
 
     python -P benchmarks/compile.py CLIPS... [--copies 4] [--workers 2]          the three contestants
     python -P benchmarks/compile.py CLIPS... --grid                              encoder presets and CRFs
+    python -P benchmarks/compile.py CLIPS... --soak 500                          memory of the workers over many clips
 
+  build     `javisc build jav`, the whole command: scan, plan, compile, shards, index, digests, manifest
   javisc    `transcode` over a pool of spawned workers: 24/1 grid, H.264 in closed GOPs of 12, FLAC, digests and quality columns
   script    `xargs -P` over one ffmpeg call with javisc's encoder settings, the same colour conversion, and FLAC 16 kHz mono
   old       per clip: ffprobe, `ffmpeg -r 24` with default x264, frames counted by decoding, `ffmpeg -ar 16000` to WAV
@@ -41,6 +43,7 @@ from javisc.compiler.clock import nearest_tick
 from javisc.compiler.recipe import PRESETS, Recipe
 from javisc.compiler.transcode import transcode
 from javisc.compiler.video import matrix_of
+from javisc.manifests.io import Dataset, shard_path
 from support.media import BEATS, Spec, beep_times, decode_pictures, write
 
 Image = NDArray[np.float32]
@@ -86,6 +89,65 @@ def run_javisc(clips: list[Path], out: Path, recipe: Recipe, workers: int) -> li
     jobs = [(str(clip), str(out / str(number)), recipe.to_json()) for number, clip in enumerate(clips)]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_one, jobs))
+
+
+def _folder_of(clips: list[Path], raw: Path) -> None:
+    raw.mkdir(parents=True)
+    for number, clip in enumerate(clips):
+        shutil.copyfile(clip, raw / f"{number:06d}{clip.suffix}")
+
+
+def _build_command(raw: Path, dataset: Path, recipe: Recipe, workers: int) -> list[str]:
+    options = {"--workers": workers, "--crf": recipe.crf, "--encoder-preset": recipe.encoder_preset}
+    arguments = [str(part) for pair in options.items() for part in pair]
+    return [sys.executable, "-P", "-m", "javisc", "build", "jav", str(raw), "--out", str(dataset), *arguments]
+
+
+def run_build(clips: list[Path], out: Path, recipe: Recipe, workers: int) -> list[tuple[Path, Path]]:
+    """The command itself; its samples are taken out of the shards again to be looked at."""
+    _folder_of(clips, out / "raw")
+    subprocess.run(_build_command(out / "raw", out / "ds", recipe, workers), check=True, capture_output=True)
+    outputs = {}
+    for row in Dataset.open(out / "ds").located().collect().iter_rows(named=True):
+        with Path(shard_path(row["dataset"], row["shard"])).open("rb") as shard:
+            for ext in ("mp4", "flac"):
+                shard.seek(row[f"{ext}_offset"])
+                (out / f"{row['id']}.{ext}").write_bytes(shard.read(row[f"{ext}_size"]))
+        outputs[int(row["id"])] = (out / f"{row['id']}.mp4", out / f"{row['id']}.flac")
+    return [outputs[number] for number in range(len(clips))]
+
+
+def soak(clips: list[Path], count: int, workers: int, recipe: Recipe, scratch: Path) -> str:
+    """Build `count` clips and sample the memory of every worker once a second."""
+    _folder_of([clips[number % len(clips)] for number in range(count)], scratch / "raw")
+    sizes: list[list[float]] = []
+    begin = time.monotonic()
+    with subprocess.Popen(
+        _build_command(scratch / "raw", scratch / "ds", recipe, workers),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as build:
+        while build.poll() is None:
+            sizes.append([_resident(pid) for pid in _children(build.pid)])
+            time.sleep(1)
+    wall = time.monotonic() - begin
+    samples = Dataset.open(scratch / "ds").manifest().collect().height
+    rows = [["share of the run", *(f"worker {n}, MB" for n in range(workers))]]
+    steady = [row for row in sizes if len(row) == workers]
+    for tenth in range(1, 10):
+        rows.append([f"{tenth}0 %", *(f"{size:.0f}" for size in steady[len(steady) * tenth // 10])])
+    return f"{samples} samples of {count} clips in {wall:.0f} s\n\n{table(rows)}"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _resident(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0.0
 
 
 def _xargs(lines: list[str], workers: int) -> None:
@@ -140,7 +202,7 @@ def run_old(clips: list[Path], out: Path, recipe: Recipe, workers: int) -> list[
     return outputs
 
 
-CONTESTANTS = {"javisc": run_javisc, "script": run_script, "old": run_old}
+CONTESTANTS = {"build": run_build, "javisc": run_javisc, "script": run_script, "old": run_old}
 
 
 def rgb_of(frame: av.VideoFrame) -> Image:
@@ -292,6 +354,7 @@ def grid(clips: list[Path], recipe: Recipe, scratch: Path) -> str:
 @click.option("--recipe", default="jav", show_default=True, type=click.Choice(["jav", "sync"]))
 @click.option("--crf", type=float)
 @click.option("--encoder-preset")
+@click.option("--soak", "soaked", type=int, metavar="N", help="Build N clips and watch the workers' memory instead.")
 @click.option("--grid", "only_grid", is_flag=True, help="Measure presets and CRFs instead.")
 def main(
     clips: tuple[Path, ...],
@@ -300,13 +363,16 @@ def main(
     recipe: str,
     crf: float | None,
     encoder_preset: str | None,
+    soaked: int | None,
     only_grid: bool,
 ) -> None:
     """Print the tables as markdown."""
     changes = {key: value for key, value in (("crf", crf), ("encoder_preset", encoder_preset)) if value is not None}
     chosen = PRESETS[recipe].replace(**changes)
     with tempfile.TemporaryDirectory() as folder:
-        if only_grid:
+        if soaked:
+            text = soak(list(clips), soaked, workers, chosen, Path(folder))
+        elif only_grid:
             text = grid(list(clips), chosen, Path(folder))
         else:
             text = compare(list(clips), copies, workers, chosen, Path(folder))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from javisc.compiler.build import BuildOptions, BuildResult, build
 from javisc.compiler.recipe import PRESETS
+from javisc.compiler.report import report
 from javisc.compiler.scenes import KINDS, Scene, scene
 from javisc.compiler.sources import from_raw
 from javisc.compiler.verify import Verified, verify
@@ -37,13 +38,14 @@ _HEARD = 1.0
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration left: folders, build, verification, and how far each click is from its hit, seconds."""
+    """What the demonstration left: folders, build, verification, how far each click is from its hit (seconds), and the report."""
 
     raw: Path
     dataset: Path
     built: BuildResult
     verified: Verified
     errors: list[float]
+    page: Path
 
 
 def demo(
@@ -84,7 +86,8 @@ def demo(
         if verified.defects
         else "verified: no defects, down to the last frame"
     )
-    return Demo(raw, dataset, built, verified, click_errors(dataset, truth))
+    page = Path(report(str(dataset)).page)
+    return Demo(raw, dataset, built, verified, click_errors(dataset, truth), page)
 
 
 def write_scene(made: Scene, path: Path) -> None:

@@ -22,6 +22,7 @@ LABELS = (
     Column("text", pl.String(), "the first caption"),
     Column("texts", pl.List(pl.String), "all captions"),
     Column("audio_text", pl.String(), "the caption of the sound alone"),
+    Column("unpaired_audio_path", pl.String(), "sound made from the caption, unrelated to the video"),
     Column("label", pl.String(), "the class"),
     Column("split", pl.String(), "the corpus's own split; where null, --split decides"),
     Column("corpus", pl.String(), "the corpus the sample came from"),

@@ -12,7 +12,7 @@ from javisc.manifests.schema import MANIFEST_SCHEMA
 LABEL_NAMES = tuple(column.name for column in LABELS)
 #: Columns that KEY.json leaves out: they say where things lie on the machine that built, or where in the shard, or which crop
 #: an evaluation takes, which may be chosen anew without touching a shard.
-_PLACES = frozenset({"path", "audio_path", "shard", "offset_sec", "vstart_sec"})
+_PLACES = frozenset({"path", "audio_path", "unpaired_audio_path", "shard", "offset_sec", "vstart_sec"})
 _MEMBER_PARTS = ("offset", "size", "crc32")
 
 

@@ -24,9 +24,10 @@ def demo(out: Path, clips: int, seconds: float, workers: int | None) -> int:
     if made.errors:
         late = sorted(abs(error) * 1000 for error in made.errors)
         click.echo(
-            f"measured: {len(late)} clicks, {late[len(late) // 2]:.1f} ms from their hits (median), {late[-1]:.1f} at most"
+            f"measured: {len(late)} clicks, {late[len(late) // 2]:.1f} ms from their hits (median), {late[-1]:.1f} at most, "
+            "the raw clips' own AAC included"
         )
     click.echo(f"\nraw clips   {made.raw}\ndataset     {made.dataset}")
-    click.echo(f"look        tar tvf {made.dataset}/shards/000000.tar")
+    click.echo(f"look        {made.page} (in a browser), or tar tvf {made.dataset}/shards/000000.tar")
     click.echo(f"again       javisc build jav {made.raw} --out {made.dataset} --split train=0.8,val=0.2")
     return 1 if made.verified.defects else 0
