@@ -124,6 +124,9 @@ def read_members(tar: BinaryIO, size: int) -> Iterator[tuple[str, int, int, byte
             info = tarfile.TarInfo.frombuf(raw, "ascii", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError) as error:
             raise UserError(f"byte {at}: no tar header ({error})") from error
+        # The parser stops at the checksum's NUL; what we write ends in NUL and a space.
+        if raw[154:156] != b"\0 ":
+            raise UserError(f"byte {at}: no tar header (its checksum field is damaged)")
         if info.type != tarfile.REGTYPE or info.size < 0 or at + BLOCK + info.size > size:
             raise UserError(f"byte {at}: {info.name!r} is no regular file of {info.size} bytes inside the archive")
         yield info.name, at + BLOCK, info.size, raw
