@@ -94,7 +94,8 @@ def run_javisc(clips: list[Path], out: Path, recipe: Recipe, workers: int) -> li
 def _folder_of(clips: list[Path], raw: Path) -> None:
     raw.mkdir(parents=True)
     for number, clip in enumerate(clips):
-        shutil.copyfile(clip, raw / f"{number:06d}{clip.suffix}")
+        suffix = {".matroska": ".mkv", ".mpegts": ".ts"}.get(clip.suffix, clip.suffix)
+        shutil.copyfile(clip, raw / f"{number:06d}{suffix}")
 
 
 def _build_command(raw: Path, dataset: Path, recipe: Recipe, workers: int) -> list[str]:
