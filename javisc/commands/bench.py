@@ -13,6 +13,10 @@ from javisc.manifests.errors import UserError
 
 #: subcommand → "module:attribute" and its line of help, as in javisc.cli.
 BENCHMARKS: dict[str, tuple[str, str]] = {
+    "compile": ("javisc.commands.bench:compile_", "clips beside the recipe javisc replaces and a hand-written script"),
+    "load": ("javisc.commands.bench:load", "batches beside webdataset, PyAV and DataLoader"),
+    "plan": ("javisc.commands.bench:plan", "scan and plan of up to a million inputs"),
+    "tables": ("javisc.commands.bench:tables", "merge, filter and export of ten million rows"),
     "kernels": ("javisc.commands.bench:kernels", "every kernel beside PyTorch's, xformers' and torch.compile's"),
     "selector": ("javisc.commands.bench:selector", "growth of time and memory with the number of keys"),
 }
@@ -50,3 +54,9 @@ def benchmark(name: str, script: str, line: str) -> click.Command:
 
 kernels = benchmark("kernels", "kernels.py", "Time every kernel forward and backward beside its peers.")
 selector = benchmark("selector", "selector.py", "Fit how time and peak memory grow with the number of keys.")
+compile_ = benchmark(
+    "compile", "compile.py", "Compile the same clips with javisc, the old recipe and one ffmpeg call a clip."
+)
+load = benchmark("load", "load.py", "Load the same windows with javisc and with what people use today.")
+plan = benchmark("plan", "plan.py", "Time scan and plan, and their memory, by the number of inputs.")
+tables = benchmark("tables", "tables.py", "Time the commands over manifests of ten million rows, and their memory.")
