@@ -16,7 +16,7 @@ from javisc.kernels.attention import attention
 from javisc.kernels.bidirectional_attention import bidirectional_attention
 from javisc.kernels.prior_attention import prior_attention
 from javisc.kernels.rms_norm_rope import rms_norm_rope
-from javisc.trainer.models.dit.torch_ops import rope_table, temporal_attention
+from javisc.kernels.temporal_attention import rope_table, temporal_attention
 
 #: cos and sin [T, D/2] of the rotary angles
 Turns = tuple[Tensor, Tensor]
