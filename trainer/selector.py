@@ -17,8 +17,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data.decode import frames, samples
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.sync.model import AVSync
-from javisc.trainer.models.sync.official import load_strictly
-from javisc.trainer.models.weights import read_weights
+from javisc.trainer.models.weights import load_strictly, read_weights
 from javisc.trainer.tasks.sync import SyncRecipe
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, plan

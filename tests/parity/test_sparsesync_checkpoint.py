@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
-from javisc.trainer.models.sync.official import build_transformer, load_strictly
+from javisc.trainer.models.sync.official import build_transformer
+from javisc.trainer.models.weights import load_strictly
 from javisc.trainer.optim import LossScaleConfig, OptimizerConfig, Stepper
 from javisc.trainer.schedule import ScheduleConfig, rate_factor
 from javisc.trainer.tasks.sync import carried_over

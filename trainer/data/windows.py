@@ -6,7 +6,6 @@ sound of a window of frames is the same stretch of time, to half a sample.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
 
 
@@ -88,70 +86,3 @@ class RandomWindow:
             Window(int(start), count, stride, *samples_of(int(start), count * stride, self.fps, int(rate)))
             for start, rate in zip(starts, rates, strict=True)
         ]
-
-
-@dataclass(frozen=True)
-class OffsetWindow:
-    """Picture and sound of equal length, shifted against each other by an offset from a grid (SparseSync's task).
-
-    Offsets are `linspace(-max_offset, max_offset, classes)` seconds; positive: the sound is taken later in the clip. The start
-    is uniform over all starts for which both crops lie inside the clip. With `fixed`, offset and start come from the
-    manifest's columns offset_sec and vstart_sec where a row has them.
-    """
-
-    fps: Fraction = Fraction(25)
-    max_offset: float = 2.0
-    classes: int = 21
-    fixed: bool = False
-
-    def __post_init__(self) -> None:
-        if self.classes < 3:
-            raise UserError(f"classes={self.classes}: an offset grid has at least 3 classes")
-
-    @property
-    def grid(self) -> NDArray[np.float64]:
-        """The offsets in seconds."""
-        return np.linspace(-self.max_offset, self.max_offset, self.classes)
-
-    def feasible(self, numbers: Mapping[str, NDArray[np.int64]], count: int, stride: int) -> NDArray[np.bool_]:
-        """Clips in which a crop fits at every offset of the grid."""
-        margin = math.ceil(Fraction(str(self.max_offset)) * self.fps)
-        return numbers["num_frames"] >= (count - 1) * stride + 1 + margin
-
-    def windows(
-        self,
-        rows: NDArray[np.int64],
-        numbers: Mapping[str, NDArray[np.int64]],
-        reals: Mapping[str, NDArray[np.float64]],
-        words: tuple[draws.Word, ...],
-        count: int,
-        stride: int,
-    ) -> list[Window]:
-        """One window per row."""
-        classes = draws.integers(self.classes, *words, "offset", rows)
-        shares = draws.uniform(*words, "window", rows)
-        out: list[Window] = []
-        for row, number, share in zip(rows, classes, shares, strict=True):
-            offset = round(float(self.grid[number]), 2)
-            start: float | None = None
-            if self.fixed and not np.isnan(reals["offset_sec"][row]):
-                offset, start = float(reals["offset_sec"][row]), float(reals["vstart_sec"][row])
-            out.append(
-                self._window(
-                    int(numbers["num_frames"][row]), int(numbers["audio_fps"][row]), count, stride, offset, share, start
-                )
-            )
-        return out
-
-    def _window(
-        self, frames: int, rate: int, count: int, stride: int, offset: float, share: float, start: float | None
-    ) -> Window:
-        span = (count - 1) * stride + 1
-        shift = Fraction(str(offset)) * self.fps
-        low = max(0, math.ceil(-shift))
-        high = min(frames - span, math.floor(frames - span - shift))
-        first = int(start * self.fps) if start is not None else low + int(share * (high - low + 1))
-        audio_first = round((first / self.fps + Fraction(str(offset))) * rate)
-        return Window(
-            first, count, stride, max(audio_first, 0), samples_of(0, count * stride, self.fps, rate)[1], offset
-        )

@@ -119,7 +119,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str, 
         )
     if complaints:
         raise UserError(
-            f"{where} does not fit this model: {'; '.join(complaints)}; check that its config.json belongs to it"
+            f"{where} does not fit this model: {'; '.join(complaints)}; check that file and configuration belong together"
         )
     if assign:
         tensors = {name: value.to(own[name].dtype) for name, value in tensors.items()}

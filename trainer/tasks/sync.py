@@ -21,8 +21,8 @@ from javisc.trainer.models.sync.checkpoint import SyncCheckpoint, read_sync_chec
 from javisc.trainer.models.sync.config import AVSyncConfig
 from javisc.trainer.models.sync.metrics import sync_metrics
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
-from javisc.trainer.models.sync.official import audio_trunk_state, load_strictly, visual_trunk_state
-from javisc.trainer.models.weights import read_weights
+from javisc.trainer.models.sync.official import audio_trunk_state, visual_trunk_state
+from javisc.trainer.models.weights import load_strictly, read_weights
 from javisc.trainer.task import CarryOver
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 

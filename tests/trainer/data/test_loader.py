@@ -18,7 +18,8 @@ from javisc.trainer.data.decode import DecodeError, frames
 from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, operators
 from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions, cover, framing
 from javisc.trainer.data.sampler import Sampler, SamplerOptions
-from javisc.trainer.data.windows import OffsetWindow
+from javisc.trainer.data.sync import SyncWindow
+from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support import compiled
 from support.shared import PARITY, need
 
@@ -68,7 +69,7 @@ def test_frames_and_samples_match_the_clock(dataset: Path) -> None:
 
 def test_offsets_asked_for_are_the_offsets_got(tmp_path: Path) -> None:
     compiled.write(tmp_path / "ds", [80, 90, 100], fps=25)
-    windows = OffsetWindow(fps=Fraction(25), max_offset=0.8, classes=9)
+    windows = SyncWindow(SyncTransforms(crop_len_sec=1.2, max_off_sec=0.8, classes=9, audio_jitter_sec=0.0))
     sampler = Sampler(Catalog.open([tmp_path / "ds"]), single_bucket(30, 32, 32, 3), SamplerOptions(windows=windows))
     options = LoaderOptions(resize="none", crop="random", fps=Fraction(25))
     with Loader(sampler, options) as loader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.models.sync.config import (
@@ -124,24 +124,6 @@ def model_config(node: Mapping[str, Any]) -> AVSyncConfig:
 def build_model(node: Mapping[str, Any]) -> AVSync:
     """The whole model that a published config {target, params} describes, freshly initialised."""
     return AVSync(model_config(node))
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load `state` into `module`: every key used, none missing, shapes equal; a UserError names the first differences."""
-    own = module.state_dict()
-    missing = [key for key in own if key not in state]
-    unknown = [key for key in state if key not in own]
-    reshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
-    for what, keys in (("lacks", missing), ("has the unknown", unknown), ("has another shape for", reshaped)):
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            shapes = "".join(
-                f" ({tuple(state[key].shape)}, here {tuple(own[key].shape)})" for key in keys[:1] if key in reshaped
-            )
-            raise UserError(
-                f"{source} {what} {', '.join(keys[:3])}{more}{shapes}: it does not fit this model; check the model's settings"
-            )
-    module.load_state_dict(dict(state), strict=True)
 
 
 def audio_trunk_state(container: Mapping[str, Any]) -> dict[str, Tensor]:
