@@ -36,7 +36,7 @@ class LoaderOptions:
 
     `threads` decode clips at once; `ahead` batches are being read or decoded, `ready` finished ones wait. `crop`: "centre", or
     "random" by the sample's own seed. `resize`: "cover" scales the picture until it covers the bucket, "none" crops from the
-    picture as it is. `fps` and `gop` are the recipe's.
+    picture as it is. `fps` and `gop` are the recipe's. `whole_sound` gives each clip's whole sound beside its window's.
     """
 
     threads: int = 2
@@ -46,6 +46,7 @@ class LoaderOptions:
     resize: str = "cover"
     fps: Fraction = Fraction(24)
     gop: int = 12
+    whole_sound: bool = False
     graph: GraphOptions = field(default_factory=GraphOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
@@ -55,7 +56,8 @@ class Loaded:
     """A batch as tensors, and the decisions behind it.
 
     `batch.clips` are the clips that are really in it, after replacements; `labels` their keys and captions; `replaced` lists
-    (row, message) of samples that could not be read. With a loader's `transform` there are `items` instead of tensors.
+    (row, message) of samples that could not be read. With a loader's `transform` there are `items` instead of tensors. `sounds`
+    are the clips' whole sounds, (samples, channels) each, where `LoaderOptions.whole_sound` asks for them.
     """
 
     batch: Batch
@@ -63,6 +65,7 @@ class Loaded:
     labels: list[dict[str, object]]
     replaced: tuple[tuple[int, str], ...] = ()
     items: tuple[Any, ...] = ()
+    sounds: tuple[torch.Tensor, ...] = ()
 
     @property
     def video(self) -> torch.Tensor:
@@ -232,19 +235,21 @@ class Loader:
         batch = Batch(batch.epoch, batch.step, batch.bucket, clips)
         labels = self.catalog.labels([clip.row for clip in clips])
         items = tuple(item.made for item in decoded)
+        sounds = tuple(torch.from_numpy(item.sound) for item in decoded if item.sound is not None)
         if self.graph is None:
             return Loaded(batch, None, labels, replaced, items)
         if not items:
             shape = (0, 3, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
             return Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
-        return Loaded(batch, self.graph.run(items), labels, replaced)
+        return Loaded(batch, self.graph.run(items), labels, replaced, sounds=sounds)
 
     def _decode_some(self, batch: Batch, clip: Clip) -> _Decoded:
         """Decode a clip, or one that stands in for it."""
         problems: list[tuple[int, str]] = []
         for attempt in range(SUBSTITUTES + 1):
             try:
-                return _Decoded(clip, self._made(batch, clip), problems)
+                made = self._made(batch, clip)
+                return _Decoded(clip, made, problems, self._whole_sound(clip, made))
             except (CorruptSample, DecodeError) as error:
                 problems.append((clip.row, str(error)))
                 clip = self._substitute(batch, clip, attempt)
@@ -286,6 +291,11 @@ class Loader:
             return self.transform(picture, samples(data["flac"], window.audio_first, window.audio_count), clip)
         return self._input(batch, clip, url, picture, (picture.shape[1], picture.shape[2]), data.get("flac"))
 
+    def _whole_sound(self, clip: Clip, made: Any) -> NDArray[np.float32] | None:
+        if not (self.options.whole_sound and isinstance(made, ClipInput) and made.audio is not None):
+            return None
+        return samples(made.audio, 0, int(self.catalog.numbers["num_samples"][clip.row]))
+
     def _input(
         self, batch: Batch, clip: Clip, url: str, picture: Any, shape: tuple[int, int], flac: bytes | None
     ) -> ClipInput:
@@ -315,3 +325,4 @@ class _Decoded:
     clip: Clip
     made: Any
     problems: list[tuple[int, str]]
+    sound: NDArray[np.float32] | None = None

@@ -1,20 +1,22 @@
 """The prior's losses.
 
+Every term is the mean over rows of what a row gives alone: negatives are the row's own, never its neighbours. So the loss of a
+step is the mean over its samples, on however many processes they lie, and nothing is gathered between processes.
+
 Letters: B rows, X embeddings per row (index 0 the positive pair, then one per negative), n tokens, C width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from javisc.manifests.errors import UserError
 from javisc.trainer.models.prior.model import PriorTokens, STIBPrior
-
-KL_WEIGHT = 1e-6
 
 
 def hinge(logits: Tensor) -> Tensor:
@@ -39,15 +41,43 @@ def margin(logits: Tensor, gap: float = 0.3) -> Tensor:
     return F.relu(gap - (logits[:, :1] - logits[:, 1:])).mean()
 
 
-def contrastive_terms(model: STIBPrior, embeddings: Tensor, prior: Tensor, aspect: str) -> dict[str, Tensor]:
-    """The four terms of one aspect and their sum: embeddings [B, X, n, C], prior [B, n, C].
+CONTRASTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "hinge": hinge,
+    "info_nce": info_nce,
+    "soft_margin": soft_margin,
+    "margin": margin,
+}
 
-    token: hinge on cosines; disc: the judge on prior and embedding together; mse: the prior to the positive; va: every
-    negative embedding away from the positive one. Gradients flow into both sides of all four.
+
+@dataclass
+class PriorLossConfig:
+    """The terms' weights, and how prior tokens are held against embeddings (one of CONTRASTS). Defaults are the official ones."""
+
+    token: float = 1.0
+    disc: float = 1.0
+    mse: float = 1.0
+    va: float = 1.0
+    kl: float = 1e-6
+    onset: float = 1.0
+    contrast: str = "hinge"
+
+    def __post_init__(self) -> None:
+        if self.contrast not in CONTRASTS:
+            raise UserError(f"objective.contrast={self.contrast!r}: it may be {', '.join(CONTRASTS)}")
+
+
+def contrastive_terms(
+    model: STIBPrior, embeddings: Tensor, prior: Tensor, aspect: str, config: PriorLossConfig | None = None
+) -> dict[str, Tensor]:
+    """The four terms of one aspect and their weighted sum: embeddings [B, X, n, C], prior [B, n, C].
+
+    token: the contrast (hinge) of cosines; disc: the judge on prior and embedding together; mse: the prior to the positive;
+    va: every negative embedding away from the positive one. Gradients flow into both sides of all four.
     """
+    config = config or PriorLossConfig()
     others = embeddings.shape[1]
     cosine = F.cosine_similarity(embeddings, prior[:, None], dim=-1)
-    token = hinge(cosine.transpose(1, 2).flatten(0, 1))
+    token = CONTRASTS[config.contrast](cosine.transpose(1, 2).flatten(0, 1))
     pairs = torch.cat((prior[:, None].expand(-1, others, -1, -1), embeddings), dim=2)
     logits = model.discriminator(pairs.flatten(0, 1)).view(-1, others)
     labels = torch.zeros_like(logits)
@@ -55,7 +85,8 @@ def contrastive_terms(model: STIBPrior, embeddings: Tensor, prior: Tensor, aspec
     disc = F.binary_cross_entropy_with_logits(logits, labels)
     mse = F.mse_loss(prior, embeddings[:, 0])
     away = F.relu(1 + F.cosine_similarity(embeddings[:, :1], embeddings[:, 1:], dim=-1)).mean()
-    terms = {"token": token, "disc": disc, "mse": mse, "va": away, "total": token + disc + mse + away}
+    total = config.token * token + config.disc * disc + config.mse * mse + config.va * away
+    terms = {"token": token, "disc": disc, "mse": mse, "va": away, "total": total}
     return {f"{aspect}_{name}_loss": value for name, value in terms.items()}
 
 
@@ -87,12 +118,15 @@ def prior_loss(
     height: Tensor | float,
     width: Tensor | float,
     onset: Tensor | None = None,
+    config: PriorLossConfig | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of stage 2 and its named terms, for latents video [B, 4, T, H, W], audio [B, 8, Ra, Ma].
+    """The loss of stage 2 and its named terms (`kl_loss` with its weight, as the reference logs it), for latents video
+    [B, 4, T, H, W], audio [B, 8, Ra, Ma].
 
     `negatives["spatial"]` and `["temporal"]` are used for their own aspect only: the positive pair, then (video,
     negative audio) for each negative audio, then (negative video, audio) for each negative video.
     """
+    config = config or PriorLossConfig()
     terms: dict[str, Tensor] = {}
     for aspect, tokens in (("spatial", prior.spatial), ("temporal", prior.temporal)):
         wrong = negatives[aspect]
@@ -100,14 +134,14 @@ def prior_loss(
         pairs += [(video, wrong.audio[:, i]) for i in range(wrong.audio.shape[1])]
         pairs += [(wrong.video[:, i], audio) for i in range(wrong.video.shape[1])]
         embeddings = _embed(model, pairs, aspect, height, width)
-        terms |= contrastive_terms(model, embeddings, tokens, aspect)
+        terms |= contrastive_terms(model, embeddings, tokens, aspect, config)
     loss = terms["spatial_total_loss"] + terms["temporal_total_loss"]
     if prior.mean is not None:
-        terms["kl_loss"] = KL_WEIGHT * prior.kl().mean()
+        terms["kl_loss"] = config.kl * prior.kl().mean()
         loss = loss + terms["kl_loss"]
     if onset is not None and model.config.pred_onset:
         terms["onset_loss"] = onset_loss(model, prior.temporal, onset)
-        loss = loss + terms["onset_loss"]
+        loss = loss + config.onset * terms["onset_loss"]
     return loss, terms
 
 

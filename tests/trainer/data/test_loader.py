@@ -67,6 +67,18 @@ def test_frames_and_samples_match_the_clock(dataset: Path) -> None:
             assert sorted(rows) == list(range(len(LENGTHS)))
 
 
+def test_the_whole_sound_comes_beside_its_window(dataset: Path) -> None:
+    sampler = Sampler(Catalog.open([dataset]), TABLE)
+    with Loader(sampler, LoaderOptions(whole_sound=True)) as loader:
+        for loaded in loader:
+            check(loaded)
+            assert loaded.audio is not None
+            for whole, part, clip in zip(loaded.sounds, loaded.audio, loaded.batch.clips, strict=True):
+                first, count = clip.window.audio_first, clip.window.audio_count
+                assert len(whole) == round(LENGTHS[clip.row] * 16000 / 24)
+                assert torch.equal(whole[first : first + count], part)
+
+
 def test_offsets_asked_for_are_the_offsets_got(tmp_path: Path) -> None:
     compiled.write(tmp_path / "ds", [80, 90, 100], fps=25)
     windows = SyncWindow(SyncTransforms(crop_len_sec=1.2, max_off_sec=0.8, classes=9, audio_jitter_sec=0.0))
