@@ -8,6 +8,7 @@ from javisc.cli import LazyGroup
 KINDS: dict[str, tuple[str, str]] = {
     "audio": ("javisc.commands.build_audio:audio", "sounds alone, with the captions of the known corpora"),
     "jav": ("javisc.commands.build_jav:jav", "videos with sound, and their captions"),
+    "masklets": ("javisc.commands.build_masklets:masklets", "objects cut out of videos, for the prior's negatives"),
     "sync": ("javisc.commands.build_sync:sync", "clips for SparseSync, with its splits and evaluation offsets"),
 }
 

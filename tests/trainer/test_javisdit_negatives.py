@@ -36,7 +36,18 @@ class Pool:
 def masklet(frames: int = 20) -> video.Masklet:
     boxes = torch.tensor([[10.0 + i, 8.0, 12.0, 10.0] for i in range(frames)])
     ones = torch.ones(frames, 6, 6, dtype=torch.bool)
-    return video.Masklet(torch.ones(frames, 3, 6, 6), ones, boxes, torch.ones(frames, dtype=torch.bool), (40, 60))
+    white = torch.full((frames, 3, 6, 6), 255, dtype=torch.uint8)
+    return video.Masklet(white, ones, boxes, torch.ones(frames, dtype=torch.bool), (40, 60))
+
+
+class Objects:
+    """A pool of one object."""
+
+    def __init__(self, only: video.Masklet) -> None:
+        self.only = only
+
+    def masklet(self, draws: Draws, frames: int) -> video.Masklet:
+        return self.only
 
 
 def source(seed: int = 0, frames: int = 26, unpaired: Tensor | None = None) -> negatives.Source:
@@ -50,7 +61,7 @@ def source(seed: int = 0, frames: int = 26, unpaired: Tensor | None = None) -> n
 @pytest.mark.parametrize("seed", range(6))
 def test_negatives_are_a_function_of_the_seed(seed: int, rule: str) -> None:
     config = negatives.NegativesConfig(repetitions=2, rule=rule)
-    made = [negatives.make_negatives(source(), s, config, [masklet()], Pool()) for s in (seed, seed, seed + 100)]
+    made = [negatives.make_negatives(source(), s, config, Objects(masklet()), Pool()) for s in (seed, seed, seed + 100)]
     for aspect in ("spatial", "temporal"):
         assert made[0].video[aspect].shape == (2, 26, 3, 24, 36)
         assert made[0].audio[aspect].shape == (2, RATE)
@@ -69,7 +80,7 @@ def test_every_audio_augmentation_alone(name: str) -> None:
     else:
         config = negatives.NegativesConfig(audio_temporal=(name,))
     aspect = "spatial" if name in negatives.AUDIO_SPATIAL else "temporal"
-    made = negatives.make_negatives(source(), 5, config, [], Pool(source().whole * 0.5)).audio[aspect][0]
+    made = negatives.make_negatives(source(), 5, config, None, Pool(source().whole * 0.5)).audio[aspect][0]
     assert made.shape == (RATE,) and not torch.equal(made, source().wave)
 
 
@@ -80,7 +91,7 @@ def test_every_video_augmentation_alone(name: str) -> None:
     else:
         config = negatives.NegativesConfig(video_temporal=(name,))
     aspect = "spatial" if name in negatives.VIDEO_SPATIAL else "temporal"
-    made = negatives.make_negatives(source(), 5, config, [masklet()]).video[aspect][0]
+    made = negatives.make_negatives(source(), 5, config, Objects(masklet())).video[aspect][0]
     assert made.shape == source().clip.shape and not torch.equal(made, source().clip)
 
 
@@ -89,7 +100,7 @@ def test_every_video_augmentation_alone(name: str) -> None:
 def test_no_length_is_an_error(frames: int, samples: int, seed: int, silent: bool) -> None:
     wave = torch.zeros(samples) if silent else torch.sin(torch.arange(samples) * 0.3)
     given_source = negatives.Source(torch.zeros(frames, 3, 5, 7), wave, RATE, wave, 0, "own")
-    made = negatives.make_negatives(given_source, seed, negatives.NegativesConfig(), [masklet(3)], Pool())
+    made = negatives.make_negatives(given_source, seed, negatives.NegativesConfig(), Objects(masklet(3)), Pool())
     assert made.audio["temporal"].shape == (1, samples)
     assert made.video["spatial"].shape == (1, frames, 3, 5, 7)
 
@@ -97,12 +108,12 @@ def test_no_length_is_an_error(frames: int, samples: int, seed: int, silent: boo
 def test_unpaired_sound_is_used_once_at_most() -> None:
     tone = torch.full((RATE + 7,), 0.25)
     config = negatives.NegativesConfig(repetitions=3, unpaired=1.0)
-    made = negatives.make_negatives(source(unpaired=tone), 3, config, [], Pool())
+    made = negatives.make_negatives(source(unpaired=tone), 3, config, None, Pool())
     used = sum(bool((row == 0.25).all()) for by in made.audio.values() for row in by)
     assert used == 1
     assert all(
         not bool((row == 0.25).all())
-        for row in negatives.make_negatives(source(unpaired=torch.zeros(0)), 3, config, [], Pool()).audio["spatial"]
+        for row in negatives.make_negatives(source(unpaired=torch.zeros(0)), 3, config, None, Pool()).audio["spatial"]
     )
 
 
@@ -137,13 +148,15 @@ def test_windows_prefer_loud_places() -> None:
 
 def test_a_masklet_lands_inside_the_picture_and_hidden_ones_are_left_out() -> None:
     clip = torch.zeros(26, 3, 24, 36)
-    made = video.add_masklet(clip, [masklet(26)], SeededDraws(4))
+    made = video.add_masklet(clip, Objects(masklet(26)), SeededDraws(4))
     touched = (made != 0).any(1).flatten(1).any(1)
     assert 12 <= int(touched.sum()) <= 26
     hidden = masklet(26)
     hidden.visible[2:20] = False
     assert video.longest_gap(hidden.visible) == 18
-    assert torch.equal(video.add_masklet(clip + 1, [], SeededDraws(4)), video.random_mask(clip + 1, SeededDraws(4)))
+    left_out = video.add_masklet(clip + 1, Objects(hidden), SeededDraws(4))
+    assert torch.equal(left_out, video.random_mask(clip + 1, SeededDraws(4)))
+    assert torch.equal(video.add_masklet(clip + 1, None, SeededDraws(4)), video.random_mask(clip + 1, SeededDraws(4)))
 
 
 def test_unknown_augmentations_are_refused() -> None:

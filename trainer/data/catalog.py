@@ -30,7 +30,8 @@ _NUMBERS = (
     "shard",
     *(f"{ext}_{what}" for ext in MEMBERS for what in ("offset", "size", "crc32")),
 )
-_STRINGS = ("key", "text", "texts", "audio_text", "label", "unpaired_audio_path")
+#: The strings of a row that a catalog holds unless it is told otherwise.
+STRINGS = ("key", "text", "texts", "audio_text", "label", "unpaired_audio_path")
 _REALS = ("fps", "offset_sec", "vstart_sec")
 
 
@@ -46,16 +47,23 @@ class Catalog:
     shard_digests: dict[tuple[int, int], str]
 
     @classmethod
-    def open(cls, paths: Sequence[str | os.PathLike[str]], where: Iterable[pl.Expr] = ()) -> Catalog:
+    def open(
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        where: Iterable[pl.Expr] = (),
+        *,
+        strings: Sequence[str] = STRINGS,
+    ) -> Catalog:
         """Read the manifests of datasets, views or tables; keep rows for which every expression of `where` is true.
 
+        `strings`: the text columns that `labels` gives; `key` must be one.
         Raises UserError if a path is no dataset or no row is left.
         """
         _, frame = scan_many(paths)
         for condition in where:
             frame = frame.filter(condition)
         have = frame.collect_schema().names()
-        wanted = [name for name in (*_NUMBERS, *_REALS, *_STRINGS, DATASET_COLUMN) if name in have]
+        wanted = [name for name in (*_NUMBERS, *_REALS, *strings, DATASET_COLUMN) if name in have]
         rows = frame.select(wanted).collect(engine="streaming")
         if rows.height == 0:
             raise UserError(
@@ -73,7 +81,7 @@ class Catalog:
             reals={
                 name: rows[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in _REALS if name in have
             },
-            strings=rows.select([name for name in _STRINGS if name in have]),
+            strings=rows.select([name for name in strings if name in have]),
             dataset=rows[DATASET_COLUMN].replace_strict(order, return_dtype=pl.Int32).to_numpy(),
             roots=roots,
             shard_digests=digests,

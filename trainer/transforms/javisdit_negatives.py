@@ -77,7 +77,7 @@ def make_negatives(
     source: Source,
     seed: int,
     config: NegativesConfig,
-    masklets: Sequence[video.Masklet] = (),
+    masklets: video.MaskletPool | None = None,
     sounds: audio.SoundPool | None = None,
 ) -> NegativeClips:
     """All negatives of one clip. A slot whose augmentation cannot be made takes the one the reference falls back to."""
@@ -112,7 +112,7 @@ def _fitted(wave: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(wave[:length], (0, max(0, length - len(wave))))
 
 
-def _video(kind: str, clip: Tensor, draws: Draws, masklets: Sequence[video.Masklet]) -> Tensor:
+def _video(kind: str, clip: Tensor, draws: Draws, masklets: video.MaskletPool | None) -> Tensor:
     if kind == "add_masklet":
         return video.add_masklet(clip, masklets, draws)
     if kind == "mirror_reflection":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -89,14 +90,21 @@ def video_stall(clip: Tensor, draws: Draws) -> Tensor:
 
 @dataclass(frozen=True)
 class Masklet:
-    """A cut-out moving object: `content` [L, 3, h, w] in -1 to 1 and `mask` [L, h, w] bool, squashed to a common size; `boxes`
-    [L, 4] (x, y, w, h) in pixels of its source; `visible` [L] bool; `source` (height, width)."""
+    """A stretch of a cut-out moving object: `content` [L, 3, h, w] uint8 and `mask` [L, h, w] bool, squashed to a common size;
+    `boxes` [L, 4] (x, y, w, h) in pixels of its source; `visible` [L] bool; `source` (height, width)."""
 
     content: Tensor
     mask: Tensor
     boxes: Tensor
     visible: Tensor
     source: tuple[int, int]
+
+
+class MaskletPool(Protocol):
+    """Objects to paste."""
+
+    def masklet(self, draws: Draws, frames: int) -> Masklet | None:
+        """A stretch of `frames` frames of an object that has so many, else all of the longest one; None if there is none."""
 
 
 def longest_gap(visible: Tensor) -> int:
@@ -108,27 +116,19 @@ def longest_gap(visible: Tensor) -> int:
     return longest
 
 
-def add_masklet(clip: Tensor, pool: Sequence[Masklet], draws: Draws) -> Tensor:
-    """Paste a moving object over a part of the clip; a pool without a usable object gives `random_mask`.
+def add_masklet(clip: Tensor, pool: MaskletPool | None, draws: Draws) -> Tensor:
+    """Paste a moving object over a part of the clip; without a usable object: `random_mask`.
 
-    The object is one whose visible length reaches the drawn length, else the longest one. Scale: uniform between "the
-    source frame fits" and "the box of its motion fits"; place and first frame anywhere. Objects hidden for more than 10
-    frames of the drawn window are left out.
+    Scale: uniform between "the source frame fits" and "the box of its motion fits"; place and first frame anywhere. Objects
+    hidden for more than 10 frames in a row are left out.
     """
     total, (height, width) = len(clip), clip.shape[-2:]
     wanted = draws.integer("masklet.frames", min(max(12, total // 10), total), total)
-    able = [m for m in pool if bool(m.visible.any())]
-    long_enough = [m for m in able if int(m.visible.sum()) >= wanted]
-    if not able:
+    chosen = None if pool is None else pool.masklet(draws, wanted)
+    if chosen is None:
         return random_mask(clip, draws)
-    if long_enough:
-        chosen = long_enough[draws.integer("masklet.object", 0, len(long_enough) - 1)]
-    else:
-        chosen = max(able, key=lambda m: int(m.visible.sum()))
     frames = min(wanted, len(chosen.visible))
-    first = draws.integer("masklet.window", 0, len(chosen.visible) - frames)
-    window = slice(first, first + frames)
-    visible, boxes = chosen.visible[window], chosen.boxes[window].float()
+    visible, boxes = chosen.visible[:frames], chosen.boxes[:frames].float()
     if not visible.any() or longest_gap(visible) > 10:
         return random_mask(clip, draws)
     seen = boxes[visible]
@@ -145,14 +145,14 @@ def add_masklet(clip: Tensor, pool: Sequence[Masklet], draws: Draws) -> Tensor:
     for i in range(frames):
         if bool(visible[i]):
             box = [x + boxes[i, 0].item() * scale, y + boxes[i, 1].item() * scale, *(boxes[i, 2:] * scale).tolist()]
-            _paste(out[start + i], chosen.content[first + i], chosen.mask[first + i], box)
+            _paste(out[start + i], chosen.content[i], chosen.mask[i], box)
     return out
 
 
 def _paste(frame: Tensor, content: Tensor, mask: Tensor, box: Sequence[float]) -> None:
-    """Write content [3, h, w] where mask [h, w] is true into frame [3, H, W] at box (x, y, w, h), in place."""
+    """Write content [3, h, w] uint8 where mask [h, w] is true into frame [3, H, W] at box (x, y, w, h), in place."""
     x, y, w, h = round(box[0]), round(box[1]), max(1, round(box[2])), max(1, round(box[3]))
-    picture = F.interpolate(content[None].to(frame), size=(h, w), mode="bilinear", align_corners=False)[0]
+    picture = F.interpolate(content[None].to(frame) / 127.5 - 1, size=(h, w), mode="bilinear", align_corners=False)[0]
     shape = F.interpolate(mask[None, None].to(frame), size=(h, w), mode="nearest")[0, 0] > 0
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + h, frame.shape[1]), min(x + w, frame.shape[2])

@@ -1,0 +1,53 @@
+"""The negatives of a loaded batch: each clip's own, from its tensors, its seed and the pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import torch
+from torch import Tensor
+
+from javisc.trainer.data.loader import Loaded
+from javisc.trainer.data.pools import Pools, clip_name, unpaired_name
+from javisc.trainer.transforms.javisdit_negatives import NegativeClips, NegativesConfig, Source, make_negatives
+
+
+def batch_negatives(
+    loaded: Loaded,
+    sounds: Sequence[Tensor],
+    pools: Pools,
+    config: NegativesConfig,
+    *,
+    rate: int = 16000,
+    executor: Executor | None = None,
+) -> NegativeClips:
+    """All negatives of a batch: by aspect `video` [B, r, 3, T, H, W] and `audio` [B, r, n], where the batch's tensors are.
+
+    `loaded`: video in layout CFHW, with sound, from a catalog whose strings have `relpath`; it must not be empty. `sounds`: each
+    clip's whole sound, [samples, channels], which crops of the same file are taken from. `executor` makes clips side by side.
+    Raises UserError: a pool is broken throughout.
+    """
+    if loaded.audio is None:
+        raise ValueError("negatives are made of picture and sound: load the batch with_audio")
+
+    def one(index: int) -> NegativeClips:
+        clip, label = loaded.batch.clips[index], loaded.labels[index]
+        assert loaded.audio is not None
+        wave = loaded.audio[index].mean(-1)
+        source = Source(
+            clip=loaded.video[index].transpose(0, 1),
+            wave=wave,
+            rate=rate,
+            whole=sounds[index].mean(-1).to(wave),
+            start=clip.window.audio_first,
+            name=clip_name(label),
+            unpaired=None if pools.unpaired is None else pools.unpaired.sound(unpaired_name(label)),
+        )
+        return make_negatives(source, clip.seed, config, pools.masklets, pools.sounds)
+
+    made = list((map if executor is None else executor.map)(one, range(len(loaded.batch.clips))))
+    return NegativeClips(
+        {aspect: torch.stack([clips.video[aspect].transpose(1, 2) for clips in made]) for aspect in made[0].video},
+        {aspect: torch.stack([clips.audio[aspect] for clips in made]) for aspect in made[0].audio},
+    )
