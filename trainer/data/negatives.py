@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import torch
-from torch import Tensor
 
 from javisc.trainer.data.loader import Loaded
 from javisc.trainer.data.pools import Pools, clip_name, unpaired_name
@@ -15,7 +13,6 @@ from javisc.trainer.transforms.javisdit_negatives import NegativeClips, Negative
 
 def batch_negatives(
     loaded: Loaded,
-    sounds: Sequence[Tensor],
     pools: Pools,
     config: NegativesConfig,
     *,
@@ -24,12 +21,11 @@ def batch_negatives(
 ) -> NegativeClips:
     """All negatives of a batch: by aspect `video` [B, r, 3, T, H, W] and `audio` [B, r, n], where the batch's tensors are.
 
-    `loaded`: video in layout CFHW, with sound, from a catalog whose strings have `relpath`; it must not be empty. `sounds`: each
-    clip's whole sound, [samples, channels], which crops of the same file are taken from. `executor` makes clips side by side.
-    Raises UserError: a pool is broken throughout.
+    `loaded`: not empty, from a loader with layout CFHW and `whole_sound` (crops of the same file are taken from it), over a
+    catalog whose strings have `relpath`. `executor` makes clips side by side. Raises UserError: a pool is broken throughout.
     """
-    if loaded.audio is None:
-        raise ValueError("negatives are made of picture and sound: load the batch with_audio")
+    if loaded.audio is None or len(loaded.sounds) != len(loaded.batch.clips):
+        raise ValueError("negatives are made of picture and whole sound: load with LoaderOptions(whole_sound=True)")
 
     def one(index: int) -> NegativeClips:
         clip, label = loaded.batch.clips[index], loaded.labels[index]
@@ -39,7 +35,7 @@ def batch_negatives(
             clip=loaded.video[index].transpose(0, 1),
             wave=wave,
             rate=rate,
-            whole=sounds[index].mean(-1).to(wave),
+            whole=loaded.sounds[index].mean(-1).to(wave),
             start=clip.window.audio_first,
             name=clip_name(label),
             unpaired=None if pools.unpaired is None else pools.unpaired.sound(unpaired_name(label)),

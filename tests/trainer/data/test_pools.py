@@ -21,8 +21,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data import pools as pools_module
 from javisc.trainer.data.assign import single_bucket
 from javisc.trainer.data.catalog import STRINGS, Catalog
-from javisc.trainer.data.decode import samples
-from javisc.trainer.data.loader import Loaded, Loader
+from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
 from javisc.trainer.data.negatives import batch_negatives
 from javisc.trainer.data.pools import NAMES, Pools, look_up
 from javisc.trainer.data.sampler import Sampler
@@ -177,7 +176,7 @@ def test_unpaired_sounds_are_found_by_their_row_or_their_name(folders: dict[str,
 
 def batches(folders: dict[str, Path], state: dict | None, count: int) -> tuple[list[Loaded], dict]:
     catalog = Catalog.open([folders["dataset"]], strings=(*STRINGS, *NAMES))
-    with Loader(Sampler(catalog, single_bucket(26, 32, 48, 2))) as loader:
+    with Loader(Sampler(catalog, single_bucket(26, 32, 48, 2)), LoaderOptions(whole_sound=True)) as loader:
         if state is not None:
             loader.load_state_dict(state)
         out = []
@@ -188,31 +187,24 @@ def batches(folders: dict[str, Path], state: dict | None, count: int) -> tuple[l
         return out, loader.state_dict()
 
 
-def wrong(loaded: Loaded, folders: dict[str, Path], pools: Pools, threads: int = 0) -> NegativeClips:
-    manifest = pl.read_parquet(folders["dataset"] / "manifest.parquet")
-    wholes = []
-    for clip in loaded.batch.clips:
-        row = manifest.row(clip.row, named=True)
-        with (folders["dataset"] / f"shards/{row['shard']:06d}.tar").open("rb") as shard:
-            shard.seek(row["flac_offset"])
-            wholes.append(torch.from_numpy(samples(shard.read(row["flac_size"]), 0, row["num_samples"])))
+def wrong(loaded: Loaded, pools: Pools, threads: int = 0) -> NegativeClips:
     config = NegativesConfig(video_spatial=("add_masklet",), repetitions=2)
     if not threads:
-        return batch_negatives(loaded, wholes, pools, config)
+        return batch_negatives(loaded, pools, config)
     with ThreadPoolExecutor(threads) as executor:
-        return batch_negatives(loaded, wholes, pools, config, executor=executor)
+        return batch_negatives(loaded, pools, config, executor=executor)
 
 
 def test_a_batch_has_the_same_negatives_after_a_kill(folders: dict[str, Path]) -> None:
     whole, _ = batches(folders, None, 3)
     with opened(folders) as pools:
-        before = [wrong(loaded, folders, pools) for loaded in whole]
+        before = [wrong(loaded, pools) for loaded in whole]
         mark = pools.fingerprint()
     _, state = batches(folders, None, 1)
     rest, _ = batches(folders, json.loads(json.dumps(state)), 2)
     with opened(folders) as pools:
         assert pools.fingerprint() == mark
-        after = [wrong(loaded, folders, pools, threads=3) for loaded in rest]
+        after = [wrong(loaded, pools, threads=3) for loaded in rest]
     for loaded, first, second in zip(rest, before[1:], after, strict=True):
         for kind in ("video", "audio"):
             for aspect, made in getattr(first, kind).items():
