@@ -10,17 +10,18 @@ Legend: F frames, H W pixels, C channels, L samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.utils.dlpack
 from numpy.typing import NDArray
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import spectra
+from javisc.trainer.data.colour import Colour, ColourJitter
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class GraphOptions:
     Pixels in 0..255 become (pixel - mean) / std per channel; with dtype uint8 they stay as they are, rounded after resizing.
     `antialias` filters when shrinking; the reference does not. `layout` is CFHW or FCHW. `spectrum` adds a third output from
     the sound: SparseSync's spectrogram ("sync") or AudioLDM2's log-mel ("audioldm", `mel_multiple` as in `spectra.mel_frames`).
+    `colour`: how far the loader moves clips' colours, each by its own seed.
     """
 
     device: str = "cpu"
@@ -45,6 +47,7 @@ class GraphOptions:
     spectrum: spectra.Spectrum = "none"
     mel_multiple: int = 32
     sample_rate: int = 16000
+    colour: ColourJitter | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class ClipInput:
 
     `video`: frames (F, H, W, 3) uint8 on the CPU path, the MP4's bytes on the GPU path. `first`, `count`, `stride`: the window,
     used on the GPU path only. `resize`: (H, W) in pixels before cropping; `crop`: (H, W); `anchor`: (y, x), the share of the
-    free room above and left of the crop, 0.5 for the centre. `audio`: FLAC bytes; `samples`: (first, count).
+    free room above and left of the crop, 0.5 for the centre. `audio`: FLAC bytes; `samples`: (first, count). `colour` is used
+    where the graph's options have any.
     """
 
     video: NDArray[np.uint8] | bytes
@@ -66,6 +70,7 @@ class ClipInput:
     mirror: bool
     audio: bytes | None = None
     samples: tuple[int, int] = (0, 0)
+    colour: Colour = field(default_factory=Colour)
 
 
 _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
@@ -93,6 +98,11 @@ def _graph(options: GraphOptions) -> tuple[Any, ...]:
     mirror = fn.external_source(name="mirror", ndim=0, dtype=types.INT32)
     # Resized in float: rounding to 8 bits first would cost up to half a grey level.
     video = fn.resize(video, size=size, interp_type=types.INTERP_LINEAR, antialias=options.antialias, dtype=types.FLOAT)
+    if options.colour is not None:
+        matrix = fn.external_source(name="colour_matrix", ndim=2, dtype=types.FLOAT)
+        offset = fn.external_source(name="colour_offset", ndim=1, dtype=types.FLOAT)
+        # Layout FHWC: the innermost axis, the "coordinates", are a pixel's colours.
+        video = math.clamp(fn.coord_transform(video, M=matrix, T=offset, dtype=types.FLOAT), 0.0, 255.0)
     video = fn.crop_mirror_normalize(
         video,
         crop=crop,
@@ -217,6 +227,9 @@ def _inputs(clips: Sequence[ClipInput], options: GraphOptions) -> dict[str, list
     }
     if gpu:
         inputs["window"] = [np.asarray((c.first, c.count, c.stride), np.int32) for c in clips]
+    if options.colour is not None:
+        affine = [c.colour.affine() for c in clips]
+        inputs |= {"colour_matrix": [matrix for matrix, _ in affine], "colour_offset": [offset for _, offset in affine]}
     if options.with_audio:
         inputs["audio"] = [np.frombuffer(c.audio or b"", np.uint8) for c in clips]
         inputs["samples"] = [np.asarray(c.samples, np.int32) for c in clips]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
+from javisc.trainer.data.colour import Colour
 from javisc.trainer.data.decode import DecodeError, frames, samples
 from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, Tensors
 from javisc.trainer.data.reader import CorruptSample, Reader, ReaderOptions
@@ -317,6 +318,7 @@ class Loader:
             clip.mirror,
             flac,
             (window.audio_first, window.audio_count),
+            Colour() if self.options.graph.colour is None else self.options.graph.colour.drawn(clip.seed),
         )
 
 
