@@ -25,7 +25,9 @@ _FOLDER = click.Path(path_type=Path)
 @click.option(
     "--out", type=_FOLDER, default=Path("samples"), show_default=True, help="Where the clips and index.html go."
 )
-@click.option("--resolution", default="", help="144p to 4k.  [default: 240p; 144p for an audio-only model]")
+@click.option(
+    "--resolution", default="", help="144p to 4k, or HEIGHTxWIDTH.  [default: 240p; 144p for an audio-only model]"
+)
 @click.option("--aspect-ratio", default="9:16", show_default=True, help="Height to width.")
 @click.option("--num-frames", default="4s", show_default=True, help="A number, or 2s, 4s, 8s, 16s.")
 @click.option("--fps", default=24.0, show_default=True)
@@ -41,9 +43,9 @@ _FOLDER = click.Path(path_type=Path)
     help="Whether rows of a batch see each other's prior, as the official weights do.  [default: what config.json says]",
 )
 def sample(
-    prompt: tuple[str, ...], prompt_file: Path | None, out: Path, resolution: str, aspect_ratio: str, num_frames: str,
-    fps: float, steps: int, guidance: float, seed: int, score: float, dtype: str, device: str, prior_attention: str | None,
-    **folders: Path | None,
+    prompt: tuple[str, ...], model: Path, prompt_file: Path | None, out: Path, resolution: str, aspect_ratio: str,
+    num_frames: str, fps: float, steps: int, guidance: float, seed: int, score: float, dtype: str, device: str,
+    prior_attention: str | None, **folders: Path | None,
 ) -> None:  # fmt: skip
     """Generate a sounding video for each PROMPT, from official or own checkpoints.
 
@@ -55,7 +57,8 @@ def sample(
     """
     from javisc.manifests.errors import UserError
     from javisc.trainer.generate.pipeline import SampleOptions
-    from javisc.trainer.generate.run import Folders, read_prompts, sample_prompts
+    from javisc.trainer.generate.run import read_prompts, sample_prompts
+    from javisc.trainer.models.encoders import EncodersConfig
     from javisc.trainer.objectives.sampling import SamplerConfig
 
     prompts = [*prompt, *(read_prompts(prompt_file) if prompt_file else [])]
@@ -82,12 +85,12 @@ def sample(
                 bar.update(clip, completed=done, total=total)
 
         written = sample_prompts(
-            Folders(**folders),  # type: ignore[arg-type]
+            model,
+            EncodersConfig(precision=dtype, **{name: str(path or "") for name, path in folders.items()}),  # type: ignore[arg-type]
             prompts,
             out,
             options,
             device=device,
-            dtype=dtype,
             prior_attention=prior_attention,
             progress=told,
         )

@@ -20,9 +20,10 @@ from javisc.trainer.models.prior import STIBPrior
 from javisc.trainer.models.prior import model as prior_files
 from javisc.trainer.models.prior.config import TINY
 from javisc.trainer.models.text.imagebind import ImageBindText
+from javisc.trainer.models.tiny import SPATIAL, TEMPORAL
 from javisc.trainer.models.vae.opensora import OpenSoraVAE
 from javisc.trainer.models.weights import write_weights
-from support.encoders import SPATIAL, TEMPORAL, tiny_audio, tiny_t5
+from support.encoders import tiny_audio, tiny_t5
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,9 @@ def test_prompts_become_clips_and_a_page(weights: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = run(weights, out, "rain", "--prompts", str(tmp_path / "prompts.txt"))
     assert "2 clips" in result.output
-    # weights that lie elsewhere in memory may round otherwise, so the pictures are compared, not the bytes
-    assert np.abs(pictures(out / "00001.mp4") - first).mean() < 1
-    assert np.abs(pictures(out / "00002.mp4") - first).mean() > 1
+    # Weights that lie elsewhere in memory may round otherwise and H.264 follows, so pictures are compared, not bytes.
+    same, other = (np.abs(pictures(out / name) - first).mean() for name in ("00001.mp4", "00002.mp4"))
+    assert same < 0.2 * other
     assert (out / "00000.mp4").stat().st_mtime_ns == times
 
 

@@ -17,20 +17,21 @@ from javisc.trainer.models.text import captions
 from javisc.trainer.models.text.imagebind import ImageBindText
 from javisc.trainer.models.text.t5 import T5
 from javisc.trainer.models.text.tokens import ClipTokens, ImageBindEncoder
+from javisc.trainer.models.tiny import SPATIAL, TEMPORAL
 from javisc.trainer.models.vae.audio import AudioLDM2
 from javisc.trainer.models.vae.diffusers_video import DiffusersVideoVAE
 from javisc.trainer.models.vae.opensora import SCALE, SHIFT, OpenSoraVAE
 from javisc.trainer.models.weights import write_weights
-from support.encoders import SPATIAL, TEMPORAL, tiny_audio, tiny_t5
+from support.encoders import tiny_audio, tiny_t5
 from support.parity import table
 
 
 def test_t5_pads_and_masks(tmp_path: Path) -> None:
-    encoder = T5(tiny_t5(tmp_path), length=7)
+    encoder = T5.load(tiny_t5(tmp_path), length=7)
     hidden, mask = encoder.encode(["a dog barks", "a", "dog " * 20])
-    assert hidden.shape == (3, 1, 7, 32) and mask.sum(1).tolist() == [3, 1, 7]
+    assert hidden.shape == (3, 1, 7, 32) and mask.sum(1).tolist() == [7, 2, 7]
     alone, _ = encoder.encode(["a"])
-    assert torch.allclose(hidden[1, 0, :1], alone[0, 0, :1], atol=1e-5)
+    assert torch.allclose(hidden[1, 0, :2], alone[0, 0, :2], atol=1e-5)
 
 
 def test_audio_codec_shapes_and_scale(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def clip_vocabulary() -> Path:
 
 def test_clip_tokens_are_imagebinds() -> None:
     rows = table("imagebind_tokens.json")
-    ours = ClipTokens(clip_vocabulary())([text for text, _ in rows])
+    ours = ClipTokens.load(clip_vocabulary())([text for text, _ in rows])
     for (text, expected), ids in zip(rows, ours.tolist(), strict=True):
         assert ids == expected, text
 
@@ -142,7 +143,7 @@ def test_a_long_caption_is_cut_and_loses_its_end_token(tmp_path: Path) -> None:
     letters = [chr(i) for i in range(97, 123)]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(tmp_path)
-    tokens = ClipTokens(tmp_path, length=6)
+    tokens = ClipTokens.load(tmp_path, length=6)
     assert tokens(["  AB\n&amp;lt; "])[0].tolist()[:3] == [52, 0, 27]
     assert tokens(["ab"])[0].tolist() == [52, 0, 27, 53, 0, 0]
     assert tokens(["abcdefgh"])[0].tolist() == [52, 0, 1, 2, 3, 4]

@@ -19,10 +19,11 @@ from javisc.trainer.models.dit import PRESETS, VASTDiT3
 from javisc.trainer.models.prior import STIBPrior
 from javisc.trainer.models.prior.config import TINY
 from javisc.trainer.models.text.t5 import T5
+from javisc.trainer.models.tiny import SPATIAL, TEMPORAL
 from javisc.trainer.models.vae.audio import AudioLDM2
 from javisc.trainer.models.vae.opensora import OpenSoraVAE
 from javisc.trainer.objectives.sampling import SamplerConfig
-from support.encoders import SPATIAL, TEMPORAL, tiny_audio, tiny_t5
+from support.encoders import tiny_audio, tiny_t5
 
 OPTIONS = SampleOptions(
     resolution="144p", aspect_ratio="1:1", num_frames=18, sampler=SamplerConfig(num_sampling_steps=2)
@@ -44,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     config = dataclasses.replace(PRESETS["VASTDiT3-tiny"], depth=1, prior_attention="sample")
     return Models(
         dit=VASTDiT3(config).eval(),
-        text=T5(tiny_t5(tmp_path_factory.mktemp("t5")), length=config.model_max_length),
+        text=T5.load(tiny_t5(tmp_path_factory.mktemp("t5")), length=config.model_max_length),
         audio=AudioLDM2.load(folder / "vae", folder / "vocoder"),
         prior=STIBPrior(TINY).eval(),
         prior_text=Letters(),

@@ -5,6 +5,7 @@ The tables are facts of the published models: buckets were formed with them, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -135,18 +136,24 @@ ASPECTS: dict[str, AspectTable] = _parse(_TABLE)
 
 
 def aspect_table(resolution: str) -> AspectTable:
-    """The table of a resolution name; UserError if there is none."""
+    """The table of a resolution name, or of one size given as "HEIGHTxWIDTH"; UserError if there is none."""
+    if size := re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", resolution):
+        height, width = int(size[1]), int(size[2])
+        return AspectTable(height * width, {f"{height / width:.2f}": (height, width)})
     if resolution not in ASPECTS:
-        raise UserError(f"resolution {resolution!r} is unknown; allowed are {', '.join(ASPECTS)}")
+        raise UserError(f"resolution {resolution!r} is unknown; allowed are {', '.join(ASPECTS)}, or HEIGHTxWIDTH")
     return ASPECTS[resolution]
 
 
 def image_size(resolution: str, ratio: str) -> tuple[int, int]:
-    """(height, width) in pixels of a resolution and a ratio given as "9:16" (height to width) or as a table key.
+    """(height, width) in pixels of a resolution and a ratio given as "9:16" (height to width) or as a table key; a resolution
+    given as a size is that size.
 
     Raises UserError naming what is allowed.
     """
     sizes = aspect_table(resolution).sizes
+    if resolution not in ASPECTS:
+        return next(iter(sizes.values()))
     key = RATIO_NAMES.get(ratio, ratio)
     if key not in sizes and ":" in ratio:
         first, _, second = ratio.partition(":")

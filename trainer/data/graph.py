@@ -30,7 +30,8 @@ class GraphOptions:
 
     Pixels in 0..255 become (pixel - mean) / std per channel; with dtype uint8 they stay as they are, rounded after resizing.
     `antialias` filters when shrinking; the reference does not. `layout` is CFHW or FCHW. `spectrum` adds a third output from
-    the sound: SparseSync's spectrogram ("sync") or AudioLDM2's log-mel ("audioldm", `mel_multiple` as in `spectra.mel_frames`).
+    the sound: SparseSync's spectrogram ("sync") or AudioLDM2's log-mel ("audioldm"; `mel_multiple` as in `spectra.mel_frames`,
+    `mel_padding` as in `spectra.audioldm`).
     `colour`: how far the loader moves clips' colours, each by its own seed.
     """
 
@@ -46,6 +47,7 @@ class GraphOptions:
     layout: str = "CFHW"
     spectrum: spectra.Spectrum = "none"
     mel_multiple: int = 32
+    mel_padding: float = 0.0
     sample_rate: int = 16000
     colour: ColourJitter | None = None
 
@@ -125,7 +127,7 @@ def _graph(options: GraphOptions) -> tuple[Any, ...]:
         return (video, sound, spectra.sync(spectra.mono(sound)))
     if options.spectrum == "audioldm":
         columns = fn.external_source(name="columns", ndim=1, dtype=types.INT32)
-        return (video, sound, spectra.audioldm(spectra.mono(sound), columns))
+        return (video, sound, spectra.audioldm(spectra.mono(sound), columns, options.mel_padding))
     return (video, sound)
 
 

@@ -38,6 +38,7 @@ class LoaderOptions:
     `threads` decode clips at once; `ahead` batches are being read or decoded, `ready` finished ones wait. `crop`: "centre", or
     "random" by the sample's own seed. `resize`: "cover" scales the picture until it covers the bucket, "none" crops from the
     picture as it is. `fps` and `gop` are the recipe's. `whole_sound` gives each clip's whole sound beside its window's.
+    `with_video=False` reads the sound alone, for a `transform`, which then gets no frames.
     """
 
     threads: int = 2
@@ -48,6 +49,7 @@ class LoaderOptions:
     fps: Fraction = Fraction(24)
     gop: int = 12
     whole_sound: bool = False
+    with_video: bool = True
     graph: GraphOptions = field(default_factory=GraphOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
@@ -146,6 +148,8 @@ class Loader:
             raise UserError(
                 f"crop={self.options.crop}, resize={self.options.resize}: crop is centre or random, resize cover or none"
             )
+        if transform is None and not self.options.with_video:
+            raise ValueError("a loader without video needs a transform")
         self.report = report
         self.catalog = sampler.catalog
         self.reader = Reader(self.options.reader)
@@ -277,7 +281,7 @@ class Loader:
         """The clip as the graph or the transform wants it, or already transformed."""
         window = clip.window
         with_audio = self.options.graph.with_audio or self.transform is not None
-        exts = ["flac", "mp4"] if with_audio else ["mp4"]
+        exts = [*(["flac"] if with_audio else []), *(["mp4"] if self.options.with_video else [])]
         url, members, digest = self.catalog.place(clip.row, exts)
         data = self.reader.read(url, members, digest)
         if missing := [ext for ext in exts if ext not in data]:
@@ -285,9 +289,16 @@ class Loader:
         if self.transform is None and self.options.graph.device == "gpu":
             height, width = (int(self.catalog.numbers[name][clip.row]) for name in ("height", "width"))
             return self._input(batch, clip, url, data["mp4"], (height, width), data.get("flac"))
-        picture = frames(
-            data["mp4"], window.first, window.count, fps=self.options.fps, gop=self.options.gop, stride=window.stride
-        )
+        picture = np.zeros((0, 0, 0, 3), np.uint8)
+        if self.options.with_video:
+            picture = frames(
+                data["mp4"],
+                window.first,
+                window.count,
+                fps=self.options.fps,
+                gop=self.options.gop,
+                stride=window.stride,
+            )
         if self.transform is not None:
             return self.transform(picture, samples(data["flac"], window.audio_first, window.audio_count), clip)
         return self._input(batch, clip, url, picture, (picture.shape[1], picture.shape[2]), data.get("flac"))

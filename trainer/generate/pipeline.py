@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
 from javisc.trainer.data.aspects import frame_count, image_size
 from javisc.trainer.data.lengths import audio_lengths, waveform_samples
 from javisc.trainer.generate.conditions import apply_conditions, parse_conditions
@@ -18,6 +17,7 @@ from javisc.trainer.models.dit import VASTDiT3
 from javisc.trainer.models.frozen import AudioCodec, PriorTextEncoder, TextEncoder, VideoCodec
 from javisc.trainer.models.prior import STIBPrior
 from javisc.trainer.models.text import captions
+from javisc.trainer.noise import generators, normal
 from javisc.trainer.objectives.sampling import SamplerConfig, sample, sampling_times
 
 MEL_BINS = 64
@@ -126,11 +126,7 @@ def _size(models: Models, options: SampleOptions) -> _Size:
 
 def _noise(shape: tuple[int, ...], seed: int, indices: Sequence[int], name: str, like: Tensor) -> Tensor:
     """Standard normal noise, row i a function of (seed, indices[i], name)."""
-    rows = []
-    for index in indices:
-        generator = torch.Generator().manual_seed(int(draws.bits(seed, index, name)[0]) & (2**63 - 1))
-        rows.append(torch.randn(shape, generator=generator))
-    return torch.stack(rows).to(like)
+    return normal(shape, [row for index in indices for row in generators([seed], index, name)], like)
 
 
 @torch.no_grad()

@@ -7,76 +7,43 @@ import json
 import os
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
+from javisc.trainer.distributed import PRECISIONS
 from javisc.trainer.generate.output import write_clip
 from javisc.trainer.generate.pipeline import Generated, Models, SampleOptions, generate
 from javisc.trainer.models.dit import checkpoint
-from javisc.trainer.models.frozen import VideoCodec, need_weights
-from javisc.trainer.models.prior import model as prior_files
-from javisc.trainer.models.text.imagebind import ImageBindText
-from javisc.trainer.models.text.t5 import T5
-from javisc.trainer.models.text.tokens import ClipTokens, ImageBindEncoder
-from javisc.trainer.models.vae.audio import AudioLDM2
-from javisc.trainer.models.vae.diffusers_video import DiffusersVideoVAE
-from javisc.trainer.models.vae.opensora import OpenSoraVAE
-from javisc.trainer.models.weights import read_options, read_weights
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where the weights lie. `imagebind` may be absent if the prior's file holds the text tower; an audio-only model needs
-    `model`, `t5`, `audio_vae` and `vocoder` alone."""
-
-    model: Path
-    t5: Path | None = None
-    prior: Path | None = None
-    imagebind: Path | None = None
-    clip_tokenizer: Path | None = None
-    video_vae: Path | None = None
-    audio_vae: Path | None = None
-    vocoder: Path | None = None
-
-
-def video_codec(path: Path | None, device: torch.device, dtype: torch.dtype) -> VideoCodec:
-    """OpenSora's autoencoder, or a diffusers one where the folder's config.json names its class."""
-    folder = need_weights(path, "video_vae")
-    if folder.is_dir() and "_class_name" in read_options(folder / "config.json"):
-        return DiffusersVideoVAE.load(folder, device=device, dtype=dtype)
-    return OpenSoraVAE.load(folder, device=device, dtype=dtype)
+from javisc.trainer.models.encoders import Encoders, EncodersConfig, recorded
+from javisc.trainer.models.weights import run_weights
 
 
 def load_models(
-    folders: Folders, device: torch.device, dtype: torch.dtype, prior_attention: str | None = None
+    model: Path, config: EncodersConfig, device: torch.device, prior_attention: str | None = None
 ) -> Models:
-    """Every network a run needs, frozen, on `device`. Raises UserError in one line for the first that is missing."""
+    """Every network a run needs, frozen, on `device`, in the precision of `config`.
+
+    Encoders that it does not name are those the model's own recipe tells of. Raises UserError in one line for the first that is
+    missing.
+    """
+    model = run_weights(model)
+    known = recorded(model)
+    places = {f.name: getattr(config, f.name) or getattr(known, f.name) for f in fields(EncodersConfig)}
     options = {} if prior_attention is None else {"prior_attention": prior_attention}
-    dit = checkpoint.load(folders.model, dtype=dtype, **options).to(device).eval().requires_grad_(False)
-    text = T5(folders.t5, length=dit.config.model_max_length, device=device, dtype=dtype)
-    audio = AudioLDM2.load(folders.audio_vae, folders.vocoder, device=device, dtype=dtype)
+    dit = checkpoint.load(model, dtype=PRECISIONS[config.precision], **options).to(device).eval().requires_grad_(False)
+    encoders = Encoders(EncodersConfig(**places), device, dit.config.model_max_length, decode=True)
     prior = prior_text = video = None
     if dit.config.has_prior:
-        if folders.prior is None:
+        if not (encoders.config.prior or encoders.config.tiny):
             raise UserError("the model has prior blocks; give the prior's folder with --prior")
-        prior, tower = prior_files.load(folders.prior, encode_va=False, dtype=dtype)
-        prior = prior.to(device).eval().requires_grad_(False)
-        where = folders.prior
-        if not tower:
-            where = need_weights(folders.imagebind, "imagebind")
-            tower = read_weights(where)
-        encoder = ImageBindText.load(tower, str(where)).to(device, dtype)
-        positions = encoder.modality_preprocessors["text"].get_parameter("pos_embed").shape[1]
-        prior_text = ImageBindEncoder(encoder, ClipTokens(folders.clip_tokenizer, length=positions))
+        prior, prior_text = encoders.prior, encoders.prior_text
     if not dit.config.audio_only:
-        video = video_codec(folders.video_vae, device, dtype)
-    return Models(dit, text, audio, prior, prior_text, video)
+        video = encoders.video
+    return Models(dit, encoders.text, encoders.audio, prior, prior_text, video)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -98,13 +65,13 @@ def place_of_this_process() -> tuple[int, int]:
 
 
 def sample_prompts(
-    folders: Folders,
+    model: Path,
+    encoders: EncodersConfig,
     prompts: list[str],
     out: Path,
     options: SampleOptions,
     *,
     device: str = "",
-    dtype: str = "bf16",
     prior_attention: str | None = None,
     progress: Callable[[int, int, int], None] = lambda done, step, steps: None,
 ) -> list[Path]:
@@ -114,12 +81,10 @@ def sample_prompts(
     already are left alone, so an interrupted run continues.
     """
     rank, processes = place_of_this_process()
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r}: allowed are {', '.join(DTYPES)}")
     where = torch.device(
         device or (f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     )
-    models = load_models(folders, where, DTYPES[dtype], prior_attention)
+    models = load_models(model, encoders, where, prior_attention)
     ending = ".wav" if models.dit.config.audio_only else ".mp4"
     names = [out / f"{index:05d}{ending}" for index in range(len(prompts))]
     if rank == 0:

@@ -5,10 +5,11 @@ Nothing is ever downloaded: a folder is given, or one line says what to put wher
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from javisc.manifests.errors import UserError
 
@@ -20,9 +21,12 @@ SOURCES: dict[str, tuple[str, str]] = {
         "ImageBind-huge (imagebind_huge.pth; CC BY-NC-SA 4.0) or a prior with text_encoder.* tensors",
     ),
     "clip_tokenizer": ("encoders.clip_tokenizer", "openai/clip-vit-large-patch14 (vocab.json, merges.txt)"),
+    "prior": ("encoders.prior", "JavisDiT-v0.1-prior, or a run of `javisc train prior`,"),
     "video_vae": ("encoders.video_vae", "hpcai-tech/OpenSora-VAE-v1.2"),
     "audio_vae": ("encoders.audio_vae", "cvssp/audioldm2 (vae/)"),
     "vocoder": ("encoders.vocoder", "cvssp/audioldm2 (vocoder/)"),
+    "opensora": ("start.opensora", "hpcai-tech/OpenSora-STDiT-v3 (model.safetensors)"),
+    "audio": ("start.audio", "JavisDiT-v0.1-audio, or a run of `javisc train audio`,"),
 }
 
 
@@ -49,20 +53,23 @@ class PriorTextEncoder(Protocol):
 
 
 class VideoCodec(Protocol):
-    """Videos [B, 3, T, H, W] in -1 to 1 ↔ latents [B, c, t, h, w]."""
+    """Videos [B, 3, T, H, W] in -1 to 1 ↔ latents [B, c, t, h, w].
+
+    Encoding draws from the posterior, row i with `draws[i]` (torch's generator without), or takes its mean with `mode`.
+    """
 
     latent_channels: int
 
     def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]: ...
-    def encode(self, video: Tensor) -> Tensor: ...
+    def encode(self, video: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor: ...
     def decode(self, latents: Tensor, frames: int) -> Tensor: ...
 
 
 class AudioCodec(Protocol):
-    """Log-mel spectrograms [B, 1, F, 64] ↔ latents [B, c, F/4, 16] → waves [B, n] at 16 kHz."""
+    """Log-mel spectrograms [B, 1, F, 64] ↔ latents [B, c, F/4, 16] → waves [B, n] at 16 kHz. Encoding as in `VideoCodec`."""
 
     latent_channels: int
 
-    def encode(self, mel: Tensor) -> Tensor: ...
+    def encode(self, mel: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor: ...
     def decode(self, latents: Tensor) -> Tensor: ...
     def wave(self, mel: Tensor) -> Tensor: ...

@@ -49,6 +49,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     raise UserError(f"{path} holds no weights; looked for {', '.join(_SINGLE + _INDEXED)}")
 
 
+def run_weights(path: Path) -> Path:
+    """Where the weights of `path` lie: in it, or, if it is the folder of a run, in its `best`, else its `last`."""
+    return next((path / name for name in ("best", "last") if (path / name).is_dir()), path)
+
+
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":

@@ -12,27 +12,31 @@ from javisc.trainer.models.frozen import need_weights
 
 
 class T5:
-    """A frozen T5 encoder from a local folder (`transformers`' own layout)."""
+    """A frozen T5 encoder and its tokenizer; captions are padded or cut to `length` tokens."""
 
-    def __init__(
-        self,
+    def __init__(self, model: Any, tokenizer: Any, *, length: int = 300) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.length = tokenizer, length
+
+    @classmethod
+    def load(
+        cls,
         folder: Path | str | None,
         *,
         length: int = 300,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> None:
+    ) -> T5:
+        """From a local folder in `transformers`' own layout."""
         from transformers import AutoTokenizer, T5EncoderModel
 
         path = need_weights(folder, "t5")
-        self.length = length
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         model: Any = T5EncoderModel.from_pretrained(path, local_files_only=True, dtype=dtype)
-        self.model = model.to(device).eval().requires_grad_(False)
+        return cls(model.to(device), AutoTokenizer.from_pretrained(path, local_files_only=True), length=length)
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Captions, padded or cut to `length` tokens → last hidden state [B, 1, L, C] and mask [B, L]."""
+        """Captions → last hidden state [B, 1, L, C] and mask [B, L]."""
         tokens = self.tokenizer(
             captions,
             max_length=self.length,

@@ -32,20 +32,18 @@ class ClipTokens:
     """Captions → ids [B, 77]: start, tokens, end, zeros. A longer caption is cut and loses its end token, as in the
     original."""
 
-    def __init__(self, path: Path | str | None, *, length: int = LENGTH) -> None:
+    def __init__(self, tokenizer: Any, *, length: int = LENGTH) -> None:
+        self.tokenizer, self.length = tokenizer, length
+
+    @classmethod
+    def load(cls, path: Path | str | None, *, length: int = LENGTH) -> ClipTokens:
         """`path`: a folder with a CLIP tokenizer (`vocab.json`, `merges.txt`), or `bpe_simple_vocab_16e6.txt.gz`."""
         from transformers import CLIPTokenizer
 
         path = need_weights(path, "clip_tokenizer")
-        self.length = length
         if path.is_dir():
-            self.tokenizer: Any = CLIPTokenizer.from_pretrained(path, local_files_only=True)
-        else:
-            merges = _read_merges(path)
-            alphabet = _byte_alphabet()
-            words = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
-            vocabulary = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-            self.tokenizer = CLIPTokenizer(vocab=vocabulary, merges=cast(Any, merges))
+            return cls(CLIPTokenizer.from_pretrained(path, local_files_only=True), length=length)
+        return cls(byte_pair_tokenizer(_read_merges(path)), length=length)
 
     def __call__(self, captions: list[str]) -> Tensor:
         out = torch.zeros(len(captions), self.length, dtype=torch.long)
@@ -55,6 +53,16 @@ class ClipTokens:
             ids = [start, *ids, end][: self.length]
             out[row, : len(ids)] = torch.tensor(ids)
         return out
+
+
+def byte_pair_tokenizer(merges: list[tuple[str, str]]) -> Any:
+    """CLIP's tokenizer for these merges: the bytes, the bytes that end a word, the merges, start and end."""
+    from transformers import CLIPTokenizer
+
+    alphabet = _byte_alphabet()
+    words = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
+    vocabulary = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=cast(Any, merges))
 
 
 def _byte_alphabet() -> list[str]:

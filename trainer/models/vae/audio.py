@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from javisc.trainer.models.frozen import need_weights
 
@@ -17,7 +18,7 @@ class AudioLDM2:
     def __init__(self, vae: Any, vocoder: Any | None) -> None:
         """`vae`: a diffusers AutoencoderKL; `vocoder`: a transformers SpeechT5HifiGan, not needed for encoding."""
         self.vae = vae.eval().requires_grad_(False)
-        self.vocoder = None if vocoder is None else vocoder.eval().requires_grad_(False)
+        self.vocoder: Any = None if vocoder is None else vocoder.eval().requires_grad_(False)
         self.latent_channels: int = vae.config.latent_channels
 
     @classmethod
@@ -47,10 +48,11 @@ class AudioLDM2:
         return cls(coder.to(device), voice)
 
     @torch.no_grad()
-    def encode(self, mel: Tensor, *, mode: bool = False) -> Tensor:
+    def encode(self, mel: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor:
         """Log-mel [B, 1, F, 64] → latents [B, 8, F/4, 16]: a draw from the posterior (its mean with `mode`), scaled."""
-        posterior = self.vae.encode(mel.to(self.vae.dtype)).latent_dist
-        return (posterior.mode() if mode else posterior.sample()) * self.vae.config.scaling_factor
+        posterior = self.vae.encode(mel.to(self.vae.device, self.vae.dtype)).latent_dist
+        drawn = posterior.mode() if mode else posterior.sample(None if draws is None else list(draws))
+        return drawn * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

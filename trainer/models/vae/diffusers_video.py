@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.models.frozen import need_weights
@@ -49,9 +50,9 @@ class DiffusersVideoVAE:
         return (frames - 1) // time + 1, height // space, width // space
 
     @torch.no_grad()
-    def encode(self, video: Tensor, *, mode: bool = False) -> Tensor:
-        posterior = self.vae.encode(video.to(self.vae.dtype)).latent_dist
-        z = posterior.mode() if mode else posterior.sample()
+    def encode(self, video: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor:
+        posterior = self.vae.encode(video.to(self.vae.device, self.vae.dtype)).latent_dist
+        z = posterior.mode() if mode else posterior.sample(None if draws is None else list(draws))
         if self.mean is not None and self.std is not None:
             return (z - self.mean.to(z)) / self.std.to(z)
         return z * self.scaling

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from javisc.trainer.models.frozen import need_weights
 from javisc.trainer.models.vae.temporal import TemporalVAE
 from javisc.trainer.models.weights import load_strictly, read_options, read_weights
+from javisc.trainer.noise import normal as noise_of
 
 #: The 2-D half's layout: SDXL's autoencoder.
 SPATIAL: dict[str, Any] = {
@@ -37,11 +39,11 @@ class _Spatial(nn.Module):
         kind: Any = AutoencoderKL
         self.module = kind(**options)
 
-    def encode(self, pictures: Tensor, *, mode: bool) -> Tensor:
-        """[n, 3, H, W] → scaled latents [n, 4, H/8, W/8]."""
+    def encode(self, pictures: Tensor, draws: list[Generator] | None, *, mode: bool) -> Tensor:
+        """[n, 3, H, W] → scaled latents [n, 4, H/8, W/8]; `draws` has a generator per picture."""
         coder: Any = self.module
         posterior = coder.encode(pictures).latent_dist
-        return (posterior.mode() if mode else posterior.sample()) * SPATIAL_SCALE
+        return (posterior.mode() if mode else posterior.sample(draws)) * SPATIAL_SCALE
 
     def decode(self, latents: Tensor) -> Tensor:
         """The way back."""
@@ -92,15 +94,24 @@ class OpenSoraVAE(nn.Module):
         return whole * -(-self.group // 4) + -(-rest // 4), height // 8, width // 8
 
     @torch.no_grad()
-    def encode(self, video: Tensor, *, mode: bool = False) -> Tensor:
+    def encode(self, video: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor:
         """A draw from the posterior of both halves, or their means with `mode`."""
         rows, _, frames = video.shape[:3]
-        flat = video.to(self.scale.dtype).transpose(1, 2).flatten(0, 1)
+        flat = video.to(self.scale).transpose(1, 2).flatten(0, 1)
+        own = None if draws is None else [row for row in draws for _ in range(frames)]
+        step = self.frames_at_once
         pictures = torch.cat(
-            [self.spatial_vae.encode(part, mode=mode) for part in torch.split(flat, self.frames_at_once)]
+            [
+                self.spatial_vae.encode(flat[i : i + step], own and own[i : i + step], mode=mode)
+                for i in range(0, len(flat), step)
+            ]
         )
         latents = pictures.view(rows, frames, *pictures.shape[1:]).transpose(1, 2)
-        groups = [self.temporal_vae.encode(group, mode=mode) for group in torch.split(latents, self.group, dim=2)]
+        groups = []
+        for group in torch.split(latents, self.group, dim=2):
+            shape = (self.latent_channels, -(-group.shape[2] // self.temporal_vae.factor), *group.shape[3:])
+            noise = None if draws is None or mode else noise_of(shape, draws)
+            groups.append(self.temporal_vae.encode(group, noise, mode=mode))
         return (torch.cat(groups, dim=2) - self.shift) / self.scale
 
     @torch.no_grad()

@@ -1,0 +1,221 @@
+"""Batches of clips for the models that learn in latent space: pictures, sound, log-mel and captions from compiled shards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.data.assign import BucketTable, Resolution
+from javisc.trainer.data.buckets import ReferenceBuckets
+from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.costs import joint_dit_cost
+from javisc.trainer.data.graph import GraphOptions
+from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
+from javisc.trainer.data.windows import RandomWindow
+from javisc.trainer.models.text.captions import clean
+from javisc.trainer.transforms.javisdit_mel import FLOOR, MelConfig, mel_input
+
+#: What the reference's table says of a sound without a picture: its bucket, and through that its shifted times, follow from it.
+DUMMY_HEIGHT, DUMMY_WIDTH = 720, 1280
+
+
+@dataclass
+class ClipData:
+    """Where clips come from and how they are grouped: the settings `data.*` of the recipes of latent models.
+
+    `buckets`: {resolution: {"frames": [probability or [of the resolution, of the length], batch size]}}; a resolution is a name
+    of `aspects`, or one size as "HEIGHTxWIDTH". `aspects` keeps the ratios named of a resolution's table; none keeps all.
+    `stride`: source frames per frame. `clean_captions` cleans them as sampling does (the reference does not in training).
+    `mel_padding`: "zero", as the official weights saw, or "silence". `decoder`: gpu, cpu, or auto: where there is one.
+    `shards_together`: as in `SamplerOptions`.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    train_split: str | None = "train"
+    valid_split: str | None = "val"
+    buckets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    aspects: list[str] = field(default_factory=list)
+    stride: int = 1
+    clean_captions: bool = False
+    mel_padding: str = "zero"
+    decoder: str = "auto"
+    threads: int = 4
+    ahead: int = 2
+    shards_together: int = 0
+
+    def table(self) -> BucketTable:
+        """The buckets. Raises UserError where they cannot be read."""
+        try:
+            resolutions = ReferenceBuckets(self.buckets).resolutions()  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                'data.buckets: write {RESOLUTION: {"FRAMES": [probability, batch size]}}, the probability a number or '
+                f"[of the resolution, of the length] ({error})"
+            ) from None
+        wanted = set(self.aspects)
+        kept = []
+        for r in resolutions:
+            sizes = {key: size for key, size in r.sizes.items() if not wanted or key in wanted or len(r.sizes) == 1}
+            if not sizes:
+                raise UserError(
+                    f"data.aspects: {r.name} has none of {', '.join(self.aspects)}; it has {', '.join(r.sizes)}"
+                )
+            kept.append(Resolution(r.name, r.pixels, sizes, r.lengths))
+        return BucketTable(kept)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch: `video` [B, 3, F, H, W] in -1 to 1 (None without), `sound` [B, n], `mel` [B, 1, frames, 64] on the CPU or the
+    loader's device. `seeds` belong to the samples of this epoch: whatever is drawn for a row is drawn from its own.
+    """
+
+    video: Tensor | None
+    sound: Tensor
+    mel: Tensor
+    captions: list[str]
+    keys: list[str]
+    seeds: list[int]
+    frames: int
+    height: int
+    width: int
+    fps: float
+    sample_rate: int
+
+
+class ClipSource:
+    """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
+
+    `split` keeps rows of that split, None all. In training every rank has a batch in every step; held-out clips (`train=False`)
+    come from their middle, and all of them where there is one process. Raises UserError: no usable clip, or clips of several
+    frame rates or sampling rates.
+    """
+
+    def __init__(
+        self,
+        data: ClipData,
+        split: str | None,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        with_video: bool = True,
+        train: bool = True,
+        width: int = 1152,
+    ) -> None:
+        if not data.paths:
+            raise UserError("no dataset: add --data DS, a folder that `javisc build` made")
+        where = [pl.col("flac_size") > 0, *([pl.col("mp4_size") > 0] if with_video else [])]
+        where += [] if split is None else [pl.col("split") == split]
+        self.catalog = Catalog.open(data.paths, where)
+        self.data, self.with_video = data, with_video
+        self.fps = _one(self.catalog.reals["fps"], "frame rates", "--fps")
+        self.sample_rate = int(_one(self.catalog.numbers["audio_fps"], "sampling rates", "--sample-rate"))
+        if self.sample_rate != MelConfig.sample_rate:
+            raise UserError(f"the sound has {self.sample_rate} Hz: build with --sample-rate {MelConfig.sample_rate}")
+        if not with_video:
+            self.catalog.numbers["height"] = np.full(len(self.catalog), DUMMY_HEIGHT)
+            self.catalog.numbers["width"] = np.full(len(self.catalog), DUMMY_WIDTH)
+        fps = Fraction(self.fps).limit_denominator(1001)
+        self.mel = MelConfig(sample_rate=self.sample_rate, padding=data.mel_padding)
+        options = SamplerOptions(
+            seed=seed,
+            stride=data.stride,
+            shards_together=data.shards_together,
+            windows=RandomWindow(fps, centre=not train),
+            tail="drop" if train or world > 1 else "split",
+            cost=joint_dit_cost(width, fps=self.fps / data.stride, audio_only=not with_video),
+        )
+        sampler = Sampler(self.catalog, data.table(), options, rank=rank, world=world)
+        self.loader = Loader(
+            sampler,
+            LoaderOptions(
+                threads=data.threads, ahead=data.ahead, fps=fps, with_video=with_video, graph=self._graph(sampler)
+            ),
+            transform=None if with_video else self._sound,
+        )
+
+    def _graph(self, sampler: Sampler) -> GraphOptions:
+        if self.data.decoder not in ("auto", "cpu", "gpu"):
+            raise UserError(f"data.decoder={self.data.decoder!r}: it may be auto, cpu, gpu")
+        gpu = self.data.decoder == "gpu" or (self.data.decoder == "auto" and torch.cuda.is_available())
+        return GraphOptions(
+            device="gpu" if gpu else "cpu",
+            device_id=torch.cuda.current_device() if gpu else 0,
+            max_batch_size=max(bucket.batch_size for bucket in sampler.table.buckets),
+            threads=self.data.threads,
+            spectrum="audioldm",
+            mel_padding=0.0 if self.data.mel_padding == "zero" else math.log(FLOOR),
+            sample_rate=self.sample_rate,
+        )
+
+    def _sound(self, _: NDArray[np.uint8], sound: NDArray[np.float32], clip: Clip) -> tuple[Tensor, Tensor]:
+        wave = torch.from_numpy(sound.mean(axis=1))
+        return wave, mel_input(wave, self.mel, len(wave) / self.sample_rate)
+
+    def __len__(self) -> int:
+        """Batches left in the epoch."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Clips]:
+        """The rest of the epoch."""
+        for loaded in self.loader:
+            if loaded.batch.clips:
+                yield self._batch(loaded)
+
+    def _batch(self, loaded: Loaded) -> Clips:
+        if self.with_video:
+            assert loaded.audio is not None and loaded.spectrum is not None
+            video, sound, mel = loaded.video, loaded.audio.mean(-1), loaded.spectrum[:, None]
+        else:
+            waves, mels = zip(*loaded.items, strict=True)
+            video, sound, mel = None, torch.stack(waves), torch.stack(mels)
+        bucket = loaded.batch.bucket
+        return Clips(
+            video,
+            sound,
+            mel,
+            [self.caption(label) for label in loaded.labels],
+            [str(label["key"]) for label in loaded.labels],
+            [clip.seed for clip in loaded.batch.clips],
+            bucket.frames,
+            bucket.height,
+            bucket.width,
+            self.fps / self.data.stride,
+            self.sample_rate,
+        )
+
+    def caption(self, label: dict[str, object]) -> str:
+        """The caption a model reads: for sound alone that of the sound, where there is one."""
+        text = (None if self.with_video else label.get("audio_text")) or label.get("text") or ""
+        return clean(str(text)) if self.data.clean_captions else str(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A few integers, the same on every rank."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where another source stood. Raises UserError if it had other data or another seed."""
+        self.loader.load_state_dict(state)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self.loader.close()
+
+
+def _one(values: NDArray[Any], what: str, option: str) -> float:
+    found = np.unique(values)
+    if len(found) != 1:
+        raise UserError(f"the datasets have {len(found)} {what} ({found[:4]}): build them with one {option}")
+    return float(found[0])
