@@ -78,7 +78,8 @@ class ClipData:
 @dataclass(frozen=True)
 class Clips:
     """A batch: `video` [B, 3, F, H, W] in -1 to 1 (None without), `sound` [B, n], `mel` [B, 1, frames, 64] on the CPU or the
-    loader's device. `seeds` belong to the samples of this epoch: whatever is drawn for a row is drawn from its own.
+    loader's device. `seeds` belong to the samples of this epoch: whatever is drawn for a row is drawn from its own. `loaded` is
+    the loader's batch, with all that was decided.
     """
 
     video: Tensor | None
@@ -91,14 +92,14 @@ class Clips:
     height: int
     width: int
     fps: float
-    sample_rate: int
+    loaded: Loaded
 
 
 class ClipSource:
     """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
 
     `split` keeps rows of that split, None all. In training every rank has a batch in every step; held-out clips (`train=False`)
-    come from their middle, and all of them where there is one process. Raises UserError: no usable clip, or clips of several
+    come from their middle, and all of them where there is one process. `whole_sound` as in `LoaderOptions`. Raises UserError: no usable clip, or clips of several
     frame rates or sampling rates.
     """
 
@@ -112,6 +113,7 @@ class ClipSource:
         world: int = 1,
         with_video: bool = True,
         train: bool = True,
+        whole_sound: bool = False,
         width: int = 1152,
     ) -> None:
         if not data.paths:
@@ -141,7 +143,12 @@ class ClipSource:
         self.loader = Loader(
             sampler,
             LoaderOptions(
-                threads=data.threads, ahead=data.ahead, fps=fps, with_video=with_video, graph=self._graph(sampler)
+                threads=data.threads,
+                ahead=data.ahead,
+                fps=fps,
+                with_video=with_video,
+                whole_sound=whole_sound,
+                graph=self._graph(sampler),
             ),
             transform=None if with_video else self._sound,
         )
@@ -193,7 +200,7 @@ class ClipSource:
             bucket.height,
             bucket.width,
             self.fps / self.data.stride,
-            self.sample_rate,
+            loaded,
         )
 
     def caption(self, label: dict[str, object]) -> str:
