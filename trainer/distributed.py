@@ -155,8 +155,7 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
         for block in blocks:
             block.compile()
     if config.strategy == "fsdp2":
-        dtype = PRECISIONS[config.precision] if _casts_parameters(model, config) else None
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        policy = MixedPrecisionPolicy(param_dtype=gathered_dtype(model, config), reduce_dtype=torch.float32)
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -190,15 +189,17 @@ def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _casts_parameters(model: nn.Module, config: ParallelConfig) -> bool:
-    """True if FSDP2 gathers parameters in the lower precision. Batch norms want float32: then autocast does the work."""
+def gathered_dtype(model: nn.Module, config: ParallelConfig) -> torch.dtype | None:
+    """The precision FSDP2 gathers parameters in; None where they stay as they are. Batch norms want float32: then autocast does
+    the work."""
     if config.strategy != "fsdp2" or config.precision == "fp32":
-        return False
-    return not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        return None
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    return None if normed else PRECISIONS[config.precision]
 
 
 def autocast(model: nn.Module, config: ParallelConfig, device: torch.device) -> AbstractContextManager[None]:
     """Mixed precision of the forward pass, where FSDP2 does not cast by itself."""
-    if config.precision == "fp32" or _casts_parameters(model, config):
+    if config.precision == "fp32" or gathered_dtype(model, config) is not None:
         return nullcontext()
     return torch.autocast(device.type, PRECISIONS[config.precision])

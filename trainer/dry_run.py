@@ -1,43 +1,165 @@
-"""What a run would be, without running it: batches, parameters, memory, arithmetic."""
+"""What a run would be, without running it: batches, parameters, memory, arithmetic, kernels.
+
+The model is never allocated: one forward pass runs on fake tensors (`footprint`).
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from javisc.trainer.config import Recipe
+from javisc.trainer.distributed import check, gathered_dtype
+from javisc.trainer.flops import peak_flops
+from javisc.trainer.footprint import footprint
 from javisc.trainer.task import Task
+
+#: What `memory` counts, and how a person is told.
+PARTS = {
+    "weights": "weights",
+    "gathered": "weights gathered for the running and the next block",
+    "gradients": "gradients",
+    "buckets": "gradients in flight",
+    "optimizer": "optimizer",
+    "average": "moving average",
+    "activations": "activations",
+}
 
 
 def dry_run(recipe: Recipe, task: Task[Any]) -> dict[str, Any]:
-    """Batches per epoch, the first batch's shapes, parameters (trained and frozen), bytes of state per process, FLOPs of a step.
+    """Batches per epoch, the first batch, parameters (trained and frozen), bytes per process, FLOPs of a step, kernels taken.
 
-    `state_bytes` counts weights, gradients, optimizer state and the average on one process; activations depend on kernels and
-    checkpointing and are not predicted.
+    Raises UserError for a strategy or precision that does not exist, and what opening the data raises.
     """
+    check(recipe.parallel)
     world = int(os.environ.get("WORLD_SIZE", 1))
-    model = task.build()
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source = task.source(0, world)
-    batches = len(source)
-    batch = next(iter(source))
-    shapes = {name: list(value.shape) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    moments = {"sgd": 1 if recipe.optimizer.momentum else 0}.get(recipe.optimizer.name, 2)
-    copies = 2 + moments + (1 if recipe.ema.decay > 0 else 0)
-    shards = world if recipe.parallel.strategy == "fsdp2" else 1
+    try:
+        batches = len(source)
+        batch = next(iter(source))
+    finally:
+        source.close()
+    with FakeTensorMode():
+        model = task.model()
+        blocks = task.blocks(model)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        state = state_bytes(recipe, model, blocks, world)
+    seen = footprint(task, batch, recipe.parallel, device)
+    memory = {**state, "activations": seen.checkpointed if recipe.parallel.checkpoint_blocks else seen.activations}
+    steps = recipe.run.accumulate * world
     return {
         "task": recipe.task,
         "processes": world,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "strategy": recipe.parallel.strategy,
+        "precision": recipe.parallel.precision,
+        "steps": recipe.run.steps,
         "batches_per_epoch": batches,
-        "samples_per_step": task.size(batch) * recipe.run.accumulate * world,
-        "batch": shapes,
+        "samples_per_step": task.size(batch) * steps,
+        "tokens_per_step": task.tokens(batch) * steps,
+        "batch": {name: list(value.shape) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)},
         "parameters_trained": trained,
         "parameters_frozen": frozen,
-        "state_bytes": 4 * (trained * copies + frozen) // shards,
-        "step_tflop": task.flops(batch) * recipe.run.accumulate * world / 1e12,
-        "precision": recipe.parallel.precision,
-        "strategy": recipe.parallel.strategy,
+        "memory": memory,
+        "memory_total": sum(memory.values()),
+        "activations_plain": seen.activations,
+        "activations_checkpointed": seen.checkpointed,
+        "step_tflop": task.flops(batch) * steps / 1e12,
+        "peak_tflops_per_sec": (peak_flops(device, recipe.parallel.precision) or 0.0) / 1e12 or None,
+        "kernels": [
+            {"op": op, "backend": backend, "dtype": dtype, "head_dim": width, "uses": list(uses), "calls": calls}
+            for (op, backend, dtype, width, uses), calls in sorted(seen.kernels.items())
+        ],
     }
+
+
+def state_bytes(recipe: Recipe, model: nn.Module, blocks: Sequence[nn.Module], world: int) -> dict[str, int]:
+    """Bytes a process holds beside activations, by PARTS.
+
+    Master weights, gradients and moments are float32. FSDP2 cuts all of them into `world` pieces; DDP none, and it keeps the
+    gradients a second time while they travel.
+    """
+    sharded = recipe.parallel.strategy == "fsdp2"
+    pieces = world if sharded else 1
+    held = 4 * sum(p.numel() for p in model.parameters())
+    trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    moments = {"sgd": 1 if recipe.optimizer.momentum else 0}.get(recipe.optimizer.name, 2)
+    width = (gathered_dtype(model, recipe.parallel) or torch.float32).itemsize
+    largest = sorted((sum(p.numel() for p in block.parameters()) for block in blocks), reverse=True)
+    return {
+        "weights": held // pieces + buffers,
+        "gathered": width * sum(largest[:2]) if sharded and world > 1 else 0,
+        "gradients": trained // pieces,
+        "buckets": trained if not sharded and world > 1 else 0,
+        "optimizer": moments * trained // pieces,
+        "average": trained // pieces if recipe.ema.decay > 0 else 0,
+    }
+
+
+def told(report: dict[str, Any]) -> str:
+    """The report for a person."""
+    r = report
+    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in r["batch"].items())
+    lines = [
+        f"{r['task']}: {r['steps']} steps on {_many(r['processes'], 'process', 'es')} ({r['device']}), "
+        f"{r['strategy']}, {r['precision']}",
+        "",
+        *_column(
+            {
+                "batches per epoch": f"{r['batches_per_epoch']} for each process",
+                "a step": f"{r['samples_per_step']} samples, {r['tokens_per_step']:,} tokens",
+                "first batch": shapes,
+                "parameters": f"{r['parameters_trained']:,} trained, {r['parameters_frozen']:,} frozen",
+                "arithmetic": _arithmetic(r),
+            }
+        ),
+        "",
+        "memory of a process, from the first batch",
+        *_column(
+            {**{PARTS[key]: _bytes(value) for key, value in r["memory"].items()}, "together": _bytes(r["memory_total"])}
+        ),
+        f"  activations: {_bytes(r['activations_plain'])} plain, {_bytes(r['activations_checkpointed'])} with "
+        "parallel.checkpoint_blocks=true",
+        "",
+        "kernels on this device (forward calls of a batch)",
+    ]
+    calls = {
+        " ".join([entry["op"], *(["heads of", str(entry["head_dim"])] if entry["head_dim"] else []), *entry["uses"]]): (
+            f"{entry['backend']}, {entry['dtype']}, {entry['calls']}"
+        )
+        for entry in r["kernels"]
+    }
+    return "\n".join([*lines, *(_column(calls) or ["  none"])])
+
+
+def _arithmetic(report: dict[str, Any]) -> str:
+    work, peak = report["step_tflop"], report["peak_tflops_per_sec"]
+    if not work:
+        return "not counted for this task"
+    seconds = f", {work / report['processes'] / peak:.3g} s at the data sheet's {peak:g} TFLOP/s" if peak else ""
+    return f"{work:.3g} TFLOP a step{seconds}"
+
+
+def _column(rows: dict[str, str]) -> list[str]:
+    width = max((len(name) for name in rows), default=0)
+    return [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+
+
+def _many(count: int, word: str, ending: str) -> str:
+    return f"{count} {word}{ending if count != 1 else ''}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ from javisc.manifests.files import published
 from javisc.trainer.checkpoint import Checkpoints
 from javisc.trainer.config import Recipe, as_dict, differences
 from javisc.trainer.distributed import Raised, World, accumulating, autocast, bare, clean, spread, world
+from javisc.trainer.flops import peak_flops
 from javisc.trainer.logs import Logs
+from javisc.trainer.meter import Meter
 from javisc.trainer.optim import EMA, Stepper
 from javisc.trainer.schedule import EarlyStop, rate_factor
 from javisc.trainer.task import Source, Task, endless, key_random
@@ -95,7 +96,7 @@ def train(
         logs = Logs(folder, recipe.run, step, first=here.first)
         cleanup.callback(logs.close)
         guard = _Guard(recipe.run.max_skipped)
-        meter = _Meter(here)
+        meter = Meter(here, peak_flops(here.device, recipe.parallel.precision))
         batches = endless(source)
         cleanup.callback(batches.close)
         raised = Raised(here)
@@ -131,8 +132,12 @@ def train(
                 dist.all_reduce(loss)
                 guard.check(stepper, logs)
                 told = {"loss": loss.item() / here.size, "lr": lr, "grad_norm": norm.item()}
-                logs.row(step, "train", {**told, **meter.read(), "epoch": source.state_dict().get("epoch", 0)})
-                logs.progress(step, {**told, "samples/s": meter.rate})
+                measured = meter.read()
+                logs.row(step, "train", {**told, **measured, "epoch": source.state_dict().get("epoch", 0)})
+                shown = {"samples/s": measured["samples_per_sec"]}
+                if "mfu" in measured:
+                    shown["MFU"] = measured["mfu"]
+                logs.progress(step, {**told, **shown})
             better = False
             if recipe.run.validate_every and _due(step, recipe.run.validate_every, recipe.run.steps):
                 better = _validate(task, model, ema, early, recipe, step, here, logs)
@@ -279,49 +284,6 @@ class _Guard:
                 f"{in_a_row} steps in a row had gradients that are not finite (run.max_skipped={self.limit}): the samples are in "
                 "metrics.jsonl; lower optimizer.lr, or use parallel.precision=bf16"
             )
-
-
-class _Meter:
-    """Throughput since the last reading: samples and FLOP per second, share of time spent waiting for data, imbalance, memory."""
-
-    def __init__(self, here: World) -> None:
-        self.here, self.rate = here, 0.0
-        self.begin = time.monotonic()
-        self.waited, self.samples, self.flops, self.steps = 0.0, 0, 0.0, 0
-
-    def start(self) -> None:
-        self.mark = time.monotonic()
-
-    def got_data(self) -> None:
-        self.waited += time.monotonic() - self.mark
-
-    def took(self, samples: int, flops: float) -> None:
-        self.samples, self.flops, self.steps = self.samples + samples, self.flops + flops, self.steps + 1
-
-    def read(self) -> dict[str, float]:
-        """Values over all processes since the last reading."""
-        seconds = max(time.monotonic() - self.begin, 1e-9)
-        mine = torch.tensor(
-            [self.samples, self.flops, self.waited / seconds, seconds - self.waited], dtype=torch.float64
-        )
-        slowest = mine[3:].clone()
-        dist.all_reduce(mine, group=self.here.control)
-        dist.all_reduce(slowest, dist.ReduceOp.MAX, group=self.here.control)
-        samples, flops, waiting, busy = mine.tolist()
-        self.rate = samples / seconds
-        size = self.here.size
-        told = {
-            "samples_per_sec": self.rate,
-            "step_sec": seconds / max(self.steps, 1),
-            "data_wait": waiting / size,
-            "imbalance": float(slowest) / max(busy / size, 1e-9) - 1,
-        }
-        if flops:
-            told["tflops_per_sec"] = flops / seconds / 1e12
-        if self.here.device.type == "cuda":
-            told["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        self.begin, self.waited, self.samples, self.flops, self.steps = time.monotonic(), 0.0, 0, 0.0, 0
-        return told
 
 
 @contextmanager

@@ -48,6 +48,9 @@ class CarryOver:
 class Task(Protocol[Batch]):
     """A model, its data and its loss."""
 
+    def model(self) -> nn.Module:
+        """The model before any file is read, frozen parts frozen; the dry run builds it where nothing is allocated."""
+
     def build(self) -> nn.Module:
         """The model on the CPU, initialised from torch's generator or from files."""
 
@@ -62,6 +65,9 @@ class Task(Protocol[Batch]):
 
     def size(self, batch: Batch) -> int:
         """Samples in a batch; the gradient is the mean over all samples of a step, on however many ranks."""
+
+    def tokens(self, batch: Batch) -> int:
+        """Tokens that the model's transformer reads in a batch."""
 
     def keys(self, batch: Batch) -> list[str]:
         """Names of a batch's samples, for reports."""

@@ -21,8 +21,15 @@ import click
 )
 @click.option("--resume", is_flag=True, help="Continue from the newest complete checkpoint in the run's folder.")
 @click.option("--dry-run", is_flag=True, help="Say what a run would be, and run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the dry run as JSON.")
 def train(
-    recipe: str, overrides: tuple[str, ...], data: tuple[str, ...], folder: Path | None, resume: bool, dry_run: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    data: tuple[str, ...],
+    folder: Path | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Train after RECIPE: the name of one that javisc brings, or a YAML file. Settings are changed with KEY=VALUE.
 
@@ -39,9 +46,10 @@ def train(
     )
     loaded, task = load(recipe, [*given, *overrides])
     if dry_run:
-        from javisc.trainer.dry_run import dry_run as describe
+        from javisc.trainer import dry_run as dry
 
-        click.echo(json.dumps(describe(loaded, task), indent=1))
+        report = dry.dry_run(loaded, task)
+        click.echo(json.dumps(report, indent=1) if as_json else dry.told(report))
         return
     from javisc.trainer.loop import train as run
 

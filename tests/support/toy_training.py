@@ -61,6 +61,9 @@ class ToyTask:
         self.calls = 0
 
     def build(self) -> nn.Module:
+        return self.model()
+
+    def model(self) -> nn.Module:
         drop = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), self.recipe.dropout)
         trunk = TrunkConfig(size="small", trained=not self.recipe.frozen_trunks)
         return AVSync(
@@ -100,6 +103,9 @@ class ToyTask:
 
     def size(self, batch: Many[Any]) -> int:
         return len(batch.samples)
+
+    def tokens(self, batch: Many[Any]) -> int:
+        return 2 * len(batch.samples)
 
     def keys(self, batch: Many[Any]) -> list[str]:
         return batch.keys

@@ -82,10 +82,18 @@ def test_trains_validates_resumes_and_starts_others(dataset: Path, tmp_path: Pat
 
 
 def test_dry_run_tells_what_a_run_would_be(dataset: Path) -> None:
-    told = json.loads(str(train("sync-demo", "--data", dataset, "--dry-run", *TINY)))
+    wanted = ["sync-demo", "--data", dataset, "--dry-run", *TINY]
+    told = json.loads(str(train(*wanted, "--json")))
     assert told["batches_per_epoch"] == 2 and told["samples_per_step"] == 2
     assert told["batch"]["vis"] == [2, 25, 3, 32, 32] and told["batch"]["target"] == [2]
-    assert told["parameters_frozen"] == 0 and told["state_bytes"] == 16 * told["parameters_trained"]
+    weights = 4 * told["parameters_trained"]
+    state = {"gathered": 0, "gradients": weights, "buckets": 0, "optimizer": 2 * weights, "average": 0}
+    assert told["parameters_frozen"] == 0 and weights <= told["memory"]["weights"] < 1.1 * weights
+    assert {key: told["memory"][key] for key in state} == state
+    assert {(call["op"], call["backend"]) for call in told["kernels"]} == {("selector_attention", "torch")}
+    assert told["step_tflop"] > 0 and told["tokens_per_step"] > 0
+    text = str(train(*wanted, "parallel.strategy=fsdp2", "parallel.checkpoint_blocks=true"))
+    assert f"{told['parameters_trained']:,} trained, 0 frozen" in text and "selector_attention heads of 4" in text
 
 
 def test_every_recipe_that_javisc_brings_is_valid() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,8 +18,10 @@ from javisc.trainer.checkpoint_io import read_pt
 from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
+from javisc.trainer.flops import Tally
 from javisc.trainer.models.sync.checkpoint import SyncCheckpoint, read_sync_checkpoint
 from javisc.trainer.models.sync.config import AVSyncConfig
+from javisc.trainer.models.sync.flops import sync_flops, sync_grids
 from javisc.trainer.models.sync.metrics import sync_metrics
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.models.sync.official import audio_trunk_state, visual_trunk_state
@@ -86,9 +89,14 @@ class SyncTask:
             raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
         self.recipe = recipe
 
+    def model(self) -> AVSync:
+        """The model with fresh weights."""
+        model = AVSync(self.recipe.model)
+        return to_channels_last(model) if self.recipe.channels_last else model
+
     def build(self) -> AVSync:
         """The model with its starting weights."""
-        model = AVSync(self.recipe.model)
+        model = self.model()
         start = self.recipe.start
         if start.visual_trunk:
             load_strictly(model.vfeat_extractor, visual_trunk_state(_contents(start.visual_trunk)), start.visual_trunk)
@@ -96,7 +104,7 @@ class SyncTask:
             load_strictly(model.afeat_extractor, audio_trunk_state(_contents(start.audio_trunk)), start.audio_trunk)
         if start.model:
             load_strictly(model, whole_model_state(start.model), start.model)
-        return to_channels_last(model) if self.recipe.channels_last else model
+        return model
 
     def carry_over(self, model: nn.Module) -> CarryOver | None:
         """The reference checkpoint's optimizer, where the recipe asks for it."""
@@ -132,15 +140,20 @@ class SyncTask:
     def keys(self, batch: SyncBatch) -> list[str]:
         return batch.keys
 
+    def tokens(self, batch: SyncBatch) -> int:
+        """Context tokens of both streams."""
+        return sum(
+            grid.rows * grid.tokens for grid in sync_grids(self._shape, batch.vis.shape, batch.aud.shape, Tally())
+        )
+
     def flops(self, batch: SyncBatch) -> float:
-        """Three times the forward pass of the full model, by the published counts per frame and column; 0 for small trunks."""
-        model = self.recipe.model
-        if (model.visual_trunk.size, model.audio_trunk.size) != ("full", "full") or model.full_attention is not None:
-            return 0.0
-        clips, frames, _, height, width = batch.vis.shape
-        # 283.7 GFLOP for 125 frames of 224 x 224, 11.87 for 257 x 626 columns, 4.5 for the transformer at 5 s.
-        pixels, cells = frames * height * width / (125 * 224 * 224), batch.aud[0].numel() / (257 * 626)
-        return 3 * clips * (284.5e9 * pixels + 11.9e9 * cells + 4.5e9 * frames / 125)
+        return sync_flops(self._shape, batch.vis.shape, batch.aud.shape).total
+
+    @cached_property
+    def _shape(self) -> AVSync:
+        """The model without values, for counting."""
+        with torch.device("meta"):
+            return AVSync(self.recipe.model)
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
         _, logits = model(batch.vis.to(device, non_blocking=True), batch.aud.to(device, non_blocking=True))

@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 
 class PatchEmbed3d(nn.Module):
@@ -170,14 +171,15 @@ class CaptionEmbedder(nn.Module):
 
 def keep_real_tokens(y: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int]]:
     """The tokens [B, L, C] whose mask [B or B/k, L] is not 0, rows joined: ([sum, C], tokens per row). No mask keeps
-    all.
+    all, and so does a fake one, which has no values to read.
 
-    Reads the lengths back from the device: once per forward, not per block.
+    The lengths are read once per forward, not per block; a mask on the CPU makes no device wait for it.
     """
     rows, length, _ = y.shape
-    if mask is None:
+    keep = None if mask is None else mask != 0
+    if keep is None or is_fake(keep):
         return y.flatten(0, 1), [length] * rows
-    if len(mask) != rows:
-        mask = mask.repeat(rows // len(mask), 1)
-    keep = mask != 0
-    return y[keep], keep.sum(1).tolist()
+    if len(keep) != rows:
+        keep = keep.repeat(rows // len(keep), 1)
+    kept = keep.flatten().nonzero().squeeze(1).to(y.device, non_blocking=True)
+    return y.flatten(0, 1).index_select(0, kept), keep.sum(1).tolist()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from javisc.trainer.models.dit.attention import PackedText, Rope
 from javisc.trainer.models.dit.blocks import (
@@ -319,5 +320,8 @@ def _first(value: Tensor | float) -> float:
 
 
 def _partial(mask: Tensor | None) -> Tensor | None:
-    """None where the mask is true everywhere: the masked path then computes the same and costs more."""
-    return None if mask is None or bool(mask.all()) else mask.bool()
+    """None where the mask is true everywhere: the masked path then computes the same and costs more. A fake mask is partial."""
+    if mask is None:
+        return None
+    everywhere = mask.all()
+    return None if not is_fake(everywhere) and bool(everywhere) else mask.bool()
