@@ -18,6 +18,11 @@ import torch
 import torch.utils.dlpack
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, math, pipeline_def, types
+from nvidia.dali.backend import (  # type: ignore[attr-defined]  # its stub leaves them out
+    RegisteredCPUOps,
+    RegisteredGPUOps,
+    RegisteredMixedOps,
+)
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import spectra
@@ -192,10 +197,11 @@ def _build(options: GraphOptions) -> Any:
 
 
 def operators(options: GraphOptions) -> list[str]:
-    """The graph's operators in order, e.g. `Resize (gpu)`: every argument is checked against DALI's schemas.
+    """The graph's operators in order, e.g. `Resize (gpu)`: each exists for its device, every argument fits DALI's schemas.
 
-    Nothing is built, so a machine without a GPU can check the GPU's definition too.
+    Nothing is built, so a machine without a GPU can check the GPU's definition too. Raises ValueError or TypeError.
     """
+    registered = {"cpu": RegisteredCPUOps(), "gpu": RegisteredGPUOps(), "mixed": RegisteredMixedOps()}
     pipeline = Pipeline(
         batch_size=options.max_batch_size, num_threads=options.threads, device_id=None, exec_dynamic=True
     )
@@ -211,7 +217,11 @@ def operators(options: GraphOptions) -> list[str]:
             for source in group if isinstance(group, list | tuple) else [group]:
                 visit(source)
         operator.check_args()
-        seen[operator.id] = f"{node.name.strip('_').rsplit('_', 1)[0]} ({node.device})"
+        made = operator._op
+        name, device = getattr(made, "schema_name", type(made).__name__), made.device
+        if name not in registered[device]:
+            raise ValueError(f"DALI has no operator {name} for the {device}")
+        seen[operator.id] = f"{name} ({device})"
 
     for output in outputs:
         visit(output)

@@ -15,7 +15,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data.assign import BucketTable, Length, Resolution, single_bucket
 from javisc.trainer.data.catalog import Catalog
 from javisc.trainer.data.decode import DecodeError, frames
-from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, operators
+from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions
 from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions, cover, framing
 from javisc.trainer.data.sampler import Sampler, SamplerOptions
 from javisc.trainer.data.sync import SyncWindow
@@ -204,32 +204,3 @@ def test_resize_and_crop_are_javisdits() -> None:
         expected = tensors[f"{name}/out/y"]
         error = (video[0].permute(1, 0, 2, 3) - expected).abs().max() / expected.abs().max()
         assert error < 1e-4, (name, error)
-
-
-def test_gpu_graph_is_the_cpu_graph_with_another_decoder() -> None:
-    cpu, gpu = operators(GraphOptions(device="cpu")), operators(GraphOptions(device="gpu"))
-    assert "Video (gpu)" in gpu and not any(name.startswith("Video") for name in cpu)
-    after = [name.split()[0] for name in gpu if name.split()[0] in ("Resize", "CropMirrorNormalize", "Audio", "Slice")]
-    assert after == [
-        name.split()[0] for name in cpu if name.split()[0] in ("Resize", "CropMirrorNormalize", "Audio", "Slice")
-    ]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_gpu_without_a_gpu_is_one_line() -> None:
-    with pytest.raises(UserError, match="use device=cpu"):
-        Graph(GraphOptions(device="gpu"))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_gpu_and_cpu_agree(dataset: Path) -> None:
-    catalog = Catalog.open([dataset])
-
-    def run(device: str) -> list[Loaded]:
-        with Loader(Sampler(catalog, TABLE), LoaderOptions(graph=GraphOptions(device=device))) as loader:
-            return list(loader)
-
-    for a, b in zip(run("cpu"), run("gpu"), strict=True):
-        assert (a.video - b.video.cpu()).abs().max() * 127.5 <= 3
-        assert a.audio is not None and b.audio is not None and torch.equal(a.audio, b.audio.cpu())
