@@ -155,6 +155,7 @@ def train(
 
         raised.answer()
         checkpoints.finish()
+        save_weights(folder / "last", model, ema, settings, here)
         logs.row(step, "event", {"event": why})
         if last is not None:
             last(inner)
@@ -241,7 +242,8 @@ def _validate(
 
 @torch.no_grad()
 def save_weights(folder: Path, model: nn.Module, ema: EMA | None, settings: dict[str, Any], here: World) -> None:
-    """Write the weights (of the average, where there is one) as safetensors, whole, under their own names; and the recipe."""
+    """Write the weights (of the average, where there is one) as safetensors, whole, under their own names; the recipe; and
+    config.json, if the model's configuration writes one, so that the folder is what others load."""
     from torch.distributed.tensor import DTensor
 
     from javisc.trainer.models.weights import write_weights
@@ -258,6 +260,8 @@ def save_weights(folder: Path, model: nn.Module, ema: EMA | None, settings: dict
         write_weights(folder, whole)
         with published(folder / "recipe.json") as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        if save := getattr(getattr(bare(model), "config", None), "save", None):
+            save(folder / "config.json")
 
 
 class _Guard:

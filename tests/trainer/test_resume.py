@@ -10,9 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from support.toy_training import Ranks, losses, run
+from javisc.trainer.config import load_recipe
+from javisc.trainer.loop import train
+from javisc.trainer.models.weights import read_weights
+from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run
 
 KILLS = random.Random(os.environ.get("JAVISC_TEST_SEED"))  # other places in every run of the suite; pytest shows them
 
@@ -127,6 +132,19 @@ def test_early_stopping_and_the_best_weights(tmp_path: Path) -> None:
     scores = [row["accuracy_1"] for row in rows if row["kind"] == "validate"]
     assert max(scores) == outcome.best == scores[-3]
     assert (tmp_path / "best" / "model.safetensors").exists()
+
+
+def test_a_run_leaves_its_last_weights(tmp_path: Path) -> None:
+    """The average's, where there is one: a run without validation has no others to hand on."""
+    final: dict[str, Tensor] = {}
+    overrides = ["run.steps=3", "ema.decay=0"]
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(str(path), ToyRecipe, overrides)
+    train(recipe, ToyTask(recipe), tmp_path / "run", last=lambda model: final.update(model.state_dict()))
+    left = read_weights(tmp_path / "run" / "last")
+    assert left.keys() == final.keys() and all(torch.equal(left[name], final[name]) for name in final)
+    assert json.loads((tmp_path / "run" / "last" / "recipe.json").read_text())["run"]["steps"] == 3
 
 
 @pytest.mark.parametrize(
