@@ -27,6 +27,8 @@ class RunConfig:
     """How long a run is and what it leaves behind. Intervals are in optimizer steps; 0 switches the thing off."""
 
     steps: int = 1000
+    #: Passes over the data after which a run ends before `steps`; 0 counts none.
+    epochs: int = 0
     accumulate: int = 1
     log_every: int = 10
     checkpoint_every: int = 500

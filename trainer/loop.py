@@ -103,7 +103,7 @@ def train(
         why = "done"
         model.train()
 
-        while step < recipe.run.steps:
+        while not _ended(recipe, step, source):
             meter.start()
             micro = [next(batches) for _ in range(recipe.run.accumulate)]
             sizes = torch.tensor([sum(task.size(batch) for batch in micro)], dtype=torch.float64)
@@ -125,10 +125,11 @@ def train(
             if ema is not None:
                 ema.update()
             step += 1
+            end = _ended(recipe, step, source)
             guard.saw(step, bad, [key for batch in micro for key in task.keys(batch)])
             meter.took(sum(task.size(batch) for batch in micro), sum(task.flops(batch) for batch in micro))
 
-            if _due(step, max(recipe.run.log_every, 1), recipe.run.steps):
+            if _due(step, max(recipe.run.log_every, 1), end):
                 dist.all_reduce(loss)
                 guard.check(stepper, logs)
                 told = {"loss": loss.item() / here.size, "lr": lr, "grad_norm": norm.item()}
@@ -139,13 +140,13 @@ def train(
                     shown["MFU"] = measured["mfu"]
                 logs.progress(step, {**told, **shown})
             better = False
-            if recipe.run.validate_every and _due(step, recipe.run.validate_every, recipe.run.steps):
+            if _due(step, recipe.run.validate_every, end):
                 better = _validate(task, model, ema, early, recipe, step, here, logs)
 
             checkpoints.poll()
             stop = raised.answer()
             raised.ask(terminated())
-            if stop or early.triggered or _due(step, recipe.run.checkpoint_every, recipe.run.steps):
+            if stop or early.triggered or _due(step, recipe.run.checkpoint_every, end):
                 checkpoints.save(step, tensors, {**_state(step, source, early, ema, settings), "carried": brought})
             if better:
                 save_weights(folder / "best", model, ema, settings, here)
@@ -162,8 +163,13 @@ def train(
         return Outcome(step, why, early.best)
 
 
-def _due(step: int, every: int, last: int) -> bool:
-    return bool(every) and (step % every == 0 or step == last)
+def _ended(recipe: Recipe, step: int, source: Source[Any]) -> bool:
+    run = recipe.run
+    return step >= run.steps or (run.epochs > 0 and int(source.state_dict().get("epoch", 0)) >= run.epochs)
+
+
+def _due(step: int, every: int, end: bool) -> bool:
+    return bool(every) and (end or step % every == 0)
 
 
 def _tensors(model: nn.Module, stepper: Stepper, ema: EMA | None) -> dict[str, Tensor]:

@@ -102,6 +102,12 @@ def test_one_two_and_three_processes_learn_the_same(tmp_path: Path) -> None:
         assert first == pytest.approx([curves[1][step] for step in (1, 2, 3)], rel=1e-5), world
 
 
+def test_a_run_ends_after_its_epochs(tmp_path: Path) -> None:
+    assert run(tmp_path, ["run.epochs=1", "run.checkpoint_every=3"]).step == 5
+    assert checkpoints(tmp_path) == [3, 5]
+    assert run(tmp_path, ["run.epochs=2"], resume=True).step == 10 and run(tmp_path, resume=True).step == 12
+
+
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
     common = ["dropout=0", "frozen_trunks=true", "run.steps=4", "run.log_every=1", "samples=16"]
     run(tmp_path / "a", [*common, "batch_size=8"])

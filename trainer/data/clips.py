@@ -99,8 +99,8 @@ class ClipSource:
     """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
 
     `split` keeps rows of that split, None all. In training every rank has a batch in every step; held-out clips (`train=False`)
-    come from their middle, and all of them where there is one process. `whole_sound` as in `LoaderOptions`. Raises UserError: no usable clip, or clips of several
-    frame rates or sampling rates.
+    come from their middle, and all of them where there is one process. `whole_sound` as in `LoaderOptions`. Raises UserError: no
+    usable clip, or clips of several frame rates or sampling rates.
     """
 
     def __init__(
