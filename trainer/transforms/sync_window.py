@@ -141,6 +141,11 @@ class CropRule:
         # The start that the frame really has, from which the sound is counted.
         v_start_sec = v_first / v_fps
         a_first = position(v_start_sec + offset_sec, a_fps)
+        if a_first < 0 and v_first + 1 + v_len <= clip.frames:
+            # An offset between two frames, and the start truncated to the earlier one: the next frame keeps the offset true.
+            v_first += 1
+            v_start_sec = v_first / v_fps
+            a_first = position(v_start_sec + offset_sec, a_fps)
         jitter = position(self.jitter_sec, a_fps)
         if jitter > 0:
             left, right = min(a_first, jitter), min(clip.samples - a_len - a_first, jitter)

@@ -144,8 +144,7 @@ def test_offset_crops_lie_inside_the_clip(spare: int, classes: int, row_seed: in
         assert window.offset is not None
         assert window.first >= 0 and window.first + 125 <= frames
         assert window.audio_first >= 0 and window.audio_first + window.audio_count <= frames * 640
-        # The start may be moved by a frame where truncation put the sound before zero.
-        assert abs(window.audio_first / 16000 - window.first / 25 - window.offset) <= 0.04 + 1e-6
+        assert abs(window.audio_first / 16000 - window.first / 25 - window.offset) <= 1 / 16000 + 1e-9
 
 
 def test_fixed_offsets_come_from_the_manifest() -> None:
