@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from javisc.manifests.errors import UserError
 
-STRATEGIES = ("ddp", "fsdp2")
+STRATEGIES = ("ddp", "fsdp2", "hybrid")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -125,9 +125,15 @@ def share_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
 
 @dataclass
 class ParallelConfig:
-    """How a model is spread and run. `compile` and `checkpoint_blocks` act on each of the task's blocks."""
+    """How a model is spread and run. `compile` and `checkpoint_blocks` act on each of the task's blocks.
+
+    `ddp` keeps everything on every process. `fsdp2` shards what is trained over all processes, `hybrid` over groups of
+    `shard_group` neighbouring ones (0: those of a node), each group holding one copy. What is frozen is never sharded: it costs
+    its weights, in the compute precision, and neither traffic nor optimizer state.
+    """
 
     strategy: str = "ddp"
+    shard_group: int = 0
     precision: str = "fp32"
     compile: bool = False
     checkpoint_blocks: bool = False
@@ -142,6 +148,23 @@ def check(config: ParallelConfig) -> None:
         raise UserError(f"parallel.precision={config.precision!r}: it may be {', '.join(PRECISIONS)}")
 
 
+def sharing(config: ParallelConfig, processes: int) -> int:
+    """How many processes hold one copy of what is trained. Raises UserError if the groups do not fit the processes."""
+    if config.strategy != "hybrid":
+        return processes if config.strategy == "fsdp2" else 1
+    group = config.shard_group or min(int(os.environ.get("LOCAL_WORLD_SIZE", processes)), processes)
+    if group < 1 or processes % group:
+        raise UserError(f"parallel.shard_group={group}: {processes} processes do not divide into groups of that size")
+    return group
+
+
+def restarted(world: World) -> bool:
+    """True on every process if torchrun has started any of them again: a node that came back counts from 0, its peers do not."""
+    count = torch.tensor([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))])
+    dist.all_reduce(count, dist.ReduceOp.MAX, group=world.control)
+    return bool(count.item())
+
+
 def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig, world: World) -> nn.Module:
     """The model on its device, ready for training on all processes. Its parameters keep their names and their places."""
     check(config)
@@ -154,19 +177,36 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
     if config.compile:
         for block in blocks:
             block.compile()
-    if config.strategy == "fsdp2":
-        policy = MixedPrecisionPolicy(param_dtype=gathered_dtype(model, config), reduce_dtype=torch.float32)
-        mesh = init_device_mesh(world.device.type, (world.size,))
-        for block in blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
-        return model
+    if config.strategy != "ddp":
+        return _shard(model, blocks, config, world)
     if world.size == 1:
         return model
     # Unused parameters are looked for so that the buckets are never rebuilt after the first step: sums would otherwise run
     # in another order after a resume than without one.
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+    )
+
+
+def _shard(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig, world: World) -> nn.Module:
+    """FSDP2 on each block that learns and on the rest of the model."""
+    dtype = gathered_dtype(model, config)
+    frozen = {p for p in model.parameters() if not p.requires_grad}
+    if dtype is not None:  # FSDP2 casts what it gathers; what it leaves alone must meet it in the same precision
+        for p in frozen:
+            p.data = p.data.to(dtype)
+    group = sharing(config, world.size)
+    if config.strategy == "hybrid":
+        mesh = init_device_mesh(world.device.type, (world.size // group, group), mesh_dim_names=("replicate", "shard"))
+    else:
+        mesh = init_device_mesh(world.device.type, (group,))
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for block in blocks:
+        if any(p.requires_grad for p in block.parameters()):
+            fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=frozen)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=frozen)
+    return model
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -192,7 +232,7 @@ def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
 def gathered_dtype(model: nn.Module, config: ParallelConfig) -> torch.dtype | None:
     """The precision FSDP2 gathers parameters in; None where they stay as they are. Batch norms want float32: then autocast does
     the work."""
-    if config.strategy != "fsdp2" or config.precision == "fp32":
+    if config.strategy == "ddp" or config.precision == "fp32":
         return None
     normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     return None if normed else PRECISIONS[config.precision]

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from javisc.trainer.config import Recipe
-from javisc.trainer.distributed import check, gathered_dtype
+from javisc.trainer.distributed import check, gathered_dtype, sharing
 from javisc.trainer.flops import peak_flops
 from javisc.trainer.footprint import footprint
 from javisc.trainer.task import Task
@@ -24,7 +24,6 @@ PARTS = {
     "weights": "weights",
     "gathered": "weights gathered for the running and the next block",
     "gradients": "gradients",
-    "buckets": "gradients in flight",
     "optimizer": "optimizer",
     "average": "moving average",
     "activations": "activations",
@@ -83,22 +82,20 @@ def dry_run(recipe: Recipe, task: Task[Any]) -> dict[str, Any]:
 def state_bytes(recipe: Recipe, model: nn.Module, blocks: Sequence[nn.Module], world: int) -> dict[str, int]:
     """Bytes a process holds beside activations, by PARTS.
 
-    Master weights, gradients and moments are float32. FSDP2 cuts all of them into `world` pieces; DDP none, and it keeps the
-    gradients a second time while they travel.
+    Master weights, gradients and moments are float32, and cut into as many pieces as processes share them; what is frozen is
+    held whole, in the precision FSDP2 computes in.
     """
-    sharded = recipe.parallel.strategy == "fsdp2"
-    pieces = world if sharded else 1
-    held = 4 * sum(p.numel() for p in model.parameters())
+    pieces = sharing(recipe.parallel, world)
     trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    width = (gathered_dtype(model, recipe.parallel) or torch.float32).itemsize
+    frozen = width * sum(p.numel() for p in model.parameters() if not p.requires_grad)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     moments = {"sgd": 1 if recipe.optimizer.momentum else 0}.get(recipe.optimizer.name, 2)
-    width = (gathered_dtype(model, recipe.parallel) or torch.float32).itemsize
-    largest = sorted((sum(p.numel() for p in block.parameters()) for block in blocks), reverse=True)
+    learning = [sum(p.numel() for p in block.parameters() if p.requires_grad) for block in blocks]
     return {
-        "weights": held // pieces + buffers,
-        "gathered": width * sum(largest[:2]) if sharded and world > 1 else 0,
+        "weights": trained // pieces + frozen + buffers,
+        "gathered": width * sum(sorted(learning, reverse=True)[:2]) if pieces > 1 else 0,
         "gradients": trained // pieces,
-        "buckets": trained if not sharded and world > 1 else 0,
         "optimizer": moments * trained // pieces,
         "average": trained // pieces if recipe.ema.decay > 0 else 0,
     }

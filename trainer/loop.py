@@ -24,7 +24,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.trainer.checkpoint import Checkpoints
 from javisc.trainer.config import Recipe, as_dict, differences
-from javisc.trainer.distributed import Raised, World, accumulating, autocast, bare, clean, spread, world
+from javisc.trainer.distributed import Raised, World, accumulating, autocast, bare, clean, restarted, spread, world
 from javisc.trainer.flops import peak_flops
 from javisc.trainer.logs import Logs
 from javisc.trainer.meter import Meter
@@ -52,8 +52,8 @@ def train(
 ) -> Outcome:
     """Train until the recipe's last step, a SIGTERM, or early stopping. Every process calls this.
 
-    `last` is called with the model while the processes are still joined. Raises UserError if `folder` already holds a run and
-    `resume` is not set, or if the gradients stay not finite.
+    `last` is called with the model while the processes are still joined. With `resume`, and in processes that torchrun started
+    again, a run that `folder` holds goes on. Raises UserError if it holds one otherwise, or if the gradients stay not finite.
     """
     with (
         world() as here,
@@ -77,10 +77,10 @@ def train(
         tensors = _tensors(inner, stepper, ema)
         settings = as_dict(recipe)
 
-        step = 0
+        step, again = 0, restarted(here)
         brought: list[float] | None = None
         if (newest := checkpoints.newest()) is not None:
-            if not resume:
+            if not (resume or again):
                 raise UserError(f"{folder} holds a run already: add --resume to continue it, or give another --run")
             state = checkpoints.load(newest, tensors)
             step = _restore(state, source, early, ema, settings, folder, first=here.first)

@@ -6,6 +6,7 @@ Runs are started as processes of their own, forked from a server that has import
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,7 +21,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, load
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from javisc.trainer import checkpoint
 from javisc.trainer.config import Recipe, load_recipe
 from javisc.trainer.loop import Outcome, train
 from javisc.trainer.models.sync.config import (
@@ -136,10 +140,42 @@ def digest(model: nn.Module) -> str:
     return state.hexdigest()
 
 
+class DyingWriter(FileSystemWriter):
+    """Kills its process while it writes its second checkpoint: before its tensors, after them, or after DCP's index."""
+
+    where = ""
+    written = 0
+
+    def die(self, where: str) -> None:
+        if where == DyingWriter.where and DyingWriter.written > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        DyingWriter.written += 1
+        self.die("before")
+        done = super().write_data(plan, planner)
+        done.wait()
+        self.die("after")
+        return done
+
+    def finish(self, metadata: Any, results: Any) -> None:
+        super().finish(metadata, results)
+        self.die("index")
+
+
 def run(
-    folder: Path, overrides: Sequence[str] = (), *, resume: bool = False, die_at: int = -1, slow: float = 0.0
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    die_at: int = -1,
+    die_saving: str = "",
+    slow: float = 0.0,
 ) -> Outcome:
     """One process's part of a run. Writes the digest of the final weights to result-RANK in the folder."""
+    if die_saving:
+        DyingWriter.where = die_saving
+        checkpoint.FileSystemWriter = DyingWriter
     folder.mkdir(parents=True, exist_ok=True)
     rank = int(os.environ.get("RANK", 0))
     path = folder / f"toy-{rank}.yaml"
@@ -153,31 +189,40 @@ def run(
 
 
 def _rank(
-    environment: dict[str, str], log: Path, folder: Path, overrides: Sequence[str], options: dict[str, Any]
+    program: str,
+    environment: dict[str, str],
+    log: Path,
+    folder: Path,
+    overrides: Sequence[str],
+    options: dict[str, Any],
 ) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    run(folder, overrides, **options)
+    module, function = program.split(":")
+    getattr(importlib.import_module(module), function)(folder, overrides, **options)
 
 
 class Ranks:
-    """Processes of one run. `die_at` kills one of them (`victim`) inside a backward step, with SIGKILL."""
+    """Processes of one run, each calling `program`(folder, overrides, …). `die_at` kills one of them (`victim`) with SIGKILL
+    in that step, `die_saving` while it writes its second checkpoint."""
 
     def __init__(
         self,
         folder: Path,
         overrides: Sequence[str] = (),
         *,
+        program: str = "support.toy_training:run",
         world: int = 1,
         victim: int = 0,
         die_at: int = -1,
+        die_saving: str = "",
         **options: Any,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["support.toy_training"])
+        context.set_forkserver_preload(["support.toy_training", "support.dit_training"])
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -186,9 +231,10 @@ class Ranks:
         for rank in range(world):
             environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-            mine = {**options, "die_at": die_at if rank == victim else -1}
+            mine = options if rank != victim else options | {"die_at": die_at, "die_saving": die_saving}
+            mine = {name: value for name, value in mine.items() if value not in (-1, "")}
             log = folder / f"log-{rank}.txt"
-            process = context.Process(target=_rank, args=(environment, log, folder, tuple(overrides), mine))
+            process = context.Process(target=_rank, args=(program, environment, log, folder, tuple(overrides), mine))
             process.start()
             self.processes.append(process)
             self.logs.append(log)
@@ -205,6 +251,14 @@ class Ranks:
         assert not hung, f"{len(hung)} of {len(self.processes)} processes hung\n" + self.told()
         return [process.exitcode for process in self.processes]
 
+    def kill(self, folder: Path, step: int) -> list[int | None]:
+        """Kill all processes at once when the log tells of `step`; their exit codes."""
+        while step not in losses(folder) and all(process.is_alive() for process in self.processes):
+            time.sleep(0.01)
+        for process in self.processes:
+            process.kill()
+        return self.wait()
+
     def told(self) -> str:
         return "\n".join(log.read_text()[-3000:] for log in self.logs if log.exists())
 
@@ -214,7 +268,22 @@ class Ranks:
         return {(self.folder / f"result-{rank}").read_text() for rank in range(len(self.processes))}
 
 
+def saved(folder: Path, step: int) -> dict[str, Tensor]:
+    """All tensors of a run's checkpoint, whole, without the random generators'."""
+    reader = FileSystemReader(folder / "checkpoints" / f"step-{step:08d}")
+    index = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in index.items()
+        if isinstance(entry, TensorStorageMetadata) and not name.startswith("random.")
+    }
+    load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
 def losses(folder: Path) -> dict[int, float]:
-    """Loss by step, from a run's log."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """Loss by step, from a run's log; a line that is being written is left out."""
+    log = folder / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
     return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}

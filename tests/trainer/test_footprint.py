@@ -151,18 +151,17 @@ def test_the_largest_model_is_planned_and_not_allocated() -> None:
     assert "1,315,605,888 trained" in told(report)
 
 
-def test_state_is_cut_by_fsdp2_and_doubled_in_flight_by_ddp() -> None:
+def test_state_is_cut_where_it_is_shared_and_frozen_parts_are_whole() -> None:
     with FakeTensorMode():
         model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
     model[1].requires_grad_(False)
     recipe = Recipe(task="x")
     recipe.ema.decay = 0.9
     one, two = 4 * 64, 4 * 128
-    assert state_bytes(recipe, model, [*model], 1) == {
-        "weights": two, "gathered": 0, "gradients": one, "buckets": 0, "optimizer": two, "average": one
-    }  # fmt: skip
-    assert state_bytes(recipe, model, [*model], 4)["buckets"] == one
+    whole = {"weights": two, "gathered": 0, "gradients": one, "optimizer": two, "average": one}
+    assert state_bytes(recipe, model, [*model], 1) == state_bytes(recipe, model, [*model], 4) == whole
     recipe.parallel.strategy, recipe.parallel.precision = "fsdp2", "bf16"
-    assert state_bytes(recipe, model, [*model], 4) == {
-        "weights": two // 4, "gathered": 2 * 128, "gradients": one // 4, "buckets": 0, "optimizer": two // 4, "average": one // 4
-    }  # fmt: skip
+    cut = {"weights": one // 4 + 2 * 64, "gathered": 2 * 64, "gradients": one // 4, "optimizer": two // 4, "average": one // 4}
+    assert state_bytes(recipe, model, [*model], 4) == cut
+    recipe.parallel.strategy, recipe.parallel.shard_group = "hybrid", 4
+    assert state_bytes(recipe, model, [*model], 16) == cut
