@@ -145,7 +145,9 @@ def test_the_largest_model_is_planned_and_not_allocated() -> None:
     report = dry_run(recipe, task)  # type: ignore[arg-type]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB; the weights alone are 15 GB
     assert report["parameters_trained"] == 1_315_605_888
-    assert report["memory"]["weights"] > 4 * 3.7e9 and report["memory"]["optimizer"] == 8 * 1_315_605_888
+    weights = 4 * 1_315_605_888 + 2 * report["parameters_frozen"]
+    assert report["memory"]["weights"] == pytest.approx(weights, rel=0.01)  # and the buffers
+    assert report["memory"]["optimizer"] == 8 * 1_315_605_888
     assert report["activations_checkpointed"] < report["activations_plain"] / 10
     assert report["step_tflop"] > 40
     assert "1,315,605,888 trained" in told(report)
@@ -161,7 +163,13 @@ def test_state_is_cut_where_it_is_shared_and_frozen_parts_are_whole() -> None:
     whole = {"weights": two, "gathered": 0, "gradients": one, "optimizer": two, "average": one}
     assert state_bytes(recipe, model, [*model], 1) == state_bytes(recipe, model, [*model], 4) == whole
     recipe.parallel.strategy, recipe.parallel.precision = "fsdp2", "bf16"
-    cut = {"weights": one // 4 + 2 * 64, "gathered": 2 * 64, "gradients": one // 4, "optimizer": two // 4, "average": one // 4}
+    cut = {
+        "weights": one // 4 + 2 * 64,
+        "gathered": 2 * 64,
+        "gradients": one // 4,
+        "optimizer": two // 4,
+        "average": one // 4,
+    }
     assert state_bytes(recipe, model, [*model], 4) == cut
     recipe.parallel.strategy, recipe.parallel.shard_group = "hybrid", 4
     assert state_bytes(recipe, model, [*model], 16) == cut
