@@ -7,8 +7,8 @@ from typing import Any
 
 from javisc.kernels.aot import Case
 from javisc.kernels.launch import head_tiles
-from javisc.kernels.temporal_attention.configs import configuration
-from javisc.kernels.temporal_attention.host import ROW_BLOCK, half_tiles
+from javisc.kernels.temporal_attention.configs import configuration, longest_tile
+from javisc.kernels.temporal_attention.host import ROW_BLOCK
 
 MODULE = "javisc.kernels.temporal_attention.triton"
 #: dtype, head dim, times, norm and rotation.
@@ -18,7 +18,10 @@ VARIANTS = [
     ("bf16", 72, 60, True),
     ("bf16", 72, 120, True),
     ("bf16", 64, 30, False),
+    ("bf16", 96, 30, True),
+    ("bf16", 96, 60, True),
     ("bf16", 128, 30, True),
+    ("bf16", 128, 60, True),
     ("fp32", 72, 15, True),
 ]
 
@@ -27,16 +30,16 @@ def cases() -> Iterator[Case]:
     """One per pass × variant × architecture, and the two kernels that frame streaming once per architecture."""
     for arch in (80, 90):
         for dtype, d, times, extras in VARIANTS:
-            # Older devices are refused by the op (their backward does not fit); their forward is compiled to stay comparable.
-            for kind in ("fwd", "bwd") if arch == 90 else ("fwd",):
-                config = configuration(kind, times, 4 if dtype == "fp32" else 2)
+            if times > longest_tile(d, arch):
+                continue
+            for kind in ("fwd", "bwd"):
+                config = configuration(kind, times, d, arch, 4 if dtype == "fp32" else 2)
                 x = f"*{dtype}"
                 types = {"QKV": x, "scale2": "fp32", "groups": "i32"}
                 types |= (
                     {"O": x} if kind == "fwd" else {"DO": x, "DQKV": x, "DWQ": "*fp32", "DWK": "*fp32", "scale": "fp32"}
                 )
-                d0, d1 = head_tiles(d)
-                tiles = {"D0": d0, "D1": d1, "ROWS": config.rows, "TP": config.times}
+                tiles = {"ROWS": config.rows, "TP": config.times}
                 label = f"{dtype} d={d} T≤{config.times}{' norm rope' if extras else ''}"
                 yield _case(f"temporal_{kind}", label, arch, types, tiles, d, extras, config.warps, 1)
         types = {"QKV": "*bf16", "rows": "i32"}
@@ -56,29 +59,12 @@ def _case(
     warps: int,
     stages: int,
 ) -> Case:
-    e0, e1 = half_tiles(d)
-    constants: dict[str, Any] = {"D": d, "E0": e0, "E1": e1, "NORM": extras, "ROPE": extras, **tiles}
+    d0, d1 = head_tiles(d)
+    constants: dict[str, Any] = {"D": d, "D0": d0, "D1": d1, "NORM": extras, "ROPE": extras, **tiles}
     types = {**types, "eps": "fp32", **dict.fromkeys(("first", "T", "S", "H"), "i32")}
     tables = ("WQ", "WK", "COS", "SIN")
     if extras:
         types |= dict.fromkeys(tables, "*fp32")
     else:
         constants |= dict.fromkeys(tables)
-    excuse = EXCUSES.get((kernel, label, arch), ())
-    return Case("temporal_attention", f"{MODULE}:{kernel}", label, arch, types, constants, warps, stages, (), *excuse)
-
-
-REFUSED = ("the op refuses devices older than 9.0", 8192)
-#: (kernel, label, architecture) → why a spill is accepted, and up to how many bytes per thread.
-EXCUSES: dict[tuple[str, str, int], tuple[str, int]] = {
-    **{("temporal_fwd", f"bf16 d=72 T≤{n} norm rope", 80): REFUSED for n in (16, 32, 64, 128)},
-    ("temporal_fwd", "bf16 d=128 T≤32 norm rope", 80): REFUSED,
-    ("temporal_fwd", "bf16 d=128 T≤32 norm rope", 90): ("no model here has heads of 128", 128),
-    ("temporal_bwd", "bf16 d=72 T≤32 norm rope", 90): (
-        "24 bytes outside any loop, against half as many rows per tile",
-        64,
-    ),
-    ("temporal_bwd", "bf16 d=72 T≤128 norm rope", 90): ("a whole sequence of 128 and its gradients in one tile", 512),
-    ("temporal_bwd", "bf16 d=128 T≤32 norm rope", 90): ("no model here has heads of 128", 2048),
-    ("temporal_bwd", "fp32 d=72 T≤16 norm rope", 90): ("float32 is for checks: `auto` leaves it to torch", 1024),
-}
+    return Case("temporal_attention", f"{MODULE}:{kernel}", label, arch, types, constants, warps, stages)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Longest sequence that one tile holds; longer ones are streamed.
-LONGEST_TILE = 128
-
 
 class Config(NamedTuple):
     """Rows of a tile (spatial positions × padded times), padded times, warps."""
@@ -16,21 +13,29 @@ class Config(NamedTuple):
     warps: int
 
 
-#: (pass, padded times) → rows of a tile and warps. A block-diagonal mask keeps the positions of a tile apart.
-TABLE: dict[tuple[str, int], tuple[int, int]] = {
-    ("fwd", 16): (64, 4),
-    ("fwd", 32): (64, 4),
-    ("fwd", 64): (64, 4),
-    ("fwd", 128): (128, 8),
-    ("bwd", 16): (64, 4),
-    ("bwd", 32): (64, 4),
-    ("bwd", 64): (64, 4),
-    ("bwd", 128): (128, 8),
+#: (pass, architecture) → padded times → rows of a tile and warps. A block-diagonal mask keeps the positions of a tile apart.
+TABLE: dict[tuple[str, int], dict[int, tuple[int, int]]] = {
+    ("fwd", 90): {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (128, 8)},
+    ("bwd", 90): {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (128, 8)},
+    ("fwd", 80): {16: (64, 4), 32: (64, 4), 64: (64, 4)},
+    ("bwd", 80): {16: (32, 4), 32: (32, 4), 64: (64, 8)},
 }
 
 
-def configuration(kind: str, times: int, element_size: int) -> Config:
+#: Widest head whose passes fit the registers of the table's entries; wider ones take more warps and shorter sequences.
+NARROW = 80
+
+
+def longest_tile(head_dim: int, arch: int) -> int:
+    """Times that one tile holds, forward and backward, without spilling; longer sequences are streamed."""
+    longest = 128 if arch == 90 else 64
+    return longest if head_dim <= NARROW else longest // 2
+
+
+def configuration(kind: str, times: int, head_dim: int, arch: int, element_size: int) -> Config:
     """The entry for a pass ("fwd", "bwd"). float32 holds one position per tile."""
     padded = max(16, 1 << (times - 1).bit_length())
-    rows, warps = TABLE[kind, padded]
-    return Config(padded if element_size > 2 else rows, padded, warps)
+    rows, warps = TABLE[kind, arch][padded]
+    if element_size > 2:
+        return Config(padded, padded, 8)
+    return Config(rows, padded, warps if head_dim <= NARROW else 8)

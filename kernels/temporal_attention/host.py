@@ -1,4 +1,4 @@
-"""Runs the Triton kernels of `temporal_attention`: whole sequences in a tile up to 128 times, streamed beyond."""
+"""Runs the Triton kernels of `temporal_attention`: whole sequences in a tile where they fit, streamed beyond."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from javisc.kernels.attention import host as streaming
-from javisc.kernels.launch import head_tiles, launches
-from javisc.kernels.temporal_attention.configs import LONGEST_TILE, configuration
+from javisc.kernels.launch import architecture, head_tiles, launches
+from javisc.kernels.temporal_attention.configs import configuration, longest_tile
 
 #: Rows per program of the two kernels that frame streaming.
 ROW_BLOCK = 32
 Gradients = tuple[Tensor, Tensor, Tensor]
 
 
-def half_tiles(head_dim: int) -> tuple[int, int]:
-    """Two power-of-two tiles, each at least 16 wide, that cover one half of the head: 36 → (32, 16)."""
-    return head_tiles(head_dim // 2)
+def _streams(qkv: Tensor) -> bool:
+    return qkv.numel() > 0 and qkv.shape[1] > longest_tile(qkv.shape[-1], architecture(qkv.device))
 
 
 def _empty(weight: Tensor | None, like: Tensor, programs: int) -> Tensor:
@@ -50,14 +49,14 @@ def forward(
     o = torch.empty((b, t, s, h, d), dtype=qkv.dtype, device=qkv.device)
     if qkv.numel() == 0:
         return o, qkv.new_empty(0, dtype=torch.float32)
-    if t > LONGEST_TILE:
+    if _streams(qkv):
         return _stream_forward(_prepare(qkv, q_weight, k_weight, cos, sin, eps), qkv, o, scale)
-    config = configuration("fwd", t, qkv.element_size())
+    config = configuration("fwd", t, d, architecture(qkv.device), qkv.element_size())
     groups = -(-s // (config.rows // config.times))
     for first, programs in launches(b * groups * h):
         temporal_fwd[(programs,)](
             qkv, o, q_weight, k_weight, cos, sin, first, groups, t, s, h, scale * math.log2(math.e), eps,
-            d, *head_tiles(d), *half_tiles(d), config.rows, config.times, q_weight is not None, cos is not None,
+            d, *head_tiles(d), config.rows, config.times, q_weight is not None, cos is not None,
             num_warps=config.warps, num_stages=1,
         )  # fmt: skip
     return o, qkv.new_empty(0, dtype=torch.float32)
@@ -73,16 +72,16 @@ def backward(
     qkv, do = qkv.contiguous(), do.contiguous()
     b, t, s, _, h, d = qkv.shape
     dqkv = torch.empty_like(qkv)
-    if t > LONGEST_TILE and qkv.numel():
+    if _streams(qkv):
         return _stream_backward(do, qkv, o, lse, dqkv, q_weight, k_weight, cos, sin, eps, scale)
-    config = configuration("bwd", max(t, 1), qkv.element_size())
+    config = configuration("bwd", max(t, 1), d, architecture(qkv.device), qkv.element_size())
     groups = -(-s // (config.rows // config.times))
     programs = b * groups * h if qkv.numel() else 0
     dwq, dwk = _empty(q_weight, qkv, programs), _empty(k_weight, qkv, programs)
     for first, count in launches(programs):
         temporal_bwd[(count,)](
             qkv, do, dqkv, q_weight, k_weight, dwq, dwk, cos, sin, first, groups, t, s, h, scale * math.log2(math.e), scale, eps,
-            d, *head_tiles(d), *half_tiles(d), config.rows, config.times, q_weight is not None, cos is not None,
+            d, *head_tiles(d), config.rows, config.times, q_weight is not None, cos is not None,
             num_warps=config.warps, num_stages=1,
         )  # fmt: skip
     return dqkv, _gain_gradient(dwq, q_weight), _gain_gradient(dwk, k_weight)
@@ -99,7 +98,7 @@ def _prepare(
     for first, programs in launches(-(-b * t * s // ROW_BLOCK) * h):
         temporal_prepare[(programs,)](
             qkv, qk, q_weight, k_weight, cos, sin, first, b * t * s, t, s, h, eps,
-            d, *half_tiles(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
+            d, *head_tiles(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
         )  # fmt: skip
     return qk
 
@@ -139,7 +138,7 @@ def _stream_backward(
     for first, count in launches(programs):
         temporal_unprepare[(count,)](
             qkv, dq, dk, dqkv, q_weight, k_weight, dwq, dwk, cos, sin, first, b * t * s, t, s, h, eps,
-            d, *half_tiles(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
+            d, *head_tiles(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
         )  # fmt: skip
     return dqkv, _gain_gradient(dwq, q_weight), _gain_gradient(dwk, k_weight)
 
@@ -154,7 +153,7 @@ def forward_fake(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     b, t, s, _, h, d = qkv.shape
-    lse = (b, h, s * t) if t > LONGEST_TILE and qkv.numel() else (0,)
+    lse = (b, h, s * t) if _streams(qkv) else (0,)
     return qkv.new_empty((b, t, s, h, d)), qkv.new_empty(lse, dtype=torch.float32)
 
 

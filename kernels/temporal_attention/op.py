@@ -57,16 +57,13 @@ class _TemporalAttention(torch.autograd.Function):
 def _refuse_triton(request: Request) -> str | None:
     if not 16 <= request.head_dim <= 128 or request.head_dim % 8:
         return f"its kernels take head dims from 16 to 128 in steps of 8, not {request.head_dim}"
-    reason = dispatch.refuse_triton(request)
-    if reason is None and request.device.type == "cuda" and dispatch.capability(request.device.index or 0) < (9, 0):
-        return "its backward does not fit the registers of devices older than compute capability 9.0"
-    return reason
+    return dispatch.refuse_triton(request)
 
 
 dispatch.register(
     "temporal_attention",
     "triton",
-    needs="CUDA 9.0+ (or the interpreter); float32, float16, bfloat16; head dim 16–128, a multiple of 8",
+    needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 16–128, a multiple of 8",
     when="on CUDA, 16-bit: norm, rotation and attention in one pass over the native layout",
     refuse=_refuse_triton,
     prefer=lambda r: r.device.type == "cuda" and r.dtype.itemsize == 2,
@@ -99,8 +96,9 @@ def temporal_attention(
     given both, queries and keys are normed over D. cos, sin (T, D / 2), see `rope_table`: given both, pairs (2i, 2i + 1) of
     normed queries and keys are turned; no gradient reaches the tables. scale: D ** -0.5 unless given; must be positive.
 
-    Returns (B, T, S, H, D), contiguous, in qkv's dtype. Up to 128 times fit one tile and nothing is saved but qkv; longer
-    sequences are streamed. Gradients repeat to the bit (triton). Under autocast qkv is cast as for
+    Returns (B, T, S, H, D), contiguous, in qkv's dtype. Up to 128 times (64 on
+    devices older than 9.0, half of it for heads wider than 80) fit one tile and nothing is saved but qkv; longer sequences are
+    streamed. Gradients repeat to the bit (triton). Under autocast qkv is cast as for
     `scaled_dot_product_attention`.
 
     Raises ValueError for shapes that do not fit, BackendError if `backend` was given and cannot run.

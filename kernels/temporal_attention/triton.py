@@ -1,57 +1,47 @@
 """Triton kernels of `temporal_attention`. A tile holds several spatial positions with all their times, row r being position
 r // TP and time r % TP, so a sequence is complete in it: the backward recomputes norm, rotation and softmax from the inputs.
 
-Even and odd elements of queries and keys are loaded apart: rotation is then arithmetic between two tiles, and since logits do
-not depend on the order of the head's elements, no row is reassembled. Each half is covered by tiles E0 and E1 (36 = 32 + 4).
+Rows are read whole, 16 bytes a thread; a rotation splits and joins the pairs inside each thread's registers. D0 and D1 are the
+two tiles that cover a head (72 = 64 + 8), halves of them those of a table of angles.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from javisc.kernels.tiles import PRECISION
+from javisc.kernels.tiles import PRECISION, dot_rows, load_vector
 
 
 @triton.jit
-def _half(base, offsets, seen, PARITY: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    """Elements 2i + PARITY of every row, i from OFFSET, in float32; zeros beyond D / 2 and for rows that are not seen."""
-    i = OFFSET + tl.arange(0, WIDTH)
-    mask = seen[:, None] & (i < D // 2)[None, :]
-    return tl.load(base + offsets[:, None] + (2 * i + PARITY)[None, :], mask=mask, other=0.0).to(tl.float32)
+def _load(base, offsets, seen, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Columns OFFSET… of every row; zeros beyond D and for rows that are not seen."""
+    columns = OFFSET + tl.arange(0, WIDTH)
+    return tl.load(base + offsets[:, None] + columns[None, :], mask=seen[:, None] & (columns < D)[None, :], other=0.0)
 
 
 @triton.jit
-def _store_half(
-    base, x, offsets, seen, PARITY: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr
-):
-    i = OFFSET + tl.arange(0, WIDTH)
-    mask = seen[:, None] & (i < D // 2)[None, :]
-    tl.store(base + offsets[:, None] + (2 * i + PARITY)[None, :], x.to(base.dtype.element_ty), mask=mask)
+def _store(base, x, offsets, seen, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    columns = OFFSET + tl.arange(0, WIDTH)
+    mask = seen[:, None] & (columns < D)[None, :]
+    tl.store(base + offsets[:, None] + columns[None, :], x.to(base.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _gain(W, PARITY: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    i = OFFSET + tl.arange(0, WIDTH)
-    return tl.load(W + 2 * i + PARITY, mask=i < D // 2, other=0.0).to(tl.float32)
+def _turn(x, C, S, t, seen, SIGN: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Turn the pairs of columns OFFSET… of `x` by their angles, for SIGN −1 back; C, S are (T, D / 2)."""
+    c = _load(C, t * (D // 2), seen, OFFSET // 2, WIDTH // 2, D // 2).to(tl.float32)
+    s = _load(S, t * (D // 2), seen, OFFSET // 2, WIDTH // 2, D // 2).to(tl.float32) * SIGN
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], WIDTH // 2, 2]))
+    return tl.interleave(even * c - odd * s, even * s + odd * c)
 
 
 @triton.jit
-def _angles(C, t, seen, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    """(rows, WIDTH) of a (T, D / 2) table."""
-    i = OFFSET + tl.arange(0, WIDTH)
-    mask = seen[:, None] & (i < D // 2)[None, :]
-    return tl.load(C + t[:, None] * (D // 2) + i[None, :], mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _inverse_rms(base, offsets, seen, eps, D: tl.constexpr, E0: tl.constexpr, E1: tl.constexpr):
-    even = _half(base, offsets, seen, 0, 0, E0, D)
-    odd = _half(base, offsets, seen, 1, 0, E0, D)
-    square = tl.sum(even * even + odd * odd, 1)
-    if E1 > 0:
-        even = _half(base, offsets, seen, 0, E0, E1, D)
-        odd = _half(base, offsets, seen, 1, E0, E1, D)
-        square += tl.sum(even * even + odd * odd, 1)
+def _inverse_rms(base, offsets, seen, eps, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
+    x = _load(base, offsets, seen, 0, D0, D).to(tl.float32)
+    square = tl.sum(x * x, 1)
+    if D1 > 0:
+        x = _load(base, offsets, seen, D0, D1, D).to(tl.float32)
+        square += tl.sum(x * x, 1)
     return tl.rsqrt(square / D + eps)
 
 
@@ -60,32 +50,15 @@ def _prepared(
     base, offsets, seen, W, C, S, t, r,
     OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Even and odd elements, normed, rotated, rounded to the inputs' dtype."""
-    even = _half(base, offsets, seen, 0, OFFSET, WIDTH, D)
-    odd = _half(base, offsets, seen, 1, OFFSET, WIDTH, D)
+    """Columns OFFSET… normed, turned, rounded to the inputs' dtype."""
+    x = _load(base, offsets, seen, OFFSET, WIDTH, D).to(tl.float32)
     if NORM:
-        even = even * r[:, None] * _gain(W, 0, OFFSET, WIDTH, D)[None, :]
-        odd = odd * r[:, None] * _gain(W, 1, OFFSET, WIDTH, D)[None, :]
+        x = x * r[:, None] * load_vector(W, OFFSET, WIDTH, D)[None, :]
     if ROPE:
-        c = _angles(C, t, seen, OFFSET, WIDTH, D)
-        s = _angles(S, t, seen, OFFSET, WIDTH, D)
-        turned = even * c - odd * s
-        odd = even * s + odd * c
-        even = turned
-    return even.to(DTYPE), odd.to(DTYPE)
-
-
-@triton.jit
-def _whole(base, offsets, seen, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    columns = OFFSET + tl.arange(0, WIDTH)
-    return tl.load(base + offsets[:, None] + columns[None, :], mask=seen[:, None] & (columns < D)[None, :], other=0.0)
-
-
-@triton.jit
-def _store_whole(base, x, offsets, seen, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    columns = OFFSET + tl.arange(0, WIDTH)
-    mask = seen[:, None] & (columns < D)[None, :]
-    tl.store(base + offsets[:, None] + columns[None, :], x.to(base.dtype.element_ty), mask=mask)
+        x = _turn(x, C, S, t, seen, 1, OFFSET, WIDTH, D)
+    # Changes no value. Without it the compiler moves this arithmetic behind the product's operand layout, on sm_80 a copy of the
+    # keys in every warp, and spills: it moves what comes from loads alone, and `seen` does not.
+    return tl.where(seen[:, None], x, 0.0).to(DTYPE)
 
 
 @triton.jit
@@ -101,26 +74,23 @@ def _rows(pid, groups, T, S, H, ROWS: tl.constexpr, TP: tl.constexpr):
 
 
 @triton.jit
-def _logits(
-    qe0, qo0, qe1, qo1, ke0, ko0, ke1, ko1, seen, scale2, E1: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr
-):  # fmt: skip
-    s = tl.dot(qe0, tl.trans(ke0), input_precision=PRECISION)
-    s = tl.dot(qo0, tl.trans(ko0), s, input_precision=PRECISION)
-    if E1 > 0:
-        s = tl.dot(qe1, tl.trans(ke1), s, input_precision=PRECISION)
-        s = tl.dot(qo1, tl.trans(ko1), s, input_precision=PRECISION)
+def _probabilities(q0, q1, k0, k1, seen, scale2, D1: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr):
+    """Softmax of the logits over each row's own position."""
+    s = dot_rows(q0, q1, k0, k1, D1)
     position = tl.arange(0, ROWS) // TP
     # Rows that do not exist see themselves alone, so that no row is empty; they are never stored.
     own = tl.arange(0, ROWS)[:, None] == tl.arange(0, ROWS)[None, :]
     visible = ((position[:, None] == position[None, :]) & seen[None, :]) | own
-    return tl.where(visible, s * scale2, float("-inf"))
+    s = tl.where(visible, s * scale2, float("-inf"))
+    p = tl.exp2(s - tl.max(s, 1)[:, None])
+    return p / tl.sum(p, 1)[:, None]
 
 
 @triton.jit(do_not_specialize=["first", "groups", "T", "S"])
 def temporal_fwd(
     QKV, O, WQ, WK, COS, SIN, first, groups, T, S, H, scale2, eps,
-    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, E0: tl.constexpr, E1: tl.constexpr,
-    ROWS: tl.constexpr, TP: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr,
+    NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """O (B, T, S, H, D) from QKV (B, T, S, 3, H, D). Program: ROWS // TP positions of one head."""
     pid = first + tl.program_id(0).to(tl.int64)
@@ -133,90 +103,63 @@ def temporal_fwd(
     rq = tl.zeros([ROWS], tl.float32)
     rk = rq
     if NORM:
-        rq = _inverse_rms(q, offsets, seen, eps, D, E0, E1)
-        rk = _inverse_rms(k, offsets, seen, eps, D, E0, E1)
-    qe0, qo0 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, 0, E0, D, NORM, ROPE, dtype)
-    ke0, ko0 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, 0, E0, D, NORM, ROPE, dtype)
-    qe1, qo1, ke1, ko1 = qe0, qo0, ke0, ko0
-    if E1 > 0:
-        qe1, qo1 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, E0, E1, D, NORM, ROPE, dtype)
-        ke1, ko1 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, E0, E1, D, NORM, ROPE, dtype)
-    s = _logits(qe0, qo0, qe1, qo1, ke0, ko0, ke1, ko1, seen, scale2, E1, ROWS, TP)
-    p = tl.exp2(s - tl.max(s, 1)[:, None])
-    p = (p / tl.sum(p, 1)[:, None]).to(dtype)
-    o = O + b * T * S * H * D + h * D
-    _store_whole(
-        o, tl.dot(p, _whole(v, offsets, seen, 0, D0, D), input_precision=PRECISION), token * (H * D), seen, 0, D0, D
-    )
+        rq = _inverse_rms(q, offsets, seen, eps, D, D0, D1)
+        rk = _inverse_rms(k, offsets, seen, eps, D, D0, D1)
+    q0 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, 0, D0, D, NORM, ROPE, dtype)
+    k0 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, 0, D0, D, NORM, ROPE, dtype)
+    q1 = q0
+    k1 = k0
     if D1 > 0:
-        _store_whole(
-            o,
-            tl.dot(p, _whole(v, offsets, seen, D0, D1, D), input_precision=PRECISION),
-            token * (H * D),
-            seen,
-            D0,
-            D1,
-            D,
-        )
+        q1 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, D0, D1, D, NORM, ROPE, dtype)
+        k1 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, D0, D1, D, NORM, ROPE, dtype)
+    p = _probabilities(q0, q1, k0, k1, seen, scale2, D1, ROWS, TP).to(dtype)
+    o = O + b * T * S * H * D + h * D
+    rows = token * (H * D)
+    o0 = tl.dot(p, _load(v, offsets, seen, 0, D0, D), input_precision=PRECISION)
+    _store(o, o0, rows, seen, 0, D0, D)
+    if D1 > 0:
+        o1 = tl.dot(p, _load(v, offsets, seen, D0, D1, D), input_precision=PRECISION)
+        _store(o, o1, rows, seen, D0, D1, D)
 
 
 @triton.jit
-def _turn_back(
-    C, S, t, seen, even, odd, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr
-):
-    """The rotation's transpose: from the gradient of turned halves to that of the halves before."""
-    if ROPE:
-        c = _angles(C, t, seen, OFFSET, WIDTH, D)
-        s = _angles(S, t, seen, OFFSET, WIDTH, D)
-        turned = even * c + odd * s
-        odd = odd * c - even * s
-        even = turned
-    return even, odd
+def _store_gain(DW, x, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    columns = OFFSET + tl.arange(0, WIDTH)
+    tl.store(DW + columns, tl.sum(x, 0), mask=columns < D)
 
 
 @triton.jit
 def _unprepare(
-    base, out, offsets, seen, W, DW, C, S, t, r, e0, o0, e1, o1,
-    D: tl.constexpr, E0: tl.constexpr, E1: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    base, out, offsets, seen, W, DW, C, S, t, r, g0, g1,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradient of one of q and k from that of its prepared halves, and of its gains (this program's sum) in DW (D)."""
-    e0, o0 = _turn_back(C, S, t, seen, e0, o0, 0, E0, D, ROPE)
-    if E1 > 0:
-        e1, o1 = _turn_back(C, S, t, seen, e1, o1, E0, E1, D, ROPE)
+    """Store the gradient of one of q and k from that of its prepared rows, and of its gains (this program's sum) in DW (D)."""
+    if ROPE:
+        g0 = _turn(g0, C, S, t, seen, -1, 0, D0, D)
+        if D1 > 0:
+            g1 = _turn(g1, C, S, t, seen, -1, D0, D1, D)
     if NORM:
-        xe0 = _half(base, offsets, seen, 0, 0, E0, D) * r[:, None]
-        xo0 = _half(base, offsets, seen, 1, 0, E0, D) * r[:, None]
-        i = tl.arange(0, E0)
-        tl.store(DW + 2 * i, tl.sum(xe0 * e0, 0), mask=i < D // 2)
-        tl.store(DW + 2 * i + 1, tl.sum(xo0 * o0, 0), mask=i < D // 2)
-        e0 *= _gain(W, 0, 0, E0, D)[None, :]
-        o0 *= _gain(W, 1, 0, E0, D)[None, :]
-        mean = tl.sum(xe0 * e0 + xo0 * o0, 1)
-        if E1 > 0:
-            xe1 = _half(base, offsets, seen, 0, E0, E1, D) * r[:, None]
-            xo1 = _half(base, offsets, seen, 1, E0, E1, D) * r[:, None]
-            j = E0 + tl.arange(0, E1)
-            tl.store(DW + 2 * j, tl.sum(xe1 * e1, 0), mask=j < D // 2)
-            tl.store(DW + 2 * j + 1, tl.sum(xo1 * o1, 0), mask=j < D // 2)
-            e1 *= _gain(W, 0, E0, E1, D)[None, :]
-            o1 *= _gain(W, 1, E0, E1, D)[None, :]
-            mean += tl.sum(xe1 * e1 + xo1 * o1, 1)
-            e1 = (e1 - xe1 * (mean / D)[:, None]) * r[:, None]
-            o1 = (o1 - xo1 * (mean / D)[:, None]) * r[:, None]
-        e0 = (e0 - xe0 * (mean / D)[:, None]) * r[:, None]
-        o0 = (o0 - xo0 * (mean / D)[:, None]) * r[:, None]
-    _store_half(out, e0, offsets, seen, 0, 0, E0, D)
-    _store_half(out, o0, offsets, seen, 1, 0, E0, D)
-    if E1 > 0:
-        _store_half(out, e1, offsets, seen, 0, E0, E1, D)
-        _store_half(out, o1, offsets, seen, 1, E0, E1, D)
+        x0 = _load(base, offsets, seen, 0, D0, D).to(tl.float32) * r[:, None]
+        _store_gain(DW, x0 * g0, 0, D0, D)
+        g0 *= load_vector(W, 0, D0, D)[None, :]
+        mean = tl.sum(x0 * g0, 1)
+        if D1 > 0:
+            x1 = _load(base, offsets, seen, D0, D1, D).to(tl.float32) * r[:, None]
+            _store_gain(DW, x1 * g1, D0, D1, D)
+            g1 *= load_vector(W, D0, D1, D)[None, :]
+            mean += tl.sum(x1 * g1, 1)
+            g1 = (g1 - x1 * (mean / D)[:, None]) * r[:, None]
+        g0 = (g0 - x0 * (mean / D)[:, None]) * r[:, None]
+    _store(out, g0, offsets, seen, 0, D0, D)
+    if D1 > 0:
+        _store(out, g1, offsets, seen, D0, D1, D)
 
 
 @triton.jit(do_not_specialize=["first", "groups", "T", "S"])
 def temporal_bwd(
     QKV, DO, DQKV, WQ, WK, DWQ, DWK, COS, SIN, first, groups, T, S, H, scale2, scale, eps,
-    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, E0: tl.constexpr, E1: tl.constexpr,
-    ROWS: tl.constexpr, TP: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr,
+    NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """DQKV like QKV, and with NORM DWQ, DWK (programs, D): each program's part of the gains' gradients."""
     pid = first + tl.program_id(0).to(tl.int64)
@@ -225,78 +168,54 @@ def temporal_bwd(
     q = QKV + start
     k = q + H * D
     v = k + H * D
+    dq = DQKV + start
+    dk = dq + H * D
+    dv = dk + H * D
     do = DO + b * T * S * H * D + h * D
     offsets = token * (3 * H * D)
+    rows = token * (H * D)
     dtype: tl.constexpr = QKV.dtype.element_ty
     rq = tl.zeros([ROWS], tl.float32)
     rk = rq
     if NORM:
-        rq = _inverse_rms(q, offsets, seen, eps, D, E0, E1)
-        rk = _inverse_rms(k, offsets, seen, eps, D, E0, E1)
-    qe0, qo0 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, 0, E0, D, NORM, ROPE, dtype)
-    ke0, ko0 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, 0, E0, D, NORM, ROPE, dtype)
-    qe1, qo1, ke1, ko1 = qe0, qo0, ke0, ko0
-    if E1 > 0:
-        qe1, qo1 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, E0, E1, D, NORM, ROPE, dtype)
-        ke1, ko1 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, E0, E1, D, NORM, ROPE, dtype)
-    s = _logits(qe0, qo0, qe1, qo1, ke0, ko0, ke1, ko1, seen, scale2, E1, ROWS, TP)
-    p = tl.exp2(s - tl.max(s, 1)[:, None])
-    p = p / tl.sum(p, 1)[:, None]
-    pt = tl.trans(p.to(dtype))
-    g = _whole(do, token * (H * D), seen, 0, D0, D)
-    dp = tl.dot(g, tl.trans(_whole(v, offsets, seen, 0, D0, D)), input_precision=PRECISION)
-    dv = DQKV + start + 2 * H * D
-    _store_whole(dv, tl.dot(pt, g, input_precision=PRECISION), offsets, seen, 0, D0, D)
+        rq = _inverse_rms(q, offsets, seen, eps, D, D0, D1)
+        rk = _inverse_rms(k, offsets, seen, eps, D, D0, D1)
+    q0 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, 0, D0, D, NORM, ROPE, dtype)
+    k0 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, 0, D0, D, NORM, ROPE, dtype)
+    q1 = q0
+    k1 = k0
     if D1 > 0:
-        g = _whole(do, token * (H * D), seen, D0, D1, D)
-        dp = tl.dot(g, tl.trans(_whole(v, offsets, seen, D0, D1, D)), dp, input_precision=PRECISION)
-        _store_whole(dv, tl.dot(pt, g, input_precision=PRECISION), offsets, seen, D0, D1, D)
+        q1 = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, D0, D1, D, NORM, ROPE, dtype)
+        k1 = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, D0, D1, D, NORM, ROPE, dtype)
+    p = _probabilities(q0, q1, k0, k1, seen, scale2, D1, ROWS, TP)
+    pt = tl.trans(p.to(dtype))
+    do0 = _load(do, rows, seen, 0, D0, D)
+    do1 = do0
+    v0 = _load(v, offsets, seen, 0, D0, D)
+    v1 = v0
+    _store(dv, tl.dot(pt, do0, input_precision=PRECISION), offsets, seen, 0, D0, D)
+    if D1 > 0:
+        do1 = _load(do, rows, seen, D0, D1, D)
+        v1 = _load(v, offsets, seen, D0, D1, D)
+        _store(dv, tl.dot(pt, do1, input_precision=PRECISION), offsets, seen, D0, D1, D)
+    dp = dot_rows(do0, do1, v0, v1, D1)
     ds = (p * (dp - tl.sum(p * dp, 1)[:, None]) * scale).to(dtype)
-    e0 = tl.dot(ds, ke0, input_precision=PRECISION)
-    o0 = tl.dot(ds, ko0, input_precision=PRECISION)
-    e1 = e0
-    o1 = o0
-    if E1 > 0:
-        e1 = tl.dot(ds, ke1, input_precision=PRECISION)
-        o1 = tl.dot(ds, ko1, input_precision=PRECISION)
-    _unprepare(
-        q, DQKV + start, offsets, seen, WQ, DWQ + pid * D, COS, SIN, t, rq, e0, o0, e1, o1, D, E0, E1, NORM, ROPE
-    )
-    ds = tl.trans(ds)
-    e0 = tl.dot(ds, qe0, input_precision=PRECISION)
-    o0 = tl.dot(ds, qo0, input_precision=PRECISION)
-    e1 = e0
-    o1 = o0
-    if E1 > 0:
-        e1 = tl.dot(ds, qe1, input_precision=PRECISION)
-        o1 = tl.dot(ds, qo1, input_precision=PRECISION)
-    _unprepare(
-        k,
-        DQKV + start + H * D,
-        offsets,
-        seen,
-        WK,
-        DWK + pid * D,
-        COS,
-        SIN,
-        t,
-        rk,
-        e0,
-        o0,
-        e1,
-        o1,
-        D,
-        E0,
-        E1,
-        NORM,
-        ROPE,
-    )
+    dst = tl.trans(ds)
+    gq0 = tl.dot(ds, k0, input_precision=PRECISION)
+    gk0 = tl.dot(dst, q0, input_precision=PRECISION)
+    gq1 = gq0
+    gk1 = gk0
+    if D1 > 0:
+        gq1 = tl.dot(ds, k1, input_precision=PRECISION)
+        gk1 = tl.dot(dst, q1, input_precision=PRECISION)
+    _unprepare(q, dq, offsets, seen, WQ, DWQ + pid * D, COS, SIN, t, rq, gq0, gq1, D, D0, D1, NORM, ROPE)
+    _unprepare(k, dk, offsets, seen, WK, DWK + pid * D, COS, SIN, t, rk, gk0, gk1, D, D0, D1, NORM, ROPE)
 
 
 @triton.jit(do_not_specialize=["first", "rows", "T", "S"])
 def temporal_prepare(
     QKV, QK, WQ, WK, COS, SIN, first, rows, T, S, H, eps,
-    D: tl.constexpr, E0: tl.constexpr, E1: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """For streaming: normed and rotated queries and keys, QK (B, T, S, 2, H, D), `rows` = B·T·S. Program: BM rows of one head."""
     pid = first + tl.program_id(0).to(tl.int64)
@@ -311,20 +230,18 @@ def temporal_prepare(
         W = WQ if side == 0 else WK
         r = tl.zeros([BM], tl.float32)
         if NORM:
-            r = _inverse_rms(x, row * (3 * H * D), seen, eps, D, E0, E1)
-        even, odd = _prepared(x, row * (3 * H * D), seen, W, COS, SIN, t, r, 0, E0, D, NORM, ROPE, dtype)
-        _store_half(out, even, row * (2 * H * D), seen, 0, 0, E0, D)
-        _store_half(out, odd, row * (2 * H * D), seen, 1, 0, E0, D)
-        if E1 > 0:
-            even, odd = _prepared(x, row * (3 * H * D), seen, W, COS, SIN, t, r, E0, E1, D, NORM, ROPE, dtype)
-            _store_half(out, even, row * (2 * H * D), seen, 0, E0, E1, D)
-            _store_half(out, odd, row * (2 * H * D), seen, 1, E0, E1, D)
+            r = _inverse_rms(x, row * (3 * H * D), seen, eps, D, D0, D1)
+        y = _prepared(x, row * (3 * H * D), seen, W, COS, SIN, t, r, 0, D0, D, NORM, ROPE, dtype)
+        _store(out, y, row * (2 * H * D), seen, 0, D0, D)
+        if D1 > 0:
+            y = _prepared(x, row * (3 * H * D), seen, W, COS, SIN, t, r, D0, D1, D, NORM, ROPE, dtype)
+            _store(out, y, row * (2 * H * D), seen, D0, D1, D)
 
 
 @triton.jit(do_not_specialize=["first", "rows", "T", "S"])
 def temporal_unprepare(
     QKV, DQ, DK, DQKV, WQ, WK, DWQ, DWK, COS, SIN, first, rows, T, S, H, eps,
-    D: tl.constexpr, E0: tl.constexpr, E1: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """Backward of `temporal_prepare`: DQKV's queries and keys from DQ, DK (rows, H, D); DWQ, DWK (programs, D)."""
     pid = first + tl.program_id(0).to(tl.int64)
@@ -339,13 +256,10 @@ def temporal_unprepare(
         DW = (DWQ if side == 0 else DWK) + pid * D
         r = tl.zeros([BM], tl.float32)
         if NORM:
-            r = _inverse_rms(x, row * (3 * H * D), seen, eps, D, E0, E1)
-        e0 = _half(g, row * (H * D), seen, 0, 0, E0, D)
-        o0 = _half(g, row * (H * D), seen, 1, 0, E0, D)
-        e1 = e0
-        o1 = o0
-        if E1 > 0:
-            e1 = _half(g, row * (H * D), seen, 0, E0, E1, D)
-            o1 = _half(g, row * (H * D), seen, 1, E0, E1, D)
+            r = _inverse_rms(x, row * (3 * H * D), seen, eps, D, D0, D1)
+        g0 = _load(g, row * (H * D), seen, 0, D0, D).to(tl.float32)
+        g1 = g0
+        if D1 > 0:
+            g1 = _load(g, row * (H * D), seen, D0, D1, D).to(tl.float32)
         out = DQKV + side * H * D + h * D
-        _unprepare(x, out, row * (3 * H * D), seen, W, DW, COS, SIN, t, r, e0, o0, e1, o1, D, E0, E1, NORM, ROPE)
+        _unprepare(x, out, row * (3 * H * D), seen, W, DW, COS, SIN, t, r, g0, g1, D, D0, D1, NORM, ROPE)

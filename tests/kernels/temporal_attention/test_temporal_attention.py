@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from javisc.kernels import launch
 from javisc.kernels.dispatch import BackendError
-from javisc.kernels.temporal_attention import host, rope_table, temporal_attention
+from javisc.kernels.temporal_attention import configs, host, rope_table, temporal_attention
 from javisc.kernels.temporal_attention.op import BACKWARD, FORWARD
 from javisc.kernels.temporal_attention.reference import temporal_attention_reference
 from support.kernels import DEVICE, TOLERANCE, check, dtypes
@@ -59,7 +59,7 @@ def test_more_than_a_tile_of_times_is_streamed(dtype):
 
 @dtypes
 def test_streaming_many_positions(dtype, monkeypatch):
-    monkeypatch.setattr(host, "LONGEST_TILE", 4)
+    monkeypatch.setattr(host, "longest_tile", lambda *_: 4)
     judge(*make(9, 3, 40, dtype, heads=2), dtype, "triton", factor=2)
 
 
@@ -87,6 +87,37 @@ def test_opcheck():
     qkv, *rest = (t.detach() for t in inputs.values())
     torch.library.opcheck(FORWARD, (qkv, *rest, 1e-6, 0.2))
     torch.library.opcheck(BACKWARD, (grads["o"], qkv, *FORWARD(qkv, *rest, 1e-6, 0.2), *rest, 1e-6, 0.2))
+
+
+def test_opcheck_of_the_streamed_form(monkeypatch):
+    monkeypatch.setattr(host, "longest_tile", lambda *_: 4)
+    inputs, grads = make(9, 3, 32, torch.float32)
+    qkv, *rest = (t.detach() for t in inputs.values())
+    saved = FORWARD(qkv, *rest, 1e-6, 0.2)
+    assert saved[1].shape == (2, 1, 3 * 9), "not streamed"
+    torch.library.opcheck(FORWARD, (qkv, *rest, 1e-6, 0.2))
+    torch.library.opcheck(BACKWARD, (grads["o"], qkv, *saved, *rest, 1e-6, 0.2))
+
+
+@pytest.mark.slow
+def test_the_streamed_form_compiles_as_one_graph():
+    """129 times: more than any tile holds, so that nothing needs to be patched under the compiler."""
+    inputs, grads = make(129, 1, 32, torch.float32, batch=1)
+    leaves = [t for t in inputs.values() if t.requires_grad]
+    function = lambda **x: temporal_attention(**x, backend="triton")  # noqa: E731
+    runs = [function, torch.compile(function, fullgraph=True, backend="aot_eager")]
+    want, got = (torch.autograd.grad(f(**inputs), leaves, grads["o"]) for f in runs)
+    for g, w in zip(got, want):
+        torch.testing.assert_close(g, w)
+
+
+def test_every_sequence_that_a_tile_may_hold_has_a_configuration():
+    for arch in (80, 90):
+        for head_dim in (16, 72, 128):
+            for times in range(1, configs.longest_tile(head_dim, arch) + 1):
+                for kind in ("fwd", "bwd"):
+                    found = configs.configuration(kind, times, head_dim, arch, 2)
+                    assert times <= found.times <= found.rows and found.rows % found.times == 0
 
 
 @pytest.mark.slow
