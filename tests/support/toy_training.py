@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -36,6 +35,7 @@ from javisc.trainer.models.sync.config import (
 )
 from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.sources import Many, NumberedSource
+from support.processes import forkserver
 
 RECIPE = """
 task: toy
@@ -221,8 +221,7 @@ class Ranks:
         die_saving: str = "",
         **options: Any,
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["support.toy_training", "support.dit_training"])
+        context = forkserver()
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
