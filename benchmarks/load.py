@@ -8,12 +8,14 @@ Contestants, each in a process of its own, all with the same number of worker th
   webdataset    webdataset + PyAV + torch DataLoader worker processes; seeks to the window, as a careful author would
   from-start    the same, but decoding from the clip's beginning to the window's end, as most code does
   whole-clip    the same, but decoding the whole clip and cutting afterwards, as the JavisDiT reference does
+  torchcodec    webdataset + torchcodec + torch DataLoader; left out, and said so, where torchcodec is not installed
 
 Output of all: float32 (B, 3, F, H, W) in [-1, 1], scaled to cover and cropped at the centre, and exactly the matching samples.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import resource
@@ -27,7 +29,7 @@ from typing import Any
 import click
 import numpy as np
 
-CONTESTANTS = ("javisc", "webdataset", "from-start", "whole-clip")
+CONTESTANTS = ("javisc", "webdataset", "from-start", "whole-clip", "torchcodec")
 
 
 def javisc_batches(options: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -47,19 +49,27 @@ def javisc_batches(options: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
                 yield loaded.video, loaded.audio
 
 
-def decode_sample(sample: dict[str, Any], frames: int, size: tuple[int, int], how: str) -> tuple[Any, Any] | None:
-    """What a webdataset user writes: random window, PyAV, soundfile, torch's interpolation."""
+def missing(name: str) -> str | None:
+    """Why a contestant cannot run here, or None."""
+    if name == "torchcodec":
+        try:
+            importlib.import_module("torchcodec.decoders")
+        except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: FFmpeg's libraries are absent
+            return f"torchcodec does not run here ({str(error).strip().splitlines()[0]})"
+    return None
+
+
+def pictures(mp4: bytes, start: int, frames: int, how: str) -> Any:
+    """The window's frames, (F, 3, H, W) uint8, as a webdataset user decodes them."""
     import av
-    import soundfile
     import torch
 
-    meta = json.loads(sample["json"])
-    total = int(meta["num_frames"])
-    if total < frames:
-        return None
-    start = int(np.random.randint(0, total - frames + 1))
+    if how == "torchcodec":
+        from torchcodec.decoders import VideoDecoder
+
+        return VideoDecoder(mp4, num_ffmpeg_threads=1).get_frames_in_range(start, start + frames).data
     kept = []
-    with av.open(io.BytesIO(sample["mp4"])) as container:
+    with av.open(io.BytesIO(mp4)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         assert stream.time_base is not None
@@ -74,7 +84,20 @@ def decode_sample(sample: dict[str, Any], frames: int, size: tuple[int, int], ho
                 break
     if how == "whole-clip":
         kept = kept[start : start + frames]
-    video = torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2)
+
+
+def decode_sample(sample: dict[str, Any], frames: int, size: tuple[int, int], how: str) -> tuple[Any, Any] | None:
+    """What a webdataset user writes: random window, PyAV or torchcodec, soundfile, torch's interpolation."""
+    import soundfile
+    import torch
+
+    meta = json.loads(sample["json"])
+    total = int(meta["num_frames"])
+    if total < frames:
+        return None
+    start = int(np.random.randint(0, total - frames + 1))
+    video = pictures(sample["mp4"], start, frames, how).float() / 255
     height, width = video.shape[2:]
     scale = max(size[0] / height, size[1] / width)
     inner = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
@@ -192,9 +215,10 @@ def main(only: str | None, soaked: int | None, rounds: int, **options: Any) -> N
         print(json.dumps(contestant(options | {"contestant": only, "size": (height, width)})))
         return
     arguments = [str(part) for name, value in options.items() if name != "dataset" for part in (f"--{name}", value)]
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    absent = {name: why for name in CONTESTANTS if (why := missing(name)) is not None}
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS if name not in absent}
     for number in range(rounds):
-        for name in CONTESTANTS:
+        for name in figures:
             command = [sys.executable, "-P", __file__, options["dataset"], *arguments, "--contestant", name]
             out = subprocess.run(command, capture_output=True, text=True, check=False)
             if out.returncode != 0:
@@ -208,6 +232,8 @@ def main(only: str | None, soaked: int | None, rounds: int, **options: Any) -> N
         medians = {column: float(np.median([run[column] for run in runs])) for column in head}
         ratios = [mine["samples/s"] / other["samples/s"] for mine, other in zip(figures["javisc"], runs, strict=True)]
         print(f"| {name} | {' | '.join(f'{medians[column]:.1f}' for column in head)} | {np.median(ratios):.2f}× |")
+    for name, why in absent.items():
+        print(f"\n`{name}` was left out: {why}.")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"\nLargest process of any contestant: {peak:.0f} MB.")
 
