@@ -106,7 +106,7 @@ class Shelf:
         for row in rows:
             try:
                 return make(row)
-            except (CorruptSample, decode.DecodeError, ValueError, RecursionError) as error:
+            except (CorruptSample, decode.DecodeError, ValueError, ArithmeticError, RecursionError) as error:
                 tried += 1
                 if self.report is not None:
                     self.report(self.path, self.names[row], str(error))

@@ -271,6 +271,42 @@ def test_pools_of_another_kind_or_rate_are_refused(folders: dict[str, Path]) -> 
         pools.check(catalog)
 
 
+def test_a_pool_may_be_a_view_and_is_a_dataset_like_others(folders: dict[str, Path], tmp_path: Path) -> None:
+    for arguments in (
+        ["merge", folders["sources"], folders["unpaired"], "--out", tmp_path / "view"],
+        ["verify", folders["masklets"]],
+    ):
+        result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+    with Pools(sources=tmp_path / "view") as pools:
+        assert pools.sounds is not None and len(pools.sounds.rows) == 8
+        # The unpaired sounds of 0 and 4 can be added to others; they are nobody's separated tracks.
+        assert len(pools.sounds.separated("0")) == 2 and pools.sounds.separated("4") == []
+        levels = {float(found[0][0]) for seed in range(60) if (found := pools.sounds.source(SeededDraws(seed), "1"))}
+        assert len(levels) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", [{"num_frames": -5}, {"num_frames": 29}, {"fps": 0.0}, {"fps": float("inf")}], ids=str
+)
+def test_a_hostile_row_costs_itself_alone(folders: dict[str, Path], tmp_path: Path, damage: dict[str, float]) -> None:
+    copy = tmp_path / "masklets"
+    shutil.copytree(folders["masklets"], copy)
+    manifest = pl.read_parquet(copy / "manifest.parquet")
+    wrong_row = pl.col("relpath") == "a_b_masklet_001.mp4"
+    manifest.with_columns(
+        pl.when(wrong_row).then(pl.lit(value).cast(manifest.schema[name])).otherwise(name).alias(name)
+        for name, value in damage.items()
+    ).write_parquet(copy / "manifest.parquet")
+    reports: list[tuple[str, str, str]] = []
+    with Pools(copy, report=lambda *said: reports.append(said)) as pools:
+        assert pools.masklets is not None
+        for seed in range(12):
+            found = pools.masklets.masklet(SeededDraws(seed), 20)
+            assert found is not None and len(found.visible) == 20 and found.visible.all()
+    assert {name for _, name, _ in reports} <= {"a_b_masklet_001.mp4"} and (reports or damage == {"num_frames": -5})
+
+
 def test_names_are_found_by_their_longest_tail() -> None:
     index = {"a/x": 1, "x": 2, "y": 3}
     assert [look_up(name, index) for name in ("/r/a/x", "b/x", "x", "c/y", "z", "")] == [1, 2, 2, 3, None, None]
