@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from javisc.compiler.inputs import LABELS
-from javisc.manifests.schema import MANIFEST_SCHEMA
+from javisc.manifests.schema import MANIFEST_SCHEMA, SCORES_SCHEMA
 
 LABEL_NAMES = tuple(column.name for column in LABELS)
 #: Columns that KEY.json leaves out: they say where things lie on the machine that built, or where in the shard, or which crop
-#: an evaluation takes, which may be chosen anew without touching a shard.
-_PLACES = frozenset({"path", "audio_path", "unpaired_audio_path", "shard", "offset_sec", "vstart_sec"})
+#: an evaluation takes, or what a model thinks of the clip, which may be chosen anew without touching a shard.
+_PLACES = frozenset({"path", "audio_path", "unpaired_audio_path", "shard", "offset_sec", "vstart_sec", *SCORES_SCHEMA})
 _MEMBER_PARTS = ("offset", "size", "crc32")
 
 

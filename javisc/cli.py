@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("javisc.commands.train:train", "train a model after a recipe, on one process or many"),
     "eval": ("javisc.commands.eval:eval_", "measure a trained selector on a split of a dataset"),
     "predict": ("javisc.commands.predict:predict", "which offset a trained selector sees in a video"),
+    "score": ("javisc.commands.score:score", "rate the sync of a whole dataset with a trained selector"),
     "report": ("javisc.commands.report:report", "a page to look at: counts, histograms, rejects, playable samples"),
     "sample": ("javisc.commands.sample:sample", "prompts become sounding videos"),
     "kernels": ("javisc.commands.kernels:kernels", "which backend of each kernel runs here, and why not the others"),

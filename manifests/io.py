@@ -25,7 +25,14 @@ import polars as pl
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
-from javisc.manifests.schema import DATASET_COLUMN, FORMAT_VERSION, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
+from javisc.manifests.schema import (
+    DATASET_COLUMN,
+    FORMAT_VERSION,
+    MANIFEST_SCHEMA,
+    REJECTED_SCHEMA,
+    SCORES_SCHEMA,
+    SHARDS_SCHEMA,
+)
 
 HEADER = "dataset.json"
 #: dataset.json holds settings, not rows: more than this is not one of ours.
@@ -171,7 +178,7 @@ class Dataset:
 
     def manifest(self) -> pl.LazyFrame:
         """The manifest as it is written: known columns have the schema's types, unknown ones pass."""
-        return scan_table(self.table, MANIFEST_SCHEMA | {DATASET_COLUMN: pl.String()})
+        return scan_table(self.table, MANIFEST_SCHEMA | SCORES_SCHEMA | {DATASET_COLUMN: pl.String()})
 
     def located(self) -> pl.LazyFrame:
         """The manifest with every column of the schema, and the root of each row's shards in the column `dataset`.

@@ -130,6 +130,22 @@ QUALITY = _columns(
 MANIFEST = JAVISDIT + WHERE + LABELS + SOURCE + QUALITY
 MANIFEST_SCHEMA = pl.Schema({column.name: column.dtype for column in MANIFEST})
 
+#: What `javisc score` adds. A manifest has these columns only after it; null where a clip gave no score.
+SCORES = _columns(
+    (
+        "sync_offset",
+        pl.Float64,
+        "by how many seconds the sound runs ahead of the picture (negative: lags), by a trained selector: its likeliest offset",
+    ),
+    (
+        "sync_confidence",
+        pl.Float32,
+        "the probability that the selector gives to sync_offset, the mean over the clip's crops",
+    ),
+    ("sync_margin", pl.Float32, "sync_confidence less the probability of the next likeliest offset"),
+)
+SCORES_SCHEMA = pl.Schema({column.name: column.dtype for column in SCORES})
+
 #: The root of the dataset whose shards hold the row; only in views, which gather rows of several datasets (manifests/io.py).
 DATASET_COLUMN = "dataset"
 

@@ -76,6 +76,11 @@ def load_selector(path: str) -> tuple[AVSync, SyncTransforms]:
     return model.eval(), recipe.transforms
 
 
+def short_side(transforms: SyncTransforms) -> int:
+    """The short side, in pixels, of the pictures that the centre is cropped from: 256 for the published 224."""
+    return 256 if transforms.input_size == 224 else transforms.input_size
+
+
 @torch.no_grad()
 def predict(
     model: AVSync,
@@ -91,8 +96,7 @@ def predict(
     The picture's crop starts at `v_start_sec`, the sound's `offset_sec` later. Raises UserError if the clip is too short or
     holds no sound, and the compiler's `Rejected` if it cannot be compiled.
     """
-    short_side = 256 if transforms.input_size == 224 else transforms.input_size
-    recipe = PRESETS["sync"].replace(fps=str(fps), short_side=short_side)
+    recipe = PRESETS["sync"].replace(fps=str(fps), short_side=short_side(transforms))
     with tempfile.TemporaryDirectory(prefix="javisc-predict-") as scratch:
         clip = transcode(video, recipe, Path(scratch))
         if clip.mp4 is None or clip.flac is None:

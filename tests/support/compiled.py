@@ -60,9 +60,15 @@ def video(clip: int, frames: int, height: int, width: int, fps: int) -> bytes:
 
 
 def write(
-    folder: Path, lengths: Sequence[int], *, size: tuple[int, int] = (48, 64), fps: int = 24, per_shard: int = 4
+    folder: Path,
+    lengths: Sequence[int],
+    *,
+    size: tuple[int, int] = (48, 64),
+    fps: int = 24,
+    per_shard: int = 4,
+    hiss: bool = False,
 ) -> Path:
-    """A dataset of one clip per entry of `lengths` (frames)."""
+    """A dataset of one clip per entry of `lengths` (frames). With `hiss` clips sound different: noise, each another."""
     (folder / "shards").mkdir(parents=True)
     rows, shards = [], []
     for shard in range(0, len(lengths), per_shard):
@@ -73,7 +79,10 @@ def write(
             members = {}
             for clip in numbers:
                 flac = io.BytesIO()
-                soundfile.write(flac, sound(lengths[clip], fps), RATE, format="FLAC", subtype="PCM_24")
+                wave = sound(lengths[clip], fps)
+                if hiss:
+                    wave = np.random.default_rng(clip).normal(0, 0.1, len(wave)).astype(np.float32)
+                soundfile.write(flac, wave, RATE, format="FLAC", subtype="PCM_24")
                 contents = {
                     "json": json.dumps({"clip": clip}).encode(),
                     "flac": flac.getvalue(),

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+
+from javisc.compiler.probe import Orientation
+from javisc.compiler.video import target_size
 
 #: A window larger than this is a mistake or an attack: 8 GiB of pixels.
 MAX_WINDOW_BYTES = 8 << 30
@@ -23,12 +27,20 @@ class DecodeError(Exception):
 
 
 def frames(
-    mp4: bytes, start: int, count: int, *, fps: Fraction = Fraction(24), gop: int = 12, stride: int = 1
+    mp4: bytes,
+    start: int,
+    count: int,
+    *,
+    fps: Fraction = Fraction(24),
+    gop: int = 12,
+    stride: int = 1,
+    short_side: int | None = None,
 ) -> NDArray[np.uint8]:
     """Decode frames start, start + stride, … (count of them) of a compiled clip as RGB, (count, H, W, 3) uint8.
 
     Raises DecodeError if the clip is not decodable or ends before the window does, or if the window would need more than
-    `MAX_WINDOW_BYTES`. Colour is converted from the clip's BT.601 limited range, chroma interpolated bilinearly.
+    `MAX_WINDOW_BYTES`. Colour is converted from the clip's BT.601 limited range, chroma interpolated bilinearly. A picture
+    whose short side is not `short_side` is scaled to it, to the size and by the filter that the compiler would use.
     """
     if start < 0 or count < 1 or stride < 1:
         raise ValueError(
@@ -36,7 +48,7 @@ def frames(
         )
     try:
         with av.open(io.BytesIO(mp4), "r") as container:
-            return _decode(container, start, count, fps, gop, stride)
+            return _decode(container, start, count, fps, gop, stride, short_side)
     except (av.FFmpegError, IndexError, EOFError) as error:
         raise DecodeError(f"the clip cannot be decoded: {error}") from error
 
@@ -61,16 +73,26 @@ def samples(flac: bytes, first: int, count: int) -> NDArray[np.float32]:
 
 
 def _decode(
-    container: av.container.InputContainer, start: int, count: int, fps: Fraction, gop: int, stride: int
+    container: av.container.InputContainer,
+    start: int,
+    count: int,
+    fps: Fraction,
+    gop: int,
+    stride: int,
+    short_side: int | None,
 ) -> NDArray[np.uint8]:
     stream = container.streams.video[0]
     codec = stream.codec_context
     # Parallelism lies in decoding many clips at once; threads within one would only add latency.
     codec.thread_count = 1
-    if count * codec.height * codec.width * 3 > MAX_WINDOW_BYTES:
-        raise DecodeError(
-            f"{count} frames of {codec.width}x{codec.height} pixels are more than {MAX_WINDOW_BYTES >> 30} GiB"
-        )
+    wide, high = width, height = codec.width, codec.height
+    if short_side is not None and 0 < min(width, height) != short_side:
+        wide, high, width, height = target_size(wide, high, Fraction(1), Orientation(), short_side)
+    if count * wide * high * 3 > MAX_WINDOW_BYTES:
+        raise DecodeError(f"{count} frames of {wide}x{high} pixels are more than {MAX_WINDOW_BYTES >> 30} GiB")
+    scaled: dict[str, Any] = {"width": wide, "height": high, "interpolation": "BICUBIC"}
+    if (wide, high) == (codec.width, codec.height):
+        scaled = {}
     if stream.time_base is None:
         raise DecodeError("the video stream has no time base")
     tick = fps * stream.time_base
@@ -88,7 +110,7 @@ def _decode(
             continue
         if index > wanted:
             raise DecodeError(f"frame {wanted} is missing; the next one is {index}")
-        picture = frame.to_ndarray(format="rgb24")
+        picture = frame.to_ndarray(format="rgb24", **scaled)[:height, :width]
         if out is None:
             out = np.empty((count, *picture.shape), dtype=np.uint8)
         out[filled] = picture

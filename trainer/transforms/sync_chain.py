@@ -85,7 +85,7 @@ def _augmented(config: SyncTransforms, video: Tensor, draws: Draws) -> Tensor:
     return sync_video.flip(video, config.p_horizontal_flip, draws)
 
 
-def _centred(config: SyncTransforms, video: Tensor) -> Tensor:
+def centred(config: SyncTransforms, video: Tensor) -> Tensor:
     """uint8 (T,3,H,W) of the window → its centre (T,3,S,S)."""
     square = (config.input_size, config.input_size)
     return sync_video.crop(video, sync_video.center_corner(video.shape[-2], video.shape[-1], square), square)
@@ -102,7 +102,7 @@ def apply(
         raise ValueError(
             f"{len(video)} frames and {len(wave)} samples for a window of {window.v_len} and {window.a_len}"
         )
-    video = _augmented(config, video, draws) if train else _centred(config, video)
+    video = _augmented(config, video, draws) if train else centred(config, video)
     keep_sec = config.max_off_sec + config.active_min_overlap_sec
     if config.to_freeze_frames:
         kept = kept_part(len(video), window.v_len / config.crop_len_sec, keep_sec, draws, "freeze")

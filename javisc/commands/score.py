@@ -1,0 +1,84 @@
+"""`javisc score`: how well picture and sound of a whole dataset belong together, in the eyes of a trained selector."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="DS|TABLE")
+@click.option("--checkpoint", required=True, metavar="C", help="SparseSync's .pt, or the folder 'best' of a run.")
+@click.option(
+    "--out",
+    help="The view to write: a new folder, or one table if it ends in .parquet.  [default: DS's own manifest gets the columns]",
+)
+@click.option(
+    "--crops", type=click.IntRange(1, 100), default=3, show_default=True, help="Crops of a longer clip, at most."
+)
+@click.option(
+    "--fps", type=click.IntRange(1, 240), default=25, show_default=True, help="The rate the selector was trained at."
+)
+@click.option(
+    "--short-side",
+    type=click.IntRange(16, 4096),
+    help="The pictures' short side that it was trained at.  [default: 256 for inputs of 224, else the input's size]",
+)
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes.  [default: one per GPU, or per core]")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 4096), help="Crops of a batch.  [default: 16 on a GPU, 2 on a CPU]"
+)
+@click.option("--threads", type=click.IntRange(1, 256), help="Decoding threads of a process.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: fp16 on a GPU, fp32 on a CPU.",
+)
+@click.option(
+    "--parts", metavar="DIR", help="Where finished parts are kept, for resuming.  [default: DS/.score or .OUT.score]"
+)
+@click.option("--part-size", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Clips of a part.")
+@click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
+@click.option("--force", is_flag=True, help="Replace a view or table that is there.")
+def score(
+    source: str,
+    checkpoint: str,
+    out: str | None,
+    crops: int,
+    fps: int,
+    short_side: int | None,
+    device: str,
+    workers: int | None,
+    batch_size: int | None,
+    threads: int | None,
+    precision: str,
+    parts: str | None,
+    part_size: int,
+    relative: bool,
+    force: bool,
+) -> None:
+    """Rate every clip's sync: columns sync_offset (seconds), sync_confidence and sync_margin (0 to 1) of the manifest.
+
+    Kill it at any moment: the same command goes on where it stood. Then keep what is in sync:
+
+    \b
+      javisc score DS --checkpoint runs/a/best
+      javisc filter DS 'sync_confidence > 0.5 and abs(sync_offset) <= 0.2' --out GOOD
+    """
+    from javisc.manifests.io import check_output
+    from javisc.trainer.score import ScoreOptions
+    from javisc.trainer.score import score as run
+
+    if out:
+        check_output(out, force=force)
+    options = ScoreOptions(crops, fps, short_side, device, workers, batch_size, threads, precision, part_size)
+    say = lambda line: click.echo(line, err=True)  # noqa: E731
+    done = run(source, checkpoint, out, options=options, parts=parts, relative=relative, say=say)
+    for line in done.named:
+        click.echo(f"javisc: {line}", err=True)
+    for reason, count in done.reasons.items():
+        click.echo(f"{count:>12} without a score: {reason}")
+    scored = done.rows - sum(done.reasons.values())
+    click.echo(f"{scored:>12} of {done.rows} scored, {done.fresh} of them now → {out or source}")

@@ -1,0 +1,153 @@
+"""A clip's crops for the sync selector: evenly spaced, on the selector's own clock, picture and sound from the same moment.
+
+Legend: C seconds of a crop; T ticks (frames at the selector's rate) of it; S pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from javisc.compiler.clock import nearest_tick
+from javisc.manifests.io import shard_path
+from javisc.manifests.schema import DATASET_COLUMN
+from javisc.trainer.data.decode import DecodeError, frames, samples
+from javisc.trainer.data.reader import CorruptSample, Member, Reader
+from javisc.trainer.data.windows import samples_of
+from javisc.trainer.transforms.draws import SeededDraws
+from javisc.trainer.transforms.sync_chain import SyncTransforms, centred, spectrogram
+
+#: What the selector hears: samples per second.
+RATE = 16000
+#: Seconds read before and after a crop whose sound is resampled: the filter's reach.
+_MARGIN = Fraction(1, 20)
+
+#: Columns that a clip is scored from.
+NEEDED = (
+    DATASET_COLUMN,
+    "key",
+    "shard",
+    "fps",
+    "num_frames",
+    "num_samples",
+    "audio_fps",
+    "silent",
+    *(f"{ext}_{what}" for ext in ("flac", "mp4") for what in ("offset", "size", "crc32")),
+)
+
+
+class NoScore(Exception):
+    """A clip that cannot be scored: `reason` is one of a few, the message says more."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """How clips are cropped. `fps` and `short_side` (pixels) are what the selector was trained on, `crops` how many at most."""
+
+    crops: int = 3
+    fps: int = 25
+    short_side: int = 256
+
+
+def spaced(ticks: int, wanted: int, at_most: int) -> list[int]:
+    """First ticks of the crops: spread evenly from the clip's start to its end, overlapping by half at most.
+
+    A clip with room for one only gives its middle. Raises NoScore if there is no room at all.
+    """
+    room = ticks - wanted
+    if room < 0:
+        raise NoScore("too short", f"{ticks} frames of the selector's, a crop has {wanted}")
+    count = min(at_most, 1 + 2 * room // wanted)
+    return [room // 2] if count == 1 else [round(Fraction(number * room, count - 1)) for number in range(count)]
+
+
+def shown(first: int, count: int, clip: Fraction, fps: int) -> NDArray[np.int64]:
+    """The clip's frames that are on show at ticks first … first + count - 1 of another rate.
+
+    As in the compiler: a frame appears at the tick nearest to its time (halfway goes up) and holds until the next one; of
+    several at one tick the last is shown. Frame i appears at floor(i·fps/clip + 1/2), so tick k shows ⌈(k + 1/2)·clip/fps⌉ - 1.
+    """
+    return np.array([math.ceil(Fraction(2 * tick + 1, 2) * clip / fps) - 1 for tick in range(first, first + count)])
+
+
+def crops_of(
+    row: Mapping[str, Any], reader: Reader, transforms: SyncTransforms, options: CropOptions
+) -> list[tuple[Tensor, Tensor]]:
+    """A located row's crops: (T,3,S,S) uint8 and (1,257,C·16000 // 128 + 1) float32 each. Raises NoScore.
+
+    Crops in which nothing sounds are left out: standardised silence is noise.
+    """
+    if row["mp4_offset"] is None:
+        raise NoScore("no picture")
+    if row["flac_offset"] is None or not row["num_samples"]:
+        raise NoScore("no sound")
+    if row["silent"]:
+        raise NoScore("silent")
+    if not (1 <= (row["fps"] or 0) <= 1000 and 1 <= (row["audio_fps"] or 0) <= 1_000_000):
+        raise NoScore("corrupt", f"{row['fps']} frames and {row['audio_fps']} samples a second")
+    clip = Fraction(row["fps"]).limit_denominator(1001)
+    wanted = int(transforms.crop_len_sec * options.fps)
+    ticks = min(
+        nearest_tick((row["num_frames"] or 0) / clip, Fraction(options.fps)),
+        row["num_samples"] * options.fps // row["audio_fps"],
+    )
+    firsts = spaced(ticks, wanted, options.crops)
+    try:
+        data = reader.read(
+            shard_path(row[DATASET_COLUMN], row["shard"]), [_member(row, ext) for ext in ("flac", "mp4")]
+        )
+        heard = [_wave(data["flac"], first, wanted, row["audio_fps"], options.fps) for first in firsts]
+        kept = [(first, wave) for first, wave in zip(firsts, heard, strict=True) if wave.any()]
+        if not kept:
+            raise NoScore("silent")
+        pictures = _pictures(data["mp4"], [first for first, _ in kept], wanted, clip, transforms, options)
+    except (CorruptSample, DecodeError, ValueError) as error:
+        raise NoScore("corrupt", str(error)) from error
+    none = SeededDraws(0)  # nothing is drawn outside training
+    sounds = [spectrogram(wave, none, 0.0, 0.0, 0.0)[0].unsqueeze(0) for _, wave in kept]
+    return list(zip(pictures, sounds, strict=True))
+
+
+def _member(row: Mapping[str, Any], ext: str) -> Member:
+    return Member(ext, row[f"{ext}_offset"], row[f"{ext}_size"] or 0, row[f"{ext}_crc32"])
+
+
+def _wave(flac: bytes, first: int, wanted: int, rate: int, fps: int) -> Tensor:
+    """The crop's sound, mono at RATE, from the moment of its first tick on."""
+    start, count = samples_of(first, wanted, Fraction(fps), RATE)
+    if rate == RATE:
+        return torch.from_numpy(samples(flac, start, count).mean(axis=1))
+    begin = int((Fraction(first, fps) - min(Fraction(first, fps), _MARGIN)) * rate)
+    length = math.ceil(Fraction(first + wanted, fps) * rate + _MARGIN * rate) - begin
+    wave = soxr.resample(samples(flac, begin, length).mean(axis=1), rate, RATE)
+    skipped = start - round(Fraction(begin, rate) * RATE)
+    return torch.from_numpy(np.ascontiguousarray(wave[skipped : skipped + count]))
+
+
+def _pictures(
+    mp4: bytes, firsts: Sequence[int], wanted: int, clip: Fraction, transforms: SyncTransforms, options: CropOptions
+) -> list[Tensor]:
+    """The crops' pictures, each decoded once: crops that overlap are cut from one stretch."""
+    together = len(firsts) > 1 and all(b - a < wanted for a, b in pairwise(firsts))
+    out = []
+    for stretch in [firsts] if together else [[first] for first in firsts]:
+        ticks = shown(stretch[0], stretch[-1] - stretch[0] + wanted, clip, options.fps)
+        decoded = frames(mp4, int(ticks[0]), int(ticks[-1] - ticks[0]) + 1, fps=clip, short_side=options.short_side)
+        video = centred(transforms, torch.from_numpy(decoded).permute(0, 3, 1, 2))
+        where = torch.from_numpy(ticks - ticks[0])
+        out += [video[where[first - stretch[0] :][:wanted]] for first in stretch]
+    return out
