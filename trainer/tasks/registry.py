@@ -11,7 +11,10 @@ from javisc.trainer.config import Recipe, load_recipe, task_of
 from javisc.trainer.task import Task
 
 #: task → (module, its recipe's class, its own class)
-TASKS: dict[str, tuple[str, str, str]] = {"sync": ("javisc.trainer.tasks.sync", "SyncRecipe", "SyncTask")}
+TASKS: dict[str, tuple[str, str, str]] = {
+    "sync": ("javisc.trainer.tasks.sync", "SyncRecipe", "SyncTask"),
+    "sync-audio": ("javisc.trainer.tasks.sync_audio", "SyncAudioRecipe", "SyncAudioTask"),
+}
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Task[Any]]:

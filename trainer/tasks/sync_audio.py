@@ -1,0 +1,145 @@
+"""Pre-training SparseSync's audio trunk: a classifier of sounds, whose weights without the head start a sync model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.config import Recipe
+from javisc.trainer.data.sync import SyncDataOptions
+from javisc.trainer.data.sync_audio import SoundBatch, SoundBatches, labels_of
+from javisc.trainer.models.sync.model import AudioClassifier
+from javisc.trainer.task import CarryOver
+from javisc.trainer.tasks.sync import pooled_metrics
+from javisc.trainer.transforms.sync_chain import AudioClipTransforms
+
+
+@dataclass
+class SyncAudioData:
+    """The batches: rows with a `label`, of the manifest's splits. `valid_split` null measures nothing.
+
+    `evaluate_at_most` batches per process are looked at, 0 meaning all.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    batch_size: int = 16
+    valid_batch_size: int = 32
+    train_split: str | None = "train"
+    valid_split: str | None = "val"
+    evaluate_at_most: int = 0
+    threads: int = 2
+    ahead: int = 2
+
+
+@dataclass
+class AudioClassifierConfig:
+    """A ResNet-18 with a head; `size` is the sync model's `audio_trunk.size`."""
+
+    classes: int = 308
+    size: str = "full"
+
+
+@dataclass
+class SyncAudioRecipe(Recipe):
+    """A recipe of task `sync-audio`."""
+
+    data: SyncAudioData = field(default_factory=SyncAudioData)
+    transforms: AudioClipTransforms = field(default_factory=AudioClipTransforms)
+    model: AudioClassifierConfig = field(default_factory=AudioClassifierConfig)
+
+
+class SyncAudioTask:
+    """A classifier of labelled sounds: `loss` is the cross entropy of the label's class, all classes weighing the same."""
+
+    def __init__(self, recipe: SyncAudioRecipe) -> None:
+        if not recipe.data.paths:
+            raise UserError("no dataset: add --data DS, a folder with labelled sounds that `javisc build` made")
+        if recipe.parallel.strategy != "ddp":
+            raise UserError(
+                f"parallel.strategy={recipe.parallel.strategy}: a classifier this small is not sharded, set it to ddp"
+            )
+        self.recipe = recipe
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The data's labels; a label's place is its class. Raises UserError if the model has another number of classes."""
+        labels = labels_of(self.recipe.data.paths)
+        if len(labels) != self.recipe.model.classes:
+            raise UserError(
+                f"the data have {len(labels)} labels, model.classes={self.recipe.model.classes}: "
+                + (
+                    f"set model.classes={len(labels)}"
+                    if labels
+                    else "give datasets whose manifest has a column `label`"
+                )
+            )
+        return labels
+
+    def build(self) -> AudioClassifier:
+        """The classifier, freshly initialised."""
+        return AudioClassifier(self.recipe.model.classes, self.recipe.model.size)
+
+    def carry_over(self, model: nn.Module) -> CarryOver | None:
+        return None
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The trunk's stages."""
+        layers = [getattr(model, f"layer{number}") for number in range(1, 5)]
+        return [layer for layer in layers if any(True for _ in layer.parameters())]
+
+    def source(self, rank: int, world: int) -> SoundBatches:
+        """Training batches of one rank. Raises UserError if a class has no training clip."""
+        data = self.recipe.data
+        source = self._batches(data.train_split, data.batch_size, rank, world, train=True)
+        if absent := set(range(len(self.labels))) - set(source.classes.tolist()):
+            source.close()
+            raise UserError(
+                f"{len(absent)} labels have no clip in the split {data.train_split!r}, the first is "
+                f"{self.labels[min(absent)]!r}: filter the dataset or set data.train_split"
+            )
+        return source
+
+    def _batches(self, split: str | None, batch_size: int, rank: int, world: int, *, train: bool) -> SoundBatches:
+        recipe, data = self.recipe, self.recipe.data
+        options = SyncDataOptions(batch_size, recipe.seed, split, train, threads=data.threads, ahead=data.ahead)
+        return SoundBatches(data.paths, self.labels, recipe.transforms, options, rank=rank, world=world)
+
+    def size(self, batch: SoundBatch) -> int:
+        return len(batch.target)
+
+    def keys(self, batch: SoundBatch) -> list[str]:
+        return batch.keys
+
+    def flops(self, batch: SoundBatch) -> float:
+        """Three times the forward pass, by the published count for 257 x 626 columns; 0 for a small trunk."""
+        return 3 * 11.87e9 * batch.aud.numel() / (257 * 626) if self.recipe.model.size == "full" else 0.0
+
+    def loss(self, model: nn.Module, batch: SoundBatch, device: torch.device) -> Tensor:
+        _, logits = model(batch.aud.to(device))
+        return F.cross_entropy(logits.float(), batch.target.to(device), reduction="sum")
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        """Loss, accuracies, mAP, mROCAUC and dprime on the centre crops of the held-out split."""
+        data = self.recipe.data
+        if data.valid_split is None:
+            return {}
+        logits: list[Tensor] = []
+        targets: list[Tensor] = []
+        source = self._batches(data.valid_split, data.valid_batch_size, rank, world, train=False)
+        try:
+            for number, batch in enumerate(source, 1):
+                logits.append(model(batch.aud.to(device))[1].float().cpu())
+                targets.append(batch.target)
+                if number == data.evaluate_at_most:
+                    break
+        finally:
+            source.close()
+        # Classes of sounds have no neighbours.
+        metrics = pooled_metrics(logits, targets, world)
+        return {name: value for name, value in metrics.items() if not name.endswith("_tol1")}
