@@ -22,6 +22,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.config import load_recipe
 from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import SoundBatches, labels_of
+from javisc.trainer.dry_run import dry_run
 from javisc.trainer.loop import train
 from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.models.weights import read_weights
@@ -147,6 +148,19 @@ def test_batches_are_the_chain_on_the_beginning_of_each_sound(tmp_path: Path) ->
         assert sorted(key for batch in every for key in batch.keys) == ["00000000", "00000001", "00000002"]
     finally:
         every.close()
+
+
+def test_the_dry_run_counts_what_a_step_costs(dataset: Path) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    recipe, task = load("sync-audio-tiny", [f"data.paths=[{dataset}]", *SETTINGS])
+    told = dry_run(recipe, task)
+    assert (told["batches_per_epoch"], told["samples_per_step"]) == (4, 8) and told["batch"]["aud"] == [8, 1, 257, 63]
+    model, aud = task.model(), torch.zeros(8, 1, 257, 63)
+    with FlopCounterMode(display=False) as counter:
+        model(aud, torch.zeros(8, dtype=torch.long))[0].backward()
+    assert told["step_tflop"] == pytest.approx(counter.get_total_flops() / 1e12, rel=1e-6)
+    assert told["tokens_per_step"] == 8 * model.features(aud)[0, 0].numel()
 
 
 def test_the_published_recipe_says_what_was_published() -> None:

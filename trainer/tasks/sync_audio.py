@@ -13,6 +13,8 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.config import Recipe
 from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import SoundBatch, SoundBatches, labels_of
+from javisc.trainer.flops import Tally
+from javisc.trainer.models.sync.flops import audio_grid, classifier_flops
 from javisc.trainer.models.sync.model import AudioClassifier
 from javisc.trainer.task import CarryOver
 from javisc.trainer.tasks.sync import pooled_metrics
@@ -80,9 +82,13 @@ class SyncAudioTask:
             )
         return labels
 
-    def build(self) -> AudioClassifier:
+    def model(self) -> AudioClassifier:
         """The classifier, freshly initialised."""
         return AudioClassifier(self.recipe.model.classes, self.recipe.model.size)
+
+    def build(self) -> AudioClassifier:
+        """The same: it starts from nothing."""
+        return self.model()
 
     def carry_over(self, model: nn.Module) -> CarryOver | None:
         return None
@@ -115,9 +121,19 @@ class SyncAudioTask:
     def keys(self, batch: SoundBatch) -> list[str]:
         return batch.keys
 
+    def tokens(self, batch: SoundBatch) -> int:
+        """Cells of the trunk's features: what a sync model's transformer would read."""
+        grid = audio_grid(self._shape, batch.aud.shape, Tally())
+        return grid.rows * grid.tokens
+
     def flops(self, batch: SoundBatch) -> float:
-        """Three times the forward pass, by the published count for 257 x 626 columns; 0 for a small trunk."""
-        return 3 * 11.87e9 * batch.aud.numel() / (257 * 626) if self.recipe.model.size == "full" else 0.0
+        return classifier_flops(self._shape, batch.aud.shape).total
+
+    @cached_property
+    def _shape(self) -> AudioClassifier:
+        """The model without values, for counting."""
+        with torch.device("meta"):
+            return self.model()
 
     def loss(self, model: nn.Module, batch: SoundBatch, device: torch.device) -> Tensor:
         _, logits = model(batch.aud.to(device))

@@ -14,7 +14,8 @@ from torchvision.models.resnet import BasicBlock
 
 from javisc.trainer.flops import Tally, trains
 from javisc.trainer.models.sync.attention import Attention, EncoderBlock, SelectorBlock
-from javisc.trainer.models.sync.model import AVSync, ConvBridge
+from javisc.trainer.models.sync.model import AudioClassifier, AVSync, ConvBridge
+from javisc.trainer.models.sync.resnet import ResNet18Audio
 from javisc.trainer.models.sync.s3d import Basic, Mixed, Sep
 from javisc.trainer.models.sync.transformer import FullAttention, FusionTransformer, Selector, SyncTransformer
 
@@ -107,10 +108,25 @@ def sync_grids(model: AVSync, vis: Sequence[int], aud: Sequence[int], tally: Tal
     """Both trunks with their bridges, for vis (B,T,3,H,W) and aud (B,1,F,T): the feature grids the transformer sees."""
     video = _Grid(tally, vis[0], (vis[1], vis[3], vis[4]))
     video.through(model.vfeat_extractor.base, model.v_bridge)
-    audio, trunk = _Grid(tally, aud[0], tuple(aud[2:])), model.afeat_extractor
-    audio.through(trunk.conv1, trunk.bn1, trunk.maxpool, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
+    audio = audio_grid(model.afeat_extractor, aud, tally)
     audio.through(model.a_bridge)
     return video, audio
+
+
+def audio_grid(trunk: ResNet18Audio, aud: Sequence[int], tally: Tally) -> _Grid:
+    """The audio trunk, for aud (B,1,F,T): its feature grid."""
+    grid = _Grid(tally, aud[0], tuple(aud[2:]))
+    grid.through(trunk.conv1, trunk.bn1, trunk.maxpool, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
+    return grid
+
+
+def classifier_flops(model: AudioClassifier, aud: Sequence[int]) -> Tally:
+    """A step of the audio trunk's classifier on aud (B,1,F,T)."""
+    tally = Tally()
+    grid = audio_grid(model, aud, tally)
+    assert isinstance(model.fc, nn.Linear)
+    tally.weight(model.fc, grid.rows, grid.reached)
+    return tally
 
 
 def sync_flops(model: AVSync, vis: Sequence[int], aud: Sequence[int]) -> Tally:
