@@ -17,10 +17,11 @@ from torch import Tensor
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.assign import BucketTable, Resolution
 from javisc.trainer.data.buckets import ReferenceBuckets
-from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.catalog import STRINGS, Catalog
 from javisc.trainer.data.costs import joint_dit_cost
 from javisc.trainer.data.graph import GraphOptions
 from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.pools import NAMES
 from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.windows import RandomWindow
 from javisc.trainer.models.text.captions import clean
@@ -99,8 +100,8 @@ class ClipSource:
     """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
 
     `split` keeps rows of that split, None all. In training every rank has a batch in every step; held-out clips (`train=False`)
-    come from their middle, and all of them where there is one process. `whole_sound` as in `LoaderOptions`. Raises UserError: no
-    usable clip, or clips of several frame rates or sampling rates.
+    come from their middle, and all of them where there is one process. `whole_sound` as in `LoaderOptions`, and clips have the
+    names that pools know them by. Raises UserError: no usable clip, or clips of several frame rates or sampling rates.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class ClipSource:
             raise UserError("no dataset: add --data DS, a folder that `javisc build` made")
         where = [pl.col("flac_size") > 0, *([pl.col("mp4_size") > 0] if with_video else [])]
         where += [] if split is None else [pl.col("split") == split]
-        self.catalog = Catalog.open(data.paths, where)
+        self.catalog = Catalog.open(data.paths, where, strings=(*STRINGS, *NAMES) if whole_sound else STRINGS)
         self.data, self.with_video = data, with_video
         self.fps = _one(self.catalog.reals["fps"], "frame rates", "--fps")
         self.sample_rate = int(_one(self.catalog.numbers["audio_fps"], "sampling rates", "--sample-rate"))

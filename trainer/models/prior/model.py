@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,30 @@ class PriorTokens:
         return 0.5 * (self.mean.pow(2) + self.logvar.exp() - 1 - self.logvar).sum((1, 2))
 
 
+def _transformer(c: PriorConfig) -> nn.Transformer:
+    """The pre-norm encoder and decoder. Layers are made one by one: torch would copy one, which fake tensors forbid.
+
+    The official weights were trained with ReLU in the decoder: copying a torch decoder layer loses an activation that is a
+    module and falls back to ReLU, while an encoder layer keeps it.
+    """
+    options: dict[str, Any] = {
+        "d_model": c.hidden_size,
+        "nhead": c.nhead,
+        "dim_feedforward": c.hidden_size * c.feedforward_scale,
+        "dropout": 0.0,
+        "batch_first": True,
+        "norm_first": True,
+    }
+    gelu = partial(F.gelu, approximate="tanh")
+    encoders = [nn.TransformerEncoderLayer(**options, activation=gelu) for _ in range(c.num_encoder_layers)]
+    decoders = [nn.TransformerDecoderLayer(**options, activation=F.relu) for _ in range(c.num_decoder_layers)]
+    encoder = nn.TransformerEncoder(encoders[0], 0, nn.LayerNorm(c.hidden_size), enable_nested_tensor=False)
+    decoder = nn.TransformerDecoder(decoders[0], 0, nn.LayerNorm(c.hidden_size))
+    encoder.layers, encoder.num_layers = nn.ModuleList(encoders), len(encoders)
+    decoder.layers, decoder.num_layers = nn.ModuleList(decoders), len(decoders)
+    return nn.Transformer(c.hidden_size, c.nhead, custom_encoder=encoder, custom_decoder=decoder, batch_first=True)
+
+
 class STIBPrior(nn.Module):
     """The prior; state-dict names are the official ones, without the text tower (a frozen encoder of its own).
 
@@ -51,21 +76,7 @@ class STIBPrior(nn.Module):
         self.spatial_query_emb = nn.Parameter(torch.randn(1, c.spatial_token_num, c.hidden_size) / c.hidden_size**0.5)
         self.temporal_query_emb = nn.Parameter(torch.randn(1, c.temporal_token_num, c.hidden_size) / c.hidden_size**0.5)
         self.in_proj = nn.Linear(c.text_emb_dim, c.hidden_size)
-        self.prior_extractor = nn.Transformer(
-            d_model=c.hidden_size,
-            nhead=c.nhead,
-            num_encoder_layers=c.num_encoder_layers,
-            num_decoder_layers=c.num_decoder_layers,
-            dim_feedforward=c.hidden_size * c.feedforward_scale,
-            dropout=0.0,
-            activation=partial(F.gelu, approximate="tanh"),
-            batch_first=True,
-            norm_first=True,
-        )
-        # The official weights were trained with ReLU in the decoder: copying a torch decoder layer loses an activation that is
-        # a module and falls back to ReLU, while an encoder layer keeps it.
-        for layer in self.prior_extractor.decoder.layers:
-            layer.activation = F.relu  # type: ignore[assignment]
+        self.prior_extractor = _transformer(c)
         self.out_proj = nn.Linear(c.hidden_size, c.out_dim * (2 if c.apply_sampling else 1))
         if c.pred_onset:
             self.onset_predictor = nn.Linear(c.out_dim, 1)

@@ -1,0 +1,239 @@
+"""Training the prior, stage 2 of JavisDiT: captions are drawn to their sounding videos and away from wrong ones.
+
+A clip's negatives are made on the device, from its seed alone, and pass the same frozen networks as the clip itself. No row needs
+another one's (`objectives.contrastive`), so processes exchange gradients and nothing else.
+
+Letters: B rows, r negatives of each sort, T frames, n samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.config import Recipe
+from javisc.trainer.data import draws
+from javisc.trainer.data.clips import ClipData, Clips
+from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
+from javisc.trainer.data.pools import Pools
+from javisc.trainer.data.prior import PoolsConfig, PriorSource, negatives_of
+from javisc.trainer.models.encoders import Encoders, EncodersConfig
+from javisc.trainer.models.prior import PriorConfig, STIBPrior
+from javisc.trainer.models.prior import model as prior_files
+from javisc.trainer.models.text.tokens import LENGTH
+from javisc.trainer.models.weights import run_weights
+from javisc.trainer.noise import generators, normal
+from javisc.trainer.objectives.contrastive import Negatives, PriorLossConfig, prior_loss
+from javisc.trainer.transforms.javisdit_mel import MelConfig, mel_input
+from javisc.trainer.transforms.javisdit_negatives import NegativesConfig
+
+ASPECTS = ("spatial", "temporal")
+
+
+@dataclass
+class PriorRecipe(Recipe):
+    """A recipe of task `prior`. `start`: a prior to go on from; a file without the training-only part starts that afresh.
+
+    At most `evaluate_at_most` batches of the held-out split are looked at by each process, 0 meaning all.
+    """
+
+    data: ClipData = field(default_factory=ClipData)
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
+    encoders: EncodersConfig = field(default_factory=EncodersConfig)
+    negatives: NegativesConfig = field(default_factory=NegativesConfig)
+    objective: PriorLossConfig = field(default_factory=PriorLossConfig)
+    model: PriorConfig = field(default_factory=PriorConfig)
+    start: str = ""
+    evaluate_at_most: int = 0
+
+
+@dataclass(frozen=True)
+class PriorInputs:
+    """What the loss is computed from: `hidden` [B, L, C'] of the text tower, `noise` [B, tokens, C] the prior is drawn with,
+    latents `video` [B, 4, t, h, w] and `audio` [B, 8, f, 16], those of the negatives by aspect, the clips' size in pixels."""
+
+    hidden: Tensor
+    noise: Tensor
+    video: Tensor
+    audio: Tensor
+    negatives: dict[str, Negatives]
+    height: float
+    width: float
+
+
+class PriorInTraining(STIBPrior):
+    """The prior, called for its loss, so that DDP and FSDP2 see the whole of a step in one call. Its state is STIBPrior's."""
+
+    def __init__(self, config: PriorConfig, objective: PriorLossConfig) -> None:
+        super().__init__(config)
+        self.objective = objective
+
+    def forward(self, inputs: PriorInputs) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
+        """The loss and its terms, see `prior_loss`."""
+        x = inputs
+        tokens = super().forward(x.hidden, x.noise)
+        return prior_loss(self, tokens, x.video, x.audio, x.negatives, x.height, x.width, config=self.objective)
+
+
+class PriorTask:
+    """STIBPrior over compiled clips; all of it is trained, the text tower and the autoencoders are frozen."""
+
+    def __init__(self, recipe: PriorRecipe) -> None:
+        if recipe.model.pred_onset:
+            raise UserError("model.pred_onset=true: javisc makes no onset labels to train it on; leave it off")
+        self.recipe = recipe
+        self.config = dataclasses.replace(recipe.model, encode_va=True)
+        self.mel = MelConfig(padding=recipe.data.mel_padding)
+        self._encoders: Encoders | None = None
+        self._pools: Pools | None = None
+
+    def encoders(self, device: torch.device) -> Encoders:
+        """The frozen networks on a device, kept there."""
+        if self._encoders is None or self._encoders.device != device:
+            self._encoders = Encoders(self.recipe.encoders, device)
+        return self._encoders
+
+    def model(self) -> PriorInTraining:
+        """The model, fresh."""
+        return PriorInTraining(self.config, self.recipe.objective)
+
+    def build(self) -> PriorInTraining:
+        """The model, fresh or from `start`. Raises UserError if that, or a frozen network, is not there."""
+        tower = [] if self.recipe.encoders.prior else ["imagebind"]  # a prior's file may hold the text tower
+        self.encoders(torch.device("cpu")).check([*tower, "video_vae", "audio_vae"])
+        model = self.model()
+        if self.recipe.start:
+            begun, _ = prior_files.load(run_weights(Path(self.recipe.start)))
+            wanted = dataclasses.replace(self.config, encode_va=begun.config.encode_va)
+            if begun.config != wanted:
+                raise UserError(f"start={self.recipe.start} is of another size than the recipe's model: {begun.config}")
+            model.load_state_dict({**model.state_dict(), **begun.state_dict()})
+        return model
+
+    def carry_over(self, model: nn.Module) -> None:
+        return None
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The transformer's layers, the merging blocks and the judge."""
+        assert isinstance(model, STIBPrior)
+        layers = [*model.prior_extractor.encoder.layers, *model.prior_extractor.decoder.layers]
+        return [*layers, model.va_spatial_encoder, model.va_temporal_encoder, model.discriminator]
+
+    def pools(self) -> Pools:
+        """What negatives are drawn from beside the clips themselves."""
+        if self._pools is None:
+            self._pools = self.recipe.pools.open(self.recipe.negatives.rule)
+        return self._pools
+
+    def source(self, rank: int, world: int) -> PriorSource:
+        """Training batches of one rank."""
+        data = self.recipe.data
+        return PriorSource(data, data.train_split, self.pools(), seed=self.recipe.seed, rank=rank, world=world)
+
+    def size(self, batch: Clips) -> int:
+        return len(batch.keys)
+
+    def keys(self, batch: Clips) -> list[str]:
+        return batch.keys
+
+    def tokens(self, batch: Clips) -> int:
+        """The prior's own: what it makes of every clip."""
+        return len(batch.keys) * (self.config.spatial_token_num + self.config.temporal_token_num)
+
+    def flops(self, batch: Clips) -> float:
+        """Unknown: nearly all of a step is the frozen networks'."""
+        return 0.0
+
+    def loss(self, model: nn.Module, batch: Clips, device: torch.device) -> Tensor:
+        fake = is_fake(next(model.parameters()))
+        mean, _ = model(self._fake(batch, device) if fake else self.inputs(batch, device))
+        return mean * len(batch.keys)
+
+    def _fake(self, batch: Clips, device: torch.device) -> PriorInputs:
+        """Shapes alone, for a dry run, as the official networks would give them."""
+        c, rows = self.config, len(batch.keys)
+        video = (c.video_in_channel, latent_frames(batch.frames), batch.height // 8, batch.width // 8)
+        audio = (c.audio_in_channel, batch.mel.shape[2] // LATENT_RATE, batch.mel.shape[3] // LATENT_RATE)
+        tokens, wrong = (c.spatial_token_num + c.temporal_token_num, c.out_dim), self.recipe.negatives.repetitions
+
+        def made(*shape: int) -> Tensor:
+            return torch.empty(rows, *shape, device=device)
+
+        negatives = {aspect: Negatives(made(wrong, *video), made(wrong, *audio)) for aspect in ASPECTS}
+        text, size = made(LENGTH, c.text_emb_dim), (float(batch.height), float(batch.width))
+        return PriorInputs(text, made(*tokens), made(*video), made(*audio), negatives, *size)
+
+    @torch.no_grad()
+    def inputs(self, batch: Clips, device: torch.device) -> PriorInputs:
+        """Everything that is drawn for a row is drawn from its own seed: batches, processes and resumes change nothing."""
+        assert batch.video is not None
+        encoders, seeds = self.encoders(device), batch.seeds
+        tokens = self.config.spatial_token_num + self.config.temporal_token_num
+        wrong = negatives_of(batch, self.pools(), self.recipe.negatives, device)
+
+        def seen(clips: Tensor, *words: draws.Word) -> Tensor:
+            return encoders.video.encode(clips, draws=generators(seeds, "video posterior", *words))
+
+        def heard(waves: Tensor, *words: draws.Word) -> Tensor:
+            mel = mel_input(waves, self.mel, batch.frames / batch.fps)
+            return encoders.audio.encode(mel, draws=generators(seeds, "audio posterior", *words))
+
+        def each(encode: Callable[..., Tensor], slots: Tensor, aspect: str) -> Tensor:
+            """[B, r, …] → latents [B, r, …]: a pass for each r, so that memory is that of one batch."""
+            return torch.stack([encode(slots[:, r], aspect, r) for r in range(slots.shape[1])], dim=1)
+
+        return PriorInputs(
+            hidden=encoders.prior_text.encode(batch.captions),
+            noise=normal((tokens, self.config.out_dim), generators(seeds, "prior")).to(device),
+            video=seen(batch.video.to(device)),
+            audio=heard(batch.sound.to(device)),
+            negatives={
+                aspect: Negatives(each(seen, wrong.video[aspect], aspect), each(heard, wrong.audio[aspect], aspect))
+                for aspect in ASPECTS
+            },
+            height=float(batch.height),
+            width=float(batch.width),
+        )
+
+    def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        """The loss and its terms over the held-out split, each clip with the same crop, noise and negatives every time."""
+        split = self.recipe.data.valid_split
+        if split is None:
+            return {}
+        sums: dict[str, Tensor] = {}
+        clips = 0
+        data, pools = self.recipe.data, self.pools()
+        source = PriorSource(data, split, pools, seed=self.recipe.seed, rank=rank, world=world, train=False)
+        try:
+            for number, batch in enumerate(source, 1):
+                loss, terms = model(self.inputs(batch, device))
+                for name, value in ({"loss": loss} | terms).items():
+                    sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach() * len(batch.keys)
+                clips += len(batch.keys)
+                if number == self.recipe.evaluate_at_most:
+                    break
+        finally:
+            source.close()
+        return pooled_means({name: float(value) for name, value in sums.items()}, clips, world)
+
+
+def pooled_means(sums: dict[str, float], clips: int, world: int) -> dict[str, float]:
+    """Means over the clips of all processes. Raises UserError if there are none."""
+    parts: list[tuple[dict[str, float], int]] = [(sums, clips)]
+    if world > 1:
+        parts *= world
+        dist.all_gather_object(parts, (sums, clips))
+    total = sum(count for _, count in parts)
+    if not total:
+        raise UserError("the held-out split has no clip that fits: check data.valid_split and the clips' lengths")
+    names = next(part for part, count in parts if count)
+    means = {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in names}
+    return {**means, "clips": float(total)}
