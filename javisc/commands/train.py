@@ -19,7 +19,9 @@ import click
     metavar="DIR",
     help="Where the run's checkpoints and logs go.  [default: runs/RECIPE]",
 )
-@click.option("--resume", is_flag=True, help="Continue from the newest complete checkpoint in the run's folder.")
+@click.option(
+    "--resume", is_flag=True, help="Continue from the newest complete checkpoint in the run's folder, if there is one."
+)
 @click.option("--dry-run", is_flag=True, help="Say what a run would be, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the dry run as JSON.")
 def train(
@@ -37,7 +39,10 @@ def train(
 
     \b
         javisc train sync-demo --data DS --run runs/a optimizer.lr=5e-4
-        torchrun --nproc-per-node 8 -m javisc train sync-lrs3 --data DS --run runs/b --resume
+        torchrun --nproc-per-node 8 -m -- javisc train sync-lrs3 --data DS --run runs/b --resume
+
+    Without the -- torchrun takes --run for an option of its own. --resume starts a run where there is none yet; a process that
+    torchrun starts again resumes by itself.
     """
     from javisc.trainer.tasks.registry import load
 

@@ -17,7 +17,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.config import load_recipe
 from javisc.trainer.loop import train
 from javisc.trainer.models.weights import read_weights
-from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run
+from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run, saved
 
 KILLS = random.Random(os.environ.get("JAVISC_TEST_SEED"))  # other places in every run of the suite; pytest shows them
 
@@ -63,6 +63,70 @@ def test_one_of_two_processes_killed(tmp_path: Path, strategy: str) -> None:
     alone = Ranks(killed, [*overrides, "batch_size=4", "parallel.strategy=ddp"], resume=True)
     assert alone.wait() == [0], alone.told()
     assert "parallel.strategy" in "".join(path.read_text() for path in killed.glob("changed-*")) or strategy == "ddp"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of a run of two processes that nobody disturbed."""
+    (digest,) = Ranks(tmp_path_factory.mktemp("pair"), world=2).digests()
+    return digest
+
+
+@pytest.mark.dist
+def test_two_processes_killed_at_once(tmp_path: Path, pair: str) -> None:
+    at = KILLS.randint(1, 9)
+    killed = Ranks(tmp_path, ["run.log_every=1"], world=2, slow=0.1)
+    assert killed.kill(tmp_path, at) == [-signal.SIGKILL] * 2, at
+    assert Ranks(tmp_path, world=2, resume=True).digests() == {pair}, at
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("where", ["before", "after", "index"])
+def test_killed_while_a_checkpoint_is_written(where: str, tmp_path: Path, whole: str) -> None:
+    """Before its tensors are on disk, after them, or when only its marker is missing: the one before it is taken."""
+    assert Ranks(tmp_path, die_saving=where).wait() == [-signal.SIGKILL]
+    half = tmp_path / "checkpoints" / "step-00000006"
+    assert checkpoints(tmp_path) == [3] and half.exists()
+    assert any(half.glob("*.distcp")) == (where != "before") and (half / ".metadata").exists() == (where == "index")
+    assert Ranks(tmp_path, resume=True).digests() == {whole}
+    assert checkpoints(tmp_path) == [6, 9, 12]
+
+
+@pytest.mark.dist
+def test_one_of_two_killed_while_a_checkpoint_is_written(tmp_path: Path, pair: str) -> None:
+    where, victim = KILLS.choice(["before", "after"]), KILLS.randint(0, 1)
+    codes = Ranks(tmp_path, world=2, victim=victim, die_saving=where).wait()
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, None), (where, victim, codes)
+    assert checkpoints(tmp_path) == [3], (where, victim)
+    assert Ranks(tmp_path, world=2, resume=True).digests() == {pair}, (where, victim)
+
+
+def of_twelve(world: int) -> list[str]:
+    """A run whose steps are twelve samples, on however many processes."""
+    fixed = ["samples=36", "dropout=0", "optimizer.scale_lr_by_world=false", "frozen_trunks=true", "run.log_every=1"]
+    return [f"batch_size={12 // world}", "run.steps=6", "run.checkpoint_every=1", *fixed]
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("twelve")
+    Ranks(folder, of_twelve(1)).digests()
+    return folder
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
+def test_another_number_of_processes_goes_on_with_the_same_curve(
+    before: int, after: int, tmp_path: Path, twelve: Path
+) -> None:
+    at = KILLS.randint(4, 6)
+    assert -signal.SIGKILL in Ranks(tmp_path, of_twelve(before), world=before, die_at=at).wait()
+    assert checkpoints(tmp_path)[-1] in (at - 1, at - 2)  # a save publishes the one before it
+    assert len(Ranks(tmp_path, of_twelve(after), world=after, resume=True).digests()) == 1
+    assert losses(tmp_path) == pytest.approx(losses(twelve), rel=1e-5), at
+    got, expected = saved(tmp_path, 6), saved(twelve, 6)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.dist
@@ -120,6 +184,17 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a run already: add --resume"):
         run(tmp_path, ["run.steps=3"])
     assert run(tmp_path, ["run.steps=4"], resume=True).step == 4
+
+
+def test_what_torchrun_starts_again_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by hand, it must be told --resume, which is also right for the first start."""
+    assert run(tmp_path, ["run.steps=3"], resume=True).step == 3
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(UserError, match="holds a run already"):
+        run(tmp_path, ["run.steps=4"])
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert run(tmp_path, ["run.steps=4"]).step == 4
+    assert sorted(losses(tmp_path)) == [2, 3, 4]
 
 
 def test_a_diverged_run_gives_up_and_names_the_samples(tmp_path: Path) -> None:
