@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from javisc.kernels.launch import launches
+
 # mypy: disable-error-code="no-untyped-def, assignment"
 
 
@@ -25,10 +27,10 @@ def store_block(base, rows, inside, D: tl.constexpr, value, WIDTH: tl.constexpr,
     tl.store(at, value.to(base.dtype.element_ty), mask=inside[:, None] & (cols < D)[None, :])
 
 
-@triton.jit
-def ordered_sum_kernel(partial_ptr, out_ptr, count, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+@triton.jit(do_not_specialize=["launched"])
+def ordered_sum_kernel(partial_ptr, out_ptr, launched, count, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     blocks = tl.cdiv(C, COLUMNS)
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     slot = (program // blocks).to(tl.int64)
     cols = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([COLUMNS], tl.float32)
@@ -47,8 +49,8 @@ def ordered_sum(partial: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the sum of `partial` (K, P, C) float32 over P, in the order of P: the same bits every time, without atomics."""
     slots, count, width = partial.shape
     out = partial.new_empty((slots, width), dtype=dtype)
-    if out.numel():
-        ordered_sum_kernel[(slots * triton.cdiv(width, SUM_COLUMNS),)](
-            partial, out, count, width, ROWS=SUM_ROWS, COLUMNS=SUM_COLUMNS, num_warps=SUM_WARPS
+    for launched, programs in launches(slots * triton.cdiv(width, SUM_COLUMNS)):
+        ordered_sum_kernel[(programs,)](
+            partial, out, launched, count, width, ROWS=SUM_ROWS, COLUMNS=SUM_COLUMNS, num_warps=SUM_WARPS
         )
     return out

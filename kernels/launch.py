@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import torch
 
-#: Programs in one launch along x. Kernels use x alone: y and z end at 65,535, which batch × positions passes.
-MAX_PROGRAMS = 2**31 - 1
+#: Programs in one launch along x. Kernels use x alone: y and z end at 65,535, which batch × positions passes. Half of what x
+#: takes, so that `first` + program_id(0) stays within 32 bits as long as `first` is passed as 32.
+MAX_PROGRAMS = 2**30
 
 
 def launches(programs: int) -> Iterator[tuple[int, int]]:

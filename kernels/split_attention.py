@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from javisc.kernels.blocks import load_block, store_block
+from javisc.kernels.launch import launches
 from javisc.kernels.layout import as_tokens, ceil_div, column_blocks
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
@@ -21,14 +22,14 @@ from javisc.kernels.layout import as_tokens, ceil_div, column_blocks
 LOG2E = math.log2(math.e)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def split_attention_fwd(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, launched,
     L, N, H, q_stride, k_stride, v_stride, tiles, splits, chunk, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # out (B, splits, L, H, d), lse (B, splits, H, L) in base 2.
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     head = program % H
     rest = program // H
     tile = rest % tiles
@@ -78,12 +79,22 @@ def split_attention_fwd(
         store_block(out_base, m * H * D, live, D, accs[i] / total[:, None], BLOCKS[i][0], BLOCKS[i][1])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def split_attention_merge(
-    part_ptr, part_lse_ptr, out_ptr, lse_ptr, L, H, splits, D: tl.constexpr, SPLITS: tl.constexpr, BLOCKS: tl.constexpr
+    part_ptr,
+    part_lse_ptr,
+    out_ptr,
+    lse_ptr,
+    launched,
+    L,
+    H,
+    splits,
+    D: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
     # One query of one head per program; the partial results are weighed by their share of the softmax.
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     head = program % H
     row = (program // H) % L
     sample = (program // H // L).to(tl.int64)
@@ -129,14 +140,15 @@ def forward(
     one = splits == 1
     part = out if one else q.new_empty((samples, splits, length, heads, dim), dtype=torch.float32)
     part_lse = lse if one else q.new_empty((samples, splits, heads, length), dtype=torch.float32)
-    split_attention_fwd[(samples * splits * tiles * heads,)](
-        q, k, v, part, part_lse, length, keys, heads, q_stride, k_stride, v_stride, tiles, splits, chunk,
-        scale * LOG2E, D=dim, BLOCK_M=block_m, BLOCK_N=block_n, BLOCKS=blocks, PRECISION=precision,
-        num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-    if not one:
-        split_attention_merge[(samples * length * heads,)](
-            part, part_lse, out, lse, length, heads, splits, D=dim,
+    for launched, programs in launches(samples * splits * tiles * heads):
+        split_attention_fwd[(programs,)](
+            q, k, v, part, part_lse, launched, length, keys, heads, q_stride, k_stride, v_stride, tiles, splits, chunk,
+            scale * LOG2E, D=dim, BLOCK_M=block_m, BLOCK_N=block_n, BLOCKS=blocks, PRECISION=precision,
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+    for launched, programs in launches(0 if one else samples * length * heads):
+        split_attention_merge[(programs,)](
+            part, part_lse, out, lse, launched, length, heads, splits, D=dim,
             SPLITS=triton.next_power_of_2(splits), BLOCKS=blocks, num_warps=4,
         )  # fmt: skip
     return out, lse

@@ -14,7 +14,7 @@ FORMS = (("norm", False, True), ("gate", True, False), ("gate+norm", True, True)
 def cases() -> list[Case]:
     """Return the cases of the three kernels."""
     found = []
-    sizes = dict.fromkeys(("frames", "rows", "own", "chunks", "C"), "i32")
+    sizes = dict.fromkeys(("launched", "frames", "rows", "own", "chunks", "C"), "i32")
     for arch in (80, 90):
         for dtype in ("bf16", "fp32"):
             rows = dict.fromkeys(("x_ptr", "y_ptr", "gate_ptr", "gate0_ptr", "scale_ptr", "scale0_ptr"), f"*{dtype}")
@@ -54,7 +54,7 @@ def cases() -> list[Case]:
                 label="two groups",
                 arch=arch,
                 types={"partial_ptr": "*fp32", "mask_ptr": "*i1", "out_ptr": "*fp32", "samples": "i32"}
-                | dict.fromkeys(("frames", "chunks", "C"), "i32"),
+                | dict.fromkeys(("launched", "frames", "chunks", "C"), "i32"),
                 constants={"GROUPS": 2, "ROWS": configs.REDUCE_ROWS, "COLUMNS": configs.REDUCE_COLUMNS},
                 warps=4,
                 stages=3,

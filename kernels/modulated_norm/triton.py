@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from javisc.kernels.launch import launches
 from javisc.kernels.layout import ceil_div, column_blocks
 from javisc.kernels.modulated_norm import configs
 
@@ -30,14 +31,14 @@ def _modulation(ptr, ptr0, sample, chosen, cols, C, HAS_MASK: tl.constexpr):
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def modulated_norm_fwd(
     x_ptr, y_ptr, gate_ptr, gate0_ptr, shift_ptr, shift0_ptr, scale_ptr, scale0_ptr, mask_ptr,
-    residual_ptr, out_ptr, mean_ptr, rstd_ptr,
+    residual_ptr, out_ptr, mean_ptr, rstd_ptr, launched,
     frames, rows, own, chunks, C, eps,
     ROWS: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     frame = program // chunks
     first = (program % chunks) * own
     last = tl.minimum(first + own, rows)
@@ -91,14 +92,14 @@ def modulated_norm_fwd(
                 tl.store(out_ptr + at + cols[None, :], out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def modulated_norm_bwd_dx(
     dresidual_ptr, dout_ptr, x_ptr, y_ptr, gate_ptr, gate0_ptr, scale_ptr, scale0_ptr, mask_ptr, mean_ptr, rstd_ptr,
-    dx_ptr, dy_ptr, partial_ptr,
+    dx_ptr, dy_ptr, partial_ptr, launched,
     frames, rows, own, chunks, C, programs,
     ROWS: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     frame = program // chunks
     first = (program % chunks) * own
     last = tl.minimum(first + own, rows)
@@ -183,14 +184,14 @@ def modulated_norm_bwd_dx(
             tl.store(at_partial, dgates[i], mask=cols < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def modulated_norm_bwd_reduce(
-    partial_ptr, mask_ptr, out_ptr, samples, frames, chunks, C,
+    partial_ptr, mask_ptr, out_ptr, launched, samples, frames, chunks, C,
     GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     # out (kind, sample, group, C); group 0 gathers the frames whose mask is True, group 1 the others.
     blocks = tl.cdiv(C, COLUMNS)
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     cols = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     slot = program // blocks
     group = slot % GROUPS
@@ -242,12 +243,13 @@ def forward(
     programs = samples * frames * chunks
     if programs:
         gate, gate0, shift, shift0, scale, scale0, mask = _same_rows([gate, gate0, shift, shift0, scale, scale0, mask])
-        modulated_norm_fwd[(programs,)](
-            x, y, gate, gate0, shift, shift0, scale, scale0, mask, residual, out, mean, rstd,
-            frames, rows, own, chunks, channels, eps,
-            ROWS=launch.rows, BLOCKS=column_blocks(channels), HAS_MASK=mask is not None, GATED=gated, NORM=norm,
-            num_warps=launch.warps,
-        )  # fmt: skip
+        for launched, count in launches(programs):
+            modulated_norm_fwd[(count,)](
+                x, y, gate, gate0, shift, shift0, scale, scale0, mask, residual, out, mean, rstd, launched,
+                frames, rows, own, chunks, channels, eps,
+                ROWS=launch.rows, BLOCKS=column_blocks(channels), HAS_MASK=mask is not None, GATED=gated, NORM=norm,
+                num_warps=launch.warps,
+            )  # fmt: skip
     return residual, out, mean, rstd
 
 
@@ -284,14 +286,16 @@ def backward(
         return dx, dy, sums.zero_()
     partial = x.new_empty((kinds, programs, channels), dtype=torch.float32)
     gate, gate0, scale, scale0, mask = _same_rows([gate, gate0, scale, scale0, mask])
-    modulated_norm_bwd_dx[(programs,)](
-        dresidual, dout, x, y, gate, gate0, scale, scale0, mask, mean, rstd, dx, dy, partial,
-        frames, rows, own, chunks, channels, programs,
-        ROWS=launch.rows, BLOCKS=column_blocks(channels), HAS_MASK=mask is not None, GATED=gated, NORM=norm,
-        num_warps=launch.warps,
-    )  # fmt: skip
-    modulated_norm_bwd_reduce[(kinds * samples * groups * ceil_div(channels, configs.REDUCE_COLUMNS),)](
-        partial, mask, sums, samples, frames, chunks, channels,
-        GROUPS=groups, ROWS=configs.REDUCE_ROWS, COLUMNS=configs.REDUCE_COLUMNS, num_warps=4,
-    )  # fmt: skip
+    for launched, count in launches(programs):
+        modulated_norm_bwd_dx[(count,)](
+            dresidual, dout, x, y, gate, gate0, scale, scale0, mask, mean, rstd, dx, dy, partial, launched,
+            frames, rows, own, chunks, channels, programs,
+            ROWS=launch.rows, BLOCKS=column_blocks(channels), HAS_MASK=mask is not None, GATED=gated, NORM=norm,
+            num_warps=launch.warps,
+        )  # fmt: skip
+    for launched, count in launches(kinds * samples * groups * ceil_div(channels, configs.REDUCE_COLUMNS)):
+        modulated_norm_bwd_reduce[(count,)](
+            partial, mask, sums, launched, samples, frames, chunks, channels,
+            GROUPS=groups, ROWS=configs.REDUCE_ROWS, COLUMNS=configs.REDUCE_COLUMNS, num_warps=4,
+        )  # fmt: skip
     return dx, dy, sums

@@ -24,7 +24,7 @@ def cases() -> list[Case]:
             kernel = "prior_attention_bwd_dkv" if sums else "prior_attention_bwd_dq"
             names = ("q_ptr", "k_ptr", "v_ptr", "dout_ptr", "dq_ptr") + (() if sums else ("out_ptr",))
             sizes = ("N", "P", "H", *STRIDES) + (("blocks", "splits", "chunk") if sums else ("tiles",))
-            types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(sizes, "i32")
+            types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("launched", *sizes), "i32")
             types |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32", "scale": "fp32", "scale_log2": "fp32"}
             if sums:
                 types |= {"dk_ptr": "*fp32", "dv_ptr": "*fp32"}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from javisc.kernels import split_attention
 from javisc.kernels.blocks import load_block, ordered_sum, store_block
+from javisc.kernels.launch import launches
 from javisc.kernels.layout import as_tokens, ceil_div
 from javisc.kernels.prior_attention import configs
 from javisc.kernels.split_attention import LOG2E
@@ -21,13 +22,13 @@ from javisc.kernels.split_attention import LOG2E
 # mypy: disable-error-code="no-untyped-def, assignment"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def prior_attention_bwd_dq(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, delta_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, delta_ptr, launched,
     N, P, H, q_stride, k_stride, v_stride, tiles, scale, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     head = program % H
     tile = (program // H) % tiles
     sample = (program // H // tiles).to(tl.int64)
@@ -74,15 +75,15 @@ def prior_attention_bwd_dq(
         store_block(dq_ptr + o_base, m * H * D, live, D, dqs[i], BLOCKS[i][0], BLOCKS[i][1])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def prior_attention_bwd_dkv(
-    q_ptr, k_ptr, v_ptr, lse_ptr, delta_ptr, dout_ptr, dq_ptr, dk_ptr, dv_ptr,
+    q_ptr, k_ptr, v_ptr, lse_ptr, delta_ptr, dout_ptr, dq_ptr, dk_ptr, dv_ptr, launched,
     N, P, H, q_stride, k_stride, v_stride, blocks, splits, chunk, scale, scale_log2,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, PRECISION: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
     # dk, dv (B, splits, P, H, d) float32. WHOLE: this block holds all keys, so softmax and dQ are complete here.
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     head = program % H
     rest = program // H
     block = rest % blocks
@@ -181,22 +182,25 @@ def backward(
         over = configs.config("dq", dim, q.element_size(), arch)
         delta = torch.empty_like(lse)
         tiles = ceil_div(length, over.block_m)
-        prior_attention_bwd_dq[(samples * tiles * heads,)](
-            q, k, v, out.contiguous(), lse, dout, dq, delta,
-            length, keys, heads, q_stride, k_stride, v_stride, tiles, scale, factor,
-            D=dim, BLOCK_M=over.block_m, BLOCK_N=over.block_n, BLOCKS=configs.head_blocks("dq", dim), PRECISION=over.precision,
-            num_warps=over.warps, num_stages=over.stages,
-        )  # fmt: skip
+        out = out.contiguous()
+        for launched, programs in launches(samples * tiles * heads):
+            prior_attention_bwd_dq[(programs,)](
+                q, k, v, out, lse, dout, dq, delta, launched,
+                length, keys, heads, q_stride, k_stride, v_stride, tiles, scale, factor,
+                D=dim, BLOCK_M=over.block_m, BLOCK_N=over.block_n, BLOCKS=configs.head_blocks("dq", dim),
+                PRECISION=over.precision, num_warps=over.warps, num_stages=over.stages,
+            )  # fmt: skip
     wish = configs.splits(samples * heads * blocks, length, launch.block_m)
     chunk = ceil_div(ceil_div(length, wish), launch.block_m) * launch.block_m
     splits = ceil_div(length, chunk)
     part = q.new_empty((2, samples, splits, keys * heads * dim), dtype=torch.float32)
-    prior_attention_bwd_dkv[(samples * splits * blocks * heads,)](
-        q, k, v, lse, delta, dout, dq, part[0], part[1],
-        length, keys, heads, q_stride, k_stride, v_stride, blocks, splits, chunk, scale, factor,
-        D=dim, BLOCK_M=launch.block_m, BLOCK_N=block_n, BLOCKS=configs.head_blocks("bwd", dim), PRECISION=launch.precision,
-        WHOLE=blocks == 1, num_warps=launch.warps, num_stages=launch.stages,
-    )  # fmt: skip
+    for launched, programs in launches(samples * splits * blocks * heads):
+        prior_attention_bwd_dkv[(programs,)](
+            q, k, v, lse, delta, dout, dq, part[0], part[1], launched,
+            length, keys, heads, q_stride, k_stride, v_stride, blocks, splits, chunk, scale, factor,
+            D=dim, BLOCK_M=launch.block_m, BLOCK_N=block_n, BLOCKS=configs.head_blocks("bwd", dim),
+            PRECISION=launch.precision, WHOLE=blocks == 1, num_warps=launch.warps, num_stages=launch.stages,
+        )  # fmt: skip
     dk = ordered_sum(part[0], k.dtype).view(k.shape)
     dv = ordered_sum(part[1], v.dtype).view(v.shape)
     return dq, dk, dv

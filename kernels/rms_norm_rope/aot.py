@@ -18,7 +18,7 @@ def cases() -> list[Case]:
                     launch = configs.config(direction, dim, arch)
                     types = dict.fromkeys(("x_ptr", "weight_ptr"), f"*{dtype}")
                     types |= dict.fromkeys(("cos_ptr", "sin_ptr"), "*fp32")
-                    types |= dict.fromkeys(("rows", "L", "H", "stride", "own"), "i32") | {"eps": "fp32"}
+                    types |= dict.fromkeys(("launched", "rows", "L", "H", "stride", "own"), "i32") | {"eps": "fp32"}
                     if direction == "fwd":
                         types |= {"out_ptr": f"*{dtype}"}
                     else:

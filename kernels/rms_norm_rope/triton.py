@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from javisc.kernels.blocks import ordered_sum
+from javisc.kernels.launch import launches
 from javisc.kernels.layout import as_tokens, ceil_div
 from javisc.kernels.rms_norm_rope import configs
 
@@ -26,12 +27,13 @@ def _angles(cos_ptr, sin_ptr, position, pair, inside, PAIRS_IN_HEAD: tl.constexp
     return c, s
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def rms_norm_rope_fwd(
-    x_ptr, weight_ptr, cos_ptr, sin_ptr, out_ptr, rows, L, H, stride, own, eps,
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, out_ptr, launched, rows, L, H, stride, own, eps,
     D: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64) * own
+    program = (launched + tl.program_id(0)).to(tl.int64)
+    first = program * own
     last = tl.minimum(first + own, rows)
     pair = tl.arange(0, PAIRS)
     cols = pair[None, :, None] * 2 + tl.arange(0, 2)[None, None, :]
@@ -53,12 +55,13 @@ def rms_norm_rope_fwd(
         tl.store(out_ptr + (r * D)[:, None, None] + cols, x.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def rms_norm_rope_bwd(
-    dout_ptr, x_ptr, weight_ptr, cos_ptr, sin_ptr, dx_ptr, partial_ptr, rows, L, H, stride, own, eps,
+    dout_ptr, x_ptr, weight_ptr, cos_ptr, sin_ptr, dx_ptr, partial_ptr, launched, rows, L, H, stride, own, eps,
     D: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64) * own
+    program = (launched + tl.program_id(0)).to(tl.int64)
+    first = program * own
     last = tl.minimum(first + own, rows)
     pair = tl.arange(0, PAIRS)
     cols = pair[None, :, None] * 2 + tl.arange(0, 2)[None, None, :]
@@ -86,7 +89,7 @@ def rms_norm_rope_bwd(
         tl.store(dx_ptr + (r * D)[:, None, None] + cols, dz.to(dx_ptr.dtype.element_ty), mask=inside)
     if NORM:
         total = tl.sum(dgain, 0)[None, :, :]
-        tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * D + cols, total, mask=cols < D)
+        tl.store(partial_ptr + program * D + cols, total, mask=cols < D)
 
 
 def forward(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float, arch: int) -> Tensor:
@@ -99,11 +102,12 @@ def forward(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | 
     launch = configs.config("fwd", dim, arch)
     rows = x.numel() // dim
     own = configs.rows_per_program(rows, launch.rows)
-    rms_norm_rope_fwd[(ceil_div(rows, own),)](
-        x, weight, cos, sin, out, rows, length, heads, stride, own, eps,
-        D=dim, PAIRS=triton.next_power_of_2(ceil_div(dim, 2)), ROWS=launch.rows, NORM=weight is not None,
-        ROPE=cos is not None, num_warps=launch.warps,
-    )  # fmt: skip
+    for launched, programs in launches(ceil_div(rows, own)):
+        rms_norm_rope_fwd[(programs,)](
+            x, weight, cos, sin, out, launched, rows, length, heads, stride, own, eps,
+            D=dim, PAIRS=triton.next_power_of_2(ceil_div(dim, 2)), ROWS=launch.rows, NORM=weight is not None,
+            ROPE=cos is not None, num_warps=launch.warps,
+        )  # fmt: skip
     return out
 
 
@@ -121,9 +125,11 @@ def backward(
     own = configs.rows_per_program(rows, launch.rows)
     programs = ceil_div(rows, own)
     partial = x.new_empty((1, programs if weight is not None else 0, dim), dtype=torch.float32)
-    rms_norm_rope_bwd[(programs,)](
-        dout.contiguous(), x, weight, cos, sin, dx, partial, rows, length, heads, stride, own, eps,
-        D=dim, PAIRS=triton.next_power_of_2(ceil_div(dim, 2)), ROWS=launch.rows, NORM=weight is not None,
-        ROPE=cos is not None, num_warps=launch.warps,
-    )  # fmt: skip
+    dout = dout.contiguous()
+    for launched, count in launches(programs):
+        rms_norm_rope_bwd[(count,)](
+            dout, x, weight, cos, sin, dx, partial, launched, rows, length, heads, stride, own, eps,
+            D=dim, PAIRS=triton.next_power_of_2(ceil_div(dim, 2)), ROWS=launch.rows, NORM=weight is not None,
+            ROPE=cos is not None, num_warps=launch.warps,
+        )  # fmt: skip
     return dx, x.new_empty(0) if weight is None else ordered_sum(partial, weight.dtype).view(dim)

@@ -13,7 +13,7 @@ DTYPES = {2: "bf16", 4: "fp32"}
 
 
 def _types(tensors: tuple[str, ...], dtype: str, sizes: str, **others: str) -> dict[str, str]:
-    return dict.fromkeys(tensors, f"*{dtype}") | dict.fromkeys(sizes.split(), "i32") | others
+    return dict.fromkeys(tensors, f"*{dtype}") | dict.fromkeys(("launched", *sizes.split()), "i32") | others
 
 
 def split_case(

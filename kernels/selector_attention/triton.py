@@ -14,6 +14,7 @@ from torch import Tensor
 
 from javisc.kernels import split_attention
 from javisc.kernels.blocks import load_block, ordered_sum, store_block
+from javisc.kernels.launch import launches
 from javisc.kernels.layout import as_tokens, ceil_div, column_blocks
 from javisc.kernels.selector_attention import configs
 
@@ -21,13 +22,13 @@ from javisc.kernels.selector_attention import configs
 # mypy: disable-error-code="no-untyped-def, assignment"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["launched"])
 def selector_attention_bwd(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, dk_ptr, dv_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, dk_ptr, dv_ptr, launched,
     S, N, H, q_stride, k_stride, v_stride, splits, chunk, scale, scale_log2,
     D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = launched + tl.program_id(0)
     head = program % H
     split = (program // H) % splits
     sample = (program // H // splits).to(tl.int64)
@@ -110,11 +111,13 @@ def backward(
     k, k_stride = as_tokens(k)
     v, v_stride = as_tokens(v)
     part = q.new_empty((samples, splits, queries, heads, dim), dtype=torch.float32)
-    selector_attention_bwd[(samples * splits * heads,)](
-        q, k, v, out.contiguous(), lse, dout.contiguous(), part, dk, dv,
-        queries, keys, heads, q_stride, k_stride, v_stride, splits, chunk, scale, scale * math.log2(math.e),
-        D=dim, BLOCK_S=max(16, triton.next_power_of_2(queries)), BLOCK_N=launch.block_n, BLOCKS=column_blocks(dim),
-        PRECISION=launch.precision, num_warps=launch.warps, num_stages=launch.stages,
-    )  # fmt: skip
+    out, dout = out.contiguous(), dout.contiguous()
+    for launched, programs in launches(samples * splits * heads):
+        selector_attention_bwd[(programs,)](
+            q, k, v, out, lse, dout, part, dk, dv, launched,
+            queries, keys, heads, q_stride, k_stride, v_stride, splits, chunk, scale, scale * math.log2(math.e),
+            D=dim, BLOCK_S=max(16, triton.next_power_of_2(queries)), BLOCK_N=launch.block_n, BLOCKS=column_blocks(dim),
+            PRECISION=launch.precision, num_warps=launch.warps, num_stages=launch.stages,
+        )  # fmt: skip
     dq = ordered_sum(part.view(samples, splits, -1), q.dtype).view(samples, queries, heads, dim)
     return dq, dk, dv

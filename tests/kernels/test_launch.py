@@ -1,8 +1,18 @@
-"""Launches fit the grid; head dims are covered without padding to the next power of two."""
+"""Launches fit the grid, for every op; head dims are covered without padding to the next power of two."""
 
 import pytest
+import torch
 
-from javisc.kernels import launch
+from javisc.kernels import dispatch, launch, survey
+from javisc.kernels.attention import attention
+from javisc.kernels.bidirectional_attention import bidirectional_attention
+from javisc.kernels.modulated_norm import gated_residual, gated_residual_layer_norm, modulated_layer_norm
+from javisc.kernels.prior_attention import prior_attention
+from javisc.kernels.rms_norm_rope import rms_norm_rope
+from javisc.kernels.selector_attention import selector_attention
+from javisc.kernels.temporal_attention import host as temporal
+from javisc.kernels.temporal_attention import temporal_attention
+from support.kernels import DEVICE
 
 
 def test_launches_cover_every_program_once(monkeypatch):
@@ -11,6 +21,80 @@ def test_launches_cover_every_program_once(monkeypatch):
         seen = [first + i for first, count in launch.launches(programs) for i in range(count)]
         assert seen == list(range(programs))
         assert all(0 < count <= 7 for _, count in launch.launches(programs))
+
+
+def draw(*shapes):
+    g = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=g).to(DEVICE).requires_grad_() for shape in shapes]
+
+
+def angles(length, width):
+    return [torch.rand(length, width, device=DEVICE) for _ in range(2)]
+
+
+#: Name → (op, positional inputs, options): small, but more than three programs in every pass.
+CALLS = {
+    "attention": (attention, draw((2, 40, 2, 16), *[(2, 20, 2, 16)] * 2), {}),
+    "attention, normed": (
+        lambda q, k, v, a, b, **options: attention(q, k, v, q_weight=a, k_weight=b, **options),
+        draw(*[(2, 20, 2, 16)] * 3, (16,), (16,)),
+        {},
+    ),
+    "temporal_attention": (temporal_attention, [*draw((2, 3, 2, 3, 3, 16), (16,), (16,)), *angles(3, 8)], {}),
+    "temporal_attention, streamed": (temporal_attention, [*draw((2, 9, 2, 3, 2, 16), (16,), (16,)), *angles(9, 8)], {}),
+    "bidirectional_attention": (bidirectional_attention, draw(*[(2, n, 2, 16) for n in (40, 20, 20, 40)]), {}),
+    "selector_attention": (selector_attention, draw((2, 3, 2, 16), *[(2, 300, 2, 16)] * 2), {}),
+    "prior_attention": (prior_attention, draw((2, 40, 2, 16), *[(2, 5, 2, 16)] * 2), {"scope": "sample"}),
+    "prior_attention, keys in two blocks": (
+        prior_attention,
+        draw((2, 40, 2, 16), *[(2, 40, 2, 16)] * 2),
+        {"scope": "sample"},
+    ),
+    "modulated_layer_norm": (modulated_layer_norm, draw((2, 3, 5, 48), (2, 48), (2, 48)), {}),
+    "gated_residual": (gated_residual, draw((5, 3, 5, 48), (5, 3, 5, 48), (5, 48)), {}),
+    "gated_residual_layer_norm": (
+        gated_residual_layer_norm,
+        draw((2, 3, 5, 48), (2, 3, 5, 48), (2, 48), (2, 48), (2, 48)),
+        {},
+    ),
+    "rms_norm_rope": (rms_norm_rope, [*draw((2, 40, 3, 16), (16,)), *angles(40, 8)], {}),
+}
+
+
+def test_every_op_is_among_the_calls():
+    survey.load_ops()
+    ours = {op for op, rows in dispatch.TABLE.items() if any(row.name == "triton" for row in rows)}
+    assert {name.partition(",")[0] for name in CALLS} == ours
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_launch_passes_the_grid_and_splitting_changes_no_bit(name, monkeypatch):
+    from triton.runtime.jit import KernelInterface
+
+    grids = []
+    launcher = KernelInterface.__getitem__
+    monkeypatch.setattr(
+        KernelInterface, "__getitem__", lambda kernel, grid: grids.append(grid) or launcher(kernel, grid)
+    )
+    if "streamed" in name:
+        monkeypatch.setattr(temporal, "longest_tile", lambda *_: 4)
+    function, inputs, options = CALLS[name]
+    leaves = [x for x in inputs if x.requires_grad]
+
+    def results():
+        grids.clear()
+        out = function(*inputs, **options, backend="triton")
+        outs = out if isinstance(out, tuple) else (out,)
+        grads = torch.autograd.grad(outs, leaves, [torch.ones_like(o) for o in outs])
+        assert all(len(grid) == 1 for grid in grids), "the y and z axes end at 65,535"
+        return [*outs, *grads], sum(grid[0] for grid in grids), max(grid[0] for grid in grids)
+
+    once, programs, largest = results()
+    assert largest > 3, "nothing to split: give the call larger inputs"
+    monkeypatch.setattr(launch, "MAX_PROGRAMS", 3)
+    split, same, most = results()
+    assert most <= 3 and same == programs
+    assert all(torch.equal(a, b) for a, b in zip(once, split, strict=True))
 
 
 @pytest.mark.parametrize(
