@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("javisc.commands.export:export", "JavisDiT's train_*.csv, with media if wanted"),
     "import": ("javisc.commands.import_csv:import_csv", "JavisDiT's train_*.csv become inputs of a build"),
     "train": ("javisc.commands.train:train", "train a model after a recipe, on one process or many"),
-    "eval": ("javisc.commands.eval:eval_", "measure a trained selector on a split of a dataset"),
+    "eval": ("javisc.commands.eval:eval_", "measure a trained model on a split of a dataset"),
     "predict": ("javisc.commands.predict:predict", "which offset a trained selector sees in a video"),
     "score": ("javisc.commands.score:score", "rate the sync of a whole dataset with a trained selector"),
     "report": ("javisc.commands.report:report", "a page to look at: counts, histograms, rejects, playable samples"),

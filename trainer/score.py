@@ -183,7 +183,7 @@ class _Run:
             checkpoint=checkpoint,
             folder=str(self.scratch),
             devices=devices,
-            batch_size=options.batch_size or (16 if cuda else 2),
+            batch_size=options.batch_size or (16 if cuda else 1),
             threads=options.threads or (max(1, cores // len(devices)) if cuda else 1),
             precision=precision,
             crops=options.crops,

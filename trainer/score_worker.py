@@ -117,7 +117,7 @@ def _decoded(
                 yield number, picture, sound
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _chances(
     model: AVSync, pictures: list[Tensor], sounds: list[Tensor], device: torch.device, settings: WorkerOptions
 ) -> Tensor:

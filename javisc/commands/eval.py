@@ -1,4 +1,4 @@
-"""`javisc eval`: a trained selector's metrics on a dataset."""
+"""`javisc eval`: a trained model's metrics on a dataset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import json
 import click
 
 
-@click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("eval", context_settings={"help_option_names": ["-h", "--help"]})
+def eval_() -> None:
+    """Measure a trained model on a split of a dataset."""
+
+
+@eval_.command("sync")
 @click.argument("checkpoint")
 @click.option("--data", multiple=True, required=True, metavar="DS", help="A dataset; may be given several times.")
 @click.option(
@@ -17,7 +22,7 @@ import click
 @click.option("--iter-times", type=click.IntRange(1, 1000), default=1, show_default=True, help="Pool so many passes.")
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=10, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True, help="Decoding threads.")
-def eval_(
+def sync(
     checkpoint: str,
     data: tuple[str, ...],
     split: str,
@@ -26,7 +31,7 @@ def eval_(
     batch_size: int,
     threads: int,
 ) -> None:
-    """Print the metrics of CHECKPOINT (SparseSync's .pt, or the folder 'best' of a run) as JSON.
+    """Print the metrics of a sync selector, CHECKPOINT (SparseSync's .pt, or the folder 'best' of a run), as JSON.
 
     Crops are the manifest's fixed ones where it has them, as in the published evaluation.
     """

@@ -26,7 +26,7 @@ import click
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes.  [default: one per GPU, or per core]")
 @click.option(
-    "--batch-size", type=click.IntRange(1, 4096), help="Crops of a batch.  [default: 16 on a GPU, 2 on a CPU]"
+    "--batch-size", type=click.IntRange(1, 4096), help="Crops of a batch.  [default: 16 on a GPU, 1 on a CPU]"
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Decoding threads of a process.")
 @click.option(

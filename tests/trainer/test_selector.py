@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from click.testing import CliRunner
@@ -116,6 +117,29 @@ def test_a_published_container_is_used_as_it_is(tmp_path: Path, video: Path) -> 
     assert (transforms.crop_len_sec, transforms.max_off_sec, transforms.classes) == (1.0, 1.0, 3)
     found = predict(model, transforms, video, offset_sec=1.0)
     assert (found.truth.offset_class, len(found.ranked)) == (2, 3)
+
+
+def test_what_fails_stops_no_other_video(video: Path, best: Path, tmp_path: Path) -> None:
+    """A folder, a file that is not there, a picture without sound: each is told in a line, the rest is predicted."""
+    still = tmp_path / "still.mp4"
+    with av.open(str(video)) as source, av.open(str(still), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    paths = [tmp_path, tmp_path / "nowhere.mp4", video, still, video]
+    result = CliRunner().invoke(cli, ["predict", *map(str, paths), "--checkpoint", str(best)], standalone_mode=False)
+    assert result.exception is None and result.return_value == 1
+    assert result.stdout.count("Ground Truth offset (sec): 0.00 (4)") == 2 == result.stdout.count(f"{video}\n")
+    told_lines = [line for line in result.stderr.splitlines() if line.startswith("javisc: ")]
+    assert [path.name in line for path, line in zip((tmp_path, paths[1], still), told_lines, strict=True)] == [True] * 3
+    for option in ("--offset-sec", "--v-start-sec"):
+        for value in ("nan", "inf", "-3", "1e300"):
+            arguments = ["predict", str(video), "--checkpoint", str(best), option, value]
+            result = CliRunner().invoke(cli, arguments, standalone_mode=False)
+            assert result.exception is None and result.return_value == 1, (option, value, result.exception)
+            assert "give another --offset-sec or --v-start-sec" in result.stderr
 
 
 def test_mistakes_are_told(video: Path, best: Path, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_eval_measures_what_training_measured(dataset: Path, tmp_path: Path) -> 
     train("sync-demo", "--data", dataset, "--run", tmp_path, *TINY, "run.steps=1")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     measured = next(row for row in rows if row["kind"] == "validate")
-    arguments = ["eval", str(tmp_path / "best"), "--data", str(dataset), "--split", "val", "--random-crops"]
+    arguments = ["eval", "sync", str(tmp_path / "best"), "--data", str(dataset), "--split", "val", "--random-crops"]
     told = CliRunner().invoke(cli, arguments, catch_exceptions=False, standalone_mode=False)
     got = json.loads(told.stdout[told.stdout.index("{") :])
     assert got["clips"] == 4

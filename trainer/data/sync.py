@@ -23,7 +23,7 @@ from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.windows import Window
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, plan
-from javisc.trainer.transforms.sync_window import Lengths
+from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,13 @@ class SyncWindow:
             fixed = None
             if self.fixed and "offset_sec" in reals and not np.isnan(reals["offset_sec"][row]):
                 fixed = FixedOffset(float(reals["offset_sec"][row]), float(reals["vstart_sec"][row]))
-            made = plan(self.transforms, lengths, SeededDraws(int(seed)), train=self.train, fixed=fixed)
+            try:
+                made = plan(self.transforms, lengths, SeededDraws(int(seed)), train=self.train, fixed=fixed)
+            except InfeasibleCrop as error:
+                raise UserError(
+                    f"row {row} of the rows that are used: {error}; "
+                    "drop it with `javisc filter`, or mend its offset_sec and vstart_sec"
+                ) from error
             out.append(Window(made.v_first, made.v_len, 1, made.a_first, made.a_len, made.offset_sec, made))
         return out
 

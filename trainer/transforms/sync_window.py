@@ -7,6 +7,7 @@ the published test rows depend on it (1.16 s at 25 fps is frame 28).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,8 @@ class CropRule:
         The sound starts by the time given, not by the frame it was truncated to. Raises InfeasibleCrop beyond either end.
         """
         v_fps, a_fps, v_len, a_len = self._sizes(clip)
+        if not (isfinite(offset_sec) and isfinite(v_start_sec)):
+            raise InfeasibleCrop(f"an offset of {offset_sec} s from {v_start_sec} s is nowhere in a clip")
         offset_sec = round(float(offset_sec), 2)
         v_first = position(v_start_sec, v_fps)
         a_first = position(v_start_sec + offset_sec, a_fps)

@@ -78,3 +78,17 @@ def test_fixed_offsets_are_obeyed(dataset: Path, tmp_path: Path) -> None:
 def test_pictures_too_small_for_the_crop_are_said(dataset: Path) -> None:
     with pytest.raises(UserError, match="--short-side 224"):
         SyncBatches([dataset], SyncTransforms(), options())
+
+
+@pytest.mark.parametrize(("offset", "start"), [(-0.2, None), (float("inf"), 0.0), (0.4, 1e300), (0.4, 5.0)])
+def test_fixed_crops_that_cannot_be_are_told_in_a_line(
+    dataset: Path, tmp_path: Path, offset: float, start: float | None
+) -> None:
+    rows = pl.read_parquet(dataset / "manifest.parquet").with_columns(
+        offset_sec=pl.lit(offset, pl.Float64), vstart_sec=pl.lit(start, pl.Float64), dataset=pl.lit(str(dataset))
+    )
+    rows.write_parquet(tmp_path / "view.parquet")
+    source = SyncBatches([tmp_path / "view.parquet"], TRANSFORMS, options(train=False, fixed=True))
+    with pytest.raises(UserError, match="mend its offset_sec and vstart_sec"):
+        list(source)
+    source.close()
