@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import resource
 import subprocess
@@ -24,6 +23,9 @@ from pathlib import Path
 import torch
 import torch.nn.attention
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measure import exponent
 
 WIDTH, HEADS, QUERIES = 512, 8, 16
 FORMS = {
@@ -85,13 +87,6 @@ def measure(form: str, keys: int, repeats: int) -> dict[str, float]:
         run()
         times.append(time.process_time() - start)
     return {"seconds": min(times), "bytes": peak() - before}
-
-
-def exponent(points: list[tuple[int, float]]) -> float:
-    """Return the least-squares slope of log(value) over log(keys)."""
-    xs, ys = [math.log(n) for n, _ in points], [math.log(value) for _, value in points]
-    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / sum((x - mx) ** 2 for x in xs)
 
 
 def table(rows: dict[str, dict[int, dict[str, float]]], command: str) -> str:

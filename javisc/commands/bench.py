@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "plan": ("javisc.commands.bench:plan", "scan and plan of up to a million inputs"),
     "tables": ("javisc.commands.bench:tables", "merge, filter and export of ten million rows"),
     "kernels": ("javisc.commands.bench:kernels", "every kernel beside PyTorch's, xformers' and torch.compile's"),
+    "train": ("javisc.commands.bench:train", "training steps beside plain torch and the reference's arithmetic"),
     "selector": ("javisc.commands.bench:selector", "growth of time and memory with the number of keys"),
 }
 
@@ -53,6 +54,7 @@ def benchmark(name: str, script: str, line: str) -> click.Command:
 
 
 kernels = benchmark("kernels", "kernels.py", "Time every kernel forward and backward beside its peers.")
+train = benchmark("train", "train.py", "Time a training step of the sync selector or the joint DiT beside its peers.")
 selector = benchmark("selector", "selector.py", "Fit how time and peak memory grow with the number of keys.")
 compile_ = benchmark(
     "compile", "compile.py", "Compile the same clips with javisc, the old recipe and one ffmpeg call a clip."

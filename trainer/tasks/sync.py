@@ -120,11 +120,7 @@ class SyncTask:
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The trunks' stages and the transformer's blocks."""
         assert isinstance(model, AVSync)
-        stages = [module for module in model.vfeat_extractor.base if any(True for _ in module.parameters())]
-        layers = [getattr(model.afeat_extractor, f"layer{number}") for number in range(1, 5)]
-        stages += [layer for layer in layers if any(True for _ in layer.parameters())]
-        stacks = [stack for name, stack in model.transformer.named_modules() if name.split(".")[-1] == "blocks"]
-        return [*stages, *(block for stack in stacks for block in stack.children())]
+        return model.blocks()
 
     def source(self, rank: int, world: int) -> SyncBatches:
         """Training batches of one rank."""

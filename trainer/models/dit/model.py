@@ -257,9 +257,9 @@ class VASTDiT3(nn.Module):
                 v = v + self._onset(onset, v_frames).repeat_interleave(v_rows * v_columns, dim=1)
 
         v, a = self._layers(v, a, times, conditions, (v_frames, a_frames), (v_mask, a_mask))
-        out = {"audio": self._audio_output(a, times.of("t", a_mask), audio.shape)}
+        out = {"audio": self.audio_latent(self.audio_final_layer(a, times.of("t", a_mask)), audio.shape)}
         if v is not None and video is not None:
-            out["video"] = self._video_output(v, times.of("t", v_mask), video.shape)
+            out["video"] = self.video_latent(self.final_layer(v, times.of("t", v_mask)), video.shape)
         return out
 
     def _layers(
@@ -303,15 +303,17 @@ class VASTDiT3(nn.Module):
                 v, a = self.va_cross_blocks[layer](v, a)
         return v, a
 
-    def _video_output(self, x: Tensor, modulation: Modulation, shape: torch.Size) -> Tensor:
+    def video_latent(self, tokens: Tensor, shape: torch.Size) -> Tensor:
+        """The final layer's tokens [B, N, patch volume * k*4] as a float32 latent [B, k*4, T, H, W], for an input of `shape`."""
         counts = [-(-size // patch) for size, patch in zip(shape[2:], self.config.patch_size)]
-        x = self.final_layer(x, modulation).view(len(x), *counts, *self.config.patch_size, -1)
+        x = tokens.view(len(tokens), *counts, *self.config.patch_size, -1)
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return x[:, :, : shape[2], : shape[3], : shape[4]].float()
 
-    def _audio_output(self, x: Tensor, modulation: Modulation, shape: torch.Size) -> Tensor:
+    def audio_latent(self, tokens: Tensor, shape: torch.Size) -> Tensor:
+        """The same for audio: [B, A, patch volume * k*8] → [B, k*8, Ra, Ma]."""
         counts = [size // patch for size, patch in zip(shape[2:], self.config.audio_patch_size)]
-        x = self.audio_final_layer(x, modulation).view(len(x), *counts, *self.config.audio_patch_size, -1)
+        x = tokens.view(len(tokens), *counts, *self.config.audio_patch_size, -1)
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3).float()
 
 

@@ -62,6 +62,14 @@ class AVSync(nn.Module):
         pairs = ((self.config.visual_trunk, self.vfeat_extractor), (self.config.audio_trunk, self.afeat_extractor))
         return [trunk for config, trunk in pairs if not config.trained]
 
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts: the trunks' stages and the transformer's blocks."""
+        stages = [module for module in self.vfeat_extractor.base if any(True for _ in module.parameters())]
+        layers = [getattr(self.afeat_extractor, f"layer{number}") for number in range(1, 5)]
+        stages += [layer for layer in layers if any(True for _ in layer.parameters())]
+        stacks = [stack for name, stack in self.transformer.named_modules() if name.split(".")[-1] == "blocks"]
+        return [*stages, *(block for stack in stacks for block in stack.children())]
+
     def train(self, mode: bool = True) -> AVSync:
         super().train(mode)
         for trunk in self._frozen():
