@@ -6,24 +6,27 @@ The model is never allocated: one forward pass runs on fake tensors (`footprint`
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from javisc.trainer.config import Recipe
-from javisc.trainer.distributed import check, gathered_dtype, sharing
+from javisc.trainer.distributed import check
 from javisc.trainer.flops import peak_flops
 from javisc.trainer.footprint import footprint
+from javisc.trainer.parallel_plan import Links, on_many, plan
 from javisc.trainer.task import Task
 
+LINKS = Links()
 #: What `memory` counts, and how a person is told.
 PARTS = {
-    "weights": "weights",
+    "weights": "trained weights",
+    "frozen": "frozen weights and buffers",
     "gathered": "weights gathered for the running and the next block",
     "gradients": "gradients",
+    "unreduced": "gradients on their way",
     "optimizer": "optimizer",
     "average": "moving average",
     "activations": "activations",
@@ -49,9 +52,13 @@ def dry_run(recipe: Recipe, task: Task[Any]) -> dict[str, Any]:
         blocks = task.blocks(model)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-        state = state_bytes(recipe, model, blocks, world)
+        here = plan(model, blocks, recipe, world)
+        elsewhere = on_many(model, blocks, recipe)
     seen = footprint(task, batch, recipe.parallel, device)
-    memory = {**state, "activations": seen.checkpointed if recipe.parallel.checkpoint_blocks else seen.activations}
+    memory = {
+        **here.memory,
+        "activations": seen.checkpointed if recipe.parallel.checkpoint_blocks else seen.activations,
+    }
     steps = recipe.run.accumulate * world
     return {
         "task": recipe.task,
@@ -72,32 +79,16 @@ def dry_run(recipe: Recipe, task: Task[Any]) -> dict[str, Any]:
         "activations_checkpointed": seen.checkpointed,
         "step_tflop": task.flops(batch) * steps / 1e12,
         "peak_tflops_per_sec": (peak_flops(device, recipe.parallel.precision) or 0.0) / 1e12 or None,
+        "sent_per_step": {name: asdict(sent) for name, sent in here.traffic.items()},
+        "checkpoint": here.checkpoint,
+        "plan": [
+            {"gpus": gpus, "strategy": strategy, "memory": sum(on.memory.values()), "sent": asdict(on.sent)}
+            for gpus, strategy, on in elsewhere
+        ],
         "kernels": [
             {"op": op, "backend": backend, "dtype": dtype, "head_dim": width, "uses": list(uses), "calls": calls}
             for (op, backend, dtype, width, uses), calls in sorted(seen.kernels.items())
         ],
-    }
-
-
-def state_bytes(recipe: Recipe, model: nn.Module, blocks: Sequence[nn.Module], world: int) -> dict[str, int]:
-    """Bytes a process holds beside activations, by PARTS.
-
-    Master weights, gradients and moments are float32, and cut into as many pieces as processes share them; what is frozen is
-    held whole, in the precision FSDP2 computes in.
-    """
-    pieces = sharing(recipe.parallel, world)
-    trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    width = (gathered_dtype(model, recipe.parallel) or torch.float32).itemsize
-    frozen = width * sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    moments = {"sgd": 1 if recipe.optimizer.momentum else 0}.get(recipe.optimizer.name, 2)
-    learning = [sum(p.numel() for p in block.parameters() if p.requires_grad) for block in blocks]
-    return {
-        "weights": trained // pieces + frozen + buffers,
-        "gathered": width * sum(sorted(learning, reverse=True)[:2]) if pieces > 1 else 0,
-        "gradients": trained // pieces,
-        "optimizer": moments * trained // pieces,
-        "average": trained // pieces if recipe.ema.decay > 0 else 0,
     }
 
 
@@ -125,6 +116,11 @@ def told(report: dict[str, Any]) -> str:
         ),
         f"  activations: {_bytes(r['activations_plain'])} plain, {_bytes(r['activations_checkpointed'])} with "
         "parallel.checkpoint_blocks=true",
+        f"  a checkpoint: {_bytes(r['checkpoint']['whole'])}, of which each process writes {_bytes(r['checkpoint']['written'])}",
+        "",
+        "on more GPUs: memory of each without activations, bytes that each sends in a step, and their time alone",
+        f"(assumes {_bytes(LINKS.nvlink)}/s within nodes of {LINKS.node}, {_bytes(LINKS.network)}/s a GPU between them)",
+        *_column(_scales(r["plan"])),
         "",
         "kernels on this device (forward calls of a batch)",
     ]
@@ -143,6 +139,17 @@ def _arithmetic(report: dict[str, Any]) -> str:
         return "not counted for this task"
     seconds = f", {work / report['processes'] / peak:.3g} s at the data sheet's {peak:g} TFLOP/s" if peak else ""
     return f"{work:.3g} TFLOP a step{seconds}"
+
+
+def _scales(plans: list[dict[str, Any]]) -> dict[str, str]:
+    """A line for each number of GPUs, all strategies beside each other."""
+    lines: dict[str, str] = {}
+    for row in plans:
+        sent = row["sent"]
+        cell = f"{row['strategy']} {_bytes(row['memory'])}, {_bytes(sent['bytes'])}, {1e3 * sent['seconds']:.0f} ms"
+        key = str(row["gpus"])
+        lines[key] = f"{lines[key]} {cell:<33}" if key in lines else f"{cell:<33}"
+    return {key: line.rstrip() for key, line in lines.items()}
 
 
 def _column(rows: dict[str, str]) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -153,7 +157,8 @@ def run(folder: Path, overrides: Sequence[str] = (), *, resume: bool = False) ->
 
 
 def held(folder: Path, overrides: Sequence[str] = ()) -> None:
-    """Writes to held-RANK what this process holds after a step, by parameter: bytes, and whether it is sharded."""
+    """Writes to held-RANK what this process holds after a step, by parameter: bytes, and whether it is sharded; and what FSDP2
+    sent, by collective and size of the group: [number, bytes]."""
     recipe, task, rank = _made(folder, overrides)
     with world() as here:
         key_random(recipe.seed, "init")
@@ -163,8 +168,9 @@ def held(folder: Path, overrides: Sequence[str] = ()) -> None:
         stepper = Stepper(inner, recipe.optimizer, here.device, None)
         stepper.prepare()
         ema = EMA(inner, recipe.ema)
-        task.loss(model, next(iter(task.source(here.rank, here.size))), here.device).backward()
-        told: dict[str, Any] = {"params": {}, "grads": 0, "optimizer": 0, "average": 0}
+        with _counted() as sent:
+            task.loss(model, next(iter(task.source(here.rank, here.size))), here.device).backward()
+        told: dict[str, Any] = {"params": {}, "grads": 0, "sent": sent}
         for name, p in inner.named_parameters():
             told["params"][clean(name)] = {
                 "trained": p.requires_grad,
@@ -180,6 +186,33 @@ def held(folder: Path, overrides: Sequence[str] = ()) -> None:
         told["average"] = sum(_bytes(value) for value in ema.average)
         told["buffers"] = sum(_bytes(value) for value in inner.buffers())
         (folder / f"held-{rank}").write_text(json.dumps(told))
+
+
+@contextmanager
+def _counted() -> Iterator[dict[str, list[int]]]:
+    """Counts the collectives that FSDP2 calls from Python, as a ring would send their bytes."""
+    sent: dict[str, list[int]] = {}
+    whole = {"all_gather_into_tensor": "output_tensor", "reduce_scatter_tensor": "input", "all_reduce": "tensor"}
+
+    def counting(name: str) -> Callable[..., Any]:
+        call = getattr(dist, name)
+        signature = inspect.signature(call)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            tensor = signature.bind(*arguments, **options).arguments[whole[name]]
+            size = options["group"].size()
+            turns = 2 if name == "all_reduce" else 1
+            entry = sent.setdefault(name, [0, 0])
+            entry[0] += 1
+            entry[1] += turns * tensor.numel() * tensor.element_size() * (size - 1) // size
+            return call(*arguments, **options)
+
+        return counted
+
+    with ExitStack() as stack:
+        for name in whole:
+            stack.enter_context(mock.patch.object(dist, name, counting(name)))
+        yield sent
 
 
 def _local(tensor: Tensor) -> Tensor:
