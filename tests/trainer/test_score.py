@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +28,9 @@ from javisc.manifests.io import Dataset, write_view
 from javisc.manifests.schema import SCORES_SCHEMA
 from javisc.trainer import score as scoring
 from javisc.trainer.score import Scored, ScoreOptions, score
+from javisc.trainer.score_clip import NEEDED
+from javisc.trainer.score_worker import WorkerOptions, score_rows
+from javisc.trainer.selector import load_selector, predict
 from support import compiled, selector
 from support.processes import alive, workers_of
 
@@ -72,6 +76,13 @@ def test_a_dataset_is_scored_in_place_and_grows(tmp_path: Path, best: str) -> No
     header = Dataset.open(out).header
     assert header["scored"]["checkpoint"] == best and len(header["scored"]["weights"]) == 64
     assert contents(out / "shards") == shards and verify(out, workers=1).defects == []
+    # The middle crop of a clip in shards says what `javisc predict` says of that second of the video file.
+    row = Dataset.open(out).located().filter(pl.col("id") == "1").select(NEEDED).collect().to_dicts()
+    (told_here,) = score_rows(row, asdict(WorkerOptions(best, str(tmp_path), ["cpu"], 1, 1, "fp32", 1, 25, 32)))
+    first, second = predict(*load_selector(best), raw / "1.mp4", v_start_sec=0.48).ranked[:2]
+    assert told_here["sync_offset"] == pytest.approx(first.offset_sec, abs=1e-6)
+    assert told_here["sync_confidence"] == pytest.approx(first.probability, abs=1e-4)
+    assert told_here["sync_margin"] == pytest.approx(first.probability - second.probability, abs=1e-4)
     add(3)
     assert "sync_offset" not in pl.read_parquet(out / "manifest.parquet").columns  # a build writes what it knows
     told = run(out, best)
