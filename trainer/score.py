@@ -38,6 +38,8 @@ PART_SCHEMA = pl.Schema(
 )
 #: What a worker is asked to do.
 FUNCTION = "javisc.trainer.score_worker:score_rows"
+#: Reasons that another attempt may lift: a part that holds one is made again by the next run.
+RETRIED = ("crashed", "unreadable")
 #: Seconds a worker may take to load a selector, and for a clip: several crops of the full model on one slow core.
 _START, _CLIP = 600.0, 300.0
 #: Seconds between lines of progress, and failed clips that are named at the end.
@@ -217,7 +219,7 @@ class _Run:
         total = int(self.dataset.located().select(pl.len()).collect(engine="streaming").item())
         if total == 0:
             raise UserError(f"{self.dataset.path} has no rows: nothing to score")
-        there, names = self.store.names(), []
+        there, names = self._kept(), []
         done, told, began, said = 0, 0, time.monotonic(), time.monotonic()
         units, exhausted = self.units(), False
         with Pool(len(self.worker.devices), self.scratch / "logs", ("javisc.trainer.score_worker",)) as pool:
@@ -241,6 +243,23 @@ class _Run:
                     self.say(f"{done} of {total} clips, {self.fresh / (said - began):.1f} a second")
         return names
 
+    def _kept(self) -> set[str]:
+        """Files of finished parts, without those that the next run is to try again. Raises UserError if one is damaged."""
+        names = sorted(name for name in self.store.names() if name.endswith(".parquet"))
+        if not names:
+            return set()
+        parts = pl.scan_parquet(
+            self.store.fetch_many((), names), glob=False, schema=PART_SCHEMA, include_file_paths="part"
+        )
+        try:
+            again = parts.filter(pl.col("reason").is_in(RETRIED)).select(pl.col("part").unique()).collect()["part"]
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise self._damaged(str(error)) from error
+        return set(names) - {Path(part).name for part in again}
+
+    def _damaged(self, why: str) -> UserError:
+        return UserError(f"{self.store.root} holds a part that is damaged ({why}): delete the folder")
+
     def table(self, names: list[str]) -> pl.LazyFrame:
         """All rows' scores, in the manifest's order. Raises UserError if a part is not what it was published as."""
         paths = self.store.fetch_many((), [f"{name}.parquet" for name in names])
@@ -248,9 +267,9 @@ class _Run:
         try:
             found = int(made.select(pl.len()).collect().item())
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise UserError(f"{self.store.root} holds a damaged part ({error}): delete the folder") from error
+            raise self._damaged(str(error)) from error
         if found != self.rows:
-            raise UserError(f"{self.store.root} holds {found} scores for {self.rows} rows: delete the folder")
+            raise self._damaged(f"{found} scores for {self.rows} rows")
         return made
 
     def _call(self, part: _Part, row: int | None) -> Call:

@@ -116,7 +116,8 @@ def crops_of(
             raise NoScore("silent")
         pictures = _pictures(data["mp4"], [first for first, _ in kept], wanted, clip, transforms, options)
     except (CorruptSample, DecodeError, ValueError) as error:
-        raise NoScore("corrupt", str(error)) from error
+        # A shard that cannot be had may be there tomorrow; bytes that are not what they should be stay so.
+        raise NoScore("unreadable" if isinstance(error.__cause__, OSError) else "corrupt", str(error)) from error
     none = SeededDraws(0)  # nothing is drawn outside training
     sounds = [spectrogram(wave, none, 0.0, 0.0, 0.0)[0].unsqueeze(0) for _, wave in kept]
     return list(zip(pictures, sounds, strict=True))

@@ -133,6 +133,23 @@ def test_views_and_tables_of_several_rates_then_filter(tmp_path: Path, best: str
     assert good.select("key", "dataset", *NAMES).equals(kept.select("key", "dataset", *NAMES))
 
 
+def test_what_may_pass_is_tried_again(tmp_path: Path, best: str) -> None:
+    """A shard that is away for a while costs its clips this time only; a damaged part is said."""
+    folder = compiled.write(tmp_path / "ds", [30, 35, 40], fps=25, per_shard=2, hiss=True)
+    away = folder / "shards" / "000001.tar"
+    away.rename(tmp_path / "away")
+    told = run(folder, best, tmp_path / "a.parquet")
+    assert dict(told.reasons) == {"unreadable": 1} and "000001.tar" in told.named[0]
+    (tmp_path / "away").rename(away)
+    told = run(folder, best, tmp_path / "a.parquet")
+    assert (told.fresh, dict(told.reasons)) == (1, {})
+    assert pl.read_parquet(tmp_path / "a.parquet")["sync_offset"].null_count() == 0
+    part = next((tmp_path / ".a.parquet.score").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:50])
+    with pytest.raises(UserError, match="holds a part that is damaged"):
+        run(folder, best, tmp_path / "a.parquet")
+
+
 def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not what():

@@ -155,7 +155,7 @@ def test_reasons_why_a_clip_has_no_score(rows: list[Row]) -> None:
         (edited(row, audio_fps=0), "corrupt"),
         (edited(row, mp4_crc32=1), "corrupt"),
         (edited(row, mp4_offset=-5), "corrupt"),
-        (edited(row, shard=99), "corrupt"),
+        (edited(row, shard=99), "unreadable"),
         (edited(row, mp4_size=100, mp4_crc32=None), "corrupt"),
     ]:
         with pytest.raises(NoScore) as failed:
