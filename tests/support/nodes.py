@@ -40,7 +40,7 @@ class Node:
         return process
 
     def kill(self) -> int:
-        """SIGKILL every process of this node at once, as a power cut would; how many there were."""
+        """SIGKILL every process of this node at once; how many there were. The kernel tells its peers."""
         pids = _ip("netns", "pids", self.name).split()
         for pid in pids:
             os.kill(int(pid), signal.SIGKILL)
@@ -51,6 +51,26 @@ class Node:
 
 def _ip(*arguments: str) -> str:
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def _join(nodes: tuple[Node, Node]) -> None:
+    """Lay the cable and give the nodes their addresses."""
+    _ip("link", "add", nodes[0].interface, "type", "veth", "peer", "name", nodes[1].interface)
+    for node in nodes:
+        _ip("link", "set", node.interface, "netns", node.name)
+        _ip("-n", node.name, "addr", "add", f"{node.address}/24", "dev", node.interface)
+        for interface in ("lo", node.interface):
+            _ip("-n", node.name, "link", "set", interface, "up")
+
+
+def cut_power(lost: Node, peer: Node) -> int:
+    """End `lost` without a word to its peer and let it boot: a new kernel at the old address, which knows no connection."""
+    _ip("-n", peer.name, "link", "del", peer.interface)
+    killed = lost.kill()
+    _ip("netns", "del", lost.name)
+    _ip("netns", "add", lost.name)
+    _join((peer, lost))
+    return killed
 
 
 @contextmanager
@@ -67,13 +87,8 @@ def two_nodes() -> Iterator[tuple[Node, Node]]:
             for node in nodes:
                 _ip("netns", "add", node.name)
                 made.append(node)
-            _ip("link", "add", nodes[0].interface, "type", "veth", "peer", "name", nodes[1].interface)
-            for node in nodes:
-                _ip("link", "set", node.interface, "netns", node.name)
-                _ip("-n", node.name, "addr", "add", f"{node.address}/24", "dev", node.interface)
-                for interface in ("lo", node.interface):
-                    _ip("-n", node.name, "link", "set", interface, "up")
-                _ip("netns", "exec", node.name, "true")
+            _join((nodes[0], nodes[1]))
+            _ip("netns", "exec", nodes[0].name, "true")
         except subprocess.CalledProcessError as error:
             pytest.skip(f"two nodes need network namespaces (root): {error.stderr.strip()}")
         yield nodes[0], nodes[1]

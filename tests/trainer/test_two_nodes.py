@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from support.nodes import Node, two_nodes
+from support.nodes import TESTS, Node, cut_power, two_nodes
 from support.toy_training import RECIPE, Ranks, losses, saved
 
 KILLS = random.Random(os.environ.get("JAVISC_TEST_SEED"))
@@ -26,11 +28,20 @@ def until(step: int, run: Path, *nodes: Node) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that lost nothing."""
+    folder = tmp_path_factory.mktemp("whole")
+    ranks = Ranks(folder, SETTINGS, world=2)
+    assert ranks.wait() == [0, 0], ranks.told()
+    return folder
+
+
 @pytest.mark.dist
 @pytest.mark.slow
-def test_a_node_is_lost_and_comes_back(tmp_path: Path) -> None:
-    whole = Ranks(tmp_path / "whole", SETTINGS, world=2)
-    assert whole.wait() == [0, 0], whole.told()
+@pytest.mark.parametrize("silent", [False, True], ids=["killed", "power cut"])
+def test_a_node_is_lost_and_comes_back(silent: bool, tmp_path: Path, whole: Path) -> None:
+    """Silently: nobody tells its peer, which waits in a collective until the node is back."""
     run, recipe = tmp_path / "run", tmp_path / "toy.yaml"
     recipe.write_text(RECIPE)
     with two_nodes() as (keeps, lost):
@@ -57,15 +68,44 @@ def test_a_node_is_lost_and_comes_back(tmp_path: Path) -> None:
             for node in (keeps, lost):
                 start(node)
             until(at, run, keeps, lost)
-            assert lost.kill() >= 2  # torchrun's agent and its worker
+            killed = cut_power(lost, keeps) if silent else lost.kill()
+            assert killed >= 2  # torchrun's agent and its worker
             start(lost)
             for node in (keeps, lost):
                 assert node.started[-1].wait(300) == 0, at
         except BaseException:
             print(*(log.read_text()[-5000:] for log in tmp_path.glob("javisc*.log")), sep="\n\n")
             raise
-    expected, got = saved(tmp_path / "whole", STEPS), saved(run, STEPS)
+    expected, got = saved(whole, STEPS), saved(run, STEPS)
     assert set(got) == set(expected)
     assert [name for name, value in expected.items() if not torch.equal(got[name], value)] == [], at
-    assert losses(run) == losses(tmp_path / "whole")
+    assert losses(run) == losses(whole)
     assert all(json.loads(path.read_text())["world"] == 2 for path in run.glob("checkpoints/*/complete.json"))
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_torchrun_passes_sigterm_on_and_the_run_is_saved(tmp_path: Path) -> None:
+    run, recipe = tmp_path / "run", tmp_path / "toy.yaml"
+    recipe.write_text(RECIPE)
+    agent = subprocess.Popen(
+        [
+            *[sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+            *["-m", "--", "support.toy_node", "train", str(recipe), "--run", str(run), "--resume"],
+            *["run.log_every=1", "run.checkpoint_every=0"],
+        ],
+        env=os.environ | {"PYTHONPATH": str(TESTS), "TOY_SLOW": "0.3", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        while 2 not in losses(run):
+            assert agent.poll() is None
+            time.sleep(0.02)
+        agent.terminate()
+        agent.wait(120)
+    finally:
+        agent.kill()
+        agent.wait()
+    (marker,) = run.glob("checkpoints/*/complete.json")
+    event = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert event["event"] == "terminated" and event["step"] < STEPS
+    assert marker.parent.name == f"step-{event['step']:08d}"
