@@ -45,7 +45,7 @@ Inputs = dict[str, Any]
 def build(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> VASTDiT3:
     """XL/2 at `--depth`, frozen and initialised as stage 3; every gate and output is given a value so that all gradients flow."""
     torch.manual_seed(0)
-    size = {"hidden_size": 64, "num_heads": 4, "caption_channels": 64} if options.tiny else {}
+    size = {"hidden_size": 48, "num_heads": 4, "caption_channels": 64} if options.tiny else {}
     config = dataclasses.replace(PRESETS["VASTDiT3-XL/2"], depth=options.depth, class_dropout_prob=0.0, **size)
     with torch.device(device):
         model = VASTDiT3(config)
@@ -222,9 +222,9 @@ def report(options: argparse.Namespace, device: torch.device) -> list[str]:
         "The reference's arithmetic (benchmarks/plain_dit.py): prior keys repeated for every frame or patch, every norm and",
         "modulation for both times, transposes around attention over time. It and javisc agree in loss and every gradient to",
         f"{error:.0e} (float32, small bucket). Contestants run in turn: medians of {options.repeats} rounds. Memory is",
-        "the growth above weights and optimizer state, measured alone. TFLOP/s counts the products that the model needs, keys once, nothing",
-        "recomputed; MFU is that over the data sheet's rate, the last column over that of a large matrix product timed in this",
-        f"run ({ceiling / 1e12:.3g} TFLOP/s).",
+        "the growth above weights and optimizer state, measured alone. TFLOP/s counts the products that the model needs, keys",
+        "once, nothing recomputed; MFU is that over the data sheet's rate, the last column over that of a large matrix product",
+        f"timed in this run ({ceiling / 1e12:.3g} TFLOP/s).",
         "",
         *table(header, rows),
         "",
