@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from javisc.manifests.errors import UserError
 
 STRATEGIES = ("ddp", "fsdp2", "hybrid")
+#: So many variants of a block are compiled before the rest of them runs eagerly.
+COMPILED_VARIANTS = 64
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -175,6 +177,9 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
         chosen = {id(block) for block in blocks}
         apply_activation_checkpointing(model, check_fn=lambda module: id(module) in chosen)
     if config.compile:
+        # Blocks of one class share their compiled variants: space or time, masked or not, sizes as first seen and then as
+        # symbols, so that further buckets need none. The default of 8 would be met by the second bucket, and run eagerly.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
         for block in blocks:
             block.compile()
     if config.strategy != "ddp":
