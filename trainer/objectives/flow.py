@@ -18,7 +18,7 @@ from javisc.manifests.errors import UserError
 Velocity = Callable[[dict[str, Tensor], Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FlowConfig:
     """How times are drawn and losses taken.
 

@@ -13,8 +13,10 @@ from javisc.trainer.task import Task
 #: task → (module, its recipe's class, its own class)
 TASKS: dict[str, tuple[str, str, str]] = {
     "sync": ("javisc.trainer.tasks.sync", "SyncRecipe", "SyncTask"),
-    "prior": ("javisc.trainer.tasks.prior", "PriorRecipe", "PriorTask"),
     "sync-audio": ("javisc.trainer.tasks.sync_audio", "SyncAudioRecipe", "SyncAudioTask"),
+    "audio": ("javisc.trainer.tasks.audio", "DiTRecipe", "AudioTask"),
+    "prior": ("javisc.trainer.tasks.prior", "PriorRecipe", "PriorTask"),
+    "jav": ("javisc.trainer.tasks.jav", "DiTRecipe", "JavTask"),
 }
 
 

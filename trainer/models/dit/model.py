@@ -7,7 +7,7 @@ frequency), L caption tokens, P prior tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -132,23 +132,28 @@ class VASTDiT3(nn.Module):
         temporal_prior: Tensor | None = None,
         *,
         keep: bool = False,
+        drops: Mapping[str, Tensor] | None = None,
     ) -> Conditions:
         """Embed captions y [B, 1, L, c] (mask [B or B/k, L], 1 = real) and priors [B, P, c'] once.
 
+        `drops` [B] says which rows read the null embedding: "text" for the video branch, "audio_text", "prior". What it does
+        not name is drawn in training, and never dropped else.
         `keep` also projects every block's keys and values, which depend on nothing else: a sampler does it once for all
         steps.
         """
-        y = y.to(self.dtype)
+        y, drops = y.to(self.dtype), drops or {}
         video_text = None
         if not self.config.audio_only:
-            video_text = PackedText.of(*keep_real_tokens(self.y_embedder(y).squeeze(1), mask))
-        audio_text = PackedText.of(*keep_real_tokens(self.audio_y_embedder(y).squeeze(1), mask))
+            video_text = PackedText.of(*keep_real_tokens(self.y_embedder(y, drops.get("text")).squeeze(1), mask))
+        audio_text = PackedText.of(
+            *keep_real_tokens(self.audio_y_embedder(y, drops.get("audio_text")).squeeze(1), mask)
+        )
         spatial = temporal = None
         if self.config.has_prior:
             if spatial_prior is None or temporal_prior is None:
                 raise ValueError("this model has prior blocks: spatial_prior and temporal_prior must be given")
             tokens = torch.cat((spatial_prior, temporal_prior), dim=1).to(self.dtype)
-            spatial, temporal = self.st_prior_embedder(tokens).split(
+            spatial, temporal = self.st_prior_embedder(tokens, drops.get("prior")).split(
                 (spatial_prior.shape[1], temporal_prior.shape[1]), dim=1
             )
         made = Conditions(video_text, audio_text, spatial, temporal)
@@ -200,13 +205,14 @@ class VASTDiT3(nn.Module):
         temporal_prior: Tensor | None = None,
         onset_prior: Tensor | None = None,
         conditions: Conditions | None = None,
+        drops: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Predict video [B, k*4, T, H, W] and audio [B, k*8, Ra, Ma] in float32 (k = 2 with `pred_sigma`; the first
         half is the velocity).
 
         `timestep` [B] in [0, 1000], 0 = clean. `x_mask` [B, T] and `ax_mask` [B, Ra]: true = the frame is being
         generated, false = it is given, clean. A mask that is true everywhere costs nothing. `height`, `width` in pixels
-        (the first element counts). Either y (with mask and priors) or `conditions` from `conditions()`. An audio-only
+        (the first element counts). Either y (with mask, priors and drops) or `conditions` from `conditions()`. An audio-only
         model takes no video and returns none.
 
         Raises ValueError where an input is missing or does not fit.
@@ -215,7 +221,7 @@ class VASTDiT3(nn.Module):
         if conditions is None:
             if y is None:
                 raise ValueError("give y or conditions")
-            conditions = self.conditions(y, mask, spatial_prior, temporal_prior)
+            conditions = self.conditions(y, mask, spatial_prior, temporal_prior, drops=drops)
         if (x_mask is not None and ax_mask is None and not config.audio_only) or any(
             size % patch for size, patch in zip(audio.shape[2:], config.audio_patch_size)
         ):

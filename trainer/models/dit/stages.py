@@ -100,12 +100,12 @@ class Start:
 
 
 @torch.no_grad()
-def start_from(model: VASTDiT3, *sources: Mapping[str, Tensor]) -> Start:
+def start_from(model: VASTDiT3, *sources: Mapping[str, Tensor], fresh: bool = False) -> Start:
     """Copy what the sources hold into `model`; a later source overrides an earlier one.
 
     Stage 1: `audio_from_video(OpenSora)`. Stage 3: the audio stage's weights, then OpenSora's. Only modules that no source can
-    hold may stay fresh: the audio input and output in stage 1, the prior and video-audio parts in stage 3. Raises
-    UserError where anything else is missing or a shape differs.
+    hold may stay fresh: the audio input and output in stage 1, the prior and video-audio parts in stage 3; with `fresh` all
+    that the sources lack. Raises UserError where anything else is missing or a shape differs.
     """
     own = model.state_dict()
     found: dict[str, Tensor] = {}
@@ -124,11 +124,11 @@ def start_from(model: VASTDiT3, *sources: Mapping[str, Tensor]) -> Start:
     may_be_fresh: tuple[str, ...] = ("st_", "video_st_", "audio_st_", "va_cross_blocks.", "onset_embedder.")
     if model.config.audio_only:
         may_be_fresh += ("ax_embedder.", "audio_final_layer.")
-    fresh = [name for name in own if name not in found]
-    if lost := [name for name in fresh if not name.startswith(may_be_fresh)]:
+    kept = [name for name in own if name not in found]
+    if not fresh and (lost := [name for name in kept if not name.startswith(may_be_fresh)]):
         raise UserError(
             f"{len(lost)} tensors are in none of the sources, the first {lost[0]!r}; give the stage's start weights"
         )
     for name, value in found.items():
         own[name].copy_(value)
-    return Start(len(found), fresh, unused)
+    return Start(len(found), kept, unused)

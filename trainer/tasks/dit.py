@@ -1,0 +1,352 @@
+"""Training the joint DiT by rectified flow: what stages 1 (`tasks.audio`) and 3 (`tasks.jav`) share.
+
+Whatever is drawn for a row (time, noise, dropped captions, given frames, its latents and its prior) is drawn from the row's own
+seed, so it changes neither with the batch nor with the number of processes, and a resumed run draws it again.
+
+Letters: B rows, T video latent frames, R audio latent frames, M its frequency bins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from omegaconf import MISSING
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.config import Recipe
+from javisc.trainer.data import draws
+from javisc.trainer.data.clips import ClipData
+from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
+from javisc.trainer.distributed import autocast
+from javisc.trainer.latents import Batch, Latents, latents_of, source
+from javisc.trainer.models.dit import PRESETS, VASTDiT3, VASTDiT3Config
+from javisc.trainer.models.dit.checkpoint import fit_caption_length
+from javisc.trainer.models.dit.flops import dit_flops
+from javisc.trainer.models.dit.stages import freeze, initialise
+from javisc.trainer.models.encoders import Encoders, EncodersConfig
+from javisc.trainer.models.frozen import need_weights
+from javisc.trainer.models.weights import load_strictly, read_weights, run_weights
+from javisc.trainer.noise import generators, normal, uniform
+from javisc.trainer.objectives.flow import FlowConfig, FlowLoss, draw_times, flow_loss
+from javisc.trainer.objectives.frame_masks import choose_kind, draw_masks
+from javisc.trainer.task import Source
+
+#: Tokens of a caption where arithmetic is predicted: those of the published cost table.
+CAPTION_TOKENS = 60
+#: Space of a latent: an eighth of the picture, a quarter of the 64 mel bins.
+SPACE, BINS = 8, 16
+
+
+@dataclass
+class ModelChoice:
+    """A named size and stage (`models.dit.PRESETS`), and options of `VASTDiT3Config` that replace its own."""
+
+    preset: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def config(self) -> VASTDiT3Config:
+        """The model's config. Raises UserError for an unknown preset or option."""
+        if self.preset not in PRESETS:
+            raise UserError(f"model.preset={self.preset!r}: it may be {', '.join(PRESETS)}")
+        known = dataclasses.asdict(PRESETS[self.preset])
+        return VASTDiT3Config.from_options(known | self.options, where="model.options")
+
+
+@dataclass
+class DiTStart:
+    """What the weights start from: folders or files of weights, or folders of runs.
+
+    `model`: a whole model of this stage, nothing else then. `audio`: stage 1's. `opensora`: OpenSora's STDiT-v3. With `fresh`
+    whatever none of them holds is drawn anew, without it only what is new in the stage.
+    """
+
+    model: str = ""
+    audio: str = ""
+    opensora: str = ""
+    fresh: bool = False
+
+
+@dataclass
+class DiTRecipe(Recipe):
+    """A recipe of the tasks `audio` and `jav`.
+
+    `mask_ratios`: the share of each kind of given frames (`objectives.frame_masks`), the rest being generated whole. Held-out
+    clips are measured at `valid_times`, in at most `evaluate_at_most` batches of each process; 0 takes all.
+    """
+
+    data: ClipData = field(default_factory=ClipData)
+    encoders: EncodersConfig = field(default_factory=EncodersConfig)
+    model: ModelChoice = field(default_factory=ModelChoice)
+    start: DiTStart = field(default_factory=DiTStart)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    mask_ratios: dict[str, float] = field(default_factory=dict)
+    valid_times: list[float] = field(default_factory=lambda: [100.0, 300.0, 500.0, 700.0, 900.0])
+    evaluate_at_most: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that a loss is a function of: latents, times [B], noise by modality, rows whose captions are dropped [B], frames that
+    are generated [B, T], [B, R] by modality, and the prior's tokens."""
+
+    latents: Latents
+    t: Tensor
+    noise: dict[str, Tensor]
+    drops: dict[str, Tensor] | None = None
+    masks: dict[str, Tensor] | None = None
+    priors: tuple[Tensor, Tensor] | None = None
+
+
+class DiTTask(ABC):
+    """A stage of VASTDiT3; what learns follows from the model's config."""
+
+    #: Whether the model has a video branch: the other stage trains on sound alone.
+    with_video: bool
+
+    def __init__(self, recipe: DiTRecipe) -> None:
+        self.recipe, self.config = recipe, recipe.model.config()
+        choose_kind(0.0, recipe.mask_ratios)  # refuses what is no kind of mask
+        if self.config.audio_only == self.with_video:
+            raise UserError(f"model.preset={recipe.model.preset}: task {recipe.task} trains the other stage's model")
+        with torch.device("meta"):
+            self._shape = self.model()
+        self._encoders: Encoders | None = None
+
+    @abstractmethod
+    def start(self, model: VASTDiT3, start: DiTStart) -> None:
+        """Give a fresh model the weights that its stage starts from."""
+
+    def model(self) -> VASTDiT3:
+        """The model, its frozen parts frozen."""
+        model = VASTDiT3(self.config)
+        freeze(model)
+        return model
+
+    def build(self) -> VASTDiT3:
+        """The model with its starting weights. Raises UserError if those, or the frozen networks, are not there."""
+        needed = ["t5", "audio_vae", *(["video_vae"] if self.with_video else [])]
+        self.encoders(torch.device("cpu")).check([*needed, *(["prior"] if self.config.has_prior else [])])
+        model, begin = self.model(), self.recipe.start
+        initialise(model)
+        if begin.model:
+            tensors = fit_caption_length(read_weights(run_weights(Path(begin.model))), self.config.model_max_length)
+            load_strictly(model, tensors, begin.model)
+        else:
+            self.start(model, begin)
+        return model
+
+    def encoders(self, device: torch.device) -> Encoders:
+        """The frozen networks on a device, kept there."""
+        if self._encoders is None or self._encoders.device != device:
+            self._encoders = Encoders(self.recipe.encoders, device, self.config.model_max_length)
+        return self._encoders
+
+    def carry_over(self, model: nn.Module) -> None:
+        return None
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """Every block of every branch."""
+        assert isinstance(model, VASTDiT3)
+        return [blocks[index] for blocks, index in model.blocks()]
+
+    def source(self, rank: int, world: int) -> Source[Batch]:
+        """Training batches of one rank."""
+        return self._source(self.recipe.data.train_split, rank, world, train=True)
+
+    def _source(self, split: str | None, rank: int, world: int, *, train: bool) -> Source[Batch]:
+        return source(
+            self.recipe.data,
+            split,
+            seed=self.recipe.seed,
+            rank=rank,
+            world=world,
+            with_video=self.with_video,
+            train=train,
+            width=self.config.hidden_size,
+        )
+
+    def size(self, batch: Batch) -> int:
+        return len(batch.keys)
+
+    def keys(self, batch: Batch) -> list[str]:
+        return batch.keys
+
+    def _shapes(self, batch: Batch) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+        """Shapes of the latents of a batch, video and audio, as the official autoencoders make them."""
+        c, rows = self.config, len(batch.keys)
+        if isinstance(batch, Latents):
+            return None if batch.video is None else tuple(batch.video.shape), tuple(batch.audio.shape)
+        audio = (rows, c.audio_in_channels, batch.mel.shape[2] // LATENT_RATE, BINS)
+        if not self.with_video:
+            return None, audio
+        return (rows, c.in_channels, latent_frames(batch.frames), batch.height // SPACE, batch.width // SPACE), audio
+
+    def tokens(self, batch: Batch) -> int:
+        """Patches of both latents."""
+        c, (video, audio) = self.config, self._shapes(batch)
+        heard = audio[2] // c.audio_patch_size[0] * (audio[3] // c.audio_patch_size[1])
+        seen = 1
+        for size, patch in zip(() if video is None else video[2:], c.patch_size, strict=False):
+            seen *= -(-size // patch)
+        return audio[0] * (heard + (0 if video is None else seen))
+
+    def flops(self, batch: Batch) -> float:
+        """Of the trained network alone, for captions of `CAPTION_TOKENS`."""
+        video, audio = self._shapes(batch)
+        text = [min(CAPTION_TOKENS, self.config.model_max_length)] * audio[0]
+        return dit_flops(self._shape, video, audio, text, masked=bool(self.recipe.mask_ratios)).total
+
+    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        """The rows' losses, summed: rows count as `flow.masked_rows` says."""
+        step = self._fake(batch, device) if is_fake(next(model.parameters())) else self.step(batch, device)
+        return self.flow(model, step).mean() * len(batch.keys)
+
+    @torch.no_grad()
+    def step(self, batch: Batch, device: torch.device) -> Step:
+        """A training step's inputs, each row's drawn from its own seed."""
+        latents = latents_of(batch, self.encoders(device), prior_text=self.config.has_prior)
+        rows, flow = generators(latents.seeds, "flow"), self.recipe.flow
+        size = (latents.height, latents.width, latents.frames)
+        times = torch.cat([draw_times(1, flow, *size, generator=row) for row in rows])
+        dropped = uniform((3,), rows) < self.config.class_dropout_prob
+        names = ("text", "audio_text", "prior")
+        drops = {name: dropped[:, i].to(device) for i, name in enumerate(names)}
+        return Step(
+            latents,
+            times.to(device),
+            self._noise(latents, rows),
+            drops,
+            self._masks(latents),
+            self._priors(latents, rows),
+        )
+
+    def _noise(self, latents: Latents, rows: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        return {name: normal(x.shape[1:], rows, x) for name, x in _modalities(latents).items()}
+
+    def _masks(self, latents: Latents) -> dict[str, Tensor] | None:
+        """Which frames are generated; None where all are."""
+        if latents.video is None or not self.recipe.mask_ratios:
+            return None
+        seeds = [int(draws.bits(seed, "masks")[0]) for seed in latents.seeds]
+        lengths = latents.video.shape[2], latents.audio.shape[2]
+        drawn = draw_masks(len(seeds), *lengths, self.recipe.mask_ratios, seeds)
+        device = latents.audio.device
+        return None if drawn is None else {"video": drawn[0].to(device), "audio": drawn[1].to(device)}
+
+    def _priors(self, latents: Latents, rows: Sequence[torch.Generator]) -> tuple[Tensor, Tensor] | None:
+        """The frozen prior's tokens, drawn."""
+        if not self.config.has_prior:
+            return None
+        assert latents.prior_text is not None and self._encoders is not None
+        prior = self._encoders.prior
+        c = prior.config
+        noise = normal((c.spatial_token_num + c.temporal_token_num, c.out_dim), rows, latents.prior_text)
+        tokens = prior(latents.prior_text, noise)
+        return tokens.spatial, tokens.temporal
+
+    def _fake(self, batch: Batch, device: torch.device) -> Step:
+        """A step's inputs without values, for a dry run."""
+        c, (video, audio) = self.config, self._shapes(batch)
+        rows = audio[0]
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, device=device, dtype=dtype)
+
+        latents = Latents(
+            audio=empty(*audio),
+            video=None if video is None else empty(*video),
+            text=empty(rows, 1, c.model_max_length, c.caption_channels),
+            mask=empty(rows, c.model_max_length, dtype=torch.long),
+            prior_text=None,
+            **{name: getattr(batch, name) for name in ("keys", "seeds", "frames", "height", "width", "fps")},
+        )
+        noise = {name: torch.empty_like(x) for name, x in _modalities(latents).items()}
+        masks = {name: empty(rows, x.shape[2], dtype=torch.bool) for name, x in noise.items()}
+        priors = tuple(empty(rows, n, c.st_prior_channel) for n in (c.spatial_prior_len, c.temporal_prior_len))
+        return Step(
+            latents,
+            empty(rows),
+            noise,
+            {name: empty(rows, dtype=torch.bool) for name in ("text", "audio_text", "prior")},
+            masks if self.recipe.mask_ratios else None,
+            (priors[0], priors[1]) if c.has_prior else None,
+        )
+
+    def flow(self, model: nn.Module, step: Step) -> FlowLoss:
+        """The flow loss of a step."""
+        latents = step.latents
+        spatial, temporal = step.priors or (None, None)
+        fps = torch.full((len(latents),), latents.fps, device=latents.audio.device)
+
+        def velocity(noised: dict[str, Tensor], t: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+            out: dict[str, Tensor] = model(
+                noised.get("video"),
+                noised["audio"],
+                t,
+                latents.text,
+                latents.mask,
+                fps=fps,
+                height=float(latents.height),
+                width=float(latents.width),
+                x_mask=masks.get("video"),
+                ax_mask=masks.get("audio"),
+                spatial_prior=spatial,
+                temporal_prior=temporal,
+                drops=step.drops,
+            )
+            return out
+
+        known = _modalities(latents)
+        return flow_loss(velocity, known, step.noise, step.t, self.recipe.flow, step.masks, tuple(known))
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        """The flow loss of held-out clips at fixed times, with the same noise every time: a curve moves by the model alone."""
+        data = self.recipe.data
+        if data.valid_split is None:
+            return {}
+        names = ("video", "audio") if self.with_video else ("audio",)
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64)
+        held_out = self._source(data.valid_split, rank, world, train=False)
+        try:
+            for number, batch in enumerate(held_out, 1):
+                latents = latents_of(batch, self.encoders(device), prior_text=self.config.has_prior)
+                for time in self.recipe.valid_times:
+                    rows = generators(latents.seeds, "validate", round(time))
+                    t = torch.full((len(latents),), time, device=device)
+                    step = Step(latents, t, self._noise(latents, rows), priors=self._priors(latents, rows))
+                    with autocast(model, self.recipe.parallel, device):
+                        parts = self.flow(model, step).parts
+                    sums += torch.tensor([len(latents), *(float(parts[name].sum()) for name in names)])
+                if number == self.recipe.evaluate_at_most:
+                    break
+        finally:
+            held_out.close()
+        if world > 1:
+            sums = sums.to(device)
+            dist.all_reduce(sums)
+        count, *parts_sum = sums.tolist()
+        if not count:
+            raise UserError(f"data.valid_split={data.valid_split!r} has no batch for each of {world} processes")
+        means = {f"{name}_loss": value / count for name, value in zip(names, parts_sum, strict=True)}
+        return {"loss": sum(means.values()), **means, "clips": count / len(self.recipe.valid_times)}
+
+
+def _modalities(latents: Latents) -> dict[str, Tensor]:
+    video = {} if latents.video is None else {"video": latents.video}
+    return {**video, "audio": latents.audio}
+
+
+def source_weights(path: str, what: str) -> dict[str, Tensor]:
+    """The tensors a stage starts from: of a file, a folder or a run. UserError that says what to download where if it is not
+    there."""
+    return read_weights(run_weights(need_weights(path, what)))
