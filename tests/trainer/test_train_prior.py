@@ -30,8 +30,9 @@ from javisc.trainer.models.weights import read_weights
 from javisc.trainer.objectives.contrastive import Negatives
 from javisc.trainer.tasks.prior import PriorInputs, PriorRecipe, PriorTask, pooled_means
 from javisc.trainer.tasks.registry import load
-from support import compiled, prior_training
+from support import compiled, recipe_training
 from support.parity import JAVISDIT
+from support.recipe_training import PROGRAM
 from support.shared import need
 from support.toy_training import Ranks, losses
 
@@ -122,11 +123,11 @@ def test_weights_have_the_official_names(dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.dist
 def test_killed_and_resumed_is_the_run_that_was_not(dataset: Path, tmp_path: Path) -> None:
     overrides = [f"data.paths=[{dataset}]", *SMALL, "run.steps=5", "run.checkpoint_every=2", "run.tensorboard=false"]
-    prior_training.run(tmp_path / "whole", overrides)
+    recipe_training.run(tmp_path / "whole", overrides, recipe="prior-tiny")
     whole = {(tmp_path / "whole" / "result-0").read_text()}
     killed, at = tmp_path / "killed", KILLS.randint(2, 5)
-    assert Ranks(killed, overrides, program="support.prior_training:run", die_at=at).wait() == [-signal.SIGKILL]
-    assert Ranks(killed, overrides, program="support.prior_training:run", resume=True).digests() == whole, at
+    assert Ranks(killed, overrides, program=PROGRAM, recipe="prior-tiny", die_at=at).wait() == [-signal.SIGKILL]
+    assert Ranks(killed, overrides, program=PROGRAM, recipe="prior-tiny", resume=True).digests() == whole, at
     assert losses(killed) == losses(tmp_path / "whole"), at
 
 
@@ -136,10 +137,10 @@ def test_one_step_is_the_same_on_one_and_two_processes(dataset: Path, tmp_path: 
     """The step takes the whole split: two micro-batches of one process, or one of each of two. With so large an eps,
     Adam's update is nearly the gradient."""
     overrides = [f"data.paths=[{dataset}]", *SMALL, "run.steps=1", "optimizer.eps=1.0", "optimizer.lr=0.5"]
-    prior_training.run(tmp_path / "one", [*overrides, "run.accumulate=2"])
+    recipe_training.run(tmp_path / "one", [*overrides, "run.accumulate=2"], recipe="prior-tiny")
     for name, strategy in (("two", "ddp"), ("sharded", "fsdp2")):
         options = [*overrides, f"parallel.strategy={strategy}"]
-        assert len(Ranks(tmp_path / name, options, world=2, program="support.prior_training:run").digests()) == 1
+        assert len(Ranks(tmp_path / name, options, world=2, program=PROGRAM, recipe="prior-tiny").digests()) == 1
     one = read_weights(tmp_path / "one" / "last")
     for name in ("two", "sharded"):
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
