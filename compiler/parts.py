@@ -26,10 +26,11 @@ def publish_part(
     rows: list[dict[str, Any]],
     rejects: list[dict[str, Any]],
     made: Mapping[str, Any],
+    schema: pl.Schema = MANIFEST_SCHEMA,
 ) -> None:
     """Publish the tables of a shard, then its commit. made: bytes, sha256 and idx_sha256 of the tar, empty without one."""
     name = f"{shard:06d}"
-    tables = {"manifest": pl.DataFrame(rows, MANIFEST_SCHEMA), "rejected": pl.DataFrame(rejects, REJECTED_SCHEMA)}
+    tables = {"manifest": pl.DataFrame(rows, schema), "rejected": pl.DataFrame(rejects, REJECTED_SCHEMA)}
     for table, frame in tables.items():
         buffer = io.BytesIO()
         frame.sort("key").write_parquet(buffer, compression="zstd")

@@ -16,7 +16,7 @@ BLOCK = 512
 #: USTAR writes sizes as eleven octal digits.
 MAX_MEMBER = 8**11 - 1
 #: The order of a sample's members.
-MEMBERS = ("json", "flac", "mp4")
+MEMBERS = ("json", "flac", "mp4", "safetensors")
 INDEX_VERSION = "v1.2"
 _COPY = 1 << 20
 

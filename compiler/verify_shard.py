@@ -17,6 +17,7 @@ from javisc.compiler.shards import MEMBERS, Member, header, index_line, index_te
 from javisc.compiler.store import Store
 from javisc.compiler.verify import file_digest
 from javisc.compiler.verify_clip import flac_defects, mp4_defects
+from javisc.compiler.verify_latents import latent_defects
 from javisc.manifests.errors import UserError
 from javisc.manifests.schema import MANIFEST_SCHEMA
 
@@ -69,17 +70,19 @@ def _archive(
             found = by_key[key]
             members.setdefault(key, []).append(Member(extension, offset, length, zlib.crc32(content)))
             place = (offset, length, zlib.crc32(content))
-            if place != tuple(found[f"{extension}_{part}"] for part in ("offset", "size", "crc32")):
+            if place != tuple(found.get(f"{extension}_{part}") for part in ("offset", "size", "crc32")):
                 yield f"tar: {name}: offset, size or CRC-32 differ from the manifest"
             if extension == "json":
-                defects = _json_defects(content, found)
+                defects = _json_defects(content, {name: found[name] for name in MANIFEST_SCHEMA})
             elif extension == "mp4":
                 defects = mp4_defects(content, found, recipe)
+            elif extension == "safetensors":
+                defects = latent_defects(content)
             else:
                 defects = flac_defects(content, found, recipe)
             yield from (f"tar: {name}: {defect}" for defect in defects)
     for key, found in by_key.items():
-        expected = [end for end in MEMBERS if found[f"{end}_offset"] is not None]
+        expected = [end for end in MEMBERS if found.get(f"{end}_offset") is not None]
         there = [member.extension for member in members.get(key, [])]
         if there != expected or "json" not in there:
             yield f"tar: {key}: members are {', '.join(there) or 'none'}, the manifest has {', '.join(expected) or 'none'}"

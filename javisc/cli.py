@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("javisc.commands.stats:stats", "counts, hours and quantiles"),
     "export": ("javisc.commands.export:export", "JavisDiT's train_*.csv, with media if wanted"),
     "import": ("javisc.commands.import_csv:import_csv", "JavisDiT's train_*.csv become inputs of a build"),
+    "encode": ("javisc.commands.encode:encode", "store latents and text states once, for every stage to train from"),
     "train": ("javisc.commands.train:train", "train a model after a recipe, on one process or many"),
     "eval": ("javisc.commands.eval:eval_", "measure a trained model on a split of a dataset"),
     "predict": ("javisc.commands.predict:predict", "which offset a trained selector sees in a video"),

@@ -130,6 +130,18 @@ QUALITY = _columns(
 MANIFEST = JAVISDIT + WHERE + LABELS + SOURCE + QUALITY
 MANIFEST_SCHEMA = pl.Schema({column.name: column.dtype for column in MANIFEST})
 
+#: Further columns of a dataset of latents (`javisc encode`), whose rows are windows of another dataset's clips.
+LATENTS = _columns(
+    ("safetensors_offset", pl.Int64, "byte offset of KEY.safetensors' content in the shard"),
+    ("safetensors_size", pl.Int64, "bytes"),
+    ("safetensors_crc32", pl.Int64, "CRC-32 of KEY.safetensors' content"),
+    ("encoded_pass", pl.Int64, "which pass over the clips made the row; a training epoch reads one pass"),
+    ("clip_key", pl.String, "the key of the clip in the dataset that was encoded"),
+    ("clip_first", pl.Int64, "the clip's frame that the window starts at"),
+    ("clip_seed", pl.Int64, "the seed of whatever was drawn for the row: posteriors, negatives"),
+)
+LATENTS_SCHEMA = pl.Schema({**MANIFEST_SCHEMA, **{column.name: column.dtype for column in LATENTS}})
+
 #: What `javisc score` adds. A manifest has these columns only after it; null where a clip gave no score.
 SCORES = _columns(
     (

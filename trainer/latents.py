@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from javisc.trainer.data.clips import ClipData, Clips, ClipSource
+from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
 from javisc.trainer.models.encoders import Encoders
 from javisc.trainer.noise import generators
 from javisc.trainer.task import Source
@@ -91,4 +92,18 @@ def source(
     width: int = 1152,
 ) -> Source[Batch]:
     """The batches of a split: latents where the dataset is an encoded one, else clips. `width` is the model's, for costs."""
+    if data.paths and is_encoded(data.paths):
+        needs = ("audio", "text", "mask", *(["video"] if with_video else []))
+        make = _with_video if with_video else _without_video
+        return EncodedSource(data, split, make, needs=needs, seed=seed, rank=rank, world=world, train=train)
     return ClipSource(data, split, seed=seed, rank=rank, world=world, with_video=with_video, train=train, width=width)
+
+
+def _with_video(e: Encoded) -> Latents:
+    names = ("audio", "video", "text", "mask", "prior_text")
+    x = {name: e.tensors.get(name) for name in names}
+    return Latents(**x, keys=e.keys, seeds=e.seeds, frames=e.frames, height=e.height, width=e.width, fps=e.fps)  # type: ignore[arg-type]
+
+
+def _without_video(e: Encoded) -> Latents:
+    return dataclasses.replace(_with_video(e), video=None)

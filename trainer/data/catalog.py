@@ -20,7 +20,7 @@ from javisc.manifests.io import Dataset, scan_many, shard_path
 from javisc.manifests.schema import DATASET_COLUMN
 from javisc.trainer.data.reader import Member
 
-MEMBERS = ("json", "flac", "mp4")
+MEMBERS = ("json", "flac", "mp4", "safetensors")
 _NUMBERS = (
     "num_frames",
     "height",
@@ -28,6 +28,8 @@ _NUMBERS = (
     "num_samples",
     "audio_fps",
     "shard",
+    "encoded_pass",
+    "clip_seed",
     *(f"{ext}_{what}" for ext in MEMBERS for what in ("offset", "size", "crc32")),
 )
 #: The strings of a row that a catalog holds unless it is told otherwise.
@@ -96,7 +98,7 @@ class Catalog:
         members = [
             Member(ext, self._number(row, ext, "offset"), self._number(row, ext, "size"), self._crc(row, ext))
             for ext in exts
-            if self.numbers[f"{ext}_offset"][row] >= 0
+            if f"{ext}_offset" in self.numbers and self.numbers[f"{ext}_offset"][row] >= 0
         ]
         return shard_path(self.roots[root], shard), members, self.shard_digests.get((root, shard))
 

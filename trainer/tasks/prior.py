@@ -22,6 +22,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.clips import ClipData, Clips
+from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
 from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
 from javisc.trainer.data.pools import Pools
 from javisc.trainer.data.prior import PoolsConfig, PriorSource, negatives_of
@@ -32,10 +33,14 @@ from javisc.trainer.models.text.tokens import LENGTH
 from javisc.trainer.models.weights import run_weights
 from javisc.trainer.noise import generators, normal
 from javisc.trainer.objectives.contrastive import Negatives, PriorLossConfig, prior_loss
+from javisc.trainer.task import Source
 from javisc.trainer.transforms.javisdit_mel import MelConfig, mel_input
 from javisc.trainer.transforms.javisdit_negatives import NegativesConfig
 
 ASPECTS = ("spatial", "temporal")
+#: What a batch is to the frozen networks' users, and what `javisc encode` stores of it.
+STORED = ("prior_text", "video", "audio", *(f"wrong_{kind}_{a}" for kind in ("video", "audio") for a in ASPECTS))
+Batch = Clips | Encoded
 
 
 @dataclass
@@ -108,7 +113,8 @@ class PriorTask:
     def build(self) -> PriorInTraining:
         """The model, fresh or from `start`. Raises UserError if that, or a frozen network, is not there."""
         tower = [] if self.recipe.encoders.prior else ["imagebind"]  # a prior's file may hold the text tower
-        self.encoders(torch.device("cpu")).check([*tower, "video_vae", "audio_vae"])
+        if not is_encoded(self.recipe.data.paths):
+            self.encoders(torch.device("cpu")).check([*tower, "video_vae", "audio_vae"])
         model = self.model()
         if self.recipe.start:
             begun, _ = prior_files.load(run_weights(Path(self.recipe.start)))
@@ -133,75 +139,93 @@ class PriorTask:
             self._pools = self.recipe.pools.open(self.recipe.negatives.rule)
         return self._pools
 
-    def source(self, rank: int, world: int) -> PriorSource:
-        """Training batches of one rank."""
-        data = self.recipe.data
-        return PriorSource(data, data.train_split, self.pools(), seed=self.recipe.seed, rank=rank, world=world)
+    def source(self, rank: int, world: int) -> Source[Batch]:
+        """Training batches of one rank: of latents where the dataset is an encoded one."""
+        return self._source(self.recipe.data.train_split, rank, world, train=True)
 
-    def size(self, batch: Clips) -> int:
+    def _source(self, split: str | None, rank: int, world: int, *, train: bool) -> Source[Batch]:
+        data, seed = self.recipe.data, self.recipe.seed
+        if data.paths and is_encoded(data.paths):
+            return EncodedSource(data, split, lambda e: e, needs=STORED, seed=seed, rank=rank, world=world, train=train)
+        return self.clips(split, rank, world, train=train)
+
+    def clips(self, split: str | None, rank: int, world: int, *, train: bool) -> PriorSource:
+        """Batches of clips, from which negatives can be made."""
+        data, seed = self.recipe.data, self.recipe.seed
+        return PriorSource(data, split, self.pools(), seed=seed, rank=rank, world=world, train=train)
+
+    def size(self, batch: Batch) -> int:
         return len(batch.keys)
 
-    def keys(self, batch: Clips) -> list[str]:
+    def keys(self, batch: Batch) -> list[str]:
         return batch.keys
 
-    def tokens(self, batch: Clips) -> int:
+    def tokens(self, batch: Batch) -> int:
         """The prior's own: what it makes of every clip."""
         return len(batch.keys) * (self.config.spatial_token_num + self.config.temporal_token_num)
 
-    def flops(self, batch: Clips) -> float:
+    def flops(self, batch: Batch) -> float:
         """Unknown: nearly all of a step is the frozen networks'."""
         return 0.0
 
-    def loss(self, model: nn.Module, batch: Clips, device: torch.device) -> Tensor:
-        fake = is_fake(next(model.parameters()))
-        mean, _ = model(self._fake(batch, device) if fake else self.inputs(batch, device))
+    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+        shapes = self._shapes(batch, device) if is_fake(next(model.parameters())) else None
+        mean, _ = model(self.inputs(batch, device, shapes))
         return mean * len(batch.keys)
 
-    def _fake(self, batch: Clips, device: torch.device) -> PriorInputs:
-        """Shapes alone, for a dry run, as the official networks would give them."""
-        c, rows = self.config, len(batch.keys)
+    def _shapes(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        """Tensors without content, for a dry run, as the official networks would give them."""
+        c, rows, r = self.config, len(batch.keys), self.recipe.negatives.repetitions
+        if isinstance(batch, Encoded):
+            return {name: torch.empty(batch.tensors[name].shape, device=device) for name in STORED}
         video = (c.video_in_channel, latent_frames(batch.frames), batch.height // 8, batch.width // 8)
         audio = (c.audio_in_channel, batch.mel.shape[2] // LATENT_RATE, batch.mel.shape[3] // LATENT_RATE)
-        tokens, wrong = (c.spatial_token_num + c.temporal_token_num, c.out_dim), self.recipe.negatives.repetitions
-
-        def made(*shape: int) -> Tensor:
-            return torch.empty(rows, *shape, device=device)
-
-        negatives = {aspect: Negatives(made(wrong, *video), made(wrong, *audio)) for aspect in ASPECTS}
-        text, size = made(LENGTH, c.text_emb_dim), (float(batch.height), float(batch.width))
-        return PriorInputs(text, made(*tokens), made(*video), made(*audio), negatives, *size)
+        shapes = {"prior_text": (LENGTH, c.text_emb_dim), "video": video, "audio": audio}
+        for aspect in ASPECTS:
+            shapes |= {f"wrong_video_{aspect}": (r, *video), f"wrong_audio_{aspect}": (r, *audio)}
+        return {name: torch.empty(rows, *shape, device=device) for name, shape in shapes.items()}
 
     @torch.no_grad()
-    def inputs(self, batch: Clips, device: torch.device) -> PriorInputs:
+    def inputs(self, batch: Batch, device: torch.device, stored: dict[str, Tensor] | None = None) -> PriorInputs:
         """Everything that is drawn for a row is drawn from its own seed: batches, processes and resumes change nothing."""
+        if stored is None:
+            stored = self.stored(batch, device)
+        x, tokens = stored, self.config.spatial_token_num + self.config.temporal_token_num
+        return PriorInputs(
+            hidden=x["prior_text"],
+            noise=normal((tokens, self.config.out_dim), generators(batch.seeds, "prior")).to(device),
+            video=x["video"],
+            audio=x["audio"],
+            negatives={a: Negatives(x[f"wrong_video_{a}"], x[f"wrong_audio_{a}"]) for a in ASPECTS},
+            height=float(batch.height),
+            width=float(batch.width),
+        )
+
+    @torch.no_grad()
+    def stored(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        """What the frozen networks make of a batch, or made when it was encoded: the tensors named by STORED."""
+        if isinstance(batch, Encoded):
+            return {name: batch.tensors[name].to(device, non_blocking=True) for name in STORED}
         assert batch.video is not None
-        encoders, seeds = self.encoders(device), batch.seeds
-        tokens = self.config.spatial_token_num + self.config.temporal_token_num
+        encoders, seeds, seconds = self.encoders(device), batch.seeds, batch.frames / batch.fps
         wrong = negatives_of(batch, self.pools(), self.recipe.negatives, device)
 
         def seen(clips: Tensor, *words: draws.Word) -> Tensor:
             return encoders.video.encode(clips, draws=generators(seeds, "video posterior", *words))
 
         def heard(waves: Tensor, *words: draws.Word) -> Tensor:
-            mel = mel_input(waves, self.mel, batch.frames / batch.fps)
+            mel = mel_input(waves, self.mel, seconds)
             return encoders.audio.encode(mel, draws=generators(seeds, "audio posterior", *words))
 
         def each(encode: Callable[..., Tensor], slots: Tensor, aspect: str) -> Tensor:
             """[B, r, …] → latents [B, r, …]: a pass for each r, so that memory is that of one batch."""
             return torch.stack([encode(slots[:, r], aspect, r) for r in range(slots.shape[1])], dim=1)
 
-        return PriorInputs(
-            hidden=encoders.prior_text.encode(batch.captions),
-            noise=normal((tokens, self.config.out_dim), generators(seeds, "prior")).to(device),
-            video=seen(batch.video.to(device)),
-            audio=heard(batch.sound.to(device)),
-            negatives={
-                aspect: Negatives(each(seen, wrong.video[aspect], aspect), each(heard, wrong.audio[aspect], aspect))
-                for aspect in ASPECTS
-            },
-            height=float(batch.height),
-            width=float(batch.width),
-        )
+        made = {"video": seen(batch.video.to(device)), "audio": heard(batch.sound.to(device))}
+        for aspect in ASPECTS:
+            made[f"wrong_video_{aspect}"] = each(seen, wrong.video[aspect], aspect)
+            made[f"wrong_audio_{aspect}"] = each(heard, wrong.audio[aspect], aspect)
+        return {"prior_text": encoders.prior_text.encode(batch.captions), **made}
 
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
         """The loss and its terms over the held-out split, each clip with the same crop, noise and negatives every time."""
@@ -210,8 +234,7 @@ class PriorTask:
             return {}
         sums: dict[str, Tensor] = {}
         clips = 0
-        data, pools = self.recipe.data, self.pools()
-        source = PriorSource(data, split, pools, seed=self.recipe.seed, rank=rank, world=world, train=False)
+        source = self._source(split, rank, world, train=False)
         try:
             for number, batch in enumerate(source, 1):
                 loss, terms = model(self.inputs(batch, device))
