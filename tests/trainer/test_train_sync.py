@@ -87,8 +87,9 @@ def test_dry_run_tells_what_a_run_would_be(dataset: Path) -> None:
     assert told["batches_per_epoch"] == 2 and told["samples_per_step"] == 2
     assert told["batch"]["vis"] == [2, 25, 3, 32, 32] and told["batch"]["target"] == [2]
     weights = 4 * told["parameters_trained"]
-    state = {"gathered": 0, "gradients": weights, "buckets": 0, "optimizer": 2 * weights, "average": 0}
-    assert told["parameters_frozen"] == 0 and weights <= told["memory"]["weights"] < 1.1 * weights
+    state = {"weights": weights, "gathered": 0, "gradients": weights, "unreduced": 0, "average": 0}
+    assert told["parameters_frozen"] == 0 and 0 < told["memory"]["frozen"] < 0.1 * weights  # buffers
+    assert 2 * weights < told["memory"]["optimizer"] < 2.01 * weights  # and the step of every tensor
     assert {key: told["memory"][key] for key in state} == state
     assert {(call["op"], call["backend"]) for call in told["kernels"]} == {("selector_attention", "torch")}
     assert told["step_tflop"] > 0 and told["tokens_per_step"] > 0
