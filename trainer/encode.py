@@ -154,6 +154,7 @@ class _Work:
             settings["pools"]["digest"] = self.task.pools().fingerprint()
         plan = {
             **settings,
+            "caption_length": self.encoders.caption_length,
             "passes": self.options.passes,
             "batches": self.options.batches,
             "sources": {str(path): Dataset.open(path).header.get("digest") for path in self.data.paths},

@@ -25,7 +25,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data.encoded import Encoded, pack, unpack
 from javisc.trainer.data.reader import CorruptSample
 from javisc.trainer.encode import EncodeOptions, encode
-from javisc.trainer.latents import source
+from javisc.trainer.latents import latents_of, source
 from javisc.trainer.tasks.prior import STORED, PriorTask
 from javisc.trainer.tasks.registry import load
 from support import compiled
@@ -87,6 +87,40 @@ def test_training_sees_what_it_would_see_of_the_clips(dataset: Path, encoded: Pa
     assert stored[2].keys() == stored[0].keys()  # the third epoch is the first pass again
     first = next(iter(raw[0]))
     assert not torch.equal(raw[0][first]["wrong_video_spatial"], raw[1][first]["wrong_video_spatial"])
+
+
+@pytest.mark.parametrize("stage", ["audio-tiny", "jav-tiny"])
+def test_the_other_stages_train_from_their_store_too(stage: str, dataset: Path, tmp_path: Path) -> None:
+    def rows(*paths: Path) -> dict[str, dict[str, Tensor]]:
+        _, task = load(stage, settings(*paths))
+        source, out = task.source(0, 1), {}
+        for batch in source:
+            made = latents_of(batch, task.encoders(CPU), prior_text=task.config.has_prior)  # type: ignore[attr-defined]
+            tensors = {n: x for n, x in vars(made).items() if isinstance(x, Tensor)}
+            tensors["text"] = (
+                tensors["text"] * tensors["mask"][:, None, :, None]
+            )  # what lies behind a caption is never read
+            out |= {key: {n: x[i] for n, x in tensors.items()} for i, key in enumerate(made.keys)}
+        source.close()
+        return out
+
+    out = tmp_path / "out"
+    encode(stage, settings(dataset), str(out), EncodeOptions())
+    raw, stored = rows(dataset), rows(out)
+    assert {f"{key}_p0" for key in raw} == set(stored) and len(raw) == 4
+    for key, row in raw.items():
+        assert row.keys() == stored[f"{key}_p0"].keys() and ("video" in row) == (stage == "jav-tiny")
+        for name, value in row.items():
+            assert torch.allclose(stored[f"{key}_p0"][name], value, atol=1e-4), (key, name)
+    arguments = ["train", stage, "--data", str(out), "--run", str(tmp_path / "run"), BUCKETS, "run.steps=2"]
+    told = CliRunner().invoke(cli, arguments, catch_exceptions=False, standalone_mode=False)
+    assert "done at step 2" in told.output
+    _, task = load(stage, [*settings(out), "encoders.tiny=false"])
+    if stage == "audio-tiny":
+        task.build()  # without any frozen network
+    else:
+        with pytest.raises(UserError, match="encoders.prior is not set"):
+            task.build()
 
 
 def test_what_is_stored_is_a_dataset(dataset: Path, encoded: Path) -> None:

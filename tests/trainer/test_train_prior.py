@@ -76,7 +76,7 @@ def flat(inputs: PriorInputs) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.dist
 def test_learns_from_sounding_scenes_and_hands_its_weights_on(tmp_path: Path) -> None:
-    raw, folder, run = tmp_path / "raw", tmp_path / "ds", tmp_path / "run"
+    raw, folder, out = tmp_path / "raw", tmp_path / "ds", tmp_path / "run"
     raw.mkdir()
     for index in range(5):
         made = scene(index, kind="bounce", seconds=1.0, fps=24)
@@ -85,11 +85,11 @@ def test_learns_from_sounding_scenes_and_hands_its_weights_on(tmp_path: Path) ->
     path = folder / "manifest.parquet"
     pl.read_parquet(path).with_columns(split=pl.Series(["train"] * 4 + ["val"])).write_parquet(path)
 
-    arguments = ["train", "prior-tiny", "--data", str(folder), "--run", str(run), *SMALL]
+    arguments = ["train", "prior-tiny", "--data", str(folder), "--run", str(out), *SMALL]
     arguments += ["run.steps=24", "run.validate_every=8", "run.checkpoint_every=0"]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False, standalone_mode=False)
     assert "done at step 24" in result.output
-    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     scores = [row for row in told if row["kind"] == "validate"]
     assert [row["step"] for row in scores] == [8, 16, 24] and scores[0]["clips"] == 1
     # A fresh model's loss is about 10; the same crops, noise and negatives every time.
@@ -99,15 +99,15 @@ def test_learns_from_sounding_scenes_and_hands_its_weights_on(tmp_path: Path) ->
     )
 
     for name in ("best", "last"):
-        model, tower = prior_files.load(run / name)
+        model, tower = prior_files.load(out / name)
         assert model.config.encode_va and not tower
-        slim, _ = prior_files.load(run / name, encode_va=False)
+        slim, _ = prior_files.load(out / name, encode_va=False)
         assert not any(key.startswith(prior_files.TRAINING_ONLY) for key in slim.state_dict())
-    again = task(folder, f"start={run}").build()
-    best = read_weights(run / "best")
+    again = task(folder, f"start={out}").build()
+    best = read_weights(out / "best")
     assert all(torch.equal(value, best[name]) for name, value in again.state_dict().items())
     with pytest.raises(UserError, match="another size"):
-        task(folder, f"start={run}", "model.hidden_size=64").build()
+        task(folder, f"start={out}", "model.hidden_size=64").build()
 
 
 def test_weights_have_the_official_names(dataset: Path, tmp_path: Path) -> None:

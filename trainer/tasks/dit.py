@@ -25,6 +25,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.clips import ClipData
+from javisc.trainer.data.encoded import is_encoded
 from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
 from javisc.trainer.distributed import autocast
 from javisc.trainer.latents import Batch, Latents, latents_of, source
@@ -132,8 +133,10 @@ class DiTTask(ABC):
         return model
 
     def build(self) -> VASTDiT3:
-        """The model with its starting weights. Raises UserError if those, or the frozen networks, are not there."""
+        """The model with its starting weights. Raises UserError if those, or the frozen networks, are not there; an encoded
+        dataset needs the prior alone."""
         needed = ["t5", "audio_vae", *(["video_vae"] if self.with_video else [])]
+        needed = [] if is_encoded(self.recipe.data.paths) else needed
         self.encoders(torch.device("cpu")).check([*needed, *(["prior"] if self.config.has_prior else [])])
         model, begin = self.model(), self.recipe.start
         initialise(model)
