@@ -203,6 +203,23 @@ def test_reference_and_corrected_switches(
     assert {name for name in plain if not torch.equal(plain[name], switched[name])} == moved
 
 
+def test_negatives_are_drawn_from_the_pools_that_are_given(dataset: Path, tmp_path: Path) -> None:
+    """Any compiled dataset with sound can be the pool of other sounds; a resumed run must have the same one."""
+    pool = compiled.write(tmp_path / "pool", [30, 40])
+    path = pool / "manifest.parquet"
+    pl.read_parquet(path).with_columns(relpath=pl.format("other{}", "relpath")).write_parquet(path)
+    fixed = ["negatives.audio_spatial=[add_sound_source]", "negatives.audio_temporal=[audio_stall]"]
+    without, made = task(dataset, *fixed), task(dataset, *fixed, f"pools.sources={pool}")
+    plain, drawn = (flat(one.inputs(first_batch(one), CPU)) for one in (without, made))
+    moved = {name for name in plain if not torch.equal(plain[name], drawn[name])}
+    assert moved == {"spatial audio"}
+    begun, other = made.source(0, 1), without.source(0, 1)
+    with pytest.raises(UserError, match="other pools"):
+        other.load_state_dict(begun.state_dict())
+    begun.close()
+    other.close()
+
+
 def test_the_published_recipe_says_what_was_published() -> None:
     recipe = load_recipe("prior", PriorRecipe)
     o, p = recipe.optimizer, recipe.parallel
