@@ -35,6 +35,28 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--guidance", default=7.0, show_default=True)
 @click.option("--seed", default=42, show_default=True)
 @click.option("--score", default=6.5, show_default=True, help="The aesthetic score asked for; 0 for none.")
+@click.option(
+    "--condition",
+    default="",
+    metavar="WHAT",
+    help="What of every clip is given by --reference: image (its first picture), video (all pictures: make the sound), "
+    "sound (all sound: make the pictures), sound-and-image; or groups of seven numbers, see below.",
+)
+@click.option(
+    "--reference",
+    "references",
+    type=_FOLDER,
+    multiple=True,
+    metavar="FILE",
+    help="A picture, film or sound; several are counted from 0.",
+)
+@click.option(
+    "--edit-masks",
+    type=click.Choice(["clean", "reference"]),
+    default="clean",
+    show_default=True,
+    help="How a part that is edited (ratio between 0 and 1) moves: the noised part, or the published code's un-noised one.",
+)
 @click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
 @click.option("--device", default="", help="cuda:0, cpu, …  [default: the GPU of this process, else cpu]")
 @click.option(
@@ -45,7 +67,8 @@ _FOLDER = click.Path(path_type=Path)
 def sample(
     prompt: tuple[str, ...], model: Path, prompt_file: Path | None, out: Path, resolution: str, aspect_ratio: str,
     num_frames: str, fps: float, steps: int, guidance: float, seed: int, score: float, dtype: str, device: str,
-    prior_attention: str | None, **folders: Path | None,
+    prior_attention: str | None, condition: str, references: tuple[Path, ...], edit_masks: str,
+    **folders: Path | None,
 ) -> None:  # fmt: skip
     """Generate a sounding video for each PROMPT, from official or own checkpoints.
 
@@ -54,6 +77,17 @@ def sample(
     \b
         javisc sample "a dog barks at the sea" --model jav --prior prior --t5 t5 …
         torchrun --nproc-per-node 8 -m javisc sample --prompts prompts.txt --model jav …
+
+    Parts of a clip may be given, the rest is made to fit:
+
+    \b
+        javisc sample "waves" --condition image --reference beach.png …
+        javisc sample "a door" --condition 0,0,-5,0,5,0,0 --reference before.mp4 …
+
+    A condition's groups are separated by ";", each of them loop, reference, its first frame, the clip's first frame, length, edit
+    ratio, modality. Frames are latent ones (5 are 17 frames of video; a start is moved down to a multiple of 5, a negative one
+    counts from the end). Edit ratio 0 keeps what is given, 1 makes it anew, between them it is changed. Modality: 0 both,
+    1 video, 2 sound, 3 all sound and these pictures.
     """
     from javisc.manifests.errors import UserError
     from javisc.trainer.generate.pipeline import SampleOptions
@@ -71,7 +105,7 @@ def sample(
         fps=fps,
         seed=seed,
         score=score or None,
-        sampler=SamplerConfig(num_sampling_steps=steps, cfg_scale=guidance),
+        sampler=SamplerConfig(num_sampling_steps=steps, cfg_scale=guidance, edit_masks=edit_masks),
     )
     from rich.progress import Progress
 
@@ -92,6 +126,8 @@ def sample(
             options,
             device=device,
             prior_attention=prior_attention,
+            condition=condition,
+            references=references,
             progress=told,
         )
     click.echo(f"{len(written)} clips in {out}; look at {out / 'index.html'}")

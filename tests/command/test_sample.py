@@ -9,11 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from PIL import Image
 
 from javisc.commands.sample import sample
+from javisc.compiler.demo import write_scene
+from javisc.compiler.scenes import scene
 from javisc.manifests.errors import UserError
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, checkpoint
 from javisc.trainer.models.prior import STIBPrior
@@ -99,6 +103,40 @@ def test_an_audio_model_gives_sound(weights: Path, tmp_path: Path) -> None:
     assert (tmp_path / "00000.wav").stat().st_size == 44 + 2 * 12000
 
 
+def sound(path: Path) -> NDArray[np.float64]:
+    with av.open(str(path)) as file:
+        return np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)]).astype(float)
+
+
+def test_what_is_given_is_kept_and_the_rest_made(weights: Path, tmp_path: Path) -> None:
+    film, picture, noise = tmp_path / "film.mp4", tmp_path / "picture.png", tmp_path / "noise.wav"
+    write_scene(scene(3, kind="bounce", seconds=1.0, fps=30), film)
+    Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8)[None, :, None], (96, 1, 3))).save(picture)
+    soundfile.write(noise, np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+
+    def make(name: str, condition: str, *references: Path) -> list[Path]:
+        out = tmp_path / name
+        given = [word for path in references for word in ("--reference", str(path))]
+        small = ["--resolution", "48x64", "--steps", "2"]
+        assert run(weights, out, "rain", "a dog", "--condition", condition, *given, *small).exit_code == 0
+        return sorted(out.glob("*.mp4"))
+
+    def apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        return float(np.abs(a - b).mean() / np.abs(a - a.mean()).mean())
+
+    free = make("free", "")
+    seen, heard = apart(*map(pictures, free)), apart(*map(sound, free))
+    a, b = make("video", "video", film)
+    assert apart(pictures(a), pictures(b)) < 0.1 * seen and apart(sound(a), sound(b)) > 0.5 * heard
+    a, b = make("sound", "sound", noise)
+    assert apart(sound(a), sound(b)) < 0.1 * heard and apart(pictures(a), pictures(b)) > 0.5 * seen
+    # The first latent frame is all that is given: it reaches the first pictures, not the last.
+    a, b = make("image", "image", picture)
+    assert apart(pictures(a)[:1], pictures(b)[:1]) < 0.7 * apart(pictures(a)[-1:], pictures(b)[-1:])
+    a, b = make("seven", "0,1,0,0,99,0,1;0,0,0,0,99,0,2", noise, film)
+    assert apart(pictures(a), pictures(b)) < 0.1 * seen and apart(sound(a), sound(b)) < 0.1 * heard
+
+
 @pytest.mark.parametrize(
     ("words", "changed", "message"),
     [
@@ -107,6 +145,10 @@ def test_an_audio_model_gives_sound(weights: Path, tmp_path: Path) -> None:
         (["x"], {"t5": "none"}, "download DeepFloyd/t5-v1_1-xxl into it"),
         (["x"], {"vocoder": "none"}, "download cvssp/audioldm2"),
         (["x", "--resolution", "100p"], {}, "resolution '100p' is unknown"),
+        (["x", "--condition", "sound"], {}, "give the file too, with --reference FILE"),
+        (["x", "--condition", "0,0", "--reference", "y"], {}, "it needs seven"),
+        (["x", "--condition", "sound", "--reference", "none.wav"], {}, r"none\.wav cannot be read"),
+        (["x", "--condition", "image", "--reference", "none.png"], {}, r"none\.png is no picture that can be read"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -167,6 +167,7 @@ def test_stage_three_starts_from_both_goes_on_exactly_and_is_seen_and_heard(
         heard = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)
     assert len(pictures) == 17 and pictures[0].shape == (48, 64, 3) and np.stack(pictures).std() > 1
     assert heard.shape[0] == 2 and abs(heard.shape[1] - round(17 * 16000 / 24)) <= 2048
+    assert heard.std() > 1e-3
 
 
 def opensora(seed: int = 1) -> dict[str, Tensor]:

@@ -16,6 +16,15 @@ from javisc.trainer.data.lengths import LATENT_RATE, MEL_RATE
 
 #: 17 frames are 5 latent ones; starts lie on these groups.
 GROUP, GROUP_FRAMES = 5, 17
+#: Longer than any clip: lengths end with the clip or the reference.
+_ALL = 1 << 20
+#: What is mostly asked for, by name.
+NAMED = {
+    "image": "0,0,0,0,1,0,1",
+    "video": f"0,0,0,0,{_ALL},0,1",
+    "sound": f"0,0,0,0,{_ALL},0,2",
+    "sound-and-image": "0,0,0,0,1,0,3",
+}
 MODALITIES = ("both", "video", "audio", "sound and image")
 
 
@@ -37,11 +46,13 @@ class Condition:
 
 
 def parse_conditions(text: str) -> list[Condition]:
-    """Read "loop,reference,reference start,target start,length,edit ratio,modality" groups separated by ";".
+    """Read "loop,reference,reference start,target start,length,edit ratio,modality" groups separated by ";",
+    or one of the names of `NAMED`.
 
     Starts are snapped down to whole groups of 5 latent frames. Raises UserError that names the group.
     """
     found = []
+    text = NAMED.get(text.strip(), text)
     for group in (part.strip() for part in text.split(";") if part.strip()):
         words = [word.strip() for word in group.split(",")]
         usage = "loop,reference,reference start,target start,length,edit ratio (0 to 1),modality (0 to 3)"

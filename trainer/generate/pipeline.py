@@ -81,7 +81,9 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class _Size:
+class ClipSize:
+    """Frames, pixels and audio latent frames of a clip."""
+
     frames: int
     height: int
     width: int
@@ -103,7 +105,7 @@ def generate(
     `batch_size` 1 there. `progress` is told (prompts done, step, steps).
     """
     asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    size = _size(models, options)
+    size = clip_size(models, options)
     for start in range(0, len(asked), options.batch_size):
         batch = asked[start : start + options.batch_size]
         indices = [first_index + start + i for i in range(len(batch))]
@@ -111,7 +113,8 @@ def generate(
         yield from _decoded(models, batch, indices, latents, options, size)
 
 
-def _size(models: Models, options: SampleOptions) -> _Size:
+def clip_size(models: Models, options: SampleOptions) -> ClipSize:
+    """What the options ask for. Raises UserError where the model cannot make it."""
     resolution = options.resolution or ("144p" if models.dit.config.audio_only else "240p")
     height, width = image_size(resolution, options.aspect_ratio)
     frames = frame_count(options.num_frames)
@@ -121,7 +124,7 @@ def _size(models: Models, options: SampleOptions) -> _Size:
         raise UserError(
             f"num_frames {frames} at {options.fps} fps gives {latent} audio latent frames; they must divide by {patch}"
         )
-    return _Size(frames, height, width, latent)
+    return ClipSize(frames, height, width, latent)
 
 
 def _noise(shape: tuple[int, ...], seed: int, indices: Sequence[int], name: str, like: Tensor) -> Tensor:
@@ -135,7 +138,7 @@ def denoise(
     batch: Sequence[Prompt],
     indices: Sequence[int],
     options: SampleOptions,
-    size: _Size,
+    size: ClipSize,
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> dict[str, Tensor]:
     """Latents of a batch: noise, conditions, guided steps. `progress` is told (step, steps)."""
@@ -204,7 +207,7 @@ def _decoded(
     indices: Sequence[int],
     latents: dict[str, Tensor],
     options: SampleOptions,
-    size: _Size,
+    size: ClipSize,
 ) -> Iterator[Generated]:
     """Decode row by row: the autoencoders' memory is that of one clip."""
     samples = waveform_samples(size.frames, options.fps, SAMPLE_RATE)

@@ -6,7 +6,7 @@ import html
 import json
 import os
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import torch
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.trainer.distributed import PRECISIONS
+from javisc.trainer.generate.conditions import parse_conditions
 from javisc.trainer.generate.output import write_clip
-from javisc.trainer.generate.pipeline import Generated, Models, SampleOptions, generate
+from javisc.trainer.generate.pipeline import Generated, Models, Prompt, SampleOptions, clip_size, generate
+from javisc.trainer.generate.references import reference_latents
 from javisc.trainer.models.dit import checkpoint
 from javisc.trainer.models.encoders import Encoders, EncodersConfig, recorded
 from javisc.trainer.models.weights import run_weights
@@ -73,12 +75,15 @@ def sample_prompts(
     *,
     device: str = "",
     prior_attention: str | None = None,
+    condition: str = "",
+    references: Sequence[Path] = (),
     progress: Callable[[int, int, int], None] = lambda done, step, steps: None,
 ) -> list[Path]:
     """Write a clip per prompt and `index.html`; return this process's files.
 
     Started by torchrun, every process makes a contiguous share; a clip does not depend on the shares. Clips whose file is there
-    already are left alone, so an interrupted run continues.
+    already are left alone, so an interrupted run continues. `condition` (see `conditions`) says which parts of every clip are
+    given, by the files `references`.
     """
     rank, processes = place_of_this_process()
     where = torch.device(
@@ -86,6 +91,14 @@ def sample_prompts(
     )
     models = load_models(model, encoders, where, prior_attention)
     ending = ".wav" if models.dit.config.audio_only else ".mp4"
+    if condition and not references:
+        raise UserError("--condition says what is given of a clip: give the file too, with --reference FILE")
+    parse_conditions(condition)
+    size = clip_size(models, options)
+    given = tuple(
+        reference_latents(path, models.video, models.audio, options.fps, size.height, size.width, options.seed, where)
+        for path in references
+    )
     names = [out / f"{index:05d}{ending}" for index in range(len(prompts))]
     if rank == 0:
         _write_page(out, prompts, [name.name for name in names], options)
@@ -93,7 +106,9 @@ def sample_prompts(
     written = []
     for index in range(*edges):
         if not names[index].exists():
-            (clip,) = generate(models, prompts[index : index + 1], options, first_index=index, progress=progress)
+            (clip,) = generate(
+                models, [Prompt(prompts[index], condition, given)], options, first_index=index, progress=progress
+            )
             _write(clip, names[index])
         written.append(names[index])
         progress(len(written), 0, edges[1] - edges[0])

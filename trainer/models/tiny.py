@@ -94,6 +94,7 @@ def audio_vae(seed: int = 0) -> AudioLDM2:
                 upsample_kernel_sizes=[16, 16, 8, 4, 4],
                 resblock_kernel_sizes=[3],
                 resblock_dilation_sizes=[[1, 3, 5]],
+                initializer_range=0.2,  # loud enough to survive a file
             )
         )
     return AudioLDM2(coder, vocoder)
