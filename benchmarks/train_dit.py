@@ -174,7 +174,7 @@ def report(options: argparse.Namespace, device: torch.device) -> list[str]:
         config = probe.config
         del probe
         steps = {name: step_of(name, build(options, device, dtype), given, options) for name in names}
-        for name in list(steps):
+        for name in list(steps) if device.type == "cuda" else ():
             try:
                 steps[name]()
             except torch.OutOfMemoryError:

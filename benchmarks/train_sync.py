@@ -88,6 +88,8 @@ def step_of(name: str, options: argparse.Namespace, device: torch.device) -> Cal
     config = config_of(options, ((32, 14, 14), (18, 40)) if options.tiny else grids_of(options.seconds))
     config.full_attention = None
     model = AVSync(config).to(device).train()
+    if name != "plain":
+        to_channels_last(model)
     vis, aud, target = clip(options, device)
     named = dict(model.named_parameters())
     heads = config.transformer.fusion.n_head
@@ -99,15 +101,13 @@ def step_of(name: str, options: argparse.Namespace, device: torch.device) -> Cal
         logits: Tensor = model(vis, aud)[1]
         return logits
 
-    if name != "plain":
-        to_channels_last(model)
-        blocks = model.blocks()
-        if name == "javisc-recompute":
-            chosen = {id(block) for block in blocks}
-            apply_activation_checkpointing(model, check_fn=lambda module: id(module) in chosen)
-        if name == "javisc-compiled":
-            for block in blocks:
-                block.compile()
+    blocks = model.blocks()
+    if name == "javisc-recompute":
+        chosen = {id(block) for block in blocks}
+        apply_activation_checkpointing(model, check_fn=lambda module: id(module) in chosen)
+    if name == "javisc-compiled":
+        for block in blocks:
+            block.compile()
     optimizer = torch.optim.Adam(named.values(), lr=1e-5, fused=True)
 
     def step() -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ def test_the_references_arithmetic_is_the_joint_dits(benchmarks: tuple[ModuleTyp
 
 
 def test_plain_torch_is_the_sync_model(benchmarks: tuple[ModuleType, ModuleType]) -> None:
-    assert benchmarks[1].agreement(SMALL) < 1e-4
+    assert benchmarks[1].agreement(SMALL) < 5e-4
 
 
 def test_a_difference_stops_the_measurement(

@@ -100,7 +100,13 @@ class AudioClassifier(resnet.ResNet18Audio):
 
 
 def to_channels_last(model: AVSync) -> AVSync:
-    """Lay out the trunks' weights channels-last: what cuDNN's tensor-core convolutions want. Changes no state dict value."""
-    model.vfeat_extractor.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    model.afeat_extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Lay out the trunks' weights channels-last: what cuDNN's tensor-core convolutions want. Changes no
+    state dict value, but makes new parameters: call it before an optimizer is."""
+    layouts = ((model.vfeat_extractor, torch.channels_last_3d), (model.afeat_extractor, torch.channels_last))
+    for trunk, layout in layouts:
+        for module in trunk.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                # Not `Module.to`, which cannot exchange the fake weights of a dry run.
+                weight = module.weight.detach().contiguous(memory_format=layout)
+                module.weight = nn.Parameter(weight, module.weight.requires_grad)
     return model
