@@ -106,12 +106,14 @@ def train(
         while not _ended(recipe, step, source):
             meter.start()
             micro = [next(batches) for _ in range(recipe.run.accumulate)]
-            sizes = torch.tensor([sum(task.size(batch) for batch in micro)], dtype=torch.float64)
-            dist.all_reduce(sizes, group=here.control)
-            meter.got_data()
+            flops = sum(task.flops(batch) for batch in micro)
+            sizes, work = here.gather(
+                sum(task.size(batch) for batch in micro), flops or sum(task.tokens(batch) for batch in micro)
+            )
+            meter.got_data(work)
 
             # The mean over all samples of the step, wherever they lie: each process's share is averaged over processes later.
-            share = here.size / float(sizes.item())
+            share = here.size / float(sizes.sum())
             loss = torch.zeros((), device=here.device)
             for number, batch in enumerate(micro):
                 key_random(recipe.seed, "step", step, number, here.rank)
@@ -127,7 +129,7 @@ def train(
             step += 1
             end = _ended(recipe, step, source)
             guard.saw(step, bad, [key for batch in micro for key in task.keys(batch)])
-            meter.took(sum(task.size(batch) for batch in micro), sum(task.flops(batch) for batch in micro))
+            meter.took(float(sizes.sum()), flops)
 
             if _due(step, max(recipe.run.log_every, 1), end):
                 dist.all_reduce(loss)

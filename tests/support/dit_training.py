@@ -104,7 +104,7 @@ class DitTask:
         return len(batch.samples)
 
     def tokens(self, batch: Many[Any]) -> int:
-        return 0
+        return sum(1 + int(sample["mask"].sum()) for sample in batch.samples)
 
     def keys(self, batch: Many[Any]) -> list[str]:
         return batch.keys

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.distributed import ParallelConfig, sharing
+from javisc.trainer.distributed import ParallelConfig, sharing, world
+from javisc.trainer.meter import Meter
 from support.dit_training import ROWS
 from support.toy_training import Ranks, losses, saved
 
@@ -53,8 +54,8 @@ def test_steps_are_those_of_one_process(
     strategy: str, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """After one step and after three: weights, average, and Adam's moments, which show the gradients as they are."""
-    world, overrides = SPREADS[strategy]
-    folder: Path = request.getfixturevalue("hybrid") if strategy == "hybrid" else dit(tmp_path, *overrides, world=world)
+    size, overrides = SPREADS[strategy]
+    folder: Path = request.getfixturevalue("hybrid") if strategy == "hybrid" else dit(tmp_path, *overrides, world=size)
     for step in (1, LAST):
         same(saved(folder, step), saved(alone, step))
     assert losses(folder) == pytest.approx(losses(alone), rel=1e-6)
@@ -121,6 +122,17 @@ def test_groups_must_divide_the_processes(monkeypatch: pytest.MonkeyPatch) -> No
     assert sharing(ParallelConfig(strategy="hybrid"), 8) == 4
     assert sharing(ParallelConfig(strategy="fsdp2"), 8) == 8
     assert sharing(ParallelConfig(), 8) == 1
+
+
+def test_imbalance_is_the_work_beyond_the_mean() -> None:
+    with world() as here:
+        meter = Meter(here, None)
+        for work in ([1.0, 3.0], [2.0, 2.0]):
+            meter.start()
+            meter.got_data(torch.tensor(work))
+            meter.took(4, 6.0)
+        assert meter.read()["imbalance"] == pytest.approx(0.25)  # 3 + 2 against 2 + 2
+        assert meter.read()["imbalance"] == 0
 
 
 def test_lower_precision_with_frozen_parts_follows_full_precision(alone: Path, tmp_path: Path) -> None:
