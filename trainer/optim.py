@@ -49,6 +49,10 @@ def build_optimizer(params: Sequence[nn.Parameter], config: OptimizerConfig) -> 
         case "adamw":
             return torch.optim.AdamW(params, config.lr, (beta1, beta2), config.eps, config.weight_decay, fused=True)
         case "sgd":
+            if any(isinstance(p, DTensor) for p in params):
+                raise UserError(
+                    "optimizer.name=sgd knows no sharded tensors: use adam or adamw with parallel.strategy=fsdp2, or ddp"
+                )
             return torch.optim.SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True)
     raise UserError(f"optimizer.name={config.name!r}: it may be {', '.join(OPTIMIZERS)}")
 

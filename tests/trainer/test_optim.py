@@ -7,8 +7,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.distributed import world
 from javisc.trainer.optim import EMA, EMAConfig, LossScaleConfig, OptimizerConfig, Stepper, build_optimizer
 
 CPU = torch.device("cpu")
@@ -127,3 +130,12 @@ def test_the_average_follows_its_formula() -> None:
 def test_unknown_optimizers_are_named() -> None:
     with pytest.raises(UserError, match=r"optimizer\.name='lion': it may be adam, adamw, sgd"):
         build_optimizer(list(model().parameters()), OptimizerConfig(name="lion"))
+
+
+def test_what_knows_no_shards_says_so() -> None:
+    with world():
+        mesh = init_device_mesh("cpu", (1,))
+        sharded = [nn.Parameter(distribute_tensor(torch.zeros(4), mesh, [Shard(0)]))]
+        with pytest.raises(UserError, match="use adam or adamw"):
+            build_optimizer(sharded, OptimizerConfig(name="sgd"))
+        build_optimizer(sharded, OptimizerConfig(name="adamw"))
