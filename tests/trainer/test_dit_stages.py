@@ -154,3 +154,23 @@ def test_a_missing_input_is_named() -> None:
         model(**given | {"audio": given["audio"][:, :, :7]})
     with pytest.raises(ValueError, match="x_mask needs ax_mask"):
         model(**given, x_mask=torch.zeros(2, 3, dtype=torch.bool))
+
+
+def test_every_block_reads_tokens_in_one_piece() -> None:
+    """Sums keep the layout of their first term: what leaves the patch embedders transposed stays so through all blocks."""
+    config = PRESETS["VASTDiT3-tiny"]
+    model = VASTDiT3(config).eval()
+    seen = []
+
+    def look(_: torch.nn.Module, inputs: tuple[object, ...]) -> None:
+        seen.append(isinstance(inputs[0], torch.Tensor) and inputs[0].is_contiguous())
+
+    for modules, index in model.blocks():
+        modules[index].register_forward_pre_hook(look)
+    prior = torch.randn(1, config.spatial_prior_len, config.st_prior_channel)
+    model(
+        torch.randn(1, 4, 3, 4, 6), torch.randn(1, 8, 8, 4), torch.full((1,), 400.0),
+        torch.randn(1, 1, config.model_max_length, config.caption_channels),
+        fps=torch.full((1,), 24.0), height=32.0, width=48.0, spatial_prior=prior, temporal_prior=prior,
+    )  # fmt: skip
+    assert len(seen) == 7 * config.depth and all(seen)

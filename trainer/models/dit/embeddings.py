@@ -25,7 +25,8 @@ class PatchEmbed3d(nn.Module):
         pads = [-size % patch for size, patch in zip(x.shape[2:], self.patch)]
         if any(pads):
             x = F.pad(x, (0, pads[2], 0, pads[1], 0, pads[0]))
-        return self.proj(x).flatten(2).transpose(1, 2)
+        # In one piece: sums keep the layout of their first term, and every block would copy what it reads.
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()
 
 
 class PatchEmbed2d(nn.Module):
@@ -40,7 +41,8 @@ class PatchEmbed2d(nn.Module):
         pads = [-size % patch for size, patch in zip(x.shape[2:], self.patch)]
         if any(pads):
             x = F.pad(x, (0, pads[1], 0, pads[0]))
-        return self.proj(x).flatten(2).transpose(1, 2)
+        # In one piece: sums keep the layout of their first term, and every block would copy what it reads.
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()
 
 
 def inverse_frequencies(width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
