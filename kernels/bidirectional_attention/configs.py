@@ -18,18 +18,18 @@ class Config(NamedTuple):
 
 #: (pass, head class, architecture) → configuration. Head class: 64 (d ≤ 64), 96 (two tiles), 128.
 TABLE: dict[tuple[str, int, int], Config] = {
-    ("fwd", 64, 90): Config(128, 64, 8, 2),
-    ("fwd", 96, 90): Config(128, 64, 8, 1),
-    ("fwd", 128, 90): Config(128, 64, 8, 2),
-    ("fwd", 64, 80): Config(64, 32, 8, 2),
+    ("fwd", 64, 90): Config(128, 32, 8, 2),
+    ("fwd", 96, 90): Config(128, 32, 8, 2),
+    ("fwd", 128, 90): Config(128, 32, 8, 2),
+    ("fwd", 64, 80): Config(128, 32, 8, 1),
     ("fwd", 96, 80): Config(64, 32, 8, 1),
-    ("fwd", 128, 80): Config(64, 32, 8, 2),
-    ("bwd", 64, 90): Config(64, 64, 8, 2),
-    ("bwd", 96, 90): Config(64, 64, 8, 2),
-    ("bwd", 128, 90): Config(64, 32, 8, 2),
-    ("bwd", 64, 80): Config(32, 32, 4, 1),
-    ("bwd", 96, 80): Config(32, 32, 4, 1),
-    ("bwd", 128, 80): Config(32, 32, 4, 1),
+    ("fwd", 128, 80): Config(64, 32, 8, 1),
+    ("bwd", 64, 90): Config(64, 32, 8, 2),
+    ("bwd", 96, 90): Config(128, 32, 8, 2),
+    ("bwd", 128, 90): Config(64, 16, 8, 2),
+    ("bwd", 64, 80): Config(64, 16, 8, 1),
+    ("bwd", 96, 80): Config(32, 16, 8, 1),
+    ("bwd", 128, 80): Config(32, 32, 8, 1),
 }
 #: float32: three TF32 products need the operands twice.
 WIDE = Config(16, 16, 4, 1)

@@ -55,7 +55,8 @@ def forward(
     lse_row, lse_col = (torch.empty((h, b * length), dtype=torch.float32, device=q.device) for length in (l1, l2))
     if min(b, l1, l2, h) == 0:
         return o_row.zero_(), o_col.zero_(), lse_row.fill_(-math.inf), lse_col.fill_(-math.inf)
-    config = configuration("fwd", d, architecture(q.device), l2, q.element_size())
+    arch = architecture(q.device)
+    config = configuration("fwd", d, arch, l2, q.element_size())
     splits, part = parts_for(b * h, l1, config.rows, q.device)
     parts = torch.empty((b, h, splits, config.columns, d), dtype=torch.float32, device=q.device)
     lse_parts = torch.empty(parts.shape[:-1], dtype=torch.float32, device=q.device)
@@ -69,7 +70,8 @@ def forward(
             bidirectional_fwd[(count,)](
                 q, k, v_row, v_col, out, waiting, lse_row, parts, lse_parts, *masks, first, splits, h, l1, l2, b * l1, col0, part,
                 *_strides(q), *_strides(k), *_strides(v_row), *_strides(v_col), scale * math.log2(math.e),
-                d, *head_tiles(d), config.columns, config.rows, mode, col0 > 0, num_warps=config.warps, num_stages=config.stages,
+                d, *head_tiles(d), config.columns, config.rows, mode, col0 > 0, arch == 80,
+                num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
         for first, count in launches(b * h * (config.columns // block)):
             bidirectional_merge[(count,)](
@@ -99,7 +101,8 @@ def backward(
         return dq.zero_(), dk.zero_(), dv_row.zero_(), dv_col.zero_()
     q, k, v_row, v_col = aligned(q), aligned(k), aligned(v_row), aligned(v_col)
     do_row, do_col = do_row.contiguous(), do_col.contiguous()
-    config = configuration("bwd", d, architecture(device), l2, q.element_size())
+    arch = architecture(device)
+    config = configuration("bwd", d, arch, l2, q.element_size())
     splits, part = parts_for(b * h, l1, config.rows, device)
     partial = torch.empty((2, b, h, splits, config.columns, d), dtype=torch.float32, device=device)
     deltas = (delta(o_row, do_row), delta(o_col, do_col))
@@ -114,7 +117,8 @@ def backward(
                 dq if last else waiting_q, dv_col if last else waiting_v, waiting_q, waiting_v, partial[0], partial[1],
                 _bytes(mask_row), _bytes(mask_col), first, splits, h, l1, l2, b * l1, b * l2, col0, part,
                 *_strides(q), *_strides(k), *_strides(v_row), *_strides(v_col), scale * math.log2(math.e), scale,
-                d, *head_tiles(d), config.columns, config.rows, mode, col0 > 0, num_warps=config.warps, num_stages=config.stages,
+                d, *head_tiles(d), config.columns, config.rows, mode, col0 > 0, arch == 80,
+                num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
         width = min(config.columns, l2 - col0)
         summed = partial.sum(3)[:, :, :, :width].transpose(2, 3)

@@ -66,7 +66,7 @@ dispatch.register(
     "bidirectional_attention",
     "triton",
     needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
-    when="on CUDA 9.0+, 16-bit: one product of logits for both directions (older devices lack the registers)",
+    when="on CUDA 9.0+, 16-bit: one product of logits for both directions (on 8.x by name: not measured there)",
     refuse=_refuse_triton,
     prefer=lambda r: (
         r.device.type == "cuda" and r.dtype.itemsize == 2 and dispatch.capability(r.device.index or 0) >= (9, 0)

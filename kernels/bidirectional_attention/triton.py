@@ -35,17 +35,30 @@ def _allowed(row_mask, col_seen, rows, cols, n1, n2, MASK: tl.constexpr):
 
 
 @triton.jit
+def _row_tile(base, rows, stride, n, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, SELECT: tl.constexpr):
+    """Columns OFFSET… of a streamed tile; zeros for rows from n on.
+
+    SELECT changes no value: a second select keeps the compiler from turning the tile, on sm_80, into the product's transposed
+    operand right where it is loaded, a copy of it in the registers of every warp. It does so with what comes from loads alone.
+    """
+    x = load_tile(base, rows, stride, n, OFFSET, WIDTH, D, True)
+    if SELECT:
+        x = tl.where((rows < n)[:, None], x, 0.0)
+    return x
+
+
+@triton.jit
 def _fwd_step(
     k0, k1, w0, w1, m, l, acc0, acc1, q, v, o, prev, lse, row_mask, col_seen, rows, cols, sqn, svn, son, n1, n2, scale2,
-    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, TAIL: tl.constexpr,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, SELECT: tl.constexpr,
 ):  # fmt: skip
-    q0 = load_tile(q, rows, sqn, n1, 0, D0, D, TAIL)
-    v0 = load_tile(v, rows, svn, n1, 0, D0, D, TAIL)
+    q0 = _row_tile(q, rows, sqn, n1, 0, D0, D, SELECT)
+    v0 = _row_tile(v, rows, svn, n1, 0, D0, D, SELECT)
     q1 = q0
     v1 = v0
     if D1 > 0:
-        q1 = load_tile(q, rows, sqn, n1, D0, D1, D, TAIL)
-        v1 = load_tile(v, rows, svn, n1, D0, D1, D, TAIL)
+        q1 = _row_tile(q, rows, sqn, n1, D0, D1, D, SELECT)
+        v1 = _row_tile(v, rows, svn, n1, D0, D1, D, SELECT)
     s = dot_rows(k0, k1, q0, q1, D1) * scale2
     s = tl.where(_allowed(row_mask, col_seen, rows, cols, n1, n2, MASK), s, float("-inf"))
 
@@ -95,7 +108,7 @@ def bidirectional_fwd(
     Q, K, VR, VC, O, PREVIOUS, LSE_ROW, PART, LSE_PART, MASK_ROW, MASK_COL, first, splits, H, L1, L2, rows1, col0, part,
     sqb, sqn, sqh, skb, skn, skh, swb, swn, swh, svb, svn, svh, scale2,
     D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr,
-    MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr,
+    MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, SELECT: tl.constexpr,
 ):  # fmt: skip
     """O (B, L1, H, D), LSE_ROW (H, B·L1); PART (B, H, splits, COLS, D) and LSE_PART (B, H, splits, COLS) of this column tile."""
     pid = first + tl.program_id(0).to(tl.int64)
@@ -110,9 +123,7 @@ def bidirectional_fwd(
     v = VC + (b * svb + h * svh + low.to(tl.int64) * svn) * 8
     k = K + (b * skb + h * skh + tl.cast(col0, tl.int64) * skn) * 8
     w = VR + (b * swb + h * swh + tl.cast(col0, tl.int64) * swn) * 8
-    o = O + ((b * L1 + low) * H + h) * D
-    prev = PREVIOUS + ((b * L1 + low) * H + h) * D
-    lse = LSE_ROW + h * rows1 + b * L1 + low
+    token = b * L1 + low
     row_mask = MASK_ROW
     rows = tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
@@ -131,24 +142,17 @@ def bidirectional_fwd(
     l = tl.zeros([COLS], tl.float32)
     acc0 = tl.zeros([COLS, D0], tl.float32)
     acc1 = tl.zeros([COLS, D1 if D1 > 0 else 16], tl.float32)
-    whole = n1 // ROWS * ROWS
-    for _ in range(0, whole, ROWS):
+    for start in range(0, n1, ROWS):
+        row = ((token + start) * H + h) * D
         m, l, acc0, acc1 = _fwd_step(
-            k0, k1, w0, w1, m, l, acc0, acc1, q, v, o, prev, lse, row_mask, col_seen, rows, cols, sqn * 8, svn * 8, H * D,
-            ROWS, n2, scale2, D, D0, D1, MASK, HAS_PREVIOUS, False,
+            k0, k1, w0, w1, m, l, acc0, acc1, q, v, O + row, PREVIOUS + row, LSE_ROW + h * rows1 + token + start,
+            row_mask, col_seen, rows, cols, sqn * 8, svn * 8, H * D, n1 - start, n2, scale2,
+            D, D0, D1, MASK, HAS_PREVIOUS, SELECT,
         )  # fmt: skip
         q += ROWS * sqn * 8
         v += ROWS * svn * 8
-        o += ROWS * H * D
-        prev += ROWS * H * D
-        lse += ROWS
         if MASK != NONE:
             row_mask += ROWS
-    if whole < n1:
-        m, l, acc0, acc1 = _fwd_step(
-            k0, k1, w0, w1, m, l, acc0, acc1, q, v, o, prev, lse, row_mask, col_seen, rows, cols, sqn * 8, svn * 8, H * D,
-            n1 - whole, n2, scale2, D, D0, D1, MASK, HAS_PREVIOUS, True,
-        )  # fmt: skip
     inverse = tl.where(l > 0, 1.0 / tl.where(l > 0, l, 1.0), 0.0)
     slot = pid * COLS
     tl.store(LSE_PART + slot + cols, tl.where(l > 0, m + tl.log2(tl.where(l > 0, l, 1.0)), float("-inf")))
@@ -198,21 +202,23 @@ def bidirectional_merge(
 def _bwd_step(
     k0, k1, w0, w1, g0, g1, lse_col, delta_col, dk0, dk1, dw0, dw1, q, v, do, lse, delta, dq, dv, prev_dq, prev_dv,
     row_mask, col_seen, rows, cols, sqn, svn, son, n1, n2, scale2, scale,
-    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, TAIL: tl.constexpr,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, SELECT: tl.constexpr,
 ):  # fmt: skip
-    q0 = load_tile(q, rows, sqn, n1, 0, D0, D, TAIL)
-    v0 = load_tile(v, rows, svn, n1, 0, D0, D, TAIL)
-    do0 = load_tile(do, rows, son, n1, 0, D0, D, TAIL)
+    q0 = _row_tile(q, rows, sqn, n1, 0, D0, D, SELECT)
+    v0 = _row_tile(v, rows, svn, n1, 0, D0, D, SELECT)
+    do0 = _row_tile(do, rows, son, n1, 0, D0, D, SELECT)
     q1 = q0
     v1 = v0
     do1 = do0
     if D1 > 0:
-        q1 = load_tile(q, rows, sqn, n1, D0, D1, D, TAIL)
-        v1 = load_tile(v, rows, svn, n1, D0, D1, D, TAIL)
-        do1 = load_tile(do, rows, son, n1, D0, D1, D, TAIL)
-    lse_row = tl.load(lse + rows, mask=rows < n1, other=float("inf"))
+        q1 = _row_tile(q, rows, sqn, n1, D0, D1, D, SELECT)
+        v1 = _row_tile(v, rows, svn, n1, D0, D1, D, SELECT)
+        do1 = _row_tile(do, rows, son, n1, D0, D1, D, SELECT)
+    # Reduced from a column: loaded as a row, every thread would hold the addresses of all the rows it needs.
+    exists = (rows < n1)[:, None]
+    lse_row = tl.max(tl.load(lse + rows[:, None], mask=exists, other=float("inf")), 1)
     lse_row = tl.where(lse_row == float("-inf"), float("inf"), lse_row)
-    delta_row = tl.load(delta + rows, mask=rows < n1, other=0.0)
+    delta_row = tl.max(tl.load(delta + rows[:, None], mask=exists, other=0.0), 1)
     s = dot_rows(k0, k1, q0, q1, D1) * scale2
     s = tl.where(_allowed(row_mask, col_seen, rows, cols, n1, n2, MASK), s, float("-inf"))
     p = tl.exp2(s - lse_row[None, :])
@@ -256,7 +262,7 @@ def bidirectional_bwd(
     MASK_ROW, MASK_COL, first, splits, H, L1, L2, rows1, cols2, col0, part,
     sqb, sqn, sqh, skb, skn, skh, swb, swn, swh, svb, svn, svh, scale2, scale,
     D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr,
-    MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr,
+    MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, SELECT: tl.constexpr,
 ):  # fmt: skip
     """DQ, DVC (B, L1, H, D), with what earlier column tiles gave; DK, DVR (B, H, splits, COLS, D) of this column tile.
 
@@ -273,14 +279,7 @@ def bidirectional_bwd(
     v = VC + (b * svb + h * svh + low.to(tl.int64) * svn) * 8
     k = K + (b * skb + h * skh + tl.cast(col0, tl.int64) * skn) * 8
     w = VR + (b * swb + h * swh + tl.cast(col0, tl.int64) * swn) * 8
-    row = ((b * L1 + low) * H + h) * D
-    do = DO_ROW + row
-    dq = DQ + row
-    dv = DVC + row
-    prev_dq = PREVIOUS_DQ + row
-    prev_dv = PREVIOUS_DVC + row
-    lse = LSE_ROW + h * rows1 + b * L1 + low
-    delta = DELTA_ROW + h * rows1 + b * L1 + low
+    token = b * L1 + low
     g = DO_COL + ((b * L2 + col0) * H + h) * D
     row_mask = MASK_ROW
     rows = tl.arange(0, ROWS)
@@ -306,30 +305,19 @@ def bidirectional_bwd(
     dw0 = tl.zeros([COLS, D0], tl.float32)
     dk1 = tl.zeros([COLS, D1 if D1 > 0 else 16], tl.float32)
     dw1 = tl.zeros([COLS, D1 if D1 > 0 else 16], tl.float32)
-    whole = n1 // ROWS * ROWS
-    for _ in range(0, whole, ROWS):
+    for start in range(0, n1, ROWS):
+        row = ((token + start) * H + h) * D
+        stat = h * rows1 + token + start
         dk0, dk1, dw0, dw1 = _bwd_step(
-            k0, k1, w0, w1, g0, g1, lse_col, delta_col, dk0, dk1, dw0, dw1, q, v, do, lse, delta, dq, dv, prev_dq, prev_dv,
-            row_mask, col_seen, rows, cols, sqn * 8, svn * 8, H * D, ROWS, n2, scale2, scale,
-            D, D0, D1, MASK, HAS_PREVIOUS, False,
+            k0, k1, w0, w1, g0, g1, lse_col, delta_col, dk0, dk1, dw0, dw1, q, v, DO_ROW + row, LSE_ROW + stat, DELTA_ROW + stat,
+            DQ + row, DVC + row, PREVIOUS_DQ + row, PREVIOUS_DVC + row,
+            row_mask, col_seen, rows, cols, sqn * 8, svn * 8, H * D, n1 - start, n2, scale2, scale,
+            D, D0, D1, MASK, HAS_PREVIOUS, SELECT,
         )  # fmt: skip
         q += ROWS * sqn * 8
         v += ROWS * svn * 8
-        do += ROWS * H * D
-        dq += ROWS * H * D
-        dv += ROWS * H * D
-        prev_dq += ROWS * H * D
-        prev_dv += ROWS * H * D
-        lse += ROWS
-        delta += ROWS
         if MASK != NONE:
             row_mask += ROWS
-    if whole < n1:
-        dk0, dk1, dw0, dw1 = _bwd_step(
-            k0, k1, w0, w1, g0, g1, lse_col, delta_col, dk0, dk1, dw0, dw1, q, v, do, lse, delta, dq, dv, prev_dq, prev_dv,
-            row_mask, col_seen, rows, cols, sqn * 8, svn * 8, H * D, n1 - whole, n2, scale2, scale,
-            D, D0, D1, MASK, HAS_PREVIOUS, True,
-        )  # fmt: skip
     slot = pid * COLS * D
     store_tile(DK + slot, dk0 * scale, cols, D, COLS, 0, D0, D)
     store_tile(DVR + slot, dw0, cols, D, COLS, 0, D0, D)

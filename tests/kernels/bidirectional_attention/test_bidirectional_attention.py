@@ -70,6 +70,12 @@ def test_column_tiles_follow_one_another(dtype, monkeypatch):
     judge({**inputs, **masks(43, 37)}, grads, dtype, "triton", mask_mode="and")
 
 
+def test_the_forms_for_older_devices_agree(monkeypatch):
+    monkeypatch.setattr(host, "architecture", lambda device: 80)
+    inputs, grads = make(43, 37, 72, torch.float16, batch=1)
+    judge(inputs, grads, torch.float16, "triton", factor=2)
+
+
 @backends
 @dtypes
 def test_rows_and_columns_of_very_different_size_keep_their_own_maxima(dtype, backend):

@@ -50,6 +50,12 @@ def test_norm_and_rotation_are_each_optional(norm, rope, dtype):
     judge(*make(5, 6, 72, dtype, norm=norm, rope=rope, heads=2), dtype, "triton")
 
 
+@pytest.mark.parametrize("times", [15, 60])
+def test_the_tiles_of_older_devices_agree(times, monkeypatch):
+    monkeypatch.setattr(host, "architecture", lambda device: 80)
+    judge(*make(times, 3, 72, torch.float16, batch=1), torch.float16, "triton", factor=2)
+
+
 @pytest.mark.slow
 @dtypes
 def test_more_than_a_tile_of_times_is_streamed(dtype):
