@@ -178,27 +178,27 @@ def opensora(seed: int = 1) -> dict[str, Tensor]:
     return {name: torch.randn_like(value) for name, value in state.items() if not name.startswith(new)}
 
 
-def test_weights_to_start_from_are_asked_for_and_taken(tmp_path: Path) -> None:
+def test_weights_to_start_from_are_asked_for_and_taken(dataset: Path, tmp_path: Path) -> None:
     write_weights(tmp_path / "opensora", opensora())
     with pytest.raises(UserError, match=r"start\.opensora is not set; download hpcai-tech/OpenSora-STDiT-v3"):
-        task("audio-tiny", "x", "start.fresh=false").build()
-    model = task("audio-tiny", "x", "start.fresh=false", f"start.opensora={tmp_path / 'opensora'}").build()
+        task("audio-tiny", dataset, "start.fresh=false").build()
+    model = task("audio-tiny", dataset, "start.fresh=false", f"start.opensora={tmp_path / 'opensora'}").build()
     given, state = opensora(), model.state_dict()
     assert torch.equal(state["audio_temporal_blocks.1.mlp.fc1.weight"], given["temporal_blocks.1.mlp.fc1.weight"])
     checkpoint.save(model, tmp_path / "audio" / "last")
     with pytest.raises(UserError, match=r"start\.audio is not set; download JavisDiT-v0\.1-audio, or a run of"):
-        task("jav-tiny", "x", "start.fresh=false", f"start.opensora={tmp_path / 'opensora'}").build()
+        task("jav-tiny", dataset, "start.fresh=false", f"start.opensora={tmp_path / 'opensora'}").build()
     both = [f"start.opensora={tmp_path / 'opensora'}", f"start.audio={tmp_path / 'audio'}", "start.fresh=false"]
-    joint = task("jav-tiny", "x", *both).build()
+    joint = task("jav-tiny", dataset, *both).build()
     assert torch.equal(
         joint.state_dict()["spatial_blocks.0.attn.qkv.weight"], given["spatial_blocks.0.attn.qkv.weight"]
     )
     checkpoint.save(joint, tmp_path / "jav")
-    again = task("jav-tiny", "x", "start.fresh=false", f"start.model={tmp_path / 'jav'}").build()
+    again = task("jav-tiny", dataset, "start.fresh=false", f"start.model={tmp_path / 'jav'}").build()
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in joint.state_dict().items())
 
 
-def test_missing_networks_and_other_mistakes_are_one_line() -> None:
+def test_missing_networks_and_other_mistakes_are_one_line(dataset: Path) -> None:
     for name, overrides, message in (
         ("audio", [], "encoders.t5 is not set; download DeepFloyd"),
         (
@@ -208,7 +208,7 @@ def test_missing_networks_and_other_mistakes_are_one_line() -> None:
         ),
     ):
         with pytest.raises(UserError, match=message):
-            made = task(name, "x", *overrides)
+            made = task(name, dataset, *overrides)
             made.build()
     for name, override, message in (
         ("audio-tiny", "model.preset=VASTDiT3-tiny", "trains the other stage's model"),
@@ -218,7 +218,7 @@ def test_missing_networks_and_other_mistakes_are_one_line() -> None:
         ("jav-tiny", "flow.masked_rows=never", "masked_rows is 'never'"),
     ):
         with pytest.raises(UserError, match=message):
-            task(name, "x", override)
+            task(name, dataset, override)
 
 
 @pytest.mark.parametrize("name", ["audio-tiny", "jav-tiny"])
@@ -249,6 +249,17 @@ def test_rows_of_two_batches_sum_to_those_of_one(dataset: Path, masked_rows: str
     whole = made.loss(model, latents, CPU)
     halves = made.loss(model, row(latents, slice(0, 2)), CPU) + made.loss(model, row(latents, slice(2, 4)), CPU)
     assert torch.allclose(whole, halves, rtol=1e-4)
+
+
+def test_nothing_to_measure_on_is_told_before_training(dataset: Path) -> None:
+    for overrides, message in (
+        (["data.valid_split=test"], "no sample is left"),
+        (["data.train_split=test", "data.valid_split=null"], "no sample is left"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task("jav-tiny", dataset, *overrides).source(0, 1)
+    with pytest.raises(UserError, match="do not give each of 3 processes a batch"):
+        task("audio-tiny", dataset).source(2, 3)
 
 
 def test_a_row_with_nothing_to_generate_counts_one_or_not_at_all(dataset: Path) -> None:

@@ -100,8 +100,9 @@ class ClipSource:
     """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
 
     `split` keeps rows of that split, None all. In training every rank has a batch in every step; held-out clips (`train=False`)
-    come from their middle, and all of them where there is one process. `whole_sound` as in `LoaderOptions`, and clips have the
-    names that pools know them by. Raises UserError: no usable clip, or clips of several frame rates or sampling rates.
+    come from their middle, all but those of a last step that has fewer clips than ranks. `whole_sound` as in `LoaderOptions`,
+    and clips have the names that pools know them by. Raises UserError: no usable clip, too few for the ranks, or clips of several
+    frame rates or sampling rates.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class ClipSource:
         where = [pl.col("flac_size") > 0, *([pl.col("mp4_size") > 0] if with_video else [])]
         where += [] if split is None else [pl.col("split") == split]
         self.catalog = Catalog.open(data.paths, where, strings=(*STRINGS, *NAMES) if whole_sound else STRINGS)
-        self.data, self.with_video = data, with_video
+        self.data, self.with_video, self.train = data, with_video, train
         self.fps = _one(self.catalog.reals["fps"], "frame rates", "--fps")
         self.sample_rate = int(_one(self.catalog.numbers["audio_fps"], "sampling rates", "--sample-rate"))
         if self.sample_rate != MelConfig.sample_rate:
@@ -137,10 +138,11 @@ class ClipSource:
             stride=data.stride,
             shards_together=data.shards_together,
             windows=RandomWindow(fps, centre=not train),
-            tail="drop" if train or world > 1 else "split",
+            tail="drop" if train else "split",
             cost=joint_dit_cost(width, fps=self.fps / data.stride, audio_only=not with_video),
         )
         sampler = Sampler(self.catalog, data.table(), options, rank=rank, world=world)
+        self._full = full_steps(sampler, split)
         self.loader = Loader(
             sampler,
             LoaderOptions(
@@ -179,7 +181,7 @@ class ClipSource:
     def __iter__(self) -> Iterator[Clips]:
         """The rest of the epoch."""
         for loaded in self.loader:
-            if loaded.batch.clips:
+            if self.train or self._full[loaded.batch.step]:
                 yield self._batch(loaded)
 
     def _batch(self, loaded: Loaded) -> Clips:
@@ -220,6 +222,16 @@ class ClipSource:
     def close(self) -> None:
         """Stop the threads."""
         self.loader.close()
+
+
+def full_steps(sampler: Sampler, split: str | None) -> NDArray[np.bool_]:
+    """[steps] whether every rank has a clip: ranks that compute together take these alone. UserError if there are none."""
+    steps, _ = sampler.plan()
+    full: NDArray[np.bool_] = np.all(steps.stop > steps.start, axis=1)
+    if not full.any():
+        clips, world = len(sampler.catalog), sampler.world
+        raise UserError(f"{clips} clips of split {split!r} do not give each of {world} processes a batch")
+    return full
 
 
 def _one(values: NDArray[Any], what: str, option: str) -> float:

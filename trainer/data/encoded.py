@@ -23,7 +23,7 @@ from javisc.manifests.io import Dataset
 from javisc.trainer.data import draws
 from javisc.trainer.data.assign import Bucket, BucketTable
 from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.clips import ClipData
+from javisc.trainer.data.clips import ClipData, full_steps
 from javisc.trainer.data.loader import Loader, LoaderOptions
 from javisc.trainer.data.reader import CorruptSample
 from javisc.trainer.data.sampler import Batch, Clip, Sampler, SamplerOptions
@@ -152,9 +152,10 @@ class EncodedSource(Generic[Made]):
         options = SamplerOptions(
             seed=seed,
             shards_together=data.shards_together,
-            tail="drop" if train or world > 1 else "split",
+            tail="drop" if train else "split",
         )
         sampler = Sampler(self.catalog, _Sizes(data.table(), self.catalog), options, rank=rank, world=world)
+        self.train, self._full = train, full_steps(sampler, split)
         self.loader = _Reading(
             sampler, LoaderOptions(threads=data.threads, ahead=data.ahead), transform=lambda *_: None
         )
@@ -166,7 +167,7 @@ class EncodedSource(Generic[Made]):
     def __iter__(self) -> Iterator[Made]:
         """The rest of the epoch."""
         for loaded in self.loader:
-            if not loaded.items:
+            if not (self.train or self._full[loaded.batch.step]):
                 continue
             if missing := [name for name in self.needs if any(name not in item for item in loaded.items)]:
                 raise UserError(

@@ -162,8 +162,11 @@ class DiTTask(ABC):
         return [blocks[index] for blocks, index in model.blocks()]
 
     def source(self, rank: int, world: int) -> Source[Batch]:
-        """Training batches of one rank."""
-        return self._source(self.recipe.data.train_split, rank, world, train=True)
+        """Training batches of one rank. Raises UserError now if later there would be nothing to measure on."""
+        data = self.recipe.data
+        if self.recipe.run.validate_every and data.valid_split is not None:
+            self._source(data.valid_split, rank, world, train=False).close()
+        return self._source(data.train_split, rank, world, train=True)
 
     def _source(self, split: str | None, rank: int, world: int, *, train: bool) -> Source[Batch]:
         return source(
@@ -338,8 +341,6 @@ class DiTTask(ABC):
             sums = sums.to(device)
             dist.all_reduce(sums)
         count, *parts_sum = sums.tolist()
-        if not count:
-            raise UserError(f"data.valid_split={data.valid_split!r} has no batch for each of {world} processes")
         means = {f"{name}_loss": value / count for name, value in zip(names, parts_sum, strict=True)}
         return {"loss": sum(means.values()), **means, "clips": count / len(self.recipe.valid_times)}
 

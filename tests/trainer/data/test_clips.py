@@ -98,6 +98,21 @@ def test_a_source_continues_where_another_stood(dataset: Path) -> None:
         one.close()
 
 
+def test_held_out_ranks_take_the_same_steps_and_each_has_clips(dataset: Path) -> None:
+    data = ClipData(paths=[str(dataset)], buckets={"48x64": {"17": [1.0, 3]}})
+    for world, lost in ((1, 0), (2, 0), (4, 2), (6, 0)):  # six clips in batches of three
+        every = []
+        for rank in range(world):
+            held_out = ClipSource(data, "train", seed=3, rank=rank, world=world, train=False)
+            every.append([batch.keys for batch in held_out])
+            held_out.close()
+        assert len({len(own) for own in every}) == 1 and all(keys for own in every for keys in own)
+        seen = [key for own in every for keys in own for key in keys]
+        assert len(set(seen)) == len(seen) >= 6 - lost
+    with pytest.raises(UserError, match="2 clips of split 'val' do not give each of 3 processes a batch"):
+        ClipSource(data, "val", seed=3, world=3, train=False)
+
+
 def test_a_rows_latents_do_not_depend_on_its_batch(dataset: Path, encoders: Encoders) -> None:
     import dataclasses
 
