@@ -30,7 +30,7 @@ from javisc.manifests.io import shard_path
 _FORMS = ((30, "mp4"), (25, "mkv"), (Fraction(30000, 1001), "mov"), (24, "mp4"), (50, "mp4"))
 _RATE = 44100
 #: Only a folder that holds this file is ever replaced.
-_MARK = ".javisc-demo"
+MARK = ".javisc-demo"
 #: A hit is measured where no other one is within this many seconds of it, and where it is loud enough (m/s).
 _APART = 0.12
 _HEARD = 1.0
@@ -58,11 +58,11 @@ def demo(
     raw, dataset = out / "raw", out / "dataset"
     try:
         if raw.exists():
-            if not (raw / _MARK).is_file():
+            if not (raw / MARK).is_file():
                 raise UserError(f"{raw} is there and is not from a demonstration: it is left alone; give another --out")
             shutil.rmtree(raw)
         raw.mkdir(parents=True)
-        (raw / _MARK).write_text("Made by `javisc demo`, which replaces this folder when it runs again.\n")
+        (raw / MARK).write_text("Made by `javisc demo`, which replaces this folder when it runs again.\n")
     except OSError as error:
         raise UserError(f"{raw} cannot be written: {error.strerror}; give another --out") from error
     truth: dict[str, Scene] = {}
@@ -90,8 +90,11 @@ def demo(
     return Demo(raw, dataset, built, verified, click_errors(dataset, truth), page)
 
 
-def write_scene(made: Scene, path: Path) -> None:
-    """Encode a scene as H.264 and AAC, and write its caption and its hits beside it as JSON. The same bytes every time."""
+def write_scene(made: Scene, path: Path, *, late: float = 0.0) -> None:
+    """Encode a scene as H.264 and AAC, and write its caption and its hits beside it as JSON. The same bytes every time.
+
+    `late`: seconds by which the sound comes after its picture.
+    """
     height, width = made.size
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate=made.fps)
@@ -104,7 +107,9 @@ def write_scene(made: Scene, path: Path) -> None:
             frame.pts, frame.time_base = index, 1 / made.fps
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        sound = av.AudioFrame.from_ndarray(made.sound(_RATE)[None], format="fltp", layout="mono")
+        wave = made.sound(_RATE)
+        wave = np.pad(wave, (round(late * _RATE), 0))[: len(wave)]
+        sound = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
         sound.sample_rate, sound.pts = _RATE, 0
         container.mux(audio.encode(sound))
         container.mux(audio.encode(None))

@@ -2,7 +2,8 @@
 
 A scene is decided by a seed and a kind. Motion is solved in closed form, so that the times of the hits are exact numbers
 and not what a simulation step happened to see; pictures and sound are drawn from the same motion. `bounce` drops balls on
-a floor; `rally` sends them between two walls. Distractors move and make no sound; the camera shakes; a hum lies under all.
+a floor; `rally` sends them between two walls; the other kinds (`acts`) are for learning sync: irregular events of many sorts.
+Distractors move and make no sound, calls sound and are not seen; the camera shakes; a hum lies under all.
 
     made = scene(seed=3, seconds=4.0)
     made.hits                    # what happens when, exactly
@@ -13,44 +14,21 @@ a floor; `rally` sends them between two walls. Distractors move and make no soun
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from javisc.compiler.acts import HELD_OUT, LEARNT, Act, event_times
+from javisc.compiler.drawing import Picture, disc
+from javisc.compiler.materials import GRAVITY, MATERIALS, VIEW, Material
+
 KINDS = ("bounce", "rally")
-GRAVITY = 9.81
-#: Metres that the picture is high.
-VIEW = 2.0
 #: Below this speed (m/s) a hit is neither seen nor heard; a ball then lies still.
 _QUIET = 0.25
 #: Speed (m/s) of a hit that sounds at full loudness.
 _LOUD = 5.5
-
-Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a ball is made of. restitution: speed kept by a hit. pitch: Hz of its lowest mode. ring: seconds to 1/e."""
-
-    name: str
-    restitution: float
-    pitch: float
-    ring: float
-    modes: tuple[float, ...]
-    colour: tuple[int, int, int]
-
-
-#: Ratios of modes after the textbook cases: free bar (glass, wood), membrane (rubber), plate (steel).
-MATERIALS = (
-    Material("rubber", 0.86, 220.0, 0.035, (1.0, 1.59, 2.14), (196, 62, 52)),
-    Material("wooden", 0.70, 640.0, 0.030, (1.0, 2.76, 5.40), (176, 122, 66)),
-    Material("glass", 0.78, 2100.0, 0.090, (1.0, 2.76, 5.40), (120, 190, 205)),
-    Material("steel", 0.82, 1250.0, 0.160, (1.0, 1.73, 2.33, 3.91), (150, 154, 164)),
-    Material("plastic", 0.80, 900.0, 0.022, (1.0, 2.1, 3.3), (236, 178, 46)),
-)
 
 
 @dataclass(frozen=True)
@@ -154,10 +132,16 @@ class Scene:
     seconds: float
     fps: Fraction
     size: tuple[int, int]
-    balls: tuple[Ball, ...]
+    balls: tuple[Ball | Act, ...]
     hits: tuple[Hit, ...]
     distractors: int
     shake: float
+    #: Sounds that nothing in the picture makes; deviation of the pictures' noise (of 255) and of the sound's.
+    calls: int = 0
+    grain: float = 0.0
+    hiss: float = 0.0015
+    #: Quarter turns of a (square) picture.
+    turned: int = 0
 
     @property
     def frames(self) -> int:
@@ -167,6 +151,8 @@ class Scene:
     def caption(self) -> str:
         names = [f"a {ball.material.name} ball" for ball in self.balls]
         who, many = ", ".join([*names[:-2], " and ".join(names[-2:])]), len(names) > 1
+        if self.kind not in KINDS:
+            return f"{self.kind}: {', '.join(name.removesuffix(' ball') for name in names)}"
         if self.kind == "bounce":
             return (
                 f"{who} {'bounce' if many else 'bounces'} on the floor and {'click' if many else 'clicks'} at every hit"
@@ -185,14 +171,20 @@ class Scene:
             picture = base.copy()
             for drifter in silent:
                 across, down = drifter.at(time)
-                _disc(
+                disc(
                     picture, across * width + 16, down * height + 16, 0.03 * height, 0.03 * height, drifter.colour, 0.6
                 )
-            for ball in self.balls:
-                self._draw(picture, ball, time)
+            for thing in self.balls:
+                if isinstance(thing, Act):
+                    thing.draw(picture, time, 16)
+                else:
+                    self._draw(picture, thing, time)
             sway = np.mean(np.sin(2 * np.pi * shake[0] * time + shake[1]), axis=1)
             top, left = (16 + round(float(np.clip(self.shake * move, -15, 15))) for move in sway)
-            yield picture[top : top + height, left : left + width]
+            seen = picture[top : top + height, left : left + width]
+            if self.grain:
+                seen = np.clip(seen + dice.normal(0, self.grain, (height, width, 1)), 0, 255).astype(np.uint8)
+            yield np.rot90(seen, self.turned) if self.turned else seen
 
     def _draw(self, picture: Picture, ball: Ball, time: float) -> None:
         height, width = self.size
@@ -203,7 +195,7 @@ class Scene:
         if self.kind == "bounce":
             x = 16 + (_folded(ball.side + ball.drift * time, width / scale - 2 * ball.radius) + ball.radius) * scale
             y = 16 + height * 0.88 - along * scale - radius * squash
-            _disc(
+            disc(
                 picture,
                 x,
                 16 + height * 0.885,
@@ -212,10 +204,10 @@ class Scene:
                 (20, 20, 20),
                 0.5,
             )
-            _disc(picture, x, y, radius / squash, radius * squash, ball.material.colour, 1.0)
+            disc(picture, x, y, radius / squash, radius * squash, ball.material.colour, 1.0)
         else:
             x, y = 16 + width * 0.1 + radius + along * scale, 16 + ball.side * height
-            _disc(picture, x, y, radius, radius, ball.material.colour, 1.0)
+            disc(picture, x, y, radius, radius, ball.material.colour, 1.0)
 
     def sound(self, rate: int) -> NDArray[np.float32]:
         """The sound, mono, -1 to 1: each hit starts a chord of decaying modes at its exact (sub-sample) time.
@@ -237,7 +229,13 @@ class Scene:
                     wave[first : first + len(times)] += 0.35 * loud / (1 + number) * ringing
             knock = dice.standard_normal(len(times)) * np.exp(-times / 0.002)
             wave[first : first + len(times)] += 0.25 * loud * knock
-        hum = 0.002 * np.sin(2 * np.pi * 50 * np.arange(count) / rate) + 0.0015 * dice.standard_normal(count)
+        clock = np.arange(count) / rate
+        for _ in range(self.calls):
+            # A bird's call: it swells and sinks within half a second, gliding in pitch; nothing about it is sudden.
+            start, pitch, glide = dice.uniform(0, self.seconds - 0.5), dice.uniform(600, 3000), dice.uniform(-800, 800)
+            since = np.clip((clock - start) / 0.5, 0, 1)
+            wave += 0.12 * np.sin(np.pi * since) ** 2 * np.sin(2 * np.pi * (pitch + glide * since) * clock)
+        hum = 0.002 * np.sin(2 * np.pi * 50 * clock) + self.hiss * dice.standard_normal(count)
         return np.clip(wave + hum, -1, 1).astype(np.float32)
 
 
@@ -290,6 +288,54 @@ def scene(
     )
 
 
+def act_scene(
+    seed: int,
+    kind: str,
+    *,
+    seconds: float = 5.0,
+    fps: Fraction | int = 25,
+    size: tuple[int, int] = (64, 64),
+    plain: bool = False,
+) -> Scene:
+    """A scene of one kind of act, for learning sync: one or two things, silent distractors, calls, shake, noise.
+
+    `plain` leaves out all but the things. Raises ValueError for an unknown kind.
+    """
+    if kind not in (*LEARNT, *HELD_OUT):
+        raise ValueError(f"kind {kind!r}: allowed are {', '.join((*LEARNT, *HELD_OUT))}")
+    dice = np.random.default_rng((seed, 3))
+    count = int(dice.integers(1, 3))
+    acts: list[Act] = []
+    hits: list[Hit] = []
+    for index, number in enumerate(dice.permutation(len(MATERIALS))[:count]):
+        known = MATERIALS[int(number)]
+        stuff = replace(
+            known,
+            pitch=known.pitch * float(2 ** dice.uniform(-0.7, 0.7)),
+            colour=tuple(int(part) for part in np.clip(dice.normal(known.colour, 25), 20, 255)),
+        )
+        times = event_times(dice, seconds)
+        place = ((index + float(dice.uniform(0.4, 0.6))) / count, float(dice.uniform(0.5, 0.75)))
+        acts.append(Act(kind, stuff, times, place, float(dice.uniform(0.08, 0.13)), int(dice.integers(1 << 30))))
+        hits += [Hit(time, index, float(dice.uniform(3, _LOUD))) for time in times if 0 <= time < seconds]
+    noisy = 0.0 if plain else 1.0
+    return Scene(
+        seed,
+        kind,
+        seconds,
+        Fraction(fps),
+        size,
+        tuple(acts),
+        tuple(sorted(hits, key=lambda hit: hit.time)),
+        distractors=int(noisy * dice.integers(0, 4)),
+        shake=noisy * float(dice.uniform(0, 0.02)) * size[0],
+        calls=int(noisy * dice.integers(0, 4)),
+        grain=noisy * float(dice.uniform(0, 6)),
+        hiss=0.0015 + noisy * float(dice.uniform(0, 0.015)),
+        turned=int(dice.integers(4)) if size[0] == size[1] else 0,
+    )
+
+
 def _folded(place: float, room: float) -> float:
     """A place reflected back and forth inside [0, room]."""
     turn = place % (2 * room)
@@ -309,22 +355,3 @@ def _backdrop(dice: np.random.Generator, height: int, width: int, kind: str) -> 
     coarse = dice.normal(0, 10, (height // 8 + 1, width // 8 + 1, 1))
     picture = picture + np.kron(coarse, np.ones((8, 8, 1)))[:height, :width]
     return np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def _disc(
-    picture: Picture, x: float, y: float, half_width: float, half_height: float, colour: object, alpha: float
-) -> None:
-    """Draw a shaded, anti-aliased ellipse, clipped to the picture."""
-    height, width = picture.shape[:2]
-    left, right = max(0, int(x - half_width - 1)), min(width, int(x + half_width + 3))
-    top, bottom = max(0, int(y - half_height - 1)), min(height, int(y + half_height + 3))
-    if left >= right or top >= bottom:
-        return
-    across = (np.arange(left, right)[None, :] - x) / half_width
-    down = (np.arange(top, bottom)[:, None] - y) / half_height
-    distance = np.sqrt(across**2 + down**2)
-    cover = np.clip((1 - distance) * min(half_width, half_height) + 0.5, 0, 1)[..., None] * alpha
-    light = np.clip(1.15 - 0.55 * np.sqrt((across + 0.35) ** 2 + (down + 0.35) ** 2), 0.35, 1.3)[..., None]
-    shade = np.clip(np.asarray(colour, dtype=float) * light, 0, 255)
-    region = picture[top:bottom, left:right]
-    region[:] = (region * (1 - cover) + shade * cover).astype(np.uint8)

@@ -43,10 +43,10 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_ranks_every_offset_of_the_grid(video: Path, best: Path) -> None:
     model, transforms = load_selector(str(best))
-    assert not model.training and transforms.classes == 9
+    assert not model.training and transforms.classes == 15
     found = predict(model, transforms, video, offset_sec=0.4, v_start_sec=0.2)
-    assert (found.truth.offset_class, round(found.truth.offset_sec, 4)) == (6, 0.4)
-    assert sorted(guess.offset_class for guess in found.ranked) == list(range(9))
+    assert (found.truth.offset_class, round(found.truth.offset_sec, 4)) == (11, 0.4)
+    assert sorted(guess.offset_class for guess in found.ranked) == list(range(15))
     assert sum(guess.probability for guess in found.ranked) == pytest.approx(1, abs=1e-5)
     assert [g.logit for g in found.ranked] == sorted((g.logit for g in found.ranked), reverse=True)
     again = predict(model, transforms, video, offset_sec=0.4, v_start_sec=0.2)
@@ -57,9 +57,9 @@ def test_ranks_every_offset_of_the_grid(video: Path, best: Path) -> None:
 
 def test_says_it_in_the_references_words(video: Path, best: Path) -> None:
     lines = told(predict(*load_selector(str(best)), video)).splitlines()
-    assert lines[0] == "Ground Truth offset (sec): 0.00 (4)" and lines[2] == "Prediction Results:"
+    assert lines[0] == "Ground Truth offset (sec): 0.00 (7)" and lines[2] == "Prediction Results:"
     assert len(lines) == 8 and all(
-        re.fullmatch(r'p=0\.\d{4} \(-?\d+\.\d{4}\), "-?\d\.\d\d" \(\d\)', line) for line in lines[3:]
+        re.fullmatch(r'p=0\.\d{4} \(-?\d+\.\d{4}\), "-?\d\.\d\d" \(\d+\)', line) for line in lines[3:]
     )
 
 
@@ -70,7 +70,7 @@ def test_the_command_prints_lines_or_json_and_counts_failures(video: Path, best:
     result = CliRunner().invoke(cli, arguments, standalone_mode=False, catch_exceptions=False)
     assert result.return_value == 1 and "broken.mp4" in result.stderr
     told_json = json.loads(result.stdout.splitlines()[0])
-    assert told_json["path"] == str(video) and len(told_json["ranked"]) == 9
+    assert told_json["path"] == str(video) and len(told_json["ranked"]) == 15
 
 
 def test_a_published_container_is_used_as_it_is(tmp_path: Path, video: Path) -> None:

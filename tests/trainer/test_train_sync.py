@@ -84,8 +84,8 @@ def test_trains_validates_resumes_and_starts_others(dataset: Path, tmp_path: Pat
 def test_dry_run_tells_what_a_run_would_be(dataset: Path) -> None:
     wanted = ["sync-demo", "--data", dataset, "--dry-run", *TINY]
     told = json.loads(str(train(*wanted, "--json")))
-    assert told["batches_per_epoch"] == 2 and told["samples_per_step"] == 2
-    assert told["batch"]["vis"] == [2, 25, 3, 32, 32] and told["batch"]["target"] == [2]
+    assert told["batches_per_epoch"] == 2 and told["samples_per_step"] == 4
+    assert told["batch"]["vis"] == [2, 25, 3, 32, 32] and told["batch"]["target"] == [4]
     weights = 4 * told["parameters_trained"]
     state = {"weights": weights, "gathered": 0, "gradients": weights, "unreduced": 0, "average": 0}
     assert told["parameters_frozen"] == 0 and 0 < told["memory"]["frozen"] < 0.1 * weights  # buffers

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
+from javisc.trainer.data.clip_cache import ClipCache
 from javisc.trainer.data.colour import Colour
 from javisc.trainer.data.decode import DecodeError, frames, samples
 from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, Tensors
@@ -38,7 +39,8 @@ class LoaderOptions:
     `threads` decode clips at once; `ahead` batches are being read or decoded, `ready` finished ones wait. `crop`: "centre", or
     "random" by the sample's own seed. `resize`: "cover" scales the picture until it covers the bucket, "none" crops from the
     picture as it is. `fps` and `gop` are the recipe's. `whole_sound` gives each clip's whole sound beside its window's.
-    `with_video=False` reads the sound alone, for a `transform`, which then gets no frames.
+    `with_video=False` reads the sound alone, for a `transform`, which then gets no frames. A loader
+    with a transform keeps up to `cache_bytes` of decoded clips in memory.
     """
 
     threads: int = 2
@@ -50,6 +52,7 @@ class LoaderOptions:
     gop: int = 12
     whole_sound: bool = False
     with_video: bool = True
+    cache_bytes: int = 0
     graph: GraphOptions = field(default_factory=GraphOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
@@ -154,6 +157,9 @@ class Loader:
         self.catalog = sampler.catalog
         self.reader = Reader(self.options.reader)
         self.transform = transform
+        self.cache: ClipCache | None = None
+        if transform is not None and self.options.cache_bytes:
+            self.cache = ClipCache(self.catalog, self.reader, self.options.cache_bytes, self.options.fps, self.options.gop)
         self.graph = None if transform is not None else Graph(self.options.graph)
         self.pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="javisc-decode")
         self.replaced = 0
@@ -280,6 +286,9 @@ class Loader:
     def _made(self, batch: Batch, clip: Clip) -> Any:
         """The clip as the graph or the transform wants it, or already transformed."""
         window = clip.window
+        if self.cache is not None and (kept := self.cache.window(clip.row, window)) is not None:
+            assert self.transform is not None
+            return self.transform(*kept, clip)
         with_audio = self.options.graph.with_audio or self.transform is not None
         exts = [*(["flac"] if with_audio else []), *(["mp4"] if self.options.with_video else [])]
         url, members, digest = self.catalog.place(clip.row, exts)

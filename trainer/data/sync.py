@@ -22,18 +22,22 @@ from javisc.trainer.data.reader import ReaderOptions
 from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.windows import Window
 from javisc.trainer.transforms.draws import SeededDraws
-from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, plan
+from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, heard, plan, plan_several, seen
 from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths
 
 
 @dataclass(frozen=True)
 class SyncWindow:
-    """The window policy of SparseSync's chains. `fixed` takes offset and start from the manifest where a row has them."""
+    """The window policy of SparseSync's chains. `fixed` takes offset and start from the manifest where a row has them.
+
+    With `offsets` above 1, a training window is one picture crop and the stretch of sound that so many offset crops need.
+    """
 
     transforms: SyncTransforms
     fps: Fraction = Fraction(25)
     train: bool = True
     fixed: bool = False
+    offsets: int = 1
 
     def feasible(self, numbers: Mapping[str, NDArray[np.int64]], count: int, stride: int) -> NDArray[np.bool_]:
         """Clips in which a crop fits at every offset of the grid, sound and picture."""
@@ -51,7 +55,7 @@ class SyncWindow:
         count: int,
         stride: int,
     ) -> list[Window]:
-        """One window per row, with the chain's own window (class and label included) as its detail."""
+        """One window per row, with the chain's own windows (class and label included) as its detail."""
         seeds = draws.bits(*words, "window", rows) >> np.uint64(1)
         out = []
         for row, seed in zip(rows, seeds, strict=True):
@@ -60,31 +64,44 @@ class SyncWindow:
             fixed = None
             if self.fixed and "offset_sec" in reals and not np.isnan(reals["offset_sec"][row]):
                 fixed = FixedOffset(float(reals["offset_sec"][row]), float(reals["vstart_sec"][row]))
+            drawn = SeededDraws(int(seed))
             try:
-                made = plan(self.transforms, lengths, SeededDraws(int(seed)), train=self.train, fixed=fixed)
+                if self.train and self.offsets > 1:
+                    made = plan_several(self.transforms, lengths, drawn, self.offsets)
+                else:
+                    made = [plan(self.transforms, lengths, drawn, train=self.train, fixed=fixed)]
             except InfeasibleCrop as error:
                 raise UserError(
                     f"row {row} of the rows that are used: {error}; "
                     "drop it with `javisc filter`, or mend its offset_sec and vstart_sec"
                 ) from error
-            out.append(Window(made.v_first, made.v_len, 1, made.a_first, made.a_len, made.offset_sec, made))
+            first, stop = min(one.a_first for one in made), max(one.a_first + one.a_len for one in made)
+            offset = made[0].offset_sec if len(made) == 1 else None
+            out.append(Window(made[0].v_first, made[0].v_len, 1, first, stop - first, offset, tuple(made)))
         return out
 
 
 @dataclass(frozen=True)
 class SyncBatch:
-    """vis (B, T, 3, S, S) normalised; aud (B, 1, 257, Ta) standardised; target (B,) classes, -1 without offsets; names."""
+    """vis (B, T, 3, S, S) normalised; aud (B·K, 1, 257, Ta) standardised; target (B·K,) classes, -1 without offsets; names.
+
+    K sounds of a clip lie together. `shift` (B·K,) is how many seconds later than the picture each really was taken.
+    """
 
     vis: torch.Tensor
     aud: torch.Tensor
     target: torch.Tensor
+    shift: torch.Tensor
     keys: list[str]
     replaced: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class SyncDataOptions:
-    """Where SparseSync's batches come from. `split` keeps rows of that split; None keeps all."""
+    """Where SparseSync's batches come from. `split` keeps rows of that split; None keeps all.
+
+    `offsets_per_clip` sounds go with each picture crop in training; `cache_bytes` of decoded clips are kept in memory.
+    """
 
     batch_size: int = 10
     seed: int = 1337
@@ -93,6 +110,8 @@ class SyncDataOptions:
     fixed: bool = False
     threads: int = 2
     ahead: int = 2
+    offsets_per_clip: int = 1
+    cache_bytes: int = 0
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
 
@@ -123,7 +142,7 @@ class SyncBatches:
                 f"clips are smaller than input_size={transforms.input_size}: "
                 f"build them with --short-side {transforms.input_size} or more"
             )
-        policy = SyncWindow(transforms, fps, options.train, options.fixed)
+        policy = SyncWindow(transforms, fps, options.train, options.fixed, options.offsets_per_clip)
         table: BucketTable = single_bucket(
             round(transforms.crop_len_sec * fps), transforms.input_size, transforms.input_size, options.batch_size
         )
@@ -133,17 +152,32 @@ class SyncBatches:
         self.catalog = catalog
         self.loader = Loader(
             Sampler(catalog, table, sampler_options, rank=rank, world=world),
-            LoaderOptions(threads=options.threads, ahead=options.ahead, fps=fps, reader=options.reader),
+            LoaderOptions(
+                threads=options.threads,
+                ahead=options.ahead,
+                fps=fps,
+                reader=options.reader,
+                cache_bytes=options.cache_bytes,
+            ),
             transform=self._sample,
             report=report,
         )
 
     def _sample(self, picture: NDArray[np.uint8], sound: NDArray[np.float32], clip: Clip) -> Any:
         rate = int(self.catalog.numbers["audio_fps"][clip.row])
-        video = torch.from_numpy(picture).permute(0, 3, 1, 2)
         wave = torch.from_numpy(sound.mean(axis=1))
-        made = apply(self.transforms, video, wave, clip.window.detail, rate, SeededDraws(clip.seed), train=self.train)
-        return made.vis, made.aud, -1 if made.window.offset_target is None else made.window.offset_target
+        vis = seen(
+            self.transforms, torch.from_numpy(picture).permute(0, 3, 1, 2), SeededDraws(clip.seed), train=self.train
+        )
+        sounds, targets, shifts = [], [], []
+        for number, window in enumerate(clip.window.detail):
+            first = window.a_first - clip.window.audio_first
+            drawn = SeededDraws(clip.seed if number == 0 else int(draws.bits(clip.seed, "sound", number)[0]))
+            piece = wave[first : first + window.a_len]
+            sounds.append(heard(self.transforms, piece, rate, drawn, train=self.train)[0].unsqueeze(0))
+            targets.append(-1 if window.offset_target is None else window.offset_target)
+            shifts.append(window.a_first / rate - window.v_first / float(self.loader.options.fps))
+        return vis, torch.stack(sounds), targets, shifts
 
     def __len__(self) -> int:
         """Batches left in the epoch."""
@@ -153,9 +187,16 @@ class SyncBatches:
         """The rest of the epoch."""
         for loaded in self.loader:
             if loaded.items:
-                vis, aud, target = zip(*loaded.items, strict=True)
+                vis, aud, target, shift = zip(*loaded.items, strict=True)
                 keys = [str(label["key"]) for label in loaded.labels]
-                yield SyncBatch(torch.stack(vis), torch.stack(aud), torch.tensor(target), keys, loaded.replaced)
+                yield SyncBatch(
+                    torch.stack(vis),
+                    torch.cat(aud),
+                    torch.tensor([one for some in target for one in some]),
+                    torch.tensor([one for some in shift for one in some]),
+                    keys,
+                    loaded.replaced,
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """A few integers, the same on every rank."""

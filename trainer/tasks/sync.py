@@ -47,7 +47,8 @@ class SyncData:
     """The batches. Splits are the manifest's; `fixed_offsets` takes evaluation crops from its columns where it has them.
 
     `iter_times` passes over the held-out data are pooled: more than one needs random crops. `evaluate_at_most` batches per
-    pass and process are looked at, 0 meaning all.
+    pass and process are looked at, 0 meaning all. In training, each of `batch_size` picture crops goes with `offsets_per_clip`
+    sounds at different offsets. `cache_mb` megabytes (10^6) of decoded clips are kept in memory by each process.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -59,6 +60,8 @@ class SyncData:
     evaluate_at_most: int = 0
     threads: int = 2
     ahead: int = 2
+    offsets_per_clip: int = 1
+    cache_mb: int = 0
 
 
 @dataclass
@@ -70,6 +73,8 @@ class SyncRecipe(Recipe):
     model: AVSyncConfig = field(default_factory=AVSyncConfig)
     start: SyncStart = field(default_factory=SyncStart)
     channels_last: bool = True
+    #: Weight of the second loss that a fusion by correlation offers: each moment's own.
+    alignment_weight: float = 0.0
 
 
 class SyncTask:
@@ -85,6 +90,11 @@ class SyncTask:
             raise UserError(
                 "data.iter_times > 1 needs data.fixed_offsets=false: with fixed crops all passes would be the same"
             )
+        most = (transformer.classes + 1) // 2
+        if not 1 <= recipe.data.offsets_per_clip <= most:
+            raise UserError(f"data.offsets_per_clip={recipe.data.offsets_per_clip}: 1 to {most}, half of the classes, fit")
+        if recipe.alignment_weight and (recipe.model.full_attention or transformer.fusion.kind != "correlation"):
+            raise UserError("alignment_weight above 0 needs model.transformer.fusion.kind=correlation")
         if not recipe.data.paths:
             raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
         self.recipe = recipe
@@ -126,7 +136,13 @@ class SyncTask:
         """Training batches of one rank."""
         data = self.recipe.data
         options = SyncDataOptions(
-            data.batch_size, self.recipe.seed, data.train_split, threads=data.threads, ahead=data.ahead
+            data.batch_size,
+            self.recipe.seed,
+            data.train_split,
+            threads=data.threads,
+            ahead=data.ahead,
+            offsets_per_clip=data.offsets_per_clip,
+            cache_bytes=data.cache_mb * 1_000_000,
         )
         return SyncBatches(data.paths, self.recipe.transforms, options, rank=rank, world=world)
 
@@ -152,8 +168,12 @@ class SyncTask:
             return AVSync(self.recipe.model)
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
-        _, logits = model(batch.vis.to(device, non_blocking=True), batch.aud.to(device, non_blocking=True))
-        return F.cross_entropy(logits.float(), batch.target.to(device), reduction="sum")
+        vis, aud = batch.vis.to(device, non_blocking=True), batch.aud.to(device, non_blocking=True)
+        target, weight = batch.target.to(device), self.recipe.alignment_weight
+        shift = batch.shift.to(device) / self.recipe.transforms.crop_len_sec if weight else None
+        aligned, logits = model(vis, aud, shift=shift)
+        loss = F.cross_entropy(logits.float(), target, reduction="sum")
+        return loss if aligned is None else loss + weight * len(target) * aligned
 
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
         """The metrics over the held-out split, each process looking at its share; {} if the recipe names none."""

@@ -76,6 +76,11 @@ def plan(
     return rule.random(clip, draws)
 
 
+def plan_several(config: SyncTransforms, clip: Lengths, draws: Draws, count: int) -> list[Window]:
+    """Training windows that share one picture crop: `count` sounds at different offsets. Raises InfeasibleCrop."""
+    return crop_rule(config, train=True).several(equalify(clip, config.clip_max_len_sec), draws, count)
+
+
 def _augmented(config: SyncTransforms, video: Tensor, draws: Draws) -> Tensor:
     """uint8 (T,3,H,W) of the window → float32 (T,3,S,S), augmented."""
     video = sync_video.crop_sometimes_upscaled(
@@ -102,20 +107,34 @@ def apply(
         raise ValueError(
             f"{len(video)} frames and {len(wave)} samples for a window of {window.v_len} and {window.a_len}"
         )
+    vis = seen(config, video, draws, train=train)
+    aud, means, stds = heard(config, wave, rate, draws, train=train)
+    return SyncSample(vis, aud.unsqueeze(0), window, means, stds)
+
+
+def seen(config: SyncTransforms, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
+    """The picture's half of `apply`: uint8 (T,3,H,W) → float32 (T,3,S,S)."""
+    frames = len(video)
     video = _augmented(config, video, draws) if train else centred(config, video)
-    keep_sec = config.max_off_sec + config.active_min_overlap_sec
     if config.to_freeze_frames:
-        kept = kept_part(len(video), window.v_len / config.crop_len_sec, keep_sec, draws, "freeze")
-        video = sync_video.freeze_outside(video, kept)
+        keep_sec = config.max_off_sec + config.active_min_overlap_sec
+        video = sync_video.freeze_outside(
+            video, kept_part(frames, frames / config.crop_len_sec, keep_sec, draws, "freeze")
+        )
+    return sync_video.normalise(video)
+
+
+def heard(
+    config: SyncTransforms, wave: Tensor, rate: int, draws: Draws, *, train: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sound's half of `apply`: (N,) → what `spectrogram` returns."""
     if config.to_corrupt_audio:
+        keep_sec = config.max_off_sec + config.active_min_overlap_sec
         kept = kept_part(len(wave), rate, keep_sec, draws, "corrupt_from")
         wave = sync_audio.corrupt_outside(wave, kept, config.corrupt_type, draws)
     if train:
         wave = sync_audio.augment(wave, rate, config.p_audio_aug, draws)
-    aud, means, stds = spectrogram(
-        wave, draws, config.p_audio_aug if train else 0.0, config.freq_mask, config.time_mask
-    )
-    return SyncSample(sync_video.normalise(video), aud.unsqueeze(0), window, means, stds)
+    return spectrogram(wave, draws, config.p_audio_aug if train else 0.0, config.freq_mask, config.time_mask)
 
 
 def spectrogram(

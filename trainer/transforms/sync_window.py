@@ -131,32 +131,55 @@ class CropRule:
 
     def random(self, clip: Lengths, draws: Draws) -> Window:
         """A window of a random offset, start and jitter. Raises InfeasibleCrop if the clip is too short for the offset drawn."""
+        return self._random(clip, draws, [draws.choice("offset", [float(value) for value in self.grid.values])], [""])[0]
+
+    def several(self, clip: Lengths, draws: Draws, count: int) -> list[Window]:
+        """`count` windows of one picture crop, at as many different offsets, each with its own jitter.
+
+        The first offset is any of the grid, the others those that fit into the clip with it: in a short clip, of the same sign.
+        """
+        if not 1 <= count <= (self.grid.classes + 1) // 2:
+            raise ValueError(f"{count} different offsets of a grid of {self.grid.classes}: give at most half of them")
+        room = (clip.frames / int(clip.fps)) - self.crop_len_sec - 1e-6
+        offsets: list[float] = []
+        for index in draws.order("offsets", self.grid.classes):
+            wanted = [*offsets, float(self.grid.values[index])]
+            if not offsets or max(0.0, *wanted) - min(0.0, *wanted) <= room:
+                offsets = wanted
+            if len(offsets) == count:
+                break
+        return self._random(clip, draws, offsets, [f"_{number}" for number in range(len(offsets))])
+
+    def _random(self, clip: Lengths, draws: Draws, offsets: list[float], names: list[str]) -> list[Window]:
+        """Windows at the given offsets from one random start that suits all of them."""
         v_fps, a_fps, v_len, a_len = self._sizes(clip)
-        grid = [float(value) for value in self.grid.values]
-        offset_sec = round(draws.choice("offset", grid), 2)
+        offsets = [round(offset, 2) for offset in offsets]
         v_max = (clip.frames - v_len) / v_fps
-        low, high = max(0, -offset_sec), min(v_max, v_max - offset_sec)
+        low, high = max(0, -min(offsets)), min(v_max, v_max - max(offsets))
         if high < low:
             raise InfeasibleCrop(
-                f"{clip.frames / v_fps:.2f} s are too short for {self.crop_len_sec} s and an offset of {offset_sec} s"
+                f"{clip.frames / v_fps:.2f} s are too short for {self.crop_len_sec} s and an offset of "
+                f"{' and '.join(str(offset) for offset in offsets)} s"
             )
         v_first = position(draws.uniform("v_start", low, high), v_fps)
         # The start that the frame really has, from which the sound is counted.
         v_start_sec = v_first / v_fps
-        a_first = position(v_start_sec + offset_sec, a_fps)
-        if a_first < 0 and v_first + 1 + v_len <= clip.frames:
+        if position(v_start_sec + min(offsets), a_fps) < 0 and v_first + 1 + v_len <= clip.frames:
             # An offset between two frames, and the start truncated to the earlier one: the next frame keeps the offset true.
             v_first += 1
             v_start_sec = v_first / v_fps
+        windows = []
+        for offset_sec, name in zip(offsets, names, strict=True):
             a_first = position(v_start_sec + offset_sec, a_fps)
-        jitter = position(self.jitter_sec, a_fps)
-        if jitter > 0:
-            left, right = min(a_first, jitter), min(clip.samples - a_len - a_first, jitter)
-            if right < -left:
-                raise InfeasibleCrop(f"the sound's {clip.samples} samples end before a crop at {a_first}")
-            # A start slightly before the sound makes `left` negative: the draw then begins where the sound does.
-            a_first += draws.integer("jitter", -left, right)
-        return self._window(clip, v_first, v_len, a_first, a_len, offset_sec, v_start_sec)
+            jitter = position(self.jitter_sec, a_fps)
+            if jitter > 0:
+                left, right = min(a_first, jitter), min(clip.samples - a_len - a_first, jitter)
+                if right < -left:
+                    raise InfeasibleCrop(f"the sound's {clip.samples} samples end before a crop at {a_first}")
+                # A start slightly before the sound makes `left` negative: the draw then begins where the sound does.
+                a_first += draws.integer(f"jitter{name}", -left, right)
+            windows.append(self._window(clip, v_first, v_len, a_first, a_len, offset_sec, v_start_sec))
+        return windows
 
     def unshifted(self, clip: Lengths, draws: Draws | None) -> Window:
         """A window without offset or label: anywhere if there are draws, else in the middle."""

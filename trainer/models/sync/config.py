@@ -8,9 +8,10 @@ from javisc.manifests.errors import UserError
 
 PRE_NORMS = ("layer", "l2", "identity")
 POSITIONS = ("learned", "zeroinit", "none")
-FUSIONS = ("transformer", "mlp")
+FUSIONS = ("transformer", "mlp", "correlation")
+STARTS = ("normal", "moments")
 BRIDGES = ("conv", "identity")
-TRUNK_SIZES = ("full", "small")
+TRUNK_SIZES = ("full", "small", "tiny")
 
 
 @dataclass
@@ -30,11 +31,19 @@ class SelectorConfig(StackConfig):
 
     num_selectors: int = 16
     positions: bool = True
+    #: What the queries start as: noise, as published; or one query per moment, evenly spaced, that reads what lies near it
+    #: (`moments`; wants n_head=1 and time tables that start the same way).
+    start: str = "normal"
 
 
 @dataclass
 class FusionConfig(StackConfig):
-    """What joins the two streams: a transformer over [OFF | visual | MOD | audio], or the flattened tokens alone (mlp)."""
+    """What joins the two streams.
+
+    A transformer over [OFF | visual | MOD | audio]; the flattened tokens alone (`mlp`); or the `correlation` of the two, n_head
+    similarities summed at every lag, which wants selectors that start as moments and learns in minutes what a transformer does
+    in days.
+    """
 
     kind: str = "transformer"
     tok_pdrop: float = 0.0
@@ -54,6 +63,8 @@ class SyncTransformerConfig:
     #: Deviation of the position tables at the start. The published 0.02 suits trunks that are trained already; from scratch,
     #: positions that small are hardly seen beside normalised features and nothing is learnt for long.
     position_std: float = 0.02
+    #: What the time tables start as: noise of `position_std`, or the same waves of time for pictures and sound (`moments`).
+    position_start: str = "normal"
     visual_selector: SelectorConfig = field(default_factory=SelectorConfig)
     audio_selector: SelectorConfig = field(default_factory=SelectorConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)

@@ -34,10 +34,11 @@ def _bridge(option: str, kind: str, inputs: int, outputs: int, dims: int) -> nn.
 
 
 class AVSync(nn.Module):
-    """vis (B,T,3,H,W), aud (B,1,F,T') → (loss or None, logits (B,classes)).
+    """vis (B,T,3,H,W), aud (B·K,1,F,T') → (loss or None, logits (B·K,classes)); K sounds per picture, which lie together.
 
     `vis` is normalised with ImageNet's statistics, `aud` a standardised log spectrogram. The loss is the mean cross entropy
-    against `targets` (B,), where given.
+    against `targets` (B·K,), where given. With `shift` (B·K,), by how many crop lengths the sound was taken later than the
+    picture, it is the loss of `FusionCorrelation.alignment` instead, which only that fusion has.
     """
 
     def __init__(self, config: AVSyncConfig | None = None) -> None:
@@ -76,9 +77,14 @@ class AVSync(nn.Module):
             trunk.eval()
         return self
 
-    def forward(self, vis: Tensor, aud: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+    def forward(
+        self, vis: Tensor, aud: Tensor, targets: Tensor | None = None, shift: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
         vis = self.v_bridge(self.vfeat_extractor(vis).transpose(1, 2)).transpose(1, 2)
         aud = self.a_bridge(self.afeat_extractor(aud))
+        if shift is not None:
+            assert isinstance(self.transformer, SyncTransformer)
+            return self.transformer.aligned(vis, aud, shift)
         logits = self.transformer(vis, aud)
         return (None if targets is None else F.cross_entropy(logits, targets)), logits
 

@@ -77,13 +77,22 @@ SPECS: dict[str, tuple[Spec, ...]] = {
         PoolSpec((1, 2, 2), (1, 2, 2), (0, 0, 0)),
         MixedSpec(32, (24, 48), (8, 24), 24),
     ),
+    "tiny": (
+        SepSpec(16, 3, 2, 1),
+        _SPATIAL_POOL,
+        SepSpec(32, 3, 1, 1),
+        PoolSpec((1, 2, 2), (1, 2, 2), (0, 0, 0)),
+        MixedSpec(24, (16, 24), (8, 8), 8),
+        MixedSpec(24, (24, 48), (8, 12), 12),
+        PoolSpec((1, 4, 4), (1, 4, 4), (0, 0, 0)),
+    ),
 }
 
 
 def trunk_channels(size: str) -> int:
     """Channels of a trunk's features."""
-    last = SPECS[check_choice("visual_trunk.size", size, TRUNK_SIZES)][-1]
-    assert isinstance(last, MixedSpec)
+    specs = SPECS[check_choice("visual_trunk.size", size, TRUNK_SIZES)]
+    last = [spec for spec in specs if isinstance(spec, MixedSpec)][-1]
     return last.a + last.b[1] + last.c[1] + last.d
 
 
