@@ -51,9 +51,7 @@ class Act:
         x, y = margin + self.place[0] * width, margin + self.place[1] * height
         getattr(self, f"_{self.kind}")(picture, x, y, height, number, since, gap)
 
-    def _juggle(
-        self, picture: Picture, x: float, y: float, height: int, number: int, since: float, gap: float
-    ) -> None:
+    def _juggle(self, picture: Picture, x: float, y: float, height: int, number: int, since: float, gap: float) -> None:
         """A ball that a pad throws up again and again: h = g·t·(gap - t)/2."""
         radius, above = self.size * height, GRAVITY / 2 * since * (gap - since) * height / VIEW
         box(picture, x, y + radius + 0.02 * height, 1.3 * radius, 0.02 * height, (60, 60, 60))
@@ -69,9 +67,7 @@ class Act:
             box(picture, x + side * (reach + radius), y, 0.02 * height, 2 * radius, (70, 60, 60))
         disc(picture, x + (2 * share - 1) * reach, y, radius, radius, self.material.colour)
 
-    def _mallet(
-        self, picture: Picture, x: float, y: float, height: int, number: int, since: float, gap: float
-    ) -> None:
+    def _mallet(self, picture: Picture, x: float, y: float, height: int, number: int, since: float, gap: float) -> None:
         """A mallet that is lifted and strikes a bar."""
         radius, share = self.size * height, since / gap
         lift = np.sin(np.pi * share**1.7) * min(0.3, 0.6 * gap) * height
@@ -79,9 +75,7 @@ class Act:
         box(picture, x + radius, y - lift - radius, 0.015 * height, radius, (90, 70, 50))
         disc(picture, x, y - lift, 0.8 * radius, 0.6 * radius, (190, 190, 180))
 
-    def _bubble(
-        self, picture: Picture, x: float, y: float, height: int, number: int, since: float, gap: float
-    ) -> None:
+    def _bubble(self, picture: Picture, x: float, y: float, height: int, number: int, since: float, gap: float) -> None:
         """A bubble that swells until it bursts; another begins elsewhere."""
         spots = np.random.default_rng((self.seed, number)).uniform(-0.12, 0.12, (2, 2)) * height
         swollen = 1.9 * self.size * height

@@ -309,10 +309,12 @@ def act_scene(
     hits: list[Hit] = []
     for index, number in enumerate(dice.permutation(len(MATERIALS))[:count]):
         known = MATERIALS[int(number)]
+        pitched = 2 ** dice.uniform(-0.7, 0.7)
+        red, green, blue = (int(part) for part in np.clip(dice.normal(known.colour, 25), 20, 255))
         stuff = replace(
             known,
-            pitch=known.pitch * float(2 ** dice.uniform(-0.7, 0.7)),
-            colour=tuple(int(part) for part in np.clip(dice.normal(known.colour, 25), 20, 255)),
+            pitch=known.pitch * float(pitched),
+            colour=(red, green, blue),
         )
         times = event_times(dice, seconds)
         place = ((index + float(dice.uniform(0.4, 0.6))) / count, float(dice.uniform(0.5, 0.75)))

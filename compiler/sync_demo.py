@@ -39,7 +39,9 @@ def make_datasets(
 ) -> SyncDemo:
     """Make and compile both datasets in `out`, which is replaced if a demonstration made it. Raises UserError."""
     fresh(out)
-    say(f"making {clips} clips of {len(LEARNT)} kinds of event to learn, {test_clips} of {len(HELD_OUT)} others to test")
+    say(
+        f"making {clips} clips of {len(LEARNT)} kinds of event to learn, {test_clips} of {len(HELD_OUT)} others to test"
+    )
     wanted = [
         *_scenes(out / "raw" / "learn", LEARNT, clips, seed),
         *_scenes(out / "raw" / "test", HELD_OUT, test_clips, seed + _TEST_SEED),

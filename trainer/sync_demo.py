@@ -76,10 +76,11 @@ def told(learnt: Learnt) -> str:
             f"  {name}: {share:.0%} of {found['clips']:.0f} times ({share / learnt.chance:.1f} × chance, which is "
             f"{learnt.chance:.1%}), within one step {near:.0%}"
         )
-    for path, found in learnt.shifted.items():
-        first = found.ranked[0]
+    for path, said in learnt.shifted.items():
+        first = said.ranked[0]
         verdict = "right" if abs(first.offset_sec + LATE) < 1e-3 else "wrong"
         lines.append(
-            f"  {path.name}, sound made {LATE:.2f} s late: ranked first {first.offset_sec:+.2f} s (p={first.probability:.2f}), {verdict}"
+            f"  {path.name}, sound made {LATE:.2f} s late: ranked first {first.offset_sec:+.2f} s "
+            f"(p={first.probability:.2f}), {verdict}"
         )
     return "\n".join(lines)

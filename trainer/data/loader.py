@@ -159,7 +159,9 @@ class Loader:
         self.transform = transform
         self.cache: ClipCache | None = None
         if transform is not None and self.options.cache_bytes:
-            self.cache = ClipCache(self.catalog, self.reader, self.options.cache_bytes, self.options.fps, self.options.gop)
+            self.cache = ClipCache(
+                self.catalog, self.reader, self.options.cache_bytes, self.options.fps, self.options.gop
+            )
         self.graph = None if transform is not None else Graph(self.options.graph)
         self.pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="javisc-decode")
         self.replaced = 0

@@ -73,7 +73,7 @@ class SyncRecipe(Recipe):
     model: AVSyncConfig = field(default_factory=AVSyncConfig)
     start: SyncStart = field(default_factory=SyncStart)
     channels_last: bool = True
-    #: Weight of the second loss that a fusion by correlation offers: each moment's own.
+    #: Weight of the second loss that model.correlation offers: each moment's own.
     alignment_weight: float = 0.0
 
 
@@ -81,7 +81,7 @@ class SyncTask:
     """SparseSync over shards: `loss` is the cross entropy of the offset's class."""
 
     def __init__(self, recipe: SyncRecipe) -> None:
-        transformer = recipe.model.full_attention or recipe.model.transformer
+        transformer = recipe.model.head
         if transformer.classes != recipe.transforms.classes:
             raise UserError(
                 f"the model has {transformer.classes} classes, transforms.classes={recipe.transforms.classes}: give both the same"
@@ -92,9 +92,11 @@ class SyncTask:
             )
         most = (transformer.classes + 1) // 2
         if not 1 <= recipe.data.offsets_per_clip <= most:
-            raise UserError(f"data.offsets_per_clip={recipe.data.offsets_per_clip}: 1 to {most}, half of the classes, fit")
-        if recipe.alignment_weight and (recipe.model.full_attention or transformer.fusion.kind != "correlation"):
-            raise UserError("alignment_weight above 0 needs model.transformer.fusion.kind=correlation")
+            raise UserError(
+                f"data.offsets_per_clip={recipe.data.offsets_per_clip}: 1 to {most}, half of the classes, fit"
+            )
+        if recipe.alignment_weight and recipe.model.correlation is None:
+            raise UserError("alignment_weight above 0 needs model.correlation, whose loss it weighs: set it to 0")
         if not recipe.data.paths:
             raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
         self.recipe = recipe

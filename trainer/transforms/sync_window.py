@@ -131,7 +131,9 @@ class CropRule:
 
     def random(self, clip: Lengths, draws: Draws) -> Window:
         """A window of a random offset, start and jitter. Raises InfeasibleCrop if the clip is too short for the offset drawn."""
-        return self._random(clip, draws, [draws.choice("offset", [float(value) for value in self.grid.values])], [""])[0]
+        return self._random(clip, draws, [draws.choice("offset", [float(value) for value in self.grid.values])], [""])[
+            0
+        ]
 
     def several(self, clip: Lengths, draws: Draws, count: int) -> list[Window]:
         """`count` windows of one picture crop, at as many different offsets, each with its own jitter.

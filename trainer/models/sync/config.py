@@ -8,8 +8,7 @@ from javisc.manifests.errors import UserError
 
 PRE_NORMS = ("layer", "l2", "identity")
 POSITIONS = ("learned", "zeroinit", "none")
-FUSIONS = ("transformer", "mlp", "correlation")
-STARTS = ("normal", "moments")
+FUSIONS = ("transformer", "mlp")
 BRIDGES = ("conv", "identity")
 TRUNK_SIZES = ("full", "small", "tiny")
 
@@ -31,19 +30,11 @@ class SelectorConfig(StackConfig):
 
     num_selectors: int = 16
     positions: bool = True
-    #: What the queries start as: noise, as published; or one query per moment, evenly spaced, that reads what lies near it
-    #: (`moments`; wants n_head=1 and time tables that start the same way).
-    start: str = "normal"
 
 
 @dataclass
 class FusionConfig(StackConfig):
-    """What joins the two streams.
-
-    A transformer over [OFF | visual | MOD | audio]; the flattened tokens alone (`mlp`); or the `correlation` of the two, n_head
-    similarities summed at every lag, which wants selectors that start as moments and learns in minutes what a transformer does
-    in days.
-    """
+    """What joins the two streams: a transformer over [OFF | visual | MOD | audio], or the flattened tokens alone (mlp)."""
 
     kind: str = "transformer"
     tok_pdrop: float = 0.0
@@ -63,8 +54,6 @@ class SyncTransformerConfig:
     #: Deviation of the position tables at the start. The published 0.02 suits trunks that are trained already; from scratch,
     #: positions that small are hardly seen beside normalised features and nothing is learnt for long.
     position_std: float = 0.02
-    #: What the time tables start as: noise of `position_std`, or the same waves of time for pictures and sound (`moments`).
-    position_start: str = "normal"
     visual_selector: SelectorConfig = field(default_factory=SelectorConfig)
     audio_selector: SelectorConfig = field(default_factory=SelectorConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -88,6 +77,19 @@ class FullAttentionConfig:
 
 
 @dataclass
+class CorrelationConfig:
+    """No transformer: how alike the streams are at every lag decides. Learns from nothing in minutes where transformers take days.
+
+    `moments`: into how many time steps both streams are resampled; the similarities are taken in `n_head` parts of the width.
+    """
+
+    classes: int = 21
+    width: int = 512
+    n_head: int = 8
+    moments: int = 16
+
+
+@dataclass
 class TrunkConfig:
     """A feature extractor. One that is not trained keeps its norm statistics too."""
 
@@ -97,7 +99,7 @@ class TrunkConfig:
 
 @dataclass
 class AVSyncConfig:
-    """The whole model: two trunks, two bridges to a common width, the transformer."""
+    """The whole model: two trunks, two bridges to a common width, the transformer or, where given, what stands in its place."""
 
     visual_trunk: TrunkConfig = field(default_factory=TrunkConfig)
     audio_trunk: TrunkConfig = field(default_factory=TrunkConfig)
@@ -105,6 +107,12 @@ class AVSyncConfig:
     audio_bridge: str = "identity"
     transformer: SyncTransformerConfig = field(default_factory=SyncTransformerConfig)
     full_attention: FullAttentionConfig | None = None
+    correlation: CorrelationConfig | None = None
+
+    @property
+    def head(self) -> SyncTransformerConfig | FullAttentionConfig | CorrelationConfig:
+        """What joins the two streams."""
+        return self.correlation or self.full_attention or self.transformer
 
 
 def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from javisc.trainer.models.sync import resnet, s3d
 from javisc.trainer.models.sync.config import BRIDGES, AVSyncConfig, check_choice
+from javisc.trainer.models.sync.correlation import Correlation
 from javisc.trainer.models.sync.transformer import FullAttention, SyncTransformer
 
 
@@ -38,21 +39,23 @@ class AVSync(nn.Module):
 
     `vis` is normalised with ImageNet's statistics, `aud` a standardised log spectrogram. The loss is the mean cross entropy
     against `targets` (B·K,), where given. With `shift` (B·K,), by how many crop lengths the sound was taken later than the
-    picture, it is the loss of `FusionCorrelation.alignment` instead, which only that fusion has.
+    picture, it is the loss of `Correlation.aligned` instead, which only that head has.
     """
 
     def __init__(self, config: AVSyncConfig | None = None) -> None:
         super().__init__()
         config = config or AVSyncConfig()
-        transformer = config.full_attention or config.transformer
+        width = config.head.width
         self.config = config
         self.vfeat_extractor = s3d.S3D(config.visual_trunk.size)
         self.afeat_extractor = resnet.ResNet18Audio(config.audio_trunk.size)
         visual, audio = s3d.trunk_channels(config.visual_trunk.size), resnet.trunk_channels(config.audio_trunk.size)
-        self.v_bridge = _bridge("visual_bridge", config.visual_bridge, visual, transformer.width, 3)
-        self.a_bridge = _bridge("audio_bridge", config.audio_bridge, audio, transformer.width, 2)
+        self.v_bridge = _bridge("visual_bridge", config.visual_bridge, visual, width, 3)
+        self.a_bridge = _bridge("audio_bridge", config.audio_bridge, audio, width, 2)
         self.transformer: nn.Module
-        if config.full_attention is not None:
+        if config.correlation is not None:
+            self.transformer = Correlation(config.correlation)
+        elif config.full_attention is not None:
             self.transformer = FullAttention(config.full_attention)
         else:
             self.transformer = SyncTransformer(config.transformer)
@@ -83,7 +86,7 @@ class AVSync(nn.Module):
         vis = self.v_bridge(self.vfeat_extractor(vis).transpose(1, 2)).transpose(1, 2)
         aud = self.a_bridge(self.afeat_extractor(aud))
         if shift is not None:
-            assert isinstance(self.transformer, SyncTransformer)
+            assert isinstance(self.transformer, Correlation)
             return self.transformer.aligned(vis, aud, shift)
         logits = self.transformer(vis, aud)
         return (None if targets is None else F.cross_entropy(logits, targets)), logits

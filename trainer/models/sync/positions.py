@@ -5,14 +5,12 @@ Grids are channels-last: visual (B,T,H,W,C), audio (B,F,T,C).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from javisc.manifests.errors import UserError
 from javisc.trainer.models.sync.config import POSITIONS, PRE_NORMS, check_choice
 
 
@@ -106,34 +104,3 @@ def init_positions(module: nn.Module, std: float) -> None:
     for table in module.children():
         if isinstance(table, nn.Embedding):
             nn.init.normal_(table.weight, std=std)
-
-
-def moments(count: int, width: int) -> Tensor:
-    """Codes (count, width) of evenly spaced moments of a clip: waves of `width // 2` periods from 0.19 to 4 clip lengths.
-
-    Codes of grids of different `count` agree where their moments do. An odd channel is 0.
-    """
-    times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    periods = torch.logspace(math.log10(0.19), math.log10(4.0), width // 2, dtype=torch.float64)
-    waves = 2 * math.pi * times[:, None] / periods
-    return F.pad(torch.cat((waves.sin(), waves.cos()), 1), (0, width % 2)).float()
-
-
-def time_channels(module: VisualPositions | AudioPositions) -> tuple[int, int]:
-    """[first, stop) of the channels that a position module gives to time: the first of a picture's, the last of a sound's."""
-    size = module.time_embed.embedding_dim
-    first = 0 if isinstance(module, VisualPositions) else module.freq_embed.embedding_dim
-    return first, first + size
-
-
-@torch.no_grad()
-def start_as_moments(vis: nn.Module, aud: nn.Module) -> None:
-    """Let the time tables of pictures and sound start as the same waves of time, and the other tables at 0."""
-    if not isinstance(vis, VisualPositions) or not isinstance(aud, AudioPositions):
-        raise UserError("position_start='moments' sets learned tables: set visual_positions and audio_positions to 'learned'")
-    shared = min(vis.time_embed.embedding_dim, aud.time_embed.embedding_dim)
-    for module in (vis, aud):
-        for table in module.children():
-            nn.init.zeros_(table.weight)
-        table = module.time_embed
-        table.weight[:, :shared] = moments(table.num_embeddings, shared)

@@ -11,6 +11,8 @@ from javisc.trainer.models.sync.config import TRUNK_SIZES, check_choice
 BLOCKS: dict[str, list[int]] = {"full": [2, 2, 2, 2], "small": [1, 1, 1], "tiny": [1, 1, 1]}
 #: Channels of the first layer; every further one has twice as many.
 _FIRST = {"full": 64, "small": 64, "tiny": 16}
+#: Strides of the first convolution over frequency and time.
+_STRIDE = {"full": (2, 2), "small": (4, 2), "tiny": (8, 2)}
 
 
 def trunk_channels(size: str) -> int:
@@ -26,7 +28,7 @@ class ResNet18Audio(ResNet):
         blocks = BLOCKS[size]
         super().__init__(BasicBlock, [*blocks, *[1] * (4 - len(blocks))])
         # Replaced after torchvision's initialisation, so this layer alone keeps torch's default, as in the reference.
-        stride = {"full": 2, "small": (4, 2), "tiny": (8, 2)}[size]
+        stride = _STRIDE[size]
         first = _FIRST[size]
         self.conv1 = nn.Conv2d(1, first, 7, stride=stride, padding=3, bias=False)
         if size == "tiny":
