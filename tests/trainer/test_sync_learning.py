@@ -10,72 +10,58 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.config import load_recipe
-from javisc.trainer.models.sync.config import FusionConfig, SelectorConfig, SyncTransformerConfig
+from javisc.trainer.models.sync.config import CorrelationConfig
+from javisc.trainer.models.sync.correlation import Correlation, matching
 from javisc.trainer.models.sync.model import AVSync
-from javisc.trainer.models.sync.positions import moments
-from javisc.trainer.models.sync.transformer import FusionCorrelation, SyncTransformer, matching
 from javisc.trainer.tasks.sync import SyncRecipe, SyncTask
-
-MOMENTS = SelectorConfig(
-    n_layer=1, n_head=1, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, num_selectors=20, start="moments"
-)
-SMALL = SyncTransformerConfig(
-    classes=9,
-    width=64,
-    visual_shape=(20, 1, 1),
-    audio_shape=(1, 26),
-    position_start="moments",
-    visual_selector=MOMENTS,
-    audio_selector=MOMENTS,
-    fusion=FusionConfig(kind="correlation", n_head=2),
-)
-
-
-def test_codes_of_a_moment_agree_between_grids() -> None:
-    coarse, fine = moments(5, 24), moments(15, 24)
-    assert torch.allclose(coarse, fine[1::3], atol=1e-6)
-    alike = F.normalize(fine, dim=1) @ F.normalize(fine, dim=1).T
-    assert torch.equal(alike.argmax(1), torch.arange(15))
-    assert moments(4, 5).shape == (4, 5) and not moments(4, 5)[:, 4].any()
-
-
-def test_selectors_start_as_readers_of_their_own_moment() -> None:
-    torch.manual_seed(0)
-    model = SyncTransformer(SMALL)
-    block, selector = model.v_selector.blocks[0], model.v_selector
-    context = model.vis_pos_emb(model.pre_lnorm_vis(torch.randn(1, 20, 1, 1, 64))).flatten(1, 3)
-    queries = selector.selectors[None]
-    read = block.xattn.probabilities(block.ln2(queries + block.attn(block.ln1(queries))), context)[0, 0]
-    where = (read * torch.arange(20)).sum(1)
-    assert (where - torch.arange(20)).abs().mean() < 1.5 and read.max(1).values.mean() > 0.3
-
 
 def test_correlation_is_the_sum_over_pairs_at_each_lag() -> None:
     torch.manual_seed(1)
-    fusion = FusionCorrelation(8, 4, 2)
-    vis, aud = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
-    got = fusion(vis, aud).view(3, 2, 7)
-    v = fusion.vis_proj(fusion.vis_in_lnorm(vis)).view(3, 4, 2, 4)
-    a = fusion.aud_proj(fusion.aud_in_lnorm(aud)).view(3, 4, 2, 4)
-    for head in range(2):
+    head = Correlation(CorrelationConfig(classes=3, width=8, n_head=2, moments=4))
+    vis, aud = torch.randn(3, 4, 8, 2, 2), torch.randn(3, 8, 5, 4)
+    v = head.vis_proj(head.pre_lnorm_vis(vis.permute(0, 1, 3, 4, 2)).amax((2, 3))).view(3, 4, 2, 4)
+    a = head.aud_proj(head.pre_lnorm_aud(aud.permute(0, 2, 3, 1)).mean(1)).view(3, 4, 2, 4)
+    lags = torch.zeros(3, 2, 7)
+    for part in range(2):
         for lag in range(-3, 4):
             pairs = [(i, i + lag) for i in range(4) if 0 <= i + lag < 4]
-            wanted = sum(F.cosine_similarity(v[:, i, head], a[:, j, head]) for i, j in pairs) / len(pairs) ** 0.5
-            assert torch.allclose(got[:, head, lag + 3], fusion.scale * wanted, atol=1e-5)
+            alike = torch.stack([F.cosine_similarity(v[:, i, part], a[:, j, part]) for i, j in pairs])
+            lags[:, part, lag + 3] = alike.sum(0) / len(pairs) ** 0.5
+    assert torch.allclose(head(vis, aud), head.off_head(lags.flatten(1)), atol=1e-5)
+
+
+def test_streams_of_other_lengths_are_resampled_to_the_same_moments() -> None:
+    head = Correlation(CorrelationConfig(classes=3, width=8, n_head=1, moments=6))
+    head.aud_proj.load_state_dict(head.vis_proj.state_dict())
+    ramp = torch.randn(1, 8, 1) + torch.randn(1, 8, 1) * torch.linspace(-1, 1, 2)
+
+    def stretched(steps: int) -> Tensor:
+        """A straight line through feature space, seen at the middles of `steps` even parts."""
+        return F.interpolate(ramp, size=steps, mode="linear", align_corners=True)
+
+    with torch.no_grad():
+        nn.init.eye_(head.vis_proj.weight)
+        head.aud_proj.load_state_dict(head.vis_proj.state_dict())
+        alike = head.alike(stretched(60).transpose(1, 2)[..., None, None], stretched(90)[:, :, None])
+    assert torch.equal(alike[0, 0].argmax(1), torch.arange(6))
 
 
 def test_alignment_wants_what_sounds_at_each_moment() -> None:
     shift = torch.tensor([0.0, 0.25, -0.5])
-    wanted = matching(shift, 4, 8)
-    assert wanted.tolist() == [[1, 3, 5, 7], [-1, 1, 3, 5], [5, 7, -1, -1]]
-    fusion = FusionCorrelation(8, 4, 2)
-    nn.init.eye_(fusion.vis_proj.weight)
-    fusion.aud_proj.load_state_dict(fusion.vis_proj.state_dict())
-    features = torch.randn(1, 4, 8)
-    right = fusion.alignment(features, features, torch.zeros(1))
-    wrong = fusion.alignment(features, features.roll(1, 1), torch.zeros(1))
-    assert right < 0.1 < wrong
-    assert fusion.alignment(features, features, torch.tensor([2.0])) == 0
+    assert matching(shift, 4).tolist() == [[0, 1, 2, 3], [-1, 0, 1, 2], [2, 3, -1, -1]]
+    torch.manual_seed(3)
+    head = Correlation(CorrelationConfig(classes=3, width=64, n_head=2, moments=4))
+    head.aud_proj.load_state_dict(head.vis_proj.state_dict())
+    features = torch.randn(1, 64, 4)
+    pictures = features.transpose(1, 2)[..., None, None]
+
+    def loss(steps: int, shift: float) -> Tensor:
+        return head.aligned(pictures, features.roll(steps, 2)[:, :, None], torch.tensor([shift]))[0]
+
+    # Taken a quarter later, the sound's first moment is the picture's second: columns move one to the left.
+    assert loss(0, 0.0) < 0.1 and loss(-1, 0.25) < 0.1 and loss(1, -0.25) < 0.1
+    assert loss(1, 0.0) > 5 and loss(-1, -0.25) > 5
+    assert loss(0, 2.0) == 0
 
 
 def test_several_sounds_of_a_picture_are_as_many_pairs() -> None:
@@ -95,10 +81,8 @@ def test_several_sounds_of_a_picture_are_as_many_pairs() -> None:
     ("overrides", "message"),
     [
         (["data.offsets_per_clip=9"], "1 to 8, half of the classes"),
-        (["model.transformer.fusion.kind=transformer"], "fusion.kind=correlation"),
-        (["model.transformer.visual_selector.n_head=2"], "n_head=1"),
-        (["model.transformer.position_start=normal"], "position_start='moments'"),
-        (["model.transformer.audio_selector.num_selectors=8"], "as many visual as audio"),
+        (["model.correlation=null", "transforms.classes=21"], "needs model.correlation"),
+        (["model.correlation.classes=9"], "the model has 9 classes"),
     ],
 )
 def test_settings_that_do_not_go_together_are_told(overrides: list[str], message: str) -> None:
@@ -122,25 +106,25 @@ def _events(dice: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tens
     return shown(times, 20), shown(times - offset[:, None], 26), torch.from_numpy(target)
 
 
-def test_selectors_and_correlation_learn_offsets_of_events_they_have_not_seen() -> None:
-    """Three hundred steps where the published start stays at chance for thousands."""
+def test_it_learns_offsets_of_events_it_has_not_seen() -> None:
     torch.manual_seed(0)
     dice = np.random.default_rng(0)
-    model, seen, heard = SyncTransformer(SMALL), nn.Linear(8, 64), nn.Linear(8, 64)
+    head = Correlation(CorrelationConfig(classes=9, width=32, n_head=2, moments=20))
+    seen, heard = nn.Linear(8, 32), nn.Linear(8, 32)
+    weights = [*head.parameters(), *seen.parameters(), *heard.parameters()]
+    optimizer = torch.optim.AdamW(weights, 5e-3, betas=(0.9, 0.98))
 
-    def logits(vis: Tensor, aud: Tensor) -> Tensor:
-        return model(seen(vis)[..., None, None], heard(aud).transpose(1, 2)[:, :, None])
+    def streams(count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        vis, aud, target = _events(dice, count)
+        shift = (target - 4) * 0.2 / 1.6
+        return seen(vis)[..., None, None], heard(aud).transpose(1, 2)[:, :, None], target, shift
 
-    weights = [*model.parameters(), *seen.parameters(), *heard.parameters()]
-    optimizer = torch.optim.AdamW(weights, 2e-3, betas=(0.9, 0.98))
-    for step in range(300):
-        vis, aud, target = _events(dice, 64)
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100)
+    for _ in range(200):
+        vis, aud, target, shift = streams(64)
+        aligned, logits = head.aligned(vis, aud, shift)
         optimizer.zero_grad()
-        F.cross_entropy(logits(vis, aud), target).backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
+        (F.cross_entropy(logits, target) + aligned).backward()
         optimizer.step()
     with torch.no_grad():
-        vis, aud, target = _events(dice, 512)
-        assert (logits(vis, aud).argmax(1) == target).float().mean() > 0.7  # chance is 0.11
+        vis, aud, target, _ = streams(512)
+        assert (head(vis, aud).argmax(1) == target).float().mean() > 0.7  # chance is 0.11

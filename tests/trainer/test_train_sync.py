@@ -20,13 +20,19 @@ from javisc.trainer.tasks.registry import load
 from javisc.trainer.tasks.sync import SyncRecipe, SyncTask, pooled_metrics, whole_model_state
 from support import compiled
 
+#: SparseSync itself, which the demonstration's own head stands in for, in small.
 TINY = [
+    "model.correlation=null",
+    "alignment_weight=0",
     "transforms.crop_len_sec=1.0",
     "transforms.max_off_sec=0.4",
     "transforms.classes=5",
     "transforms.input_size=32",
     "model.transformer.classes=5",
     "model.transformer.width=16",
+    "model.transformer.visual_selector.n_head=4",
+    "model.transformer.audio_selector.n_head=4",
+    "model.transformer.fusion.n_head=4",
     "model.transformer.visual_selector.n_layer=1",
     "model.transformer.audio_selector.n_layer=1",
     "model.transformer.fusion.n_layer=1",

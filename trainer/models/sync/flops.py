@@ -14,6 +14,7 @@ from torchvision.models.resnet import BasicBlock
 
 from javisc.trainer.flops import Tally, trains
 from javisc.trainer.models.sync.attention import Attention, EncoderBlock, SelectorBlock
+from javisc.trainer.models.sync.correlation import Correlation
 from javisc.trainer.models.sync.model import AudioClassifier, AVSync, ConvBridge
 from javisc.trainer.models.sync.resnet import ResNet18Audio
 from javisc.trainer.models.sync.s3d import Basic, Mixed, Sep
@@ -130,17 +131,24 @@ def classifier_flops(model: AudioClassifier, aud: Sequence[int]) -> Tally:
 
 
 def sync_flops(model: AVSync, vis: Sequence[int], aud: Sequence[int]) -> Tally:
-    """A step of the sync model on clips vis (B,T,3,H,W) and aud (B,1,F,T)."""
+    """A step of the sync model on clips vis (B,T,3,H,W) and aud (B·K,1,F,T)."""
     tally = Tally()
     video, audio = sync_grids(model, vis, aud, tally)
-    rows, head = vis[0], model.transformer
+    rows, head = aud[0], model.transformer
+    if isinstance(head, Correlation):
+        v = tally.weight(head.vis_proj, vis[0] * video.axes[0], video.reached or trains(head.pre_lnorm_vis))
+        a = tally.weight(head.aud_proj, rows * audio.axes[1], audio.reached or trains(head.pre_lnorm_aud))
+        tally.forward += 2.0 * rows * head.moments**2 * head.vis_proj.out_features
+        tally.backward += 2.0 * rows * head.moments**2 * head.vis_proj.out_features * (v + a)
+        tally.weight(head.off_head, rows, v or a)
+        return tally
     assert isinstance(head, FullAttention | SyncTransformer)
     v = video.reached or trains(head.pre_lnorm_vis) or trains(head.vis_pos_emb)
     a = audio.reached or trains(head.pre_lnorm_aud) or trains(head.aud_pos_emb)
     if isinstance(head, FullAttention):
         _encoder(tally, head.blocks, rows, 2 + video.tokens + audio.tokens, v or a or head.OFF_tok.requires_grad)
     else:
-        v = _selector(tally, head.v_selector, rows, video.tokens, v)
+        v = _selector(tally, head.v_selector, vis[0], video.tokens, v)
         a = _selector(tally, head.a_selector, rows, audio.tokens, a)
         if isinstance(head.global_transformer, FusionTransformer):
             tokens = 2 + len(head.v_selector.selectors) + len(head.a_selector.selectors)
