@@ -232,7 +232,11 @@ class Scene:
         clock = np.arange(count) / rate
         for _ in range(self.calls):
             # A bird's call: it swells and sinks within half a second, gliding in pitch; nothing about it is sudden.
-            start, pitch, glide = dice.uniform(0, max(0.0, self.seconds - 0.5)), dice.uniform(600, 3000), dice.uniform(-800, 800)
+            start, pitch, glide = (
+                dice.uniform(0, max(0.0, self.seconds - 0.5)),
+                dice.uniform(600, 3000),
+                dice.uniform(-800, 800),
+            )
             since = np.clip((clock - start) / 0.5, 0, 1)
             wave += 0.12 * np.sin(np.pi * since) ** 2 * np.sin(2 * np.pi * (pitch + glide * since) * clock)
         hum = 0.002 * np.sin(2 * np.pi * 50 * clock) + self.hiss * dice.standard_normal(count)

@@ -131,7 +131,7 @@ def test_what_fails_stops_no_other_video(video: Path, best: Path, tmp_path: Path
     paths = [tmp_path, tmp_path / "nowhere.mp4", video, still, video]
     result = CliRunner().invoke(cli, ["predict", *map(str, paths), "--checkpoint", str(best)], standalone_mode=False)
     assert result.exception is None and result.return_value == 1
-    assert result.stdout.count("Ground Truth offset (sec): 0.00 (4)") == 2 == result.stdout.count(f"{video}\n")
+    assert result.stdout.count("Ground Truth offset (sec): 0.00 (7)") == 2 == result.stdout.count(f"{video}\n")
     told_lines = [line for line in result.stderr.splitlines() if line.startswith("javisc: ")]
     assert [path.name in line for path, line in zip((tmp_path, paths[1], still), told_lines, strict=True)] == [True] * 3
     for option in ("--offset-sec", "--v-start-sec"):

@@ -15,6 +15,7 @@ from javisc.trainer.models.sync.correlation import Correlation, matching
 from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.tasks.sync import SyncRecipe, SyncTask
 
+
 def test_correlation_is_the_sum_over_pairs_at_each_lag() -> None:
     torch.manual_seed(1)
     head = Correlation(CorrelationConfig(classes=3, width=8, n_head=2, moments=4))

@@ -295,3 +295,20 @@ def test_fixed_offsets_are_read_and_checked(tmp_path: Path) -> None:
         train.write_text(text)
         with pytest.raises(UserError, match="train_size21"):
             sync_offsets.read(tmp_path, grid, 5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(frames=st.integers(35, 200), seed=st.integers(0, 1 << 30), count=st.integers(1, 4))
+def test_several_windows_fit_the_clip_and_share_its_picture(frames: int, seed: int, count: int) -> None:
+    clip = Lengths(frames, frames * 640, 25.0, RATE)
+    rule = CropRule(ClassGrid(0.4, 9), 1.0, 0.02)
+    made = rule.several(clip, SeededDraws(seed), count)
+    assert len(made) == count and len({window.offset_target for window in made}) == count
+    assert len({window.v_first for window in made}) == 1
+    for window in made:
+        assert 0 <= window.v_first <= frames - 25 and 0 <= window.a_first <= clip.samples - window.a_len
+        assert window.offset_label == pytest.approx(window.offset_sec, abs=1e-6)
+        real = window.a_first / RATE - window.v_first / 25
+        assert abs(real - window.offset_sec) <= 0.02 + 0.04 + 1e-6
+    with pytest.raises(ValueError, match="at most half"):
+        rule.several(clip, SeededDraws(seed), 6)

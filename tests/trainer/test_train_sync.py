@@ -33,6 +33,8 @@ TINY = [
     "model.transformer.visual_selector.n_head=4",
     "model.transformer.audio_selector.n_head=4",
     "model.transformer.fusion.n_head=4",
+    "model.transformer.visual_selector.attn_pdrop=0",
+    "model.transformer.audio_selector.attn_pdrop=0",
     "model.transformer.visual_selector.n_layer=1",
     "model.transformer.audio_selector.n_layer=1",
     "model.transformer.fusion.n_layer=1",
@@ -140,7 +142,7 @@ def test_the_published_recipes_say_what_was_published() -> None:
         (["transforms.classes=7"], "transforms.classes=7"),
         (["data.iter_times=3", "data.fixed_offsets=true"], "iter_times > 1 needs data.fixed_offsets=false"),
         (["data.paths=[]"], "no dataset: add --data"),
-        (["model.transformer.classes=5"], "give both the same"),
+        (["model.correlation.classes=5"], "give both the same"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(overrides: list[str], message: str) -> None:

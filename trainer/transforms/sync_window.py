@@ -142,7 +142,7 @@ class CropRule:
         """
         if not 1 <= count <= (self.grid.classes + 1) // 2:
             raise ValueError(f"{count} different offsets of a grid of {self.grid.classes}: give at most half of them")
-        room = (clip.frames / int(clip.fps)) - self.crop_len_sec - 1e-6
+        room = (clip.frames / int(clip.fps)) - self.crop_len_sec + 1e-6
         offsets: list[float] = []
         for index in draws.order("offsets", self.grid.classes):
             wanted = [*offsets, float(self.grid.values[index])]
@@ -158,12 +158,13 @@ class CropRule:
         offsets = [round(offset, 2) for offset in offsets]
         v_max = (clip.frames - v_len) / v_fps
         low, high = max(0, -min(offsets)), min(v_max, v_max - max(offsets))
-        if high < low:
+        # Offsets that take exactly the room there is may miss it by the last bit.
+        if high < low - 1e-6:
             raise InfeasibleCrop(
                 f"{clip.frames / v_fps:.2f} s are too short for {self.crop_len_sec} s and an offset of "
                 f"{' and '.join(str(offset) for offset in offsets)} s"
             )
-        v_first = position(draws.uniform("v_start", low, high), v_fps)
+        v_first = position(draws.uniform("v_start", low, max(low, high)), v_fps)
         # The start that the frame really has, from which the sound is counted.
         v_start_sec = v_first / v_fps
         if position(v_start_sec + min(offsets), a_fps) < 0 and v_first + 1 + v_len <= clip.frames:

@@ -92,3 +92,34 @@ def test_fixed_crops_that_cannot_be_are_told_in_a_line(
     with pytest.raises(UserError, match="mend its offset_sec and vstart_sec"):
         list(source)
     source.close()
+
+
+def test_a_cache_changes_no_byte_whether_all_some_or_no_clips_fit(dataset: Path) -> None:
+    def run(**changes: int) -> tuple[list[SyncBatch], SyncBatches]:
+        source = SyncBatches([dataset], TRANSFORMS, options(**changes))
+        out = [batch for _ in range(2) for batch in source]
+        source.close()
+        return out, source
+
+    plain, _ = run()
+    whole = 0
+    for share, kept in ((None, range(6, 7)), (2, range(1, 6)), (10**6, range(1))):
+        limit = 100_000_000 if share is None else whole // share
+        cached, source = run(cache_bytes=max(limit, 1))
+        assert source.loader.cache is not None and source.loader.cache.bytes <= max(limit, 1)
+        whole = whole or source.loader.cache.bytes
+        assert len(source.loader.cache.clips) in kept
+        for a, b in zip(plain, cached, strict=True):
+            assert a.keys == b.keys and torch.equal(a.vis, b.vis) and torch.equal(a.aud, b.aud)
+
+
+def test_several_sounds_share_a_picture_and_differ_in_their_offset(dataset: Path) -> None:
+    source = SyncBatches([dataset], TRANSFORMS, options(offsets_per_clip=3))
+    batch = next(iter(source))
+    source.close()
+    clips = len(batch.keys)
+    assert batch.vis.shape[0] == clips and batch.aud.shape[0] == 3 * clips == len(batch.target) == len(batch.shift)
+    for targets in batch.target.view(clips, 3).tolist():
+        assert len(set(targets)) == 3
+    # The grid is 0.2 s wide from -0.4 s on; a frame's truncation and the jitter move the sound a little.
+    assert ((batch.target - 2) * 0.2 - batch.shift).abs().max() <= TRANSFORMS.audio_jitter_sec + 0.04 + 1e-6

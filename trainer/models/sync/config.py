@@ -78,7 +78,7 @@ class FullAttentionConfig:
 
 @dataclass
 class CorrelationConfig:
-    """No transformer: how alike the streams are at every lag decides. Learns from nothing in minutes where transformers take days.
+    """No transformer: how alike the streams are at every lag decides. It learns from nothing, in minutes.
 
     `moments`: into how many time steps both streams are resampled; the similarities are taken in `n_head` parts of the width.
     """
