@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -60,15 +62,31 @@ def world(timeout_sec: float = 600) -> Iterator[World]:
         device = torch.device("cpu")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     wait = timedelta(seconds=timeout_sec)
-    if size > 1:
-        dist.init_process_group(backend, timeout=wait)
-    else:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=wait)
+    with _without_greetings():
+        if size > 1:
+            dist.init_process_group(backend, timeout=wait)
+        else:
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=wait)
     try:
-        control, saving = (dist.new_group(backend="gloo", timeout=wait) for _ in range(2))
+        with _without_greetings():
+            control, saving = (dist.new_group(backend="gloo", timeout=wait) for _ in range(2))
         yield World(rank, size, device, control, saving)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _without_greetings() -> Iterator[None]:
+    """Gloo says on standard output, past Python, that processes have joined: no program's answer should begin with that."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class Raised:

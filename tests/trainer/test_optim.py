@@ -139,3 +139,9 @@ def test_what_knows_no_shards_says_so() -> None:
         with pytest.raises(UserError, match="use adam or adamw"):
             build_optimizer(sharded, OptimizerConfig(name="sgd"))
         build_optimizer(sharded, OptimizerConfig(name="adamw"))
+
+
+def test_joining_processes_says_nothing_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with world():
+        print("an answer")
+    assert capfd.readouterr().out == "an answer\n"
