@@ -6,8 +6,8 @@ export PYTHONDONTWRITEBYTECODE = 1
 
 OUT ?= demo
 
-demo:  ## make a small dataset of sounding clips, build and verify it, and say where to look
-	set -e; env=$$(.ci/env base); "$$env/bin/javisc" demo --out "$(OUT)"
+demo:  ## make sounding clips, build and verify them, say where to look, and train a selector on them
+	set -e; env=$$(.ci/env full); "$$env/bin/javisc" demo --out "$(OUT)"
 
 test:  ## every test, on the built wheel's code; ARGS go to pytest
 	set -e; env=$$(.ci/env full); JAVISC_SHARED="$${JAVISC_SHARED:-$(CURDIR)/../shared}" "$$env/bin/python" -m pytest -n 2 $(ARGS)
