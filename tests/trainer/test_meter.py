@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from javisc.trainer import loop
 from javisc.trainer.distributed import world
@@ -18,7 +19,7 @@ def test_mfu_is_the_rate_over_the_peak() -> None:
         known, unknown = Meter(here, 2e12), Meter(here, None)
         for meter in (known, unknown):
             meter.start()
-            meter.got_data()
+            meter.got_data(torch.ones(1))
             meter.took(4, 3e9)
         told = known.read()
         assert told["mfu"] == pytest.approx(told["tflops_per_sec"] / 2)
