@@ -11,6 +11,7 @@ import logging
 import pickle
 import random
 import shutil
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from javisc.trainer.distributed import World
 _log = logging.getLogger(__name__)
 MARKER = "complete.json"
 STATE = "state.json"
+# DCP's writer warns of what DCP's writer itself calls, once a run; nobody who trains can do anything about it.
+warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
 
 
 _INDEX_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
