@@ -71,6 +71,11 @@ def load_selector(path: str) -> tuple[AVSync, SyncTransforms]:
     except (ValueError, OmegaConfBaseException) as error:
         raise UserError(f"{settings} is no recipe of a sync run ({str(error).splitlines()[0]})") from error
     assert isinstance(recipe, SyncRecipe)
+    if recipe.model.head.classes != recipe.transforms.classes:
+        raise UserError(
+            f"{settings}: the model has {recipe.model.head.classes} classes, the transforms {recipe.transforms.classes}: "
+            "take the folder 'best' as the run left it"
+        )
     model = AVSync(recipe.model)
     load_strictly(model, read_weights(Path(path)), path)
     return model.eval(), recipe.transforms

@@ -13,14 +13,25 @@ from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.models.weights import write_weights
 from javisc.trainer.tasks.sync import SyncRecipe
 
-#: One second of 32 pixels, five offsets 0.2 s apart.
+#: SparseSync in small: one second of 32 pixels, five offsets 0.2 s apart.
 TINY = [
+    "model.correlation=null",
+    "alignment_weight=0",
     "transforms.crop_len_sec=1.0",
     "transforms.max_off_sec=0.4",
     "transforms.classes=5",
     "transforms.input_size=32",
     "model.transformer.classes=5",
     "model.transformer.width=16",
+    "model.transformer.visual_shape=[20,8,8]",
+    "model.transformer.audio_shape=[9,16]",
+    "model.transformer.position_std=1.0",
+    "model.visual_trunk.size=small",
+    "model.audio_trunk.size=small",
+    "transforms.audio_jitter_sec=0.02",
+    "model.transformer.visual_selector.n_head=4",
+    "model.transformer.audio_selector.n_head=4",
+    "model.transformer.fusion.n_head=4",
     "model.transformer.visual_selector.n_layer=1",
     "model.transformer.audio_selector.n_layer=1",
     "model.transformer.fusion.n_layer=1",
