@@ -25,7 +25,7 @@ LENGTHS = {"short": (264, 48, 500), "full": (528, 120, None)}
     type=click.Choice(["short", "full", "no"]),
     default="short",
     show_default=True,
-    help="Train a sync selector from scratch on clips of its own: two minutes, twice the clips and somewhat longer, or not at all.",
+    help="Train a sync selector from scratch on clips of its own: two minutes, longer on twice the clips, or no.",
 )
 @click.option("--seed", type=click.IntRange(0, 1 << 30), default=1337, show_default=True, help="Of the training.")
 def demo(out: Path, clips: int, seconds: float, workers: int | None, length: str, seed: int) -> int:
