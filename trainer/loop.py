@@ -122,7 +122,7 @@ def train(
                         part = task.loss(model, batch, here.device) * share
                     (part * stepper.scale).backward()  # type: ignore[no-untyped-call]
                 loss += part.detach()
-            lr = base * rate_factor(recipe.schedule, step + offset)
+            lr = base * rate_factor(recipe.schedule, step + offset, recipe.run.steps + offset)
             norm, bad = stepper.step(lr)
             if ema is not None:
                 ema.update()

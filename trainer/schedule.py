@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from javisc.manifests.errors import UserError
 
-KINDS = ("constant",)
+KINDS = ("constant", "cosine")
 
 
 @dataclass
 class ScheduleConfig:
-    """A linear warm-up from `start_factor` of the rate over `warmup_steps`, then the kind's own course."""
+    """A linear warm-up from `start_factor` of the rate over `warmup_steps`, then the kind's own course.
+
+    `constant` keeps the rate; `cosine` lets it fall to `end_factor` of it at the run's last step.
+    """
 
     kind: str = "constant"
     warmup_steps: int = 1000
     start_factor: float = 0.01
+    end_factor: float = 0.05
 
 
-def rate_factor(config: ScheduleConfig, step: int) -> float:
-    """By what the base rate is multiplied in step `step` (from 0): f + (1 - f) · min(t, warmup) / warmup."""
+def rate_factor(config: ScheduleConfig, step: int, last: int = 0) -> float:
+    """By what the base rate is multiplied in step `step` (from 0) of `last`.
+
+    In the warm-up f + (1 - f) · t / warmup with f = start_factor; after it 1, or with `cosine`, e being end_factor,
+    e + (1 - e) · (1 + cos(π · (t - warmup) / (last - warmup))) / 2.
+    """
     if config.kind not in KINDS:
         raise UserError(f"schedule.kind={config.kind!r}: it may be {', '.join(KINDS)}")
-    if config.warmup_steps <= 0:
+    warmup = max(config.warmup_steps, 0)
+    if step < warmup:
+        return config.start_factor + (1 - config.start_factor) * step / warmup
+    if config.kind == "constant":
         return 1.0
-    return config.start_factor + (1 - config.start_factor) * min(step, config.warmup_steps) / config.warmup_steps
+    share = min((step - warmup) / max(last - warmup, 1), 1.0)
+    return config.end_factor + (1 - config.end_factor) * (1 + math.cos(math.pi * share)) / 2
 
 
 @dataclass

@@ -13,7 +13,7 @@ from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.models.weights import write_weights
 from javisc.trainer.tasks.sync import SyncRecipe
 
-#: SparseSync in small: one second of 32 pixels, five offsets 0.2 s apart.
+#: SparseSync in small, as published but for its size: one second of 32 pixels, five offsets 0.2 s apart. Changes to `sync-demo`.
 TINY = [
     "model.correlation=null",
     "alignment_weight=0",

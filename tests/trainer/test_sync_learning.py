@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.config import load_recipe
-from javisc.trainer.models.sync.config import CorrelationConfig
-from javisc.trainer.models.sync.correlation import Correlation, matching
+from javisc.trainer.models.sync.alignment import PARTS, SHARPNESS, matching
+from javisc.trainer.models.sync.attention import recorded_attention
+from javisc.trainer.models.sync.config import CorrelationConfig, FusionConfig, SelectorConfig, SyncTransformerConfig
+from javisc.trainer.models.sync.correlation import Correlation
 from javisc.trainer.models.sync.model import AVSync
+from javisc.trainer.models.sync.ordered import time_code
+from javisc.trainer.models.sync.transformer import SyncTransformer
 from javisc.trainer.tasks.sync import SyncRecipe, SyncTask
 
 
@@ -82,7 +86,11 @@ def test_several_sounds_of_a_picture_are_as_many_pairs() -> None:
     ("overrides", "message"),
     [
         (["data.offsets_per_clip=9"], "1 to 8, half of the classes"),
-        (["model.correlation=null", "transforms.classes=21"], "needs model.correlation"),
+        (["model.correlation.width=66"], "width that 4 divides, it is 66"),
+        (
+            ["model.correlation=null", "model.transformer.classes=15", "model.transformer.initial=random"],
+            "may be published",
+        ),
         (["model.correlation.classes=9"], "the model has 9 classes"),
     ],
 )
@@ -129,3 +137,93 @@ def test_it_learns_offsets_of_events_it_has_not_seen() -> None:
     with torch.no_grad():
         vis, aud, target, _ = streams(512)
         assert (head(vis, aud).argmax(1) == target).float().mean() > 0.7  # chance is 0.11
+
+
+def _small(width: int = 64) -> SyncTransformer:
+    """The demonstration's transformer, thinner: streams of 20 and 26 steps, nine offsets."""
+    none = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+    selector = SelectorConfig(n_layer=1, n_head=8, num_selectors=20, **none)  # type: ignore[arg-type]
+    return SyncTransformer(
+        SyncTransformerConfig(
+            classes=9,
+            width=width,
+            visual_shape=(20, 1, 1),
+            audio_shape=(1, 26),
+            position_std=1.0,
+            initial="ordered",
+            visual_selector=selector,
+            audio_selector=selector,
+            fusion=FusionConfig(n_layer=2, n_head=8, **none),  # type: ignore[arg-type]
+        )
+    )
+
+
+def test_time_has_one_code_at_every_resolution() -> None:
+    fine, coarse = time_code(300, 22, 6.0), time_code(20, 22, 6.0)
+    assert fine.std() == pytest.approx(1, abs=0.1) and fine.shape == (300, 22)
+    nearest = torch.cdist(coarse, fine).argmin(1)
+    assert torch.equal(nearest, 15 * torch.arange(20) + 7)  # the middle of each of the twenty parts
+    assert not time_code(7, 5, 2.0)[:, 4].any()
+
+
+@pytest.mark.parametrize("width", [64, 136])
+def test_ordered_selectors_read_one_part_of_the_clip_each_and_pass_it_on(width: int) -> None:
+    torch.manual_seed(0)
+    model = _small(width).eval()
+    vis, aud = torch.randn(16, 20, width, 1, 1), torch.randn(16, width, 1, 26)
+    names = ("v_selector.blocks.0.xattn", "a_selector.blocks.0.xattn")
+    with recorded_attention(model, names) as seen, torch.no_grad():
+        model(vis, aud)
+        chosen = model.v_selector(model.vis_pos_emb(model.pre_lnorm_vis(vis.permute(0, 1, 3, 4, 2))).flatten(1, 3))
+    for name, steps in zip(names, (20, 26)):
+        # What surrounds them draws the readers of the ends inwards; even attention would hold all of them at a half.
+        middle = seen[name].mean((0, 1)) @ ((torch.arange(steps) + 0.5) / steps)
+        wanted = (torch.arange(20) + 0.5) / 20
+        assert torch.corrcoef(torch.stack((middle, wanted)))[0, 1] > 0.97 and middle.std() > 0.2, name
+    content = F.normalize(F.layer_norm(vis[..., 0, 0], (width,)), dim=2)
+    alike = F.normalize(chosen - chosen.mean(0), dim=2) @ F.normalize(content - content.mean(0), dim=2).transpose(1, 2)
+    away = (alike.mean(0).argmax(1) - torch.arange(20)).abs()
+    assert away.max() <= 1 and (away == 0).sum() >= 17
+
+
+def test_only_the_start_is_other_than_the_published_models() -> None:
+    ordered, published = (load_recipe("sync-demo-sparse", SyncRecipe) for _ in range(2))
+    published.model.transformer.initial = "published"
+    a, b = AVSync(ordered.model).state_dict(), AVSync(published.model).state_dict()
+    assert {key: value.shape for key, value in a.items()} == {key: value.shape for key, value in b.items()}
+
+
+def test_trunks_are_taught_through_the_norms_that_selectors_read_through() -> None:
+    torch.manual_seed(1)
+    model = AVSync(load_recipe("sync-demo-sparse-trunks", SyncRecipe).model).eval()
+    pictures, sounds, shift = (
+        torch.randn(2, 40, 3, 32, 32),
+        torch.randn(4, 1, 257, 201),
+        torch.tensor([0, 0.25, -0.5, 2]),
+    )
+    loss, logits = model(pictures, sounds, shift=shift)
+    assert torch.equal(logits, model(pictures, sounds)[1])
+    vis = model.v_bridge(model.vfeat_extractor(pictures).transpose(1, 2))  # (2, 64, 20, 1, 1)
+    aud = model.a_bridge(model.afeat_extractor(sounds))
+    seen = model.transformer.pre_lnorm_vis(vis[..., 0, 0].transpose(1, 2)).view(2, 20, PARTS, -1)
+    heard = model.transformer.pre_lnorm_aud(aud.permute(0, 2, 3, 1)).mean(1)
+    heard = F.interpolate(heard.transpose(1, 2), size=20, mode="linear").transpose(1, 2).view(4, 20, PARTS, -1)
+    told = []
+    for pair in range(4):
+        for moment, wanted in enumerate(matching(shift[pair : pair + 1], 20)[0].tolist()):
+            if wanted >= 0:
+                alike = F.cosine_similarity(seen[pair // 2, moment], heard[pair], dim=-1).mean(-1)
+                told.append(-(SHARPNESS * alike).log_softmax(0)[wanted])
+    assert len(told) == 20 + 15 + 10 and loss.item() == pytest.approx(torch.stack(told).mean().item(), rel=1e-4)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.v_bridge.parameters())
+
+
+def test_parts_that_are_not_trained_stay_as_they_are() -> None:
+    recipe = load_recipe("sync-demo-sparse", SyncRecipe, ["data.paths=[x]"])
+    model = AVSync(recipe.model).train()
+    still = [model.vfeat_extractor, model.afeat_extractor, model.v_bridge, model.a_bridge]
+    assert not any(part.training for part in still) and model.transformer.training
+    assert not any(p.requires_grad for part in still for p in part.parameters())
+    with pytest.raises(UserError, match="would keep random weights: give start.model or start.visual_trunk"):
+        SyncTask(recipe).build()

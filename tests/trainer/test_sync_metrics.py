@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.manifests.errors import UserError
 from javisc.trainer.models.sync.metrics import sync_metrics
 from javisc.trainer.schedule import EarlyStop, ScheduleConfig, rate_factor
 
@@ -70,3 +72,13 @@ def test_early_stop_resumes_from_its_state() -> None:
 def test_no_warm_up_means_the_full_rate_at_once() -> None:
     assert rate_factor(ScheduleConfig(warmup_steps=0), 0) == 1
     assert rate_factor(ScheduleConfig(warmup_steps=10), 10**9) == 1
+
+
+def test_a_cosine_falls_from_the_full_rate_to_its_end_at_the_last_step() -> None:
+    config = ScheduleConfig(kind="cosine", warmup_steps=10, end_factor=0.2)
+    at = [rate_factor(config, step, 110) for step in range(120)]
+    assert at[:10] == [rate_factor(ScheduleConfig(warmup_steps=10), step) for step in range(10)]
+    assert at[10] == 1 and at[60] == pytest.approx(0.6) and at[110] == pytest.approx(0.2) and at[119] == at[110]
+    assert all(a > b for a, b in itertools.pairwise(at[10:111]))
+    with pytest.raises(UserError, match="constant, cosine"):
+        rate_factor(ScheduleConfig(kind="linear"), 0)

@@ -18,26 +18,11 @@ from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.models.weights import read_weights
 from javisc.trainer.tasks.registry import load
 from javisc.trainer.tasks.sync import SyncRecipe, SyncTask, pooled_metrics, whole_model_state
-from support import compiled
+from support import compiled, selector
 
-#: SparseSync itself, which the demonstration's own head stands in for, in small.
+#: A run of a few steps of SparseSync itself, which the demonstration's own head stands in for.
 TINY = [
-    "model.correlation=null",
-    "alignment_weight=0",
-    "transforms.crop_len_sec=1.0",
-    "transforms.max_off_sec=0.4",
-    "transforms.classes=5",
-    "transforms.input_size=32",
-    "model.transformer.classes=5",
-    "model.transformer.width=16",
-    "model.transformer.visual_selector.n_head=4",
-    "model.transformer.audio_selector.n_head=4",
-    "model.transformer.fusion.n_head=4",
-    "model.transformer.visual_selector.attn_pdrop=0",
-    "model.transformer.audio_selector.attn_pdrop=0",
-    "model.transformer.visual_selector.n_layer=1",
-    "model.transformer.audio_selector.n_layer=1",
-    "model.transformer.fusion.n_layer=1",
+    *selector.TINY,
     "data.batch_size=2",
     "data.iter_times=1",
     "run.log_every=1",

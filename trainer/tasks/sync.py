@@ -19,6 +19,7 @@ from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
 from javisc.trainer.flops import Tally
+from javisc.trainer.models.sync.alignment import PARTS
 from javisc.trainer.models.sync.checkpoint import SyncCheckpoint, read_sync_checkpoint
 from javisc.trainer.models.sync.config import AVSyncConfig
 from javisc.trainer.models.sync.flops import sync_flops, sync_grids
@@ -73,8 +74,10 @@ class SyncRecipe(Recipe):
     model: AVSyncConfig = field(default_factory=AVSyncConfig)
     start: SyncStart = field(default_factory=SyncStart)
     channels_last: bool = True
-    #: Weight of the second loss that model.correlation offers: each moment's own.
+    #: Weight of a second loss for trunks that start from nothing: which moment of the sound belongs to each of the picture.
     alignment_weight: float = 0.0
+    #: Weight of the offset's cross entropy; 0 teaches the trunks alone.
+    offset_weight: float = 1.0
 
 
 class SyncTask:
@@ -95,8 +98,8 @@ class SyncTask:
             raise UserError(
                 f"data.offsets_per_clip={recipe.data.offsets_per_clip}: 1 to {most}, half of the classes, fit"
             )
-        if recipe.alignment_weight and recipe.model.correlation is None:
-            raise UserError("alignment_weight above 0 needs model.correlation, whose loss it weighs: set it to 0")
+        if recipe.alignment_weight and transformer.width % PARTS:
+            raise UserError(f"alignment_weight above 0 needs a width that {PARTS} divides, it is {transformer.width}")
         if not recipe.data.paths:
             raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
         self.recipe = recipe
@@ -109,7 +112,15 @@ class SyncTask:
     def build(self) -> AVSync:
         """The model with its starting weights."""
         model = self.model()
-        start = self.recipe.start
+        start, wanted = self.recipe.start, self.recipe.model
+        for name, trunk, own in (
+            ("visual_trunk", wanted.visual_trunk, start.visual_trunk),
+            ("audio_trunk", wanted.audio_trunk, start.audio_trunk),
+        ):
+            if not trunk.trained and not own and not start.model:
+                raise UserError(
+                    f"model.{name}.trained=false would keep random weights: give start.model or start.{name}, or train it"
+                )
         if start.visual_trunk:
             load_strictly(model.vfeat_extractor, visual_trunk_state(_contents(start.visual_trunk)), start.visual_trunk)
         if start.audio_trunk:
@@ -174,7 +185,8 @@ class SyncTask:
         target, weight = batch.target.to(device), self.recipe.alignment_weight
         shift = batch.shift.to(device) / self.recipe.transforms.crop_len_sec if weight else None
         aligned, logits = model(vis, aud, shift=shift)
-        loss = F.cross_entropy(logits.float(), target, reduction="sum")
+        # Weighed with 0, not left out: every parameter needs a gradient where processes join theirs.
+        loss = self.recipe.offset_weight * F.cross_entropy(logits.float(), target, reduction="sum")
         return loss if aligned is None else loss + weight * len(target) * aligned
 
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:

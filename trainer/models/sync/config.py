@@ -9,7 +9,8 @@ from javisc.manifests.errors import UserError
 PRE_NORMS = ("layer", "l2", "identity")
 POSITIONS = ("learned", "zeroinit", "none")
 FUSIONS = ("transformer", "mlp")
-BRIDGES = ("conv", "identity")
+BRIDGES = ("conv", "identity", "conv-norm")
+INITIALS = ("published", "ordered")
 TRUNK_SIZES = ("full", "small", "tiny")
 
 
@@ -54,6 +55,8 @@ class SyncTransformerConfig:
     #: Deviation of the position tables at the start. The published 0.02 suits trunks that are trained already; from scratch,
     #: positions that small are hardly seen beside normalised features and nothing is learnt for long.
     position_std: float = 0.02
+    #: Initial values: the published ones, or `ordered`, from which a small model learns in minutes.
+    initial: str = "published"
     visual_selector: SelectorConfig = field(default_factory=SelectorConfig)
     audio_selector: SelectorConfig = field(default_factory=SelectorConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -105,6 +108,8 @@ class AVSyncConfig:
     audio_trunk: TrunkConfig = field(default_factory=TrunkConfig)
     visual_bridge: str = "conv"
     audio_bridge: str = "identity"
+    #: Bridges that are not trained keep the space that their trunks were aligned in.
+    train_bridges: bool = True
     transformer: SyncTransformerConfig = field(default_factory=SyncTransformerConfig)
     full_attention: FullAttentionConfig | None = None
     correlation: CorrelationConfig | None = None

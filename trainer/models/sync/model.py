@@ -7,26 +7,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.trainer.models.sync import resnet, s3d
+from javisc.trainer.models.sync.alignment import PARTS, alignment_loss, similarities
 from javisc.trainer.models.sync.config import BRIDGES, AVSyncConfig, check_choice
 from javisc.trainer.models.sync.correlation import Correlation
-from javisc.trainer.models.sync.transformer import FullAttention, SyncTransformer
+from javisc.trainer.models.sync.transformer import FullAttention, SyncTransformer, channels_last
 
 
 class ConvBridge(nn.Module):
-    """A convolution of kernel 1 and GELU on (B,C,T,H,W), or with two dimensions on (B,C,F,T)."""
+    """A convolution of kernel 1 and GELU on (B,C,T,H,W), or with two dimensions on (B,C,F,T); with `norm`, then standardised.
 
-    def __init__(self, inputs: int, outputs: int, dims: int) -> None:
+    Features that start from nothing have much in common everywhere. Standardised over the batch, without weights, they show
+    what differs, which alone tells when something happens.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dims: int, norm: bool) -> None:
         super().__init__()
         conv = nn.Conv3d(inputs, outputs, 1) if dims == 3 else nn.Conv2d(inputs, outputs, 1)
         self.bridge = nn.Sequential(conv, nn.GELU())
+        if norm:
+            self.bridge.append((nn.BatchNorm3d if dims == 3 else nn.BatchNorm2d)(outputs, affine=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bridge(x)
 
 
 def _bridge(option: str, kind: str, inputs: int, outputs: int, dims: int) -> nn.Module:
-    if check_choice(option, kind, BRIDGES) == "conv":
-        return ConvBridge(inputs, outputs, dims)
+    if check_choice(option, kind, BRIDGES) != "identity":
+        return ConvBridge(inputs, outputs, dims, norm=kind == "conv-norm")
     if inputs != outputs:
         raise ValueError(
             f"{option}='identity' needs transformer.width={inputs}, it is {outputs}: use 'conv' or change the width"
@@ -39,7 +46,7 @@ class AVSync(nn.Module):
 
     `vis` is normalised with ImageNet's statistics, `aud` a standardised log spectrogram. The loss is the mean cross entropy
     against `targets` (B·K,), where given. With `shift` (B·K,), by how many crop lengths the sound was taken later than the
-    picture, it is the loss of `Correlation.aligned` instead, which only that head has.
+    picture, it is the alignment loss instead: of the features that correlate, or of the normalised ones.
     """
 
     def __init__(self, config: AVSyncConfig | None = None) -> None:
@@ -52,7 +59,7 @@ class AVSync(nn.Module):
         visual, audio = s3d.trunk_channels(config.visual_trunk.size), resnet.trunk_channels(config.audio_trunk.size)
         self.v_bridge = _bridge("visual_bridge", config.visual_bridge, visual, width, 3)
         self.a_bridge = _bridge("audio_bridge", config.audio_bridge, audio, width, 2)
-        self.transformer: nn.Module
+        self.transformer: Correlation | FullAttention | SyncTransformer
         if config.correlation is not None:
             self.transformer = Correlation(config.correlation)
         elif config.full_attention is not None:
@@ -64,7 +71,8 @@ class AVSync(nn.Module):
 
     def _frozen(self) -> list[nn.Module]:
         pairs = ((self.config.visual_trunk, self.vfeat_extractor), (self.config.audio_trunk, self.afeat_extractor))
-        return [trunk for config, trunk in pairs if not config.trained]
+        bridges: list[nn.Module] = [] if self.config.train_bridges else [self.v_bridge, self.a_bridge]
+        return [*(trunk for config, trunk in pairs if not config.trained), *bridges]
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts: the trunks' stages and the transformer's blocks."""
@@ -86,10 +94,17 @@ class AVSync(nn.Module):
         vis = self.v_bridge(self.vfeat_extractor(vis).transpose(1, 2)).transpose(1, 2)
         aud = self.a_bridge(self.afeat_extractor(aud))
         if shift is not None:
-            assert isinstance(self.transformer, Correlation)
-            return self.transformer.aligned(vis, aud, shift)
+            if isinstance(self.transformer, Correlation):
+                return self.transformer.aligned(vis, aud, shift)
+            return self._aligned(vis, aud, shift), self.transformer(vis, aud)
         logits = self.transformer(vis, aud)
         return (None if targets is None else F.cross_entropy(logits, targets)), logits
+
+    def _aligned(self, vis: Tensor, aud: Tensor, shift: Tensor) -> Tensor:
+        assert not isinstance(self.transformer, Correlation)
+        seen, heard = channels_last(vis, aud)
+        seen, heard = self.transformer.pre_lnorm_vis(seen).amax((2, 3)), self.transformer.pre_lnorm_aud(heard).mean(1)
+        return alignment_loss(similarities(seen, heard, vis.shape[1], PARTS), shift)
 
 
 class AudioClassifier(resnet.ResNet18Audio):

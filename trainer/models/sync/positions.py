@@ -32,6 +32,7 @@ class VisualPositions(nn.Module):
         self.time_embed = nn.Embedding(shape[0], width - 2 * part)
         self.height_embed = nn.Embedding(shape[1], part)
         self.width_embed = nn.Embedding(shape[2], part)
+        self.time_channels = slice(0, width - 2 * part)
 
     def forward(self, x: Tensor) -> Tensor:
         _, t, h, w, _ = x.shape
@@ -49,6 +50,7 @@ class AudioPositions(nn.Module):
         super().__init__()
         self.freq_embed = nn.Embedding(shape[0], width // 2)
         self.time_embed = nn.Embedding(shape[1], width - width // 2)
+        self.time_channels = slice(width // 2, width)
 
     def forward(self, x: Tensor) -> Tensor:
         _, f, t, _ = x.shape

@@ -9,16 +9,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from javisc.manifests.errors import UserError
 from javisc.trainer.models.sync.attention import EncoderBlock, SelectorBlock, init_weights
 from javisc.trainer.models.sync.config import (
     FUSIONS,
+    INITIALS,
     FullAttentionConfig,
     FusionConfig,
     SelectorConfig,
     SyncTransformerConfig,
     check_choice,
 )
-from javisc.trainer.models.sync.positions import SelectorPositions, init_positions, positions, pre_norm
+from javisc.trainer.models.sync.ordered import order, sharpen, widen
+from javisc.trainer.models.sync.positions import (
+    AudioPositions,
+    SelectorPositions,
+    VisualPositions,
+    init_positions,
+    positions,
+    pre_norm,
+)
 
 
 class Selector(nn.Module):
@@ -92,6 +102,7 @@ class SyncTransformer(nn.Module):
     def __init__(self, config: SyncTransformerConfig) -> None:
         super().__init__()
         check_choice("fusion.kind", config.fusion.kind, FUSIONS)
+        check_choice("initial", config.initial, INITIALS)
         width = config.width
         self.pre_lnorm_vis = pre_norm(config.pre_norm, width)
         self.pre_lnorm_aud = pre_norm(config.pre_norm, width)
@@ -109,6 +120,21 @@ class SyncTransformer(nn.Module):
         self.apply(init_weights)
         init_positions(self.vis_pos_emb, config.position_std)
         init_positions(self.aud_pos_emb, config.position_std)
+        if config.initial == "ordered":
+            self._order(config.position_std)
+
+    def _order(self, amplitude: float) -> None:
+        """Let both selectors begin as readers in the order of time. Raises UserError without learned positions."""
+        seen, heard = self.vis_pos_emb, self.aud_pos_emb
+        if not isinstance(seen, VisualPositions) or not isinstance(heard, AudioPositions):
+            raise UserError(
+                "initial='ordered' needs learned positions of both streams: set them, or initial='published'"
+            )
+        widen(self)
+        nn.init.normal_(self.off_head.weight, std=0.02)
+        sharpen(self.global_transformer)
+        order(self.v_selector, seen.time_embed, seen.time_channels, amplitude)
+        order(self.a_selector, heard.time_embed, heard.time_channels, amplitude)
 
     def forward(self, vis: Tensor, aud: Tensor) -> Tensor:
         vis, aud = channels_last(vis, aud)
