@@ -6,6 +6,7 @@ again. A sample whose bytes are corrupt is replaced by another of the same bucke
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
@@ -28,8 +29,15 @@ from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, Tensors
 from javisc.trainer.data.reader import CorruptSample, Reader, ReaderOptions
 from javisc.trainer.data.sampler import Batch, Clip, Sampler
 
+_log = logging.getLogger(__name__)
+
 #: Replacements tried for one corrupt sample before the dataset is called broken.
 SUBSTITUTES = 8
+
+
+def _warn(row: int, key: str, message: str) -> None:
+    """Nothing is lost in silence: what a caller does not collect stands in the log."""
+    _log.warning("sample %s (row %d) was replaced by another: %s", key, row, message)
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ class Loader:
                 ...
                 torch.save(loader.state_dict(), ...)
 
-    `report(row, key, message)` is called for every sample that had to be replaced.
+    `report(row, key, message)` is called for every sample that had to be replaced; without it, a warning is logged.
 
     A `transform` takes the graph's place: it is called in the decoding threads with the window's frames (F, H, W, 3) uint8, its
     sound (L, channels) float32 and the clip, and what it returns becomes an item of the batch.
@@ -153,7 +161,7 @@ class Loader:
             )
         if transform is None and not self.options.with_video:
             raise ValueError("a loader without video needs a transform")
-        self.report = report
+        self.report = report or _warn
         self.catalog = sampler.catalog
         self.reader = Reader(self.options.reader)
         self.transform = transform
@@ -242,8 +250,7 @@ class Loader:
         replaced = tuple(problem for item in decoded for problem in item.problems)
         for row, message in replaced:
             self.replaced += 1
-            if self.report is not None:
-                self.report(row, str(self.catalog.strings["key"][row]), message)
+            self.report(row, str(self.catalog.strings["key"][row]), message)
         clips = tuple(item.clip for item in decoded)
         batch = Batch(batch.epoch, batch.step, batch.bucket, clips)
         labels = self.catalog.labels([clip.row for clip in clips])

@@ -122,7 +122,7 @@ def test_a_kill_changes_no_byte(dataset: Path, world: int) -> None:
             assert torch.equal(got, expected)
 
 
-def test_a_corrupt_sample_is_replaced_and_reported(tmp_path: Path) -> None:
+def test_a_corrupt_sample_is_replaced_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = compiled.write(tmp_path / "ds", LENGTHS)
     catalog = Catalog.open([folder])
     shard = folder / "shards" / "000001.tar"
@@ -139,6 +139,10 @@ def test_a_corrupt_sample_is_replaced_and_reported(tmp_path: Path) -> None:
     for loaded in batches:
         check(loaded)
     assert sum(len(loaded.replaced) for loaded in batches) == 1
+    with caplog.at_level("WARNING"), Loader(Sampler(catalog, TABLE)) as loader:
+        assert len(list(loader)) == len(batches)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1 and told[0].startswith("sample 00000005 (row 5) was replaced") and "checksum" in told[0]
 
 
 def test_a_dataset_that_is_broken_throughout_stops(tmp_path: Path) -> None:
