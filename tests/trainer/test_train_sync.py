@@ -23,6 +23,8 @@ from support import compiled, selector
 #: A run of a few steps of SparseSync itself, which the demonstration's own head stands in for.
 TINY = [
     *selector.TINY,
+    "model.transformer.visual_selector.attn_pdrop=0",
+    "model.transformer.audio_selector.attn_pdrop=0",
     "data.batch_size=2",
     "data.iter_times=1",
     "run.log_every=1",
