@@ -15,7 +15,7 @@ KINDS = ("constant", "cosine")
 class ScheduleConfig:
     """A linear warm-up from `start_factor` of the rate over `warmup_steps`, then the kind's own course.
 
-    `constant` keeps the rate; `cosine` lets it fall to `end_factor` of it at the run's last step.
+    `constant` keeps the rate; `cosine` lets it fall to `end_factor` of it at step run.steps.
     """
 
     kind: str = "constant"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.config import load_recipe
+from javisc.trainer.data.sync import SyncBatch
 from javisc.trainer.models.sync.alignment import PARTS, SHARPNESS, matching
 from javisc.trainer.models.sync.attention import recorded_attention
 from javisc.trainer.models.sync.config import CorrelationConfig, FusionConfig, SelectorConfig, SyncTransformerConfig
@@ -227,3 +228,30 @@ def test_parts_that_are_not_trained_stay_as_they_are() -> None:
     assert not any(p.requires_grad for part in still for p in part.parameters())
     with pytest.raises(UserError, match="would keep random weights: give start.model or start.visual_trunk"):
         SyncTask(recipe).build()
+
+
+def test_ordered_readers_start_wide_quiet_and_choosing() -> None:
+    torch.manual_seed(0)
+    state = _small().state_dict()
+    expected = {
+        "global_transformer.blocks.0.attn.query": 2 / 8,
+        "global_transformer.blocks.1.attn.key": 2 / 8,
+        "global_transformer.blocks.0.attn.value": 1 / 8,
+        "v_selector.blocks.0.attn.proj": 0.02 / 8,
+        "a_selector.blocks.0.mlp.2": 0.02 / 16,
+        "off_head": 0.02,
+    }
+    for name, std in expected.items():
+        assert state[f"{name}.weight"].std().item() == pytest.approx(std, rel=0.1), name
+
+
+def test_offsets_of_weight_zero_teach_the_trunks_alone() -> None:
+    torch.manual_seed(0)
+    task = SyncTask(load_recipe("sync-demo-sparse-trunks", SyncRecipe, ["data.paths=[x]"]))
+    model = task.model().train()
+    batch = SyncBatch(
+        torch.randn(2, 40, 3, 32, 32), torch.randn(4, 1, 257, 201), torch.arange(4), 0.1 * torch.arange(4), ["a", "b"]
+    )
+    task.loss(model, batch, torch.device("cpu")).backward()
+    assert not any(p.grad.any() for p in model.transformer.global_transformer.parameters())
+    assert all(p.grad.any() for p in model.afeat_extractor.parameters())

@@ -98,8 +98,9 @@ class SyncTask:
             raise UserError(
                 f"data.offsets_per_clip={recipe.data.offsets_per_clip}: 1 to {most}, half of the classes, fit"
             )
-        if recipe.alignment_weight and transformer.width % PARTS:
-            raise UserError(f"alignment_weight above 0 needs a width that {PARTS} divides, it is {transformer.width}")
+        parts = recipe.model.correlation.n_head if recipe.model.correlation else PARTS
+        if recipe.alignment_weight and transformer.width % parts:
+            raise UserError(f"alignment_weight above 0 needs a width that {parts} divides, it is {transformer.width}")
         if not recipe.data.paths:
             raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
         self.recipe = recipe
