@@ -16,7 +16,7 @@ from plain_dit import PlainDiT
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-from javisc.trainer.flops import peak_flops
+from javisc.trainer.engine.peaks import peak_flops
 from javisc.trainer.models.dit import PRESETS, VASTDiT3
 from javisc.trainer.models.dit.flops import dit_flops
 from javisc.trainer.models.dit.stages import freeze, initialise

@@ -49,7 +49,7 @@ def demo(out: Path, clips: int, seconds: float, workers: int | None, length: str
 
 def _train(out: Path, length: str, seed: int, workers: int | None) -> None:
     try:
-        from javisc.trainer.sync_demo import learn, told
+        from javisc.trainer.use.sync_demo import learn, told
     except ModuleNotFoundError as error:
         click.echo(f"training left out: {error.name} is not installed; pip install 'javisc[train]' and run this again")
         return

@@ -39,8 +39,8 @@ def encode(
     \b
         javisc encode DS --recipe prior --out DS2 --set encoders.imagebind=… --passes 2
     """
-    from javisc.trainer.encode import EncodeOptions
-    from javisc.trainer.encode import encode as run
+    from javisc.trainer.use.encode import EncodeOptions
+    from javisc.trainer.use.encode import encode as run
 
     paths = [str(Path(path)) if "://" not in path else path for path in datasets]
     rows = run(

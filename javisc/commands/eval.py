@@ -37,8 +37,8 @@ def sync(
     """
     import torch
 
-    from javisc.trainer.selector import load_selector
     from javisc.trainer.tasks.sync import evaluate_selector
+    from javisc.trainer.use.selector import load_selector
 
     model, transforms = load_selector(checkpoint)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -30,8 +30,8 @@ def predict(
 
     from javisc.compiler.reasons import Rejected
     from javisc.manifests.errors import UserError
-    from javisc.trainer.selector import load_selector, told
-    from javisc.trainer.selector import predict as run
+    from javisc.trainer.use.selector import load_selector, told
+    from javisc.trainer.use.selector import predict as run
 
     model, transforms = load_selector(checkpoint)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

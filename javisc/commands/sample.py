@@ -90,10 +90,10 @@ def sample(
     1 video, 2 sound, 3 all sound and these pictures.
     """
     from javisc.manifests.errors import UserError
-    from javisc.trainer.generate.pipeline import SampleOptions
-    from javisc.trainer.generate.run import read_prompts, sample_prompts
     from javisc.trainer.models.encoders import EncodersConfig
     from javisc.trainer.objectives.sampling import SamplerConfig
+    from javisc.trainer.use.generate.pipeline import SampleOptions
+    from javisc.trainer.use.generate.run import read_prompts, sample_prompts
 
     prompts = [*prompt, *(read_prompts(prompt_file) if prompt_file else [])]
     if not prompts:

@@ -68,8 +68,8 @@ def score(
       javisc filter DS 'sync_confidence > 0.5 and abs(sync_offset) <= 0.2' --out GOOD
     """
     from javisc.manifests.io import check_output
-    from javisc.trainer.score import ScoreOptions
-    from javisc.trainer.score import score as run
+    from javisc.trainer.use.score import ScoreOptions
+    from javisc.trainer.use.score import score as run
 
     if out:
         check_output(out, force=force)

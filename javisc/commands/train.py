@@ -51,12 +51,12 @@ def train(
     )
     loaded, task = load(recipe, [*given, *overrides])
     if dry_run:
-        from javisc.trainer import dry_run as dry
+        from javisc.trainer.forecast import dry_run as dry
 
         report = dry.dry_run(loaded, task)
         click.echo(json.dumps(report, indent=1) if as_json else dry.told(report))
         return
-    from javisc.trainer.loop import train as run
+    from javisc.trainer.engine.loop import train as run
 
     folder = folder or Path("runs") / Path(recipe).stem
     outcome = run(loaded, task, folder, resume=resume)

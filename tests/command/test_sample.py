@@ -19,6 +19,7 @@ from javisc.commands.sample import sample
 from javisc.compiler.demo import write_scene
 from javisc.compiler.scenes import scene
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.weights import write_weights
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, checkpoint
 from javisc.trainer.models.prior import STIBPrior
 from javisc.trainer.models.prior import model as prior_files
@@ -26,7 +27,6 @@ from javisc.trainer.models.prior.config import TINY
 from javisc.trainer.models.text.imagebind import ImageBindText
 from javisc.trainer.models.tiny import SPATIAL, TEMPORAL
 from javisc.trainer.models.vae.opensora import OpenSoraVAE
-from javisc.trainer.models.weights import write_weights
 from support.encoders import tiny_audio, tiny_t5
 
 

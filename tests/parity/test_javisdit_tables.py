@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from javisc.manifests.errors import UserError
-from javisc.trainer import schedule
 from javisc.trainer.data import aspects, lengths
 from javisc.trainer.data.assign import BucketTable
 from javisc.trainer.data.buckets import Assigned, ReferenceBuckets, epoch_batches, feature_bin_indices
+from javisc.trainer.engine import schedule
 from support.parity import table
 
 

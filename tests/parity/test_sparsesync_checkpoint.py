@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.optim import LossScaleConfig, OptimizerConfig, Stepper
+from javisc.trainer.engine.schedule import ScheduleConfig, rate_factor
+from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.sync.official import build_transformer
-from javisc.trainer.models.weights import load_strictly
-from javisc.trainer.optim import LossScaleConfig, OptimizerConfig, Stepper
-from javisc.trainer.schedule import ScheduleConfig, rate_factor
 from javisc.trainer.tasks.sync import carried_over
 from support.sync_parity import SETS, rel
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.attention import recorded_attention
 from javisc.trainer.models.sync.model import AudioClassifier, AVSync
 from javisc.trainer.models.sync.official import build_model, build_transformer
 from javisc.trainer.models.sync.resnet import ResNet18Audio
 from javisc.trainer.models.sync.s3d import S3D
-from javisc.trainer.models.weights import load_strictly
 from support.sync_parity import SETS, Fixture, fixtures, rel
 
 #: The sets allow 1e-4; a wrong GELU alone is 1e-4 to 3e-4, so anything over 1e-5 on a CPU is taken for a mistake here.

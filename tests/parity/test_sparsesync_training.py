@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from javisc.trainer.engine.optim import LossScaleConfig, OptimizerConfig, Stepper
+from javisc.trainer.engine.schedule import ScheduleConfig, rate_factor
+from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.official import build_transformer
-from javisc.trainer.models.weights import load_strictly
-from javisc.trainer.optim import LossScaleConfig, OptimizerConfig, Stepper
-from javisc.trainer.schedule import ScheduleConfig, rate_factor
 from support.sync_parity import Fixture, fixtures
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from javisc.trainer.engine.schedule import EarlyStop, ScheduleConfig, rate_factor
 from javisc.trainer.models.sync.metrics import sync_metrics
-from javisc.trainer.schedule import EarlyStop, ScheduleConfig, rate_factor
 from javisc.trainer.transforms import sync_audio, sync_offsets, sync_video
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, mixup, plan

@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Any
 
-from javisc.trainer import score_worker
+from javisc.trainer.use import score_worker
 
 
 def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:

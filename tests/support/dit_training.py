@@ -18,14 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from javisc.trainer.config import Recipe, load_recipe
-from javisc.trainer.distributed import bare, clean, spread, world
-from javisc.trainer.loop import train
+from javisc.trainer.data.numbered import Many, NumberedSource
+from javisc.trainer.engine.config import Recipe, load_recipe
+from javisc.trainer.engine.distributed import bare, clean, spread, world
+from javisc.trainer.engine.loop import train
+from javisc.trainer.engine.optim import EMA, Stepper
 from javisc.trainer.models.dit import PRESETS, VASTDiT3
 from javisc.trainer.models.dit.stages import freeze, initialise
 from javisc.trainer.objectives.flow import FlowConfig, flow_loss
-from javisc.trainer.optim import EMA, Stepper
-from javisc.trainer.sources import Many, NumberedSource
 from javisc.trainer.task import key_random
 
 RECIPE = """

@@ -13,7 +13,9 @@ def forkserver() -> ForkServerContext:
     Python 3.11's server knows nothing of our sys.path, and passes over silently what it cannot import: installed modules only.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["javisc.trainer.loop", "javisc.trainer.data.loader", "javisc.trainer.models.dit"])
+    context.set_forkserver_preload(
+        ["javisc.trainer.engine.loop", "javisc.trainer.data.loader", "javisc.trainer.models.dit"]
+    )
     return context
 
 

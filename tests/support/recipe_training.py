@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from javisc.trainer.loop import train
+from javisc.trainer.engine.loop import train
 from javisc.trainer.tasks.registry import load
 from support.toy_training import digest
 

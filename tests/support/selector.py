@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from javisc.trainer.config import as_dict, load_recipe
+from javisc.trainer.engine.config import as_dict, load_recipe
+from javisc.trainer.engine.weights import write_weights
 from javisc.trainer.models.sync.model import AVSync
-from javisc.trainer.models.weights import write_weights
 from javisc.trainer.tasks.sync import SyncRecipe
 
 #: SparseSync in small, as published but for its size: one second of 32 pixels, five offsets 0.2 s apart. Changes to `sync-demo`.

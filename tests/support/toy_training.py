@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, load
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from javisc.trainer import checkpoint
-from javisc.trainer.config import Recipe, load_recipe
-from javisc.trainer.loop import Outcome, train
+from javisc.trainer.data.numbered import Many, NumberedSource
+from javisc.trainer.engine import checkpoint
+from javisc.trainer.engine.config import Recipe, load_recipe
+from javisc.trainer.engine.loop import Outcome, train
 from javisc.trainer.models.sync.config import (
     AVSyncConfig,
     FusionConfig,
@@ -34,7 +35,6 @@ from javisc.trainer.models.sync.config import (
     TrunkConfig,
 )
 from javisc.trainer.models.sync.model import AVSync
-from javisc.trainer.sources import Many, NumberedSource
 from support.processes import forkserver
 
 RECIPE = """

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, VASTDiT3Config, checkpoint
-from javisc.trainer.models.weights import read_weights
 
 
 @pytest.fixture(scope="module")

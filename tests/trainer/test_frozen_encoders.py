@@ -12,6 +12,7 @@ import torch
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.lengths import latent_frames
+from javisc.trainer.engine.weights import write_weights
 from javisc.trainer.models.frozen import SOURCES, need_weights
 from javisc.trainer.models.text import captions
 from javisc.trainer.models.text.imagebind import ImageBindText
@@ -21,7 +22,6 @@ from javisc.trainer.models.tiny import SPATIAL, TEMPORAL
 from javisc.trainer.models.vae.audio import AudioLDM2
 from javisc.trainer.models.vae.diffusers_video import DiffusersVideoVAE
 from javisc.trainer.models.vae.opensora import SCALE, SHIFT, OpenSoraVAE
-from javisc.trainer.models.weights import write_weights
 from support.encoders import tiny_audio, tiny_t5
 from support.parity import table
 

@@ -19,13 +19,13 @@ from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import load_recipe
 from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import SoundBatches, labels_of
-from javisc.trainer.dry_run import dry_run
-from javisc.trainer.loop import train
+from javisc.trainer.engine.config import load_recipe
+from javisc.trainer.engine.loop import train
+from javisc.trainer.engine.weights import read_weights
+from javisc.trainer.forecast.dry_run import dry_run
 from javisc.trainer.models.sync.model import AVSync
-from javisc.trainer.models.weights import read_weights
 from javisc.trainer.tasks.registry import load
 from javisc.trainer.tasks.sync_audio import SyncAudioRecipe
 from javisc.trainer.transforms.draws import SeededDraws

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import load_recipe
 from javisc.trainer.data.sync import SyncBatch
+from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.models.sync.alignment import PARTS, SHARPNESS, matching
 from javisc.trainer.models.sync.attention import recorded_attention
 from javisc.trainer.models.sync.config import CorrelationConfig, FusionConfig, SelectorConfig, SyncTransformerConfig

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.schedule import EarlyStop, ScheduleConfig, rate_factor
 from javisc.trainer.models.sync.metrics import sync_metrics
-from javisc.trainer.schedule import EarlyStop, ScheduleConfig, rate_factor
 
 
 def auc_by_pairs(scores: list[float], positive: list[bool]) -> float:

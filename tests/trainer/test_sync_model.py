@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.attention import attend
 from javisc.trainer.models.sync.config import (
     AVSyncConfig,
@@ -28,7 +29,6 @@ from javisc.trainer.models.sync.official import (
 from javisc.trainer.models.sync.resnet import ResNet18Audio
 from javisc.trainer.models.sync.s3d import S3D
 from javisc.trainer.models.sync.transformer import FullAttention, SyncTransformer, TokenDropout
-from javisc.trainer.models.weights import load_strictly
 
 
 def small(**transformer: object) -> AVSyncConfig:

@@ -25,18 +25,18 @@ from javisc.compiler.recipe import PRESETS
 from javisc.compiler.scenes import scene
 from javisc.compiler.sources import from_raw
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import load_recipe
 from javisc.trainer.data.clips import Clips
-from javisc.trainer.latents import Latents, encode
+from javisc.trainer.engine.config import load_recipe
+from javisc.trainer.engine.optim import Stepper
+from javisc.trainer.engine.weights import read_weights, write_weights
 from javisc.trainer.models.dit import VASTDiT3, blocks, checkpoint
 from javisc.trainer.models.dit.attention import TextCrossAttention
-from javisc.trainer.models.weights import read_weights, write_weights
 from javisc.trainer.objectives.frame_masks import STAGE3_RATIOS
-from javisc.trainer.optim import Stepper
 from javisc.trainer.task import key_random
 from javisc.trainer.tasks.audio import AudioTask
 from javisc.trainer.tasks.dit import DiTRecipe, DiTTask, Step
 from javisc.trainer.tasks.jav import JavTask
+from javisc.trainer.tasks.latents import Latents, encode
 from javisc.trainer.tasks.registry import load
 from support.recipe_training import PROGRAM, run
 from support.toy_training import Ranks, losses
@@ -331,7 +331,7 @@ def test_the_official_recipes_say_what_was_published(name: str, kind: type[DiTTa
     o, run = recipe.optimizer, recipe.run
     assert (o.name, o.lr, o.betas, o.eps, o.weight_decay, o.clip_norm) == ("adamw", 1e-4, (0.9, 0.999), 1e-15, 0.0, 1.0)
     assert not o.scale_lr_by_world and recipe.ema.decay == 0.99 and not recipe.ema.warmup and recipe.seed == 42
-    from javisc.trainer.schedule import rate_factor
+    from javisc.trainer.engine.schedule import rate_factor
 
     assert [rate_factor(recipe.schedule, k) for k in (0, 499, 999, 1000, 5000)] == pytest.approx(
         [1 / 1001, 500 / 1001, 1000 / 1001, 1.0, 1.0]

@@ -21,12 +21,12 @@ from javisc.compiler.recipe import PRESETS
 from javisc.compiler.scenes import scene
 from javisc.compiler.sources import from_raw
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import load_recipe
 from javisc.trainer.data.clips import Clips
-from javisc.trainer.dry_run import dry_run
+from javisc.trainer.engine.config import load_recipe
+from javisc.trainer.engine.weights import read_weights
+from javisc.trainer.forecast.dry_run import dry_run
 from javisc.trainer.models.prior import PriorConfig
 from javisc.trainer.models.prior import model as prior_files
-from javisc.trainer.models.weights import read_weights
 from javisc.trainer.objectives.contrastive import Negatives
 from javisc.trainer.tasks.prior import PriorInputs, PriorRecipe, PriorTask, pooled_means
 from javisc.trainer.tasks.registry import load

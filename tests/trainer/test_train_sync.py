@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import load_recipe, recipe_names, task_of
+from javisc.trainer.engine.config import load_recipe, recipe_names, task_of
+from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.models.sync.model import AVSync
-from javisc.trainer.models.weights import read_weights
 from javisc.trainer.tasks.registry import load
 from javisc.trainer.tasks.sync import SyncRecipe, SyncTask, pooled_metrics, whole_model_state
 from support import compiled, selector

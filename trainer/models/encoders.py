@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.distributed import PRECISIONS
+from javisc.trainer.engine.distributed import PRECISIONS
+from javisc.trainer.engine.weights import read_options, read_weights, run_weights
 from javisc.trainer.models import tiny
 from javisc.trainer.models.frozen import AudioCodec, PriorTextEncoder, TextEncoder, VideoCodec, need_weights
 from javisc.trainer.models.prior import STIBPrior
@@ -22,7 +23,6 @@ from javisc.trainer.models.text.tokens import ClipTokens, ImageBindEncoder
 from javisc.trainer.models.vae.audio import AudioLDM2
 from javisc.trainer.models.vae.diffusers_video import DiffusersVideoVAE
 from javisc.trainer.models.vae.opensora import OpenSoraVAE
-from javisc.trainer.models.weights import read_options, read_weights, run_weights
 
 #: What a run leaves beside its weights.
 RECIPE = "recipe.json"

@@ -22,24 +22,24 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.clips import ClipData
 from javisc.trainer.data.encoded import is_encoded
 from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
-from javisc.trainer.distributed import autocast
-from javisc.trainer.latents import Batch, Latents, latents_of, source
+from javisc.trainer.data.noise import generators, normal, uniform
+from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.distributed import autocast
+from javisc.trainer.engine.weights import load_strictly, read_weights, run_weights
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, VASTDiT3Config
 from javisc.trainer.models.dit.checkpoint import fit_caption_length
 from javisc.trainer.models.dit.flops import dit_flops
 from javisc.trainer.models.dit.stages import freeze, initialise
 from javisc.trainer.models.encoders import Encoders, EncodersConfig
 from javisc.trainer.models.frozen import need_weights
-from javisc.trainer.models.weights import load_strictly, read_weights, run_weights
-from javisc.trainer.noise import generators, normal, uniform
 from javisc.trainer.objectives.flow import FlowConfig, FlowLoss, draw_times, flow_loss
 from javisc.trainer.objectives.frame_masks import choose_kind, draw_masks
 from javisc.trainer.task import Source
+from javisc.trainer.tasks.latents import Batch, Latents, latents_of, source
 
 #: Tokens of a caption where arithmetic is predicted: those of the published cost table.
 CAPTION_TOKENS = 60

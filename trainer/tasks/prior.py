@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.clips import ClipData, Clips
 from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
 from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
+from javisc.trainer.data.noise import generators, normal
 from javisc.trainer.data.pools import Pools
 from javisc.trainer.data.prior import PoolsConfig, PriorSource, negatives_of
+from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.weights import run_weights
 from javisc.trainer.models.encoders import Encoders, EncodersConfig
 from javisc.trainer.models.prior import PriorConfig, STIBPrior
 from javisc.trainer.models.prior import model as prior_files
 from javisc.trainer.models.text.tokens import LENGTH
-from javisc.trainer.models.weights import run_weights
-from javisc.trainer.noise import generators, normal
 from javisc.trainer.objectives.contrastive import Negatives, PriorLossConfig, prior_loss
 from javisc.trainer.task import Source
 from javisc.trainer.transforms.javisdit_mel import MelConfig, mel_input

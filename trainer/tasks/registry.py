@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import Recipe, load_recipe, task_of
+from javisc.trainer.engine.config import Recipe, load_recipe, task_of
 from javisc.trainer.task import Task
 
 #: task → (module, its recipe's class, its own class)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.checkpoint_io import read_pt
-from javisc.trainer.config import Recipe
 from javisc.trainer.data import draws
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
-from javisc.trainer.flops import Tally
+from javisc.trainer.engine.checkpoint_io import read_pt
+from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.weights import load_strictly, read_weights
+from javisc.trainer.forecast.flops import Tally
 from javisc.trainer.models.sync.alignment import PARTS
 from javisc.trainer.models.sync.checkpoint import SyncCheckpoint, read_sync_checkpoint
 from javisc.trainer.models.sync.config import AVSyncConfig
@@ -26,7 +27,6 @@ from javisc.trainer.models.sync.flops import sync_flops, sync_grids
 from javisc.trainer.models.sync.metrics import sync_metrics
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.models.sync.official import audio_trunk_state, visual_trunk_state
-from javisc.trainer.models.weights import load_strictly, read_weights
 from javisc.trainer.task import CarryOver
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.config import Recipe
 from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import SoundBatch, SoundBatches, labels_of
-from javisc.trainer.flops import Tally
+from javisc.trainer.engine.config import Recipe
+from javisc.trainer.forecast.flops import Tally
 from javisc.trainer.models.sync.flops import audio_grid, classifier_flops
 from javisc.trainer.models.sync.model import AudioClassifier
 from javisc.trainer.task import CarryOver

@@ -12,9 +12,9 @@ import torch
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.aspects import image_size
 from javisc.trainer.data.clips import ClipData, Clips, ClipSource
-from javisc.trainer.latents import encode, latents_of, source
 from javisc.trainer.models import tiny
 from javisc.trainer.models.encoders import Encoders, EncodersConfig, recorded
+from javisc.trainer.tasks.latents import encode, latents_of, source
 from javisc.trainer.transforms.javisdit_mel import mel_input
 from support import compiled
 

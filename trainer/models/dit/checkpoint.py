@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from javisc.trainer.engine.weights import load_strictly, read_weights, write_weights
 from javisc.trainer.models.dit.config import VASTDiT3Config
 from javisc.trainer.models.dit.model import VASTDiT3
-from javisc.trainer.models.weights import load_strictly, read_weights, write_weights
 
 
 def load(path: Path, *, dtype: torch.dtype = torch.float32, **options: object) -> VASTDiT3:

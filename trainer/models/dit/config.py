@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
-from javisc.trainer.models.weights import read_options
+from javisc.trainer.engine.weights import read_options
 
 #: Keys of the reference's config.json that decide how it computes, or who made it, not what.
 _IGNORED = frozenset(

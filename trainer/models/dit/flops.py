@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from javisc.trainer.flops import Tally, trains
+from javisc.trainer.forecast.flops import Tally, trains
 from javisc.trainer.models.dit.blocks import CrossModalityBiAttentionBlock, CrossSTDiT3Block, PriorResample, STDiT3Block
 from javisc.trainer.models.dit.model import VASTDiT3
 

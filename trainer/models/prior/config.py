@@ -12,7 +12,7 @@ from typing import Any
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
-from javisc.trainer.models.weights import read_options
+from javisc.trainer.engine.weights import read_options
 
 
 @dataclass(frozen=True)

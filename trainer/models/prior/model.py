@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from javisc.trainer.engine.weights import load_strictly, read_weights, write_weights
 from javisc.trainer.models.dit.embeddings import PatchEmbed3d, position_code_1d, video_position_code
 from javisc.trainer.models.prior.config import PriorConfig
 from javisc.trainer.models.prior.encoder import Aligned, Discriminator, MergingBlock, resize_axis
-from javisc.trainer.models.weights import load_strictly, read_weights, write_weights
 
 TRAINING_ONLY = ("video_embedder.", "audio_embedder.", "va_spatial_encoder.", "va_temporal_encoder.", "discriminator.")
 

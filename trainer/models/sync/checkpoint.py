@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.checkpoint_io import read_pt, state_dict_of
+from javisc.trainer.engine.checkpoint_io import read_pt, state_dict_of
+from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.models.sync.official import build_model
-from javisc.trainer.models.weights import load_strictly
 
 
 @dataclass(frozen=True)

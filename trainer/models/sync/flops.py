@@ -12,7 +12,7 @@ from math import prod
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from javisc.trainer.flops import Tally, trains
+from javisc.trainer.forecast.flops import Tally, trains
 from javisc.trainer.models.sync.attention import Attention, EncoderBlock, SelectorBlock
 from javisc.trainer.models.sync.correlation import Correlation
 from javisc.trainer.models.sync.model import AudioClassifier, AVSync, ConvBridge

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.models.weights import load_strictly
+from javisc.trainer.engine.weights import load_strictly
 
 
 class _Attention(nn.Module):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from javisc.trainer.data.noise import normal as noise_of
+from javisc.trainer.engine.weights import load_strictly, read_options, read_weights
 from javisc.trainer.models.frozen import need_weights
 from javisc.trainer.models.vae.temporal import TemporalVAE
-from javisc.trainer.models.weights import load_strictly, read_options, read_weights
-from javisc.trainer.noise import normal as noise_of
 
 #: The 2-D half's layout: SDXL's autoencoder.
 SPATIAL: dict[str, Any] = {

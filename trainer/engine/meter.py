@@ -1,0 +1,57 @@
+"""How fast a run is."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from javisc.trainer.engine.distributed import World
+
+
+class Meter:
+    """What was done since the last reading, over all processes: samples and FLOP per second, the share of the devices' `peak`
+    FLOP/s that is (MFU, where the peak is known), the share of time spent waiting for data, memory; and the imbalance: by how
+    much a step's largest share of the work exceeds the mean. Clocks cannot tell it: in a step all wait for the slowest."""
+
+    def __init__(self, here: World, peak: float | None) -> None:
+        self.here, self.peak = here, peak
+        self.begin = time.monotonic()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.waited, self.samples, self.flops, self.most, self.mean, self.steps = 0.0, 0.0, 0.0, 0.0, 0.0, 0
+
+    def start(self) -> None:
+        self.mark = time.monotonic()
+
+    def got_data(self, work: Tensor) -> None:
+        """`work` [processes]: what each has to do in this step, in any unit."""
+        self.waited += time.monotonic() - self.mark
+        self.most, self.mean = self.most + float(work.max()), self.mean + float(work.mean())
+
+    def took(self, samples: float, flops: float) -> None:
+        """`samples` of all processes, `flops` of this one."""
+        self.samples, self.flops, self.steps = self.samples + samples, self.flops + flops, self.steps + 1
+
+    def read(self) -> dict[str, float]:
+        """Values over all processes since the last reading."""
+        seconds = max(time.monotonic() - self.begin, 1e-9)
+        flops, waiting = self.here.gather(self.flops, self.waited / seconds).sum(1).tolist()
+        size = self.here.size
+        told = {
+            "samples_per_sec": self.samples / seconds,
+            "step_sec": seconds / max(self.steps, 1),
+            "data_wait": waiting / size,
+            "imbalance": self.most / self.mean - 1 if self.mean else 0.0,
+        }
+        if flops:
+            told["tflops_per_sec"] = flops / seconds / 1e12
+            if self.peak is not None:
+                told["mfu"] = flops / seconds / (self.peak * size)
+        if self.here.device.type == "cuda":
+            told["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        self.begin = time.monotonic()
+        self._forget()
+        return told

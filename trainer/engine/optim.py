@@ -1,0 +1,170 @@
+"""The optimizer's step: unscale, clip, guard and update without a look at the device from the host; and the moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.engine.distributed import clean
+from javisc.trainer.task import CarryOver
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+@dataclass
+class OptimizerConfig:
+    """`lr` is multiplied by the number of processes where `scale_lr_by_world` is set. `eps` is Adam's."""
+
+    name: str = "adam"
+    lr: float = 5e-6
+    scale_lr_by_world: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-7
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+
+
+@dataclass
+class LossScaleConfig:
+    """The loss scale of fp16: halved after an overflow, doubled after `growth_interval` steps without one."""
+
+    initial: float = 65536.0
+    growth_factor: float = 2.0
+    backoff_factor: float = 0.5
+    growth_interval: int = 2000
+
+
+def build_optimizer(params: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """A fused optimizer: its kernels skip an update when the tensor `found_inf` says so, which is what the guard relies on."""
+    beta1, beta2 = config.betas
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(params, config.lr, (beta1, beta2), config.eps, config.weight_decay, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(params, config.lr, (beta1, beta2), config.eps, config.weight_decay, fused=True)
+        case "sgd":
+            if any(isinstance(p, DTensor) for p in params):
+                raise UserError(
+                    "optimizer.name=sgd knows no sharded tensors: use adam or adamw with parallel.strategy=fsdp2, or ddp"
+                )
+            return torch.optim.SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True)
+    raise UserError(f"optimizer.name={config.name!r}: it may be {', '.join(OPTIMIZERS)}")
+
+
+class Stepper:
+    """One optimizer step at a time. A step whose gradient norm is not finite changes nothing but the skip counter.
+
+    Everything is decided by tensors on the device; the host learns of it when it reads `skipped` for the log.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: OptimizerConfig, device: torch.device, scaling: LossScaleConfig | None
+    ) -> None:
+        self.config, self.scaling = config, scaling
+        self.named = [(clean(name), p) for name, p in model.named_parameters() if p.requires_grad]
+        self.params = [p for _, p in self.named]
+        self.optimizer = build_optimizer(self.params, config)
+        self.scale = torch.tensor(1.0 if scaling is None else scaling.initial, device=device)
+        self.growth = torch.zeros((), dtype=torch.int32, device=device)
+        #: Steps skipped in a row.
+        self.skipped = torch.zeros((), dtype=torch.float32, device=device)
+
+    def prepare(self) -> None:
+        """Make the optimizer's state without an update, so that a checkpoint can be loaded into it."""
+        for p in self.params:
+            p.grad = torch.zeros_like(p)
+        self._update(self.config.lr, torch.ones_like(self.skipped))
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def adopt(self, carried: CarryOver) -> None:
+        """Take over another optimizer's moments and loss scale; parameters it did not have start fresh."""
+        for name, p in self.named:
+            for key, value in carried.moments.get(name, {}).items():
+                mine = self.optimizer.state[p][key]
+                whole = value.to(device=mine.device, dtype=mine.dtype).view(mine.shape)
+                if isinstance(mine, DTensor):
+                    whole = distribute_tensor(whole, mine.device_mesh, mine.placements)
+                mine.copy_(whole)
+        if self.scaling is not None and carried.scale is not None:
+            self.scale.fill_(carried.scale)
+            self.growth.fill_(carried.growth)
+
+    def step(self, lr: float) -> tuple[Tensor, Tensor]:
+        """Update the parameters at rate `lr`; returns the gradient norm before clipping, and 1.0 where the step was skipped."""
+        grads = [p.grad for p in self.params if p.grad is not None]
+        total = torch.nn.utils.get_total_norm(grads, foreach=True)
+        norm = (total.full_tensor() if isinstance(total, DTensor) else total) / self.scale
+        bad = (~norm.isfinite()).float()
+        factor = 1 / self.scale
+        if self.config.clip_norm is not None:
+            factor = factor * (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, factor)
+        self._update(lr, bad)
+        if self.scaling is not None:
+            s = self.scaling
+            torch._amp_update_scale_(self.scale, self.growth, bad, s.growth_factor, s.backoff_factor, s.growth_interval)
+        self.skipped.add_(1).mul_(bad)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, bad
+
+    def _update(self, lr: float, bad: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # The contract between GradScaler and fused optimizers: they look these two up on themselves.
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by parameter name, and the loss scale's; loaded in place."""
+        state = {
+            f"state.{name}.{key}": value
+            for name, p in self.named
+            for key, value in self.optimizer.state[p].items()
+            if isinstance(value, Tensor)
+        }
+        return {**state, "scale": self.scale, "growth": self.growth, "skipped": self.skipped}
+
+
+@dataclass
+class EMAConfig:
+    """A moving average of the parameters; off while `decay` is 0. With `warmup`, decay starts at 0.1: min(d, (1+n)/(10+n))."""
+
+    decay: float = 0.0
+    warmup: bool = False
+
+
+class EMA:
+    """The moving average, sharded like the model."""
+
+    def __init__(self, model: nn.Module, config: EMAConfig) -> None:
+        self.config, self.updates = config, 0
+        self.source = [(clean(name), p) for name, p in model.named_parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for _, p in self.source]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """average ← decay · average + (1 - decay) · parameters."""
+        decay = self.config.decay
+        if self.config.warmup:
+            decay = min(decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        torch._foreach_lerp_(self.average, [p.detach() for _, p in self.source], 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged tensors by parameter name; loaded in place."""
+        return {name: value for (name, _), value in zip(self.source, self.average, strict=True)}
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the average and the parameters: before and after an evaluation of the average."""
+        for (_, p), value in zip(self.source, self.average, strict=True):
+            kept = p.detach().clone()
+            p.copy_(value)
+            value.copy_(kept)

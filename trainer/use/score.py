@@ -1,0 +1,329 @@
+"""Rating the sync of a whole dataset with a trained selector: three more columns of its manifest.
+
+The rows are cut into parts, each scored by a worker process and published in a folder of its own under a digest of everything
+that decided it. So whatever was killed goes on where it stood, and a dataset that grew has only its new rows scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from javisc.compiler.engines.pool import Call, Outcome, Pool
+from javisc.compiler.lock import locked
+from javisc.compiler.store import Store
+from javisc.manifests.errors import UserError
+from javisc.manifests.io import HEADER, Dataset, check_output, join, write_header, write_table, write_view
+from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA
+from javisc.trainer.use.score_clip import NEEDED
+from javisc.trainer.use.score_worker import WorkerOptions, failure
+from javisc.trainer.use.selector import load_selector, short_side
+
+#: Raised when the meaning of a score changes: parts of another version are not used.
+VERSION = 1
+PART_SCHEMA = pl.Schema(
+    {"key": pl.String(), **SCORES_SCHEMA, "crops": pl.Int16(), "reason": pl.String(), "message": pl.String()}
+)
+#: What a worker is asked to do.
+FUNCTION = "javisc.trainer.use.score_worker:score_rows"
+#: Reasons that another attempt may lift: a part that holds one is made again by the next run.
+RETRIED = ("crashed", "unreadable")
+#: Seconds a worker may take to load a selector, and for a clip: several crops of the full model on one slow core.
+_START, _CLIP = 600.0, 300.0
+#: Seconds between lines of progress, and failed clips that are named at the end.
+_EVERY, _NAMED = 10.0, 5
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How a dataset is scored.
+
+    crops: at most so many of a clip, evenly spaced, overlapping by half at most. fps, short_side: what the selector was trained
+    on; clips of another rate or size are resampled in memory, None is what its crops are cut from in `javisc predict`.
+    device: auto, cuda or cpu. workers: processes, None for one per GPU or core. batch_size: crops; threads: decoding, of a
+    process. precision: auto is fp16 on a GPU, as the published evaluation, and fp32 on a CPU. part_size: clips of a part, which
+    is what a kill can cost each worker.
+    """
+
+    crops: int = 3
+    fps: int = 25
+    short_side: int | None = None
+    device: str = "auto"
+    workers: int | None = None
+    batch_size: int | None = None
+    threads: int | None = None
+    precision: str = "auto"
+    part_size: int = 100
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was done. reasons: clips without a score by reason; named: a few of them with key and message."""
+
+    rows: int
+    fresh: int
+    reasons: Mapping[str, int]
+    named: list[str]
+
+
+@dataclass
+class _Part:
+    """Rows on their way to a part; `told` by row where they had to be scored one by one."""
+
+    name: str
+    rows: pl.DataFrame
+    told: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+def score(
+    source: str,
+    checkpoint: str,
+    out: str | None = None,
+    *,
+    options: ScoreOptions | None = None,
+    parts: str | None = None,
+    relative: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Scored:
+    """Score every clip of a dataset, view or table. The scores become columns of the view `out`, or of its own manifest.
+
+    The manifest changes at once, when all is scored; shards are only read. `parts`: where finished parts are kept, see
+    `parts_folder`. Raises UserError.
+    """
+    dataset = Dataset.open(source)
+    if out is None and dataset.bare:
+        check_output(source, force=True)
+    run = _Run(dataset, checkpoint, options or ScoreOptions(), parts or parts_folder(dataset, out), say)
+    names = run.score()
+    made = run.table(names)
+    settings = {"command": "score", "inputs": [source], "checkpoint": checkpoint, **run.identity}
+    if out is not None:
+        write_view(_with_scores(dataset.located(), made), out, made_by=settings, relative=relative)
+    else:
+        _write_in_place(dataset, run, names, made, settings)
+    told = made.select("key", "reason", "message").filter(pl.col("reason").is_not_null())
+    counts = told.group_by("reason").len().sort("len", "reason", descending=[True, False]).collect()
+    some = told.filter(pl.col("message") != "").head(_NAMED).collect()
+    named = [f"{key}: {reason}: {message}" for key, reason, message in some.iter_rows()]
+    return Scored(run.rows, run.fresh, dict(counts.iter_rows()), named)
+
+
+def parts_folder(dataset: Dataset, out: str | None) -> str:
+    """Where parts are kept unless told otherwise: DS/.score, or .NAME.score beside a table or a view to be written."""
+    if out is None and not dataset.bare:
+        return join(dataset.path, ".score")
+    folder, _, name = (out or dataset.path).rstrip("/").rpartition("/")
+    return join(folder or ("/" if (out or dataset.path).startswith("/") else "."), f".{name}.score")
+
+
+def _with_scores(frame: pl.LazyFrame, made: pl.LazyFrame) -> pl.LazyFrame:
+    """A manifest with the scores as its last columns, in place of those it had."""
+    kept = [name for name in frame.collect_schema() if name not in SCORES_SCHEMA]
+    return pl.concat([frame.select(kept), made.select(SCORES_SCHEMA.names())], how="horizontal")
+
+
+def _write_in_place(
+    dataset: Dataset, run: _Run, names: list[str], made: pl.LazyFrame, settings: Mapping[str, Any]
+) -> None:
+    """Replace the manifest, then note in the header what scored it. A build of the dataset and this exclude each other."""
+    built = not dataset.bare and "datasets" not in dataset.header
+    with locked(Store(dataset.path, run.scratch)) if built else nullcontext():
+        if [name for name, _ in run.units()] != names:
+            raise UserError(f"{dataset.path} has changed meanwhile: run the same command again, it scores what is new")
+        write_table(_with_scores(dataset.manifest(), made), dataset.table)
+        if not dataset.bare:
+            header = dict(Dataset.open(dataset.path).header)
+            write_header(join(dataset.path, HEADER), {**header, "scored": dict(settings)})
+
+
+class _Run:
+    """The scoring itself: parts that are missing are made by workers."""
+
+    def __init__(
+        self, dataset: Dataset, checkpoint: str, options: ScoreOptions, parts: str, say: Callable[[str], None]
+    ) -> None:
+        model, transforms = load_selector(checkpoint)
+        side = options.short_side or short_side(transforms)
+        if side < transforms.input_size:
+            raise UserError(
+                f"--short-side {side}: the selector looks at {transforms.input_size} pixels, give at least that"
+            )
+        length = transforms.crop_len_sec * options.fps
+        if length != int(length):
+            raise UserError(
+                f"--fps {options.fps}: the selector's {transforms.crop_len_sec} s are no whole number of frames; "
+                "give the rate it was trained at"
+            )
+        devices = _devices(options)
+        cuda = devices[0].startswith("cuda")
+        precision = ("fp16" if cuda else "fp32") if options.precision == "auto" else options.precision
+        cores = len(os.sched_getaffinity(0))
+        #: Everything beside the rows that decides a score.
+        self.identity = {
+            "version": VERSION,
+            "weights": digest_of(model, transforms),
+            "crops": options.crops,
+            "fps": options.fps,
+            "short_side": side,
+            "precision": precision,
+        }
+        self.folder = tempfile.TemporaryDirectory(prefix="javisc-score-")
+        self.scratch = Path(self.folder.name)
+        self.worker = WorkerOptions(
+            checkpoint=checkpoint,
+            folder=str(self.scratch),
+            devices=devices,
+            batch_size=options.batch_size or (16 if cuda else 1),
+            threads=options.threads or (max(1, cores // len(devices)) if cuda else 1),
+            precision=precision,
+            crops=options.crops,
+            fps=options.fps,
+            short_side=side,
+        )
+        self.dataset, self.part_size, self.say = dataset, options.part_size, say
+        self.store = Store(parts, self.scratch)
+        self.rows = self.fresh = 0
+        self.crashes: Counter[str] = Counter()
+
+    def units(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """The manifest in its order, `part_size` rows at a time, each with its part's name."""
+        frame = self.dataset.located().select(NEEDED)
+        seed = repr(sorted(self.identity.items())).encode()
+        held: list[pl.DataFrame] = []
+        for batch in frame.collect_batches(maintain_order=True, engine="streaming"):
+            held.append(batch)
+            if sum(len(rows) for rows in held) >= self.part_size:
+                rows = pl.concat(held)
+                whole = len(rows) // self.part_size * self.part_size
+                for start in range(0, whole, self.part_size):
+                    yield _named(rows[start : start + self.part_size], seed)
+                held = [rows[whole:]]
+        rest = pl.concat(held) if held else pl.DataFrame()
+        if len(rest):
+            yield _named(rest, seed)
+
+    def score(self) -> list[str]:
+        """Make the parts that are missing. Returns the names of all, in the manifest's order."""
+        total = int(self.dataset.located().select(pl.len()).collect(engine="streaming").item())
+        if total == 0:
+            raise UserError(f"{self.dataset.path} has no rows: nothing to score")
+        there, names = self._kept(), []
+        done, told, began, said = 0, 0, time.monotonic(), time.monotonic()
+        units, exhausted = self.units(), False
+        with Pool(len(self.worker.devices), self.scratch / "logs", ("javisc.trainer.use.score_worker",)) as pool:
+            while not exhausted or pool.busy:
+                while not exhausted and pool.hungry:
+                    unit = next(units, None)
+                    exhausted = unit is None
+                    if unit is not None:
+                        name, rows = unit
+                        names.append(name)
+                        self.rows += len(rows)
+                        if f"{name}.parquet" in there:
+                            done += len(rows)
+                        else:
+                            pool.submit(self._call(_Part(name, rows), None))
+                for outcome in pool.wait():
+                    fresh = self._take(outcome, pool)
+                    done, self.fresh = done + fresh, self.fresh + fresh
+                if done > told and time.monotonic() - said >= _EVERY:
+                    told, said = done, time.monotonic()
+                    self.say(f"{done} of {total} clips, {self.fresh / (said - began):.1f} a second")
+        return names
+
+    def _kept(self) -> set[str]:
+        """Files of finished parts, without those that the next run is to try again. Raises UserError if one is damaged."""
+        names = sorted(name for name in self.store.names() if name.endswith(".parquet"))
+        if not names:
+            return set()
+        parts = pl.scan_parquet(
+            self.store.fetch_many((), names), glob=False, schema=PART_SCHEMA, include_file_paths="part"
+        )
+        try:
+            again = parts.filter(pl.col("reason").is_in(RETRIED)).select(pl.col("part").unique()).collect()["part"]
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise self._damaged(str(error)) from error
+        return set(names) - {Path(part).name for part in again}
+
+    def _damaged(self, why: str) -> UserError:
+        return UserError(f"{self.store.root} holds a part that is damaged ({why}): delete the folder")
+
+    def table(self, names: list[str]) -> pl.LazyFrame:
+        """All rows' scores, in the manifest's order. Raises UserError if a part is not what it was published as."""
+        paths = self.store.fetch_many((), [f"{name}.parquet" for name in names])
+        made = pl.scan_parquet(paths, glob=False, schema=PART_SCHEMA)
+        try:
+            found = int(made.select(pl.len()).collect().item())
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise self._damaged(str(error)) from error
+        if found != self.rows:
+            raise self._damaged(f"{found} scores for {self.rows} rows")
+        return made
+
+    def _call(self, part: _Part, row: int | None) -> Call:
+        """The call that scores a part, or one row of it alone."""
+        rows = part.rows if row is None else part.rows[row : row + 1]
+        arguments = {"rows": rows.to_dicts(), "options": asdict(self.worker)}
+        # A clip that is tried alone was in a part that has ended two workers: once more is enough.
+        return Call((part, row), FUNCTION, arguments, _START + _CLIP * len(rows), attempts=0 if row is None else 1)
+
+    def _take(self, outcome: Outcome, pool: Pool) -> int:
+        """Publish a part that is whole; returns its rows. A part that kills its worker is scored clip by clip."""
+        part, row = outcome.call.tag
+        if outcome.error is None:
+            told = outcome.value
+        elif outcome.error not in ("crashed", "timeout"):
+            raise UserError(f"scoring stopped: {outcome.message}", exit_code=outcome.details.get("code", 1))
+        elif row is None and len(part.rows) > 1:
+            for number in range(len(part.rows)):
+                pool.submit(self._call(part, number), first=True)
+            return 0
+        else:
+            told = [failure("crashed", outcome.message)]
+        if row is not None:
+            part.told[row] = told[0]
+            if len(part.told) < len(part.rows):
+                return 0
+            told = [part.told[number] for number in range(len(part.rows))]
+        rows = [{"key": key, **values} for key, values in zip(part.rows["key"], told, strict=True)]
+        buffer = io.BytesIO()
+        pl.DataFrame(rows, schema=PART_SCHEMA).write_parquet(buffer, compression="zstd")
+        self.store.write(buffer.getvalue(), f"{part.name}.parquet")
+        return len(rows)
+
+
+def _named(rows: pl.DataFrame, seed: bytes) -> tuple[str, pl.DataFrame]:
+    """A part's name: a digest of what decides its scores, wherever the dataset lies. The members' checksums are among it."""
+    told = rows.drop(DATASET_COLUMN).write_csv().encode()
+    return hashlib.blake2b(seed + told, digest_size=16).hexdigest(), rows
+
+
+def _devices(options: ScoreOptions) -> list[str]:
+    """A device for every worker process. Raises UserError if there is no GPU where one is asked for."""
+    gpus = torch.cuda.device_count() if options.device != "cpu" else 0
+    if options.device == "cuda" and not gpus:
+        raise UserError("--device cuda: no GPU is to be seen here; say --device cpu")
+    if not gpus:
+        return ["cpu"] * (options.workers or len(os.sched_getaffinity(0)))
+    return [f"cuda:{number % gpus}" for number in range(options.workers or gpus)]
+
+
+def digest_of(model: torch.nn.Module, settings: object) -> str:
+    """A digest of a model's weights and of the settings it is used with."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
