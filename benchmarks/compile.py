@@ -39,10 +39,10 @@ import soundfile
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from javisc.compiler.clock import nearest_tick
+from javisc.compiler.media.clock import nearest_tick
+from javisc.compiler.media.encode import matrix_of
+from javisc.compiler.media.transcode import transcode
 from javisc.compiler.recipe import PRESETS, Recipe
-from javisc.compiler.transcode import transcode
-from javisc.compiler.video import matrix_of
 from javisc.manifests.io import Dataset, shard_path
 from support.media import BEATS, Spec, beep_times, decode_pictures, write
 

@@ -43,8 +43,8 @@ def synthetic(rows: int) -> Iterator[pl.DataFrame]:
 
 def plan_table(rows: int, folder: Path) -> dict[str, float]:
     """Plan `rows` synthetic inputs, then again with a tenth more."""
-    from javisc.compiler.inputs import INPUT_SCHEMA, conform
-    from javisc.compiler.plan import Layout, lay_out, spool, summary, write_plan
+    from javisc.compiler.inputs.table import INPUT_SCHEMA, conform
+    from javisc.compiler.plan.layout import Layout, lay_out, spool, summary, write_plan
 
     schema = pl.Schema({name: INPUT_SCHEMA[name] for name in ("path", "relpath", "source_bytes", "mtime_ns", "text")})
     layout = Layout(500, 0, {"train": 0.98, "val": 0.02})
@@ -62,9 +62,9 @@ def plan_table(rows: int, folder: Path) -> dict[str, float]:
 
 def scan_folder(rows: int, folder: Path) -> dict[str, float]:
     """Make `rows` small files with captions beside a tenth of them; then scan, attach and plan them."""
-    from javisc.compiler.inputs import conform
-    from javisc.compiler.plan import Layout, lay_out, write_plan
-    from javisc.compiler.sources import from_raw
+    from javisc.compiler.inputs.raw import from_raw
+    from javisc.compiler.inputs.table import conform
+    from javisc.compiler.plan.layout import Layout, lay_out, write_plan
 
     for number in range(rows):
         name = folder / "raw" / f"group_{number % 997:03d}" / f"clip_{number:09d}.mp4"

@@ -20,16 +20,16 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.engines.base import COMPILERS, Job, Unit, make_engine
-from javisc.compiler.estimate import Estimate, estimate
-from javisc.compiler.inputs import conform, is_url
-from javisc.compiler.lock import alive, locked
-from javisc.compiler.merge import merge
-from javisc.compiler.parts import BUILD, Parts
-from javisc.compiler.plan import Changes, Layout, lay_out, read_shards, summary, write_plan
-from javisc.compiler.progress import Reporter
+from javisc.compiler.inputs.table import conform, is_url
+from javisc.compiler.plan.layout import Changes, Layout, lay_out, read_shards, summary, write_plan
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.store import UNWRITABLE, Store, unwritable
+from javisc.compiler.run.engine import COMPILERS, Job, Unit, make_engine
+from javisc.compiler.run.estimate import Estimate, estimate
+from javisc.compiler.run.progress import Reporter
+from javisc.compiler.store.commits import BUILD, Parts
+from javisc.compiler.store.files import UNWRITABLE, Store, unwritable
+from javisc.compiler.store.lock import alive, locked
+from javisc.compiler.store.tables import merge
 from javisc.manifests.errors import UserError
 
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
@@ -49,7 +49,7 @@ class BuildOptions:
     local engine, None for one per core. time_limit: seconds per file, to which some per megabyte are added. shard_range:
     build only the shards a ≤ n < b and do not merge. finish: only merge what is published. prune: rewrite shards whose
     inputs changed or are gone. retry_rejected: try inputs again that were refused for reasons that may pass. scratch: local
-    folder for unpacked clips. compiler: what becomes of one file, see engines.base.COMPILERS; None: what the recipe says.
+    folder for unpacked clips. compiler: what becomes of one file, see run.engine.COMPILERS; None: what the recipe says.
     """
 
     shard_size: int = 512_000_000

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from javisc.cli import cli
-from javisc.compiler.lrs3 import read_meta
-from javisc.compiler.sync import read_fixed_offsets
+from javisc.compiler.sparsesync.cuts import read_meta
+from javisc.compiler.sparsesync.rules import read_fixed_offsets
 from javisc.manifests.errors import UserError
 from support.faces import YOUTUBE, level, write_meta, write_video
 from support.raw import write_clip

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from javisc.commands.sample import sample
-from javisc.compiler.demo import write_scene
-from javisc.compiler.scenes import scene
+from javisc.compiler.demo.jav import write_scene
+from javisc.compiler.demo.scenes import scene
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.weights import write_weights
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, checkpoint

@@ -17,10 +17,10 @@ import polars as pl
 import pytest
 
 from javisc.compiler.build import BuildOptions, BuildResult, build
-from javisc.compiler.inputs import table
+from javisc.compiler.check.dataset import verify
+from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.inputs.table import table
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.sources import from_raw
-from javisc.compiler.verify import verify
 from javisc.manifests.errors import UserError
 from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
 from support.processes import workers_of
@@ -284,8 +284,8 @@ def test_another_recipe_or_split_is_refused_in_one_line(calm: Path, raw: Path) -
 
 
 def test_two_builds_of_one_dataset_are_refused_and_a_stale_lock_is_not(calm: Path, raw: Path, tmp_path: Path) -> None:
-    from javisc.compiler.lock import locked
-    from javisc.compiler.store import Store
+    from javisc.compiler.store.files import Store
+    from javisc.compiler.store.lock import locked
 
     out = tmp_path / "ds"
     with locked(Store(str(out), tmp_path)), pytest.raises(UserError, match=r"is being built by process \d+ on"):

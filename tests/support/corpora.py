@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from javisc.compiler.corpora import Annotations, of_kind
-from javisc.compiler.inputs import INPUT_SCHEMA
+from javisc.compiler.inputs.corpora import Annotations, of_kind
+from javisc.compiler.inputs.table import INPUT_SCHEMA
 from support.shared import SHARED, need
 
 ANNOTATIONS = SHARED / "annotations"

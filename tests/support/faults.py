@@ -10,9 +10,9 @@ import signal
 import time
 from pathlib import Path
 
+from javisc.compiler.media.transcode import Clip
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.transcode import Clip
 
 
 def fake(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:

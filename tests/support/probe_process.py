@@ -7,7 +7,5 @@ import sys
 
 def modules() -> list[str]:
     """The modules this process has imported."""
-    import javisc.compiler.tasks
-    import javisc.compiler.transcode  # noqa: F401
 
     return sorted(sys.modules)

@@ -29,7 +29,7 @@ def workers_of(parent: int) -> list[tuple[int, bool]]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if above == parent and b"engines.worker" in command:
+            if above == parent and b"run.worker" in command:
                 found.append((int(entry.name), b"--retry" in command))
     return found
 

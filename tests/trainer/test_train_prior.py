@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.compiler.build import BuildOptions, build
-from javisc.compiler.demo import write_scene
+from javisc.compiler.demo.jav import write_scene
+from javisc.compiler.demo.scenes import scene
+from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.scenes import scene
-from javisc.compiler.sources import from_raw
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.clips import Clips
 from javisc.trainer.engine.config import load_recipe

@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from javisc.compiler.probe import Orientation
-from javisc.compiler.video import target_size
+from javisc.compiler.media.encode import target_size
+from javisc.compiler.media.open import Orientation
 
 #: A window larger than this is a mistake or an attack: 8 GiB of pixels.
 MAX_WINDOW_BYTES = 8 << 30

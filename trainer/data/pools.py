@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from javisc.compiler.masklets import part_of, read_geometry
+from javisc.compiler.inputs.masklets import part_of, read_geometry
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import decode
 from javisc.trainer.data.catalog import Catalog

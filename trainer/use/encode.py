@@ -23,12 +23,12 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from javisc.compiler.lock import locked
-from javisc.compiler.merge import digest_of, tools
-from javisc.compiler.parts import BUILD, Parts, publish_part
-from javisc.compiler.rows import placed, rejected_row, sample_json
-from javisc.compiler.shards import write_shard
-from javisc.compiler.store import Store
+from javisc.compiler.store.commits import BUILD, Parts, publish_part
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.lock import locked
+from javisc.compiler.store.rows import placed, rejected_row, sample_json
+from javisc.compiler.store.shard import write_shard
+from javisc.compiler.store.tables import digest_of, tools
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, scan_many, write_header, write_table
 from javisc.manifests.schema import LATENTS_SCHEMA, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA

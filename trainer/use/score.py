@@ -21,9 +21,9 @@ from typing import Any
 import polars as pl
 import torch
 
-from javisc.compiler.engines.pool import Call, Outcome, Pool
-from javisc.compiler.lock import locked
-from javisc.compiler.store import Store
+from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.lock import locked
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import HEADER, Dataset, check_output, join, write_header, write_table, write_view
 from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA

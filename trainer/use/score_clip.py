@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from javisc.compiler.clock import nearest_tick
+from javisc.compiler.media.clock import nearest_tick
 from javisc.manifests.io import shard_path
 from javisc.manifests.schema import DATASET_COLUMN
 from javisc.trainer.data.decode import DecodeError, frames, samples

@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from javisc.compiler.media.transcode import transcode
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.transcode import transcode
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.decode import frames, samples
 from javisc.trainer.engine.weights import load_strictly, read_weights

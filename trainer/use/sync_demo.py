@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from javisc.compiler.acts import HELD_OUT, LEARNT
-from javisc.compiler.sync_demo import make_datasets, shifted_clip
+from javisc.compiler.demo.acts import HELD_OUT, LEARNT
+from javisc.compiler.demo.sync import make_datasets, shifted_clip
 from javisc.trainer.engine.loop import train
 from javisc.trainer.tasks.registry import load
 from javisc.trainer.tasks.sync import evaluate_selector

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 
 from javisc.cli import cli
-from javisc.compiler.masklets import read_geometry
+from javisc.compiler.inputs.masklets import read_geometry
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import pools as pools_module
 from javisc.trainer.data.assign import single_bucket

@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from javisc.cli import cli
+from javisc.compiler.check.dataset import verify
+from javisc.compiler.check.latents import latent_defects
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.verify import verify
-from javisc.compiler.verify_latents import latent_defects
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.encoded import Encoded, pack, unpack
 from javisc.trainer.data.reader import CorruptSample

@@ -18,11 +18,11 @@ from polars.testing import assert_frame_equal
 
 from javisc.cli import cli
 from javisc.compiler.build import build
-from javisc.compiler.demo import write_scene
+from javisc.compiler.check.dataset import verify
+from javisc.compiler.demo.jav import write_scene
+from javisc.compiler.demo.scenes import scene
+from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.scenes import scene
-from javisc.compiler.sources import from_raw
-from javisc.compiler.verify import verify
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, write_view
 from javisc.manifests.schema import SCORES_SCHEMA

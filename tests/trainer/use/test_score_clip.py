@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from javisc.compiler.clock import Hold, nearest_tick
+from javisc.compiler.media.clock import Hold, nearest_tick
 from javisc.manifests.io import Dataset
 from javisc.trainer.data.decode import frames, samples
 from javisc.trainer.data.reader import Member, Reader

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from omegaconf import OmegaConf
 
 from javisc.cli import cli
-from javisc.compiler.demo import write_scene
-from javisc.compiler.scenes import scene
+from javisc.compiler.demo.jav import write_scene
+from javisc.compiler.demo.scenes import scene
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.config import as_dict, load_recipe
 from javisc.trainer.engine.weights import write_weights

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from javisc.cli import cli
-from javisc.compiler.acts import HELD_OUT, LEARNT
+from javisc.compiler.demo.acts import HELD_OUT, LEARNT
 from javisc.manifests.errors import UserError
 from javisc.trainer.use.sync_demo import LATE, learn, told
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from javisc.compiler.media.transcode import transcode
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.transcode import transcode
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.decode import frames, samples
 from javisc.trainer.data.loader import cover

@@ -1,0 +1,74 @@
+"""`javisc build audio`: sounds become a dataset for audio-only training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from javisc.commands.build_options import build_options, run_build
+from javisc.commands.corpus_options import corpus_inputs, corpus_options
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("raw", nargs=-1, metavar="RAW…")
+@corpus_options("audio")
+@click.option(
+    "--captions",
+    metavar="SPEC",
+    help="Without --corpus: a CSV, parquet or JSONL file with path, relpath or id and text. "
+    "Default: .json or .txt files beside the sounds.",
+)
+@click.option(
+    "--require-caption", is_flag=True, help="Refuse sounds without a caption; those of a corpus must have one."
+)
+@click.option(
+    "--max-seconds", type=float, default=30.0, show_default=True, metavar="S", help="Cut sounds to S seconds."
+)
+@click.option("--sample-rate", type=int, default=16000, show_default=True, metavar="HZ", help="Samples per second.")
+@click.option("--channels", type=int, default=1, show_default=True, metavar="N", help="1 or 2.")
+@build_options
+def audio(
+    raw: tuple[str, ...],
+    corpus: tuple[str, ...],
+    corpus_split: tuple[str, ...],
+    captions: str | None,
+    require_caption: bool,
+    max_seconds: float,
+    sample_rate: int,
+    channels: int,
+    **options: Any,
+) -> int:
+    """Compile sounds into the dataset DS: FLAC of one rate, cut to a length, with captions.
+
+    RAW: the folder that holds the corpora, as JavisDiT lays them out, or one corpus; without --corpus anything that `build
+    jav` takes. Files .wav .mp3 .flac .ogg .opus .aac .m4a .aiff of any rate and channels are only read.
+
+    \b
+      javisc build audio /data --corpus all --out DS
+      javisc build audio /data --corpus esc50 --corpus clotho=/mnt/Clotho --corpus-split all --out DS
+
+    What goes with nothing is counted and listed: files in DS/rejected.parquet, annotations in DS/unmatched.parquet.
+    """
+    from javisc.compiler.inputs.local import AUDIO_SUFFIXES
+    from javisc.compiler.inputs.raw import from_raw
+    from javisc.compiler.recipe import PRESETS
+
+    recipe = PRESETS["audio"].replace(max_seconds=max_seconds, sample_rate=sample_rate, channels=channels)
+
+    def inputs(say: Callable[[str], None]) -> Any:
+        if options["finish"]:
+            return None
+        if corpus:
+            return corpus_inputs(raw, corpus, corpus_split, "audio", captions, options, say)
+        return from_raw(
+            raw,
+            out=options["out"],
+            captions=captions,
+            require_caption=require_caption,
+            suffixes=AUDIO_SUFFIXES,
+            say=say,
+        )
+
+    return run_build(inputs, recipe, **options)

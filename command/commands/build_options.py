@@ -1,0 +1,142 @@
+"""The options that every `javisc build …` has, and the one way in which such a command runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from javisc.manifests.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--out",
+        required=True,
+        metavar="DS",
+        help="Folder or URL of the dataset; an earlier build in it is resumed or added to.",
+    ),
+    click.option(
+        "--shard-size", default="512MB", show_default=True, metavar="SIZE", help="Bytes per shard, by estimate."
+    ),
+    click.option("--shard-samples", type=click.IntRange(1), metavar="N", help="Samples per shard instead."),
+    click.option(
+        "--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes; default: one per core."
+    ),
+    click.option("--engine", default="local", show_default=True, metavar="NAME", help="What runs the work."),
+    click.option(
+        "--shard-range", metavar="A:B", help="Build only shards A ≤ n < B of the plan; a last call without it merges."
+    ),
+    click.option("--finish", is_flag=True, help="Only merge what --shard-range calls have built."),
+    click.option(
+        "--split", default="", metavar="NAME=SHARE,…", help="Splits by a hash of the key, as train=0.98,val=0.02."
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of the spread over shards and of the split."
+    ),
+    click.option(
+        "--time-limit",
+        type=click.FloatRange(1),
+        default=120.0,
+        show_default=True,
+        metavar="S",
+        help="Seconds that a file may take, to which 10 per megabyte are added.",
+    ),
+    click.option(
+        "--scratch",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Local folder for unpacked clips; default: in DS.",
+    ),
+    click.option("--prune", is_flag=True, help="Rewrite the shards whose inputs changed or are gone."),
+    click.option(
+        "--retry-rejected", is_flag=True, help="Try inputs again that crashed, timed out or could not be read."
+    ),
+    click.option("--strict", is_flag=True, help="Exit with 1 if an input was rejected."),
+    click.option("--plan-only", is_flag=True, help="Say what would be done, from a probed handful; write nothing."),
+    click.option(
+        "--log-json",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Append every event as a JSON line.",
+    ),
+)
+OPTION_NAMES = (
+    "shard_samples",
+    "workers",
+    "engine",
+    "finish",
+    "seed",
+    "time_limit",
+    "scratch",
+    "prune",
+    "retry_rejected",
+)
+
+
+def build_options(command: F) -> F:
+    """Decorate a command with the options of every build; they arrive as keyword arguments for `run_build`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def run_build(
+    inputs: Callable[[Callable[[str], None]], Any],
+    recipe: Any,
+    *,
+    out: str,
+    shard_size: str,
+    shard_range: str | None,
+    split: str,
+    strict: bool,
+    plan_only: bool,
+    log_json: Path | None,
+    **options: Any,
+) -> int:
+    """Build and print. inputs: gets a function that says a line, returns what compiler.build takes. Returns the exit code."""
+    from javisc.compiler.build import BuildOptions, build
+    from javisc.compiler.build import plan_only as estimate
+    from javisc.compiler.plan import settings as parse
+    from javisc.compiler.run.progress import Reporter, size, span
+
+    chosen = BuildOptions(
+        shard_size=parse.size(shard_size, "--shard-size"),
+        shard_range=parse.shard_range(shard_range) if shard_range else None,
+        split=parse.shares(split) if split else {},
+        **{name: options[name] for name in OPTION_NAMES},
+    )
+    try:
+        reporter = Reporter(log=log_json)
+    except OSError as error:
+        raise UserError(f"--log-json {log_json} cannot be written: {error.strerror}") from error
+    with reporter:
+        if plan_only:
+            found = estimate(inputs(reporter.say), recipe, out, chosen)
+            shards = -(-found.inputs // (chosen.shard_samples or found.per_shard(chosen.shard_size)))
+            click.echo(
+                f"{found.inputs} inputs of {size(found.source_bytes)}, about {span(found.media_seconds)} of media: "
+                f"about {size(found.bytes)} in {max(1, shards)} shards, {span(found.work_seconds)} of one core "
+                f"({found.good:.0%} of a probed handful compiled); nothing was written"
+            )
+            return 0
+        result = build(inputs(reporter.say), recipe, out, chosen, reporter=reporter)
+    rejected = sum(result.rejected.values())
+    click.echo(
+        f"{result.out}: {result.samples} samples in {result.shards} shards, {size(result.bytes)}, {span(result.seconds)}"
+    )
+    if rejected:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items()))
+        where = (
+            "the ranges' rejects are merged at the end"
+            if chosen.shard_range
+            else f"{result.out.rstrip('/')}/rejected.parquet"
+        )
+        click.echo(f"{rejected} inputs were rejected ({reasons}): see {where}")
+    if result.shards_left:
+        click.echo(
+            f"{result.shards_left} shards are outside this range or left: a last call without --shard-range merges"
+        )
+    return 1 if strict and rejected else 0

@@ -1,0 +1,1 @@
+"""Reads what was published, trusts nothing, changes nothing."""

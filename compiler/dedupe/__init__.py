@@ -1,0 +1,1 @@
+"""Finds samples that are there twice or nearly."""

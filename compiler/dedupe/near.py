@@ -1,0 +1,120 @@
+"""Near-duplicates of a whole manifest: fingerprints to disk, buckets instead of all pairs, each candidate checked on
+its fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from javisc.compiler.dedupe.fingerprint import LOOKED_UP, buckets, pictures_alike, prints_of_rows, sounds_alike
+from javisc.manifests.dedupe import ENTRIES, candidates
+from javisc.manifests.io import write_table
+from javisc.manifests.merge import ROW
+from javisc.manifests.schema import DATASET_COLUMN
+
+BATCH = 2_000
+NEEDED = (DATASET_COLUMN, "key", "shard", "flac_offset", "flac_size", "mp4_offset", "mp4_size")
+PRINTS = {"row": pl.Int64(), "pictures": pl.List(pl.UInt64), "sound": pl.List(pl.UInt32), "error": pl.String()}
+MATCHES: dict[str, Callable[[bool, bool], bool]] = {
+    "either": lambda picture, sound: picture or sound,
+    "both": lambda picture, sound: picture and sound,
+    "picture": lambda picture, sound: picture,
+    "sound": lambda picture, sound: sound,
+}
+
+
+@dataclass(frozen=True)
+class Near:
+    pairs: np.ndarray  #: rows [n, 2]
+    compared: int
+    unread: int  #: samples that gave no fingerprint
+
+
+def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", workers: int = 1) -> Near:
+    """Rows of located samples that are near-duplicates. `folder` keeps the fingerprints: a second run makes only what is missing.
+
+    Memory is bounded by ENTRIES buckets at a time, one batch of fingerprints, and the candidate pairs.
+    """
+    paths = _fingerprints(frame, folder, workers)
+    if not paths:
+        return Near(np.zeros((0, 2), np.int64), 0, 0)
+    table = pl.scan_parquet([str(path) for path in paths], glob=False)
+    unread = int(table.filter(pl.col("error").is_not_null()).select(pl.len()).collect().item())
+    possible = candidates(_entries(table))
+    alike = MATCHES[match]
+    good: list[np.ndarray] = []
+    for start in range(0, len(possible), BATCH):
+        pairs = possible[start : start + BATCH]
+        rows = pl.Series(np.unique(pairs))
+        wanted = table.filter(pl.col("row").is_in(rows.implode())).collect(engine="streaming")
+        prints = {
+            row: (np.array(p, np.uint64), np.array(s, np.uint32))
+            for row, p, s in wanted.select("row", "pictures", "sound").iter_rows()
+        }
+        kept = [
+            alike(pictures_alike(prints[a][0], prints[b][0]), sounds_alike(prints[a][1], prints[b][1]))
+            for a, b in pairs.tolist()
+        ]
+        good.append(pairs[np.array(kept, bool)])
+    return Near(np.concatenate(good) if good else np.zeros((0, 2), np.int64), len(possible), unread)
+
+
+def _fingerprints(frame: pl.LazyFrame, folder: Path, workers: int) -> list[Path]:
+    """One table per batch of rows, named by a digest of what it was made from."""
+    paths: list[Path] = []
+    todo: list[tuple[Path, list[dict[str, Any]]]] = []
+
+    def finish() -> None:
+        for (path, _), told in zip(todo, run(prints_of_rows, [rows for _, rows in todo]), strict=True):
+            write_table(pl.DataFrame(told, schema=PRINTS), path)
+        todo.clear()
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        run = map if workers == 1 else pool.map
+        for batch in (
+            frame.select(NEEDED)
+            .with_row_index(ROW)
+            .collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming")
+        ):
+            for part in batch.iter_slices(BATCH):
+                digest = hashlib.blake2b(part.write_csv().encode(), digest_size=12).hexdigest()
+                paths.append(folder / f"{digest}.parquet")
+                if not paths[-1].is_file():
+                    todo.append((paths[-1], part.to_dicts()))
+                if len(todo) >= 2 * workers:
+                    finish()
+        finish()
+    return paths
+
+
+def _entries(table: pl.LazyFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All (bucket, row) in portions by bucket, each portion a pass over the fingerprints."""
+    counts = table.select(
+        (2 * pl.col("pictures").list.len() + pl.col("sound").list.len().clip(0, LOOKED_UP)).cast(pl.Int64).sum()
+    )
+    portions = max(1, -(-int(counts.collect(engine="streaming").item() or 0) // ENTRIES))
+    for portion in range(portions):
+        found: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
+        for batch in table.select("row", "pictures", "sound").collect_batches(chunk_size=BATCH, engine="streaming"):
+            for row, pictures, sound in batch.iter_rows():
+                mine = buckets(np.array(pictures, np.uint64), np.array(sound, np.uint32))
+                mine = mine[mine % np.uint64(portions) == portion]
+                found.append(mine)
+                rows.append(np.full(len(mine), row, np.int64))
+        if found:
+            yield np.concatenate(found), np.concatenate(rows)
+
+
+def default_workers() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,1 +1,0 @@
-"""Engines run work units: on this machine, or elsewhere behind the same interface."""

@@ -1,0 +1,270 @@
+"""Finding inputs: folders, single files, lists of paths and object-store prefixes become the input table."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.inputs.lists import LIST_SUFFIXES, read_list
+from javisc.compiler.inputs.table import INPUT_SCHEMA, is_url, normal_relpath, shown, undecodable
+from javisc.compiler.store.files import filesystem
+from javisc.manifests.errors import UserError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".m2ts", ".ts", ".webm", ".m4v", ".mpg", ".mpeg"})
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff"})
+SIDECAR_SUFFIXES = (".json", ".txt")
+#: Column of the scan beside INPUT_SCHEMA: the caption file that lies beside the input.
+SIDECAR = "sidecar"
+SCAN_SCHEMA = pl.Schema({**INPUT_SCHEMA, SIDECAR: pl.String()})
+#: Rows per batch: what is held as Python objects at one time.
+BATCH = 20_000
+
+Row = dict[str, Any]
+
+
+@dataclass
+class ScanReport:
+    """What the scan met besides inputs; said after it."""
+
+    files: int = 0
+    others: int = 0
+    loops: int = 0
+    twice: int = 0
+    stray_sidecars: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        said = [f"found {self.files} files"]
+        if self.others:
+            said.append(f"{self.others} files of other kinds were passed over")
+        if self.loops:
+            said.append(f"{self.loops} links that lead back into their own folder were not followed")
+        if self.twice:
+            said.append(f"{self.twice} inputs were named more than once and count once")
+        return said
+
+
+def scan(
+    raw: Iterable[str | os.PathLike[str]],
+    suffixes: frozenset[str] = VIDEO_SUFFIXES,
+    *,
+    out: str | None = None,
+    report: ScanReport | None = None,
+) -> Iterator[pl.DataFrame]:
+    """Yield the inputs under `raw` as frames of SCAN_SCHEMA, in batches and in no particular order.
+
+    raw: folders (recursive), media files, lists of paths (.txt .list .csv .tsv .parquet .jsonl), or fsspec URLs.
+    out: the dataset being written; never descended into, wherever it lies.
+    What cannot be an input file (a folder named .mp4, a dangling link, an empty file) comes as a row with `refused`.
+    Raises UserError if one of `raw` does not exist or holds nothing that can be read.
+    """
+    report = report if report is not None else ScanReport()
+    rows: list[Row] = []
+    for root in raw:
+        for row in _rows(os.fspath(root), suffixes, out, report):
+            report.files += 1
+            if row.get("refused"):
+                report.refused[row["refused"]] += 1
+            rows.append(row)
+            if len(rows) >= BATCH:
+                yield pl.DataFrame(rows, schema=SCAN_SCHEMA)
+                rows = []
+    yield pl.DataFrame(rows, schema=SCAN_SCHEMA)
+
+
+def _rows(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport) -> Iterator[Row]:
+    if is_url(root):
+        if Path(root).suffix.lower() in LIST_SUFFIXES:
+            yield from _listed(root, report)
+        else:
+            yield from _remote(root, suffixes, out, report)
+        return
+    absolute = os.path.abspath(root)  # noqa: PTH100 (keeps links: the path is stored as it was given)
+    if os.path.isdir(absolute):  # noqa: PTH112 (names may be undecodable: os.path keeps them)
+        yield from _folder(absolute, suffixes, out, report)
+    elif not os.path.lexists(absolute):
+        raise UserError(f"{shown(root)} is not there: give a folder, a list of paths or a media file")
+    elif _suffix(absolute) in LIST_SUFFIXES:
+        yield from _listed(absolute, report)
+    else:
+        yield _input(absolute, os.path.basename(absolute), os.stat)  # noqa: PTH119
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
+
+
+def _folder(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport) -> Iterator[Row]:
+    """Walk a folder without recursion, following links but never into a folder's own ancestors or into `out`."""
+    skip = _identity(out) if out is not None and not is_url(out) else None
+    top = _identity(root)
+    if skip is not None and top == skip:
+        raise UserError(f"{shown(root)} is the dataset itself: give the folder of raw media, or another --out")
+    stack: list[tuple[str, str, tuple[Any, ...]]] = [(root, "", (top,))]
+    while stack:
+        folder, prefix, ancestors = stack.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            if not prefix:
+                raise UserError(f"{shown(root)} cannot be read: {error.strerror}; mend its permissions") from error
+            yield _refused(folder, prefix.rstrip("/"), "unreadable", f"folder cannot be read: {error.strerror}")
+            continue
+        sidecars = {entry.name for entry in entries if _suffix(entry.name) in SIDECAR_SUFFIXES}
+        for entry in entries:
+            path, relpath = os.path.join(folder, entry.name), prefix + entry.name  # noqa: PTH118
+            media = _suffix(entry.name) in suffixes
+            try:
+                is_folder = entry.is_dir()
+            except OSError:
+                is_folder = False
+            if is_folder:
+                if media:
+                    yield _refused(path, relpath, "unreadable", "a folder, not a file")
+                here = _identity(path)
+                if here in ancestors:
+                    report.loops += 1
+                elif skip is None or here != skip:
+                    stack.append((path, relpath + "/", (*ancestors, here)))
+            elif media:
+                yield _input(path, relpath, lambda _, entry=entry: entry.stat(), _sidecar(folder, entry.name, sidecars))
+            elif entry.name not in sidecars:
+                report.others += 1
+        report.stray_sidecars += len(sidecars)
+
+
+def _sidecar(folder: str, name: str, names: set[str]) -> str | None:
+    stem = os.path.splitext(name)[0]  # noqa: PTH122
+    for suffix in SIDECAR_SUFFIXES:
+        if stem + suffix in names:
+            names.discard(stem + suffix)
+            return os.path.join(folder, stem + suffix)  # noqa: PTH118
+    return None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _input(path: str, relpath: str, ask: Any, sidecar: str | None = None) -> Row:
+    """A row for a local file, refused if it is no regular file or has no bytes."""
+    try:
+        status = ask(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, which only a list can hold
+        return _refused(path, relpath, "unreadable", getattr(error, "strerror", None) or str(error))
+    if not stat.S_ISREG(status.st_mode):
+        return _refused(path, relpath, "unreadable", "no regular file")
+    if status.st_size == 0:
+        return {**_refused(path, relpath, "empty", "the file has no bytes"), "source_bytes": 0}
+    row = _named(path, relpath)
+    row.update(source_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+    if sidecar is not None:
+        row[SIDECAR] = shown(sidecar) if undecodable(sidecar) is None else None
+    return row
+
+
+def _named(path: str, relpath: str) -> Row:
+    relpath = shown(relpath)
+    name = relpath.rsplit("/", 1)[-1]
+    stem, dot, _ = name.rpartition(".")
+    return {
+        "path": shown(path),
+        "raw_path": undecodable(path),
+        "relpath": relpath,
+        "id": stem if dot and stem else name,
+    }
+
+
+def _refused(path: str, relpath: str, reason: str, message: str) -> Row:
+    return {**_named(path, relpath), "refused": reason, "refused_message": message}
+
+
+def _listed(path: str, report: ScanReport) -> Iterator[Row]:
+    """The rows of a list; relative paths start at the list's folder, or, not being there, at the working folder."""
+    folder = path.rsplit("/", 1)[0] if is_url(path) else os.path.dirname(path)  # noqa: PTH120
+    for labels in read_list(path):
+        name = labels.pop("path")
+        given = labels.pop("relpath", None)
+        if is_url(name):
+            row = _remote_row(name, given or name.split("://", 1)[1])
+        else:
+            local = name if os.path.isabs(name) or is_url(folder) else os.path.join(folder, name)  # noqa: PTH117, PTH118
+            if not os.path.lexists(local) and os.path.lexists(name):
+                local = os.path.abspath(name)  # noqa: PTH100
+            if given is None:
+                inside = os.path.normpath(local)
+                given = inside[len(folder) + 1 :] if inside.startswith(folder.rstrip("/") + "/") else inside
+            row = _input(local, normal_relpath(given), os.stat)
+            beside = _beside(local)
+            if beside is not None and not row.get("refused"):
+                row[SIDECAR] = beside
+        yield {**row, **{name: value for name, value in labels.items() if value is not None}}
+
+
+def _beside(path: str) -> str | None:
+    stem = os.path.splitext(path)[0]  # noqa: PTH122
+    found = (stem + suffix for suffix in SIDECAR_SUFFIXES)
+    return next((name for name in found if undecodable(name) is None and os.path.isfile(name)), None)  # noqa: PTH113
+
+
+def _remote_row(url: str, relpath: str) -> Row:
+    try:
+        fs, inside = filesystem(url)
+        return _object(url, relpath, fs.info(inside))
+    except (OSError, ValueError, ImportError) as error:
+        return _refused(url, normal_relpath(relpath), "unreadable", str(error) or type(error).__name__)
+
+
+def _object(url: str, relpath: str, info: dict[str, Any]) -> Row:
+    if info.get("type") != "file":
+        return _refused(url, normal_relpath(relpath), "unreadable", "no file")
+    if info.get("size") == 0:
+        return {**_refused(url, normal_relpath(relpath), "empty", "the object has no bytes"), "source_bytes": 0}
+    row = _named(url, normal_relpath(relpath))
+    changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or info.get("updated")
+    if isinstance(changed, datetime):
+        changed = changed.timestamp()
+    row["source_bytes"] = info.get("size")
+    row["mtime_ns"] = int(changed * 1e9) if isinstance(changed, int | float) else None
+    return row
+
+
+def _remote(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport) -> Iterator[Row]:
+    try:
+        fs, base = filesystem(root.rstrip("/"))
+        found = fs.find(base, detail=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{root} cannot be listed: {error}") from error
+    if not found:
+        raise UserError(f"{root} holds nothing: give a prefix with files below it")
+    scheme = root.split("://", 1)[0]
+    inside_out = out.rstrip("/") + "/" if out is not None and is_url(out) else None
+    sidecars = {name for name in found if _suffix(name) in SIDECAR_SUFFIXES}
+    for name in sorted(found):
+        url = f"{scheme}://{name.lstrip('/') if scheme != 'file' else name}"
+        if inside_out is not None and url.startswith(inside_out):
+            continue
+        if _suffix(name) not in suffixes:
+            report.others += name not in sidecars
+            continue
+        relpath = name[len(base) :].lstrip("/") or name.rsplit("/", 1)[-1]
+        row = _object(url, relpath, found[name])
+        stem = os.path.splitext(name)[0]  # noqa: PTH122
+        for suffix in SIDECAR_SUFFIXES:
+            if stem + suffix in sidecars:
+                row[SIDECAR] = os.path.splitext(url)[0] + suffix  # noqa: PTH122
+                break
+        yield row

@@ -1,0 +1,50 @@
+"""What `javisc build` is given, as an input table: scan and captions in one place for all its subcommands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from javisc.compiler.inputs.captions import attach
+from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
+from javisc.compiler.inputs.table import is_url, shown
+from javisc.compiler.plan.layout import spool
+from javisc.manifests.errors import UserError
+
+
+def from_raw(
+    raw: Sequence[str],
+    *,
+    out: str | None = None,
+    captions: str | None = None,
+    require_caption: bool = False,
+    suffixes: frozenset[str] = VIDEO_SUFFIXES,
+    say: Callable[[str], None] = lambda line: None,
+) -> Callable[[Path], pl.LazyFrame]:
+    """A function that scans `raw` and joins captions when `build` asks for its inputs. `say` hears what was found.
+
+    raw, suffixes, out: see scan. captions: see attach. Raises UserError at once for what can be seen without a scan.
+    """
+    if not raw:
+        raise UserError("RAW is missing: give at least one folder, list of paths or media file")
+    for name in raw:
+        if not is_url(name) and not os.path.lexists(name):
+            raise UserError(f"{shown(name)} is not there: give a folder, a list of paths or a media file")
+
+    def inputs(folder: Path) -> pl.LazyFrame:
+        report = ScanReport()
+        found = spool(scan(raw, suffixes, out=out, report=report), folder / "scan", SCAN_SCHEMA)
+        for line in report.lines():
+            say(line)
+        table, captioned = attach(found, captions, folder, require=require_caption)
+        if captions is None:
+            captioned.unused = report.stray_sidecars
+        if captions is not None or captioned.captioned:
+            for line in captioned.lines():
+                say(line)
+        return table
+
+    return inputs

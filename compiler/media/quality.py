@@ -1,0 +1,154 @@
+"""Quality columns, computed while a clip is decoded anyway. `manifests.schema.QUALITY` says what each one means."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from javisc.compiler.media import loudness
+
+SILENT_WINDOW = 0.05
+SILENT_RMS = 10 ** (-60 / 20)
+FULL_SCALE = 1 - 2**-14
+POINTS = 64
+#: A sampled luma plane: 0 is black, 1 is white.
+Luma: TypeAlias = NDArray[np.float32]
+
+
+class Clipping:
+    """Share of source samples that sit in runs of two or more at full scale."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.clipped = 0
+
+    def push(self, source: NDArray[np.float32]) -> None:
+        """Add decoded samples (channels, n), before mixing and resampling."""
+        self.samples += source.size
+        hot = np.abs(source) >= FULL_SCALE
+        if hot.any():
+            same = hot[:, 1:] & hot[:, :-1] & (source[:, 1:] * source[:, :-1] > 0)
+            run = np.zeros_like(hot)
+            run[:, 1:] |= same
+            run[:, :-1] |= same
+            self.clipped += int(run.sum())
+
+    @property
+    def ratio(self) -> float:
+        return self.clipped / self.samples if self.samples else 0.0
+
+
+def sound_columns(blocks: list[NDArray[np.int16]], rate: int, clipping: Clipping) -> dict[str, object]:
+    """loudness, silence_ratio, clipping_ratio, bandwidth and silent of compiled samples in blocks of shape (n, channels)."""
+    meter = loudness.Meter(rate)
+    window = max(round(SILENT_WINDOW * rate), 1)
+    size = 2048
+    spectrum = np.zeros(size // 2 + 1)
+    taper = np.hanning(size).astype(np.float32)
+    silent = windows = 0
+    rest = np.zeros(0, np.float32)
+    for block in blocks:
+        sound = block.astype(np.float32) / np.float32(32768)
+        meter.push(sound)
+        power = np.concatenate([rest, (sound**2).mean(axis=1)])
+        whole = len(power) // window * window
+        rms = np.sqrt(power[:whole].reshape(-1, window).mean(axis=1))
+        silent += int((rms < SILENT_RMS).sum())
+        windows += len(rms)
+        rest = power[whole:]
+        mono = sound.mean(axis=1)
+        frames = mono[: len(mono) // size * size].reshape(-1, size)
+        spectrum += (np.abs(np.fft.rfft(frames * taper, axis=1)) ** 2).sum(axis=0)
+    if len(rest):
+        silent += int(np.sqrt(rest.mean()) < SILENT_RMS)
+        windows += 1
+    total = spectrum[1:].sum()
+    bandwidth = None
+    if total > 0:
+        edge = int(np.searchsorted(np.cumsum(spectrum[1:]), 0.99 * total)) + 1
+        bandwidth = edge * rate / size
+    ratio = silent / windows if windows else 1.0
+    return {
+        "loudness": meter.integrated(),
+        "silence_ratio": ratio,
+        "clipping_ratio": clipping.ratio,
+        "bandwidth": bandwidth,
+        "silent": ratio == 1.0,
+    }
+
+
+SILENT_COLUMNS: dict[str, object] = {
+    "loudness": None,
+    "silence_ratio": 1.0,
+    "clipping_ratio": 0.0,
+    "bandwidth": None,
+    "silent": True,
+}
+
+
+def sample_points(luma: NDArray[np.generic], depth: int, full: bool) -> Luma:
+    """About 64 x 64 points of a luma plane (height, width), scaled so that black is 0 and white is 1."""
+    rows, columns = max(luma.shape[0] // POINTS, 1), max(luma.shape[1] // POINTS, 1)
+    points = luma[rows // 2 :: rows, columns // 2 :: columns][:POINTS, :POINTS].astype(np.float32)
+    black, span = (0.0, 2.0**depth - 1) if full else (2.0 ** (depth - 4), 219 * 2.0 ** (depth - 8))
+    return (points - np.float32(black)) * np.float32(1 / span)
+
+
+class PictureStatistics:
+    """Still, black, cuts and motion from small luma images."""
+
+    def __init__(self) -> None:
+        self.source_frames = 0
+        self.repeats = 0
+        self.frames = 0
+        self.black = 0
+        self.cuts = 0
+        self.moved = 0.0
+        self._source: Luma | None = None
+        self._shown: Luma | None = None
+        self._change = 0.0
+        self._dark = 0
+
+    def source(self, luma: Luma) -> None:
+        """Add a decoded frame."""
+        if self._source is not None and self._source.shape == luma.shape:
+            self.repeats += int(_largest_change(self._source, luma) < 1 / 255)
+        self.source_frames += 1
+        self._source = luma
+
+    def shown(self, luma: Luma) -> None:
+        """Add a frame of the compiled video."""
+        self.frames += 1
+        if luma is self._shown:
+            self.black += self._dark
+            self._change = 0.0
+            return
+        self._dark = int(np.count_nonzero(luma < 0.1) >= 0.98 * luma.size)
+        self.black += self._dark
+        if self._shown is not None and self._shown.shape == luma.shape:
+            change = float(np.abs(luma - self._shown).mean())
+            self.moved += change
+            self.cuts += int(min(change, abs(change - self._change)) > 0.1)
+            self._change = change
+        self._shown = luma
+
+    def columns(self) -> dict[str, object]:
+        """The picture's part of QUALITY."""
+        still = self.repeats / (self.source_frames - 1) if self.source_frames > 1 else 1.0
+        return {
+            "still_ratio": still,
+            "black_ratio": self.black / self.frames if self.frames else 0.0,
+            "scene_cuts": self.cuts,
+            "motion": self.moved / (self.frames - 1) if self.frames > 1 else 0.0,
+            "still": still == 1.0,
+        }
+
+
+def _largest_change(before: Luma, after: Luma) -> float:
+    """The largest mean change among the tiles of an 8 x 8 grid: small moving things count as much as large ones."""
+    change = np.abs(after - before)
+    rows, columns = max(change.shape[0] // 8, 1), max(change.shape[1] // 8, 1)
+    whole = change[: change.shape[0] // rows * rows, : change.shape[1] // columns * columns]
+    return float(whole.reshape(whole.shape[0] // rows, rows, -1, columns).mean(axis=(1, 3)).max())

@@ -1,0 +1,1 @@
+"""Tables in, tables out: decides which sample goes where, and never does it."""

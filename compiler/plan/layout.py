@@ -1,0 +1,326 @@
+"""The plan: which sample goes into which shard, decided by hashes and written down before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, is_url, key_of
+from javisc.manifests.errors import UserError
+from javisc.manifests.io import write_table
+
+PLAN_SCHEMA = pl.Schema(
+    {"shard": pl.Int32(), "key": pl.String(), "revision": pl.Int32(), "twin": pl.Int32(), **INPUT_SCHEMA}
+)
+KEYED_SCHEMA = pl.Schema({**INPUT_SCHEMA, "key0": pl.String()})
+#: What stands on disk: where a key is, and the digest of its source or the reason of its refusal.
+PUBLISHED_SCHEMA = pl.Schema({"key": pl.String(), "shard": pl.Int32(), "sha256": pl.String(), "reason": pl.String()})
+WINDOW = ("window_start", "window_end")
+_BATCH = 100_000
+_COMPARED = ("source_bytes", *(column.name for column in LABELS), "boxes", "refused")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What decides the spread: `per_shard` samples a shard, drawn by `seed`; `split` names and their shares."""
+
+    per_shard: int
+    seed: int = 0
+    split: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Changes:
+    """What a plan has beside the one before it."""
+
+    new: int = 0
+    kept: int = 0
+    twice: int = 0
+    twins: int = 0
+    changed: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    pruned: set[int] = field(default_factory=set)
+
+    def lines(self, prune: bool) -> list[str]:
+        said = []
+        if self.twice:
+            said.append(f"{self.twice} inputs were named more than once and count once")
+        if self.twins:
+            said.append(f"{self.twins} inputs have the relative path of another one and were told apart by their root")
+        remedy = "their shards are rewritten" if prune else "what is published stays; --prune rewrites it"
+        for names, what in ((self.changed, "changed"), (self.deleted, "no longer given")):
+            if names:
+                shown = ", ".join(repr(name) for name in sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+                said.append(f"{len(names)} inputs are {what} since the last build ({shown}): {remedy}")
+        return said
+
+
+def draw(seed: int, key: str) -> int:
+    """A 64-bit number from seed and key: the place of a sample in the spread. Independent of the key's own digits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big")
+
+
+def split_of(seed: int, key: str, shares: Mapping[str, float]) -> str | None:
+    """The split a key falls into: shares cut [0, 1) in their order. None if there are none."""
+    if not shares:
+        return None
+    place = int.from_bytes(hashlib.sha256(f"{seed}:split:{key}".encode()).digest()[:8], "big") / 2**64
+    total = 0.0
+    for name, share in shares.items():
+        total += share
+        if place < total:
+            return name
+    return list(shares)[-1]
+
+
+def spool(frames: Iterable[pl.DataFrame], folder: Path, schema: pl.Schema) -> pl.LazyFrame:
+    """Write frames of a schema to parquet files and return a lazy view of them: tables longer than memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = []
+    for number, frame in enumerate(frames):
+        piece = folder / f"{number:06d}.parquet"
+        frame.write_parquet(piece, compression="zstd", compression_level=1)
+        pieces.append(piece)
+    return pl.scan_parquet(pieces) if pieces else pl.LazyFrame(schema=schema)
+
+
+def lay_out(
+    inputs: pl.LazyFrame,
+    layout: Layout,
+    folder: Path,
+    *,
+    old: pl.DataFrame | None = None,
+    published: pl.DataFrame | None = None,
+    prune: bool = False,
+    retry: Iterable[str] = (),
+) -> tuple[pl.LazyFrame, Changes]:
+    """Give every input its key and shard, keeping what an older plan says.
+
+    inputs: INPUT_SCHEMA. old: the plan before (PLAN_SCHEMA). published: key, shard, sha256, reason of what stands on disk.
+    retry: reasons for which a published reject is planned again. folder: scratch for what is longer than memory.
+    Returns the plan (PLAN_SCHEMA, sorted by shard and key) and what changed. The result does not depend on the order of
+    the inputs. New inputs always get new shards; a shard whose inputs change gets its revision raised, which makes what is
+    published of it stale.
+    """
+    changes = Changes()
+    rows = spool(
+        (_keyed(batch) for batch in inputs.collect_batches(chunk_size=_BATCH)), folder / "inputs", KEYED_SCHEMA
+    )
+    rows = rows.with_row_index("row")
+    narrow = rows.select("row", "path", *WINDOW, "relpath", "key0", "refused").collect(engine="streaming")
+    narrow = _once(narrow, changes)
+    old = old if old is not None else pl.DataFrame(schema=PLAN_SCHEMA)
+    published = published if published is not None else pl.DataFrame(schema=PUBLISHED_SCHEMA)
+    assigned = _match(narrow, old, changes)
+    assigned, kept = _compare(rows, assigned, old, published, changes, prune, frozenset(retry))
+    assigned = _spread(assigned, layout, 1 + max(_highest(old), _highest(published)))
+    changes.new = int(assigned["fresh"].sum())
+    changes.kept = assigned.height - changes.new + kept.height
+    raised = pl.col("shard").is_in(sorted(changes.pruned)).cast(pl.Int32)
+    split = pl.Series("drawn", [split_of(layout.seed, key, layout.split) for key in assigned["key0"]], dtype=pl.String)
+    fresh = (
+        rows.drop("relpath", "refused", "key0", *WINDOW, "path")
+        .join(assigned.with_columns(split).lazy(), on="row", how="inner")
+        .with_columns(split=pl.coalesce("split", "drawn"))
+        .select(PLAN_SCHEMA.names())
+    )
+    plan = pl.concat([fresh, kept.lazy()]).with_columns(revision=pl.col("revision") + raised).sort("shard", "key")
+    return plan, changes
+
+
+def _keyed(batch: pl.DataFrame) -> pl.DataFrame:
+    windows = zip(batch["window_start"], batch["window_end"], strict=True)
+    keys = [key_of(relpath, window) for relpath, window in zip(batch["relpath"], windows, strict=True)]
+    return batch.with_columns(pl.Series("key0", keys, dtype=pl.String))
+
+
+def _once(narrow: pl.DataFrame, changes: Changes) -> pl.DataFrame:
+    """Drop inputs that were named twice, as with overlapping roots: the one seen from the outermost root stays."""
+    twice = narrow.filter(pl.struct("path", *WINDOW).is_duplicated())
+    if twice.is_empty():
+        return narrow
+    order = [pl.col("relpath").str.len_bytes(), pl.col("relpath")]
+    first = twice.sort(order, descending=[True, False]).unique(("path", *WINDOW), keep="first", maintain_order=True)
+    changes.twice = twice.height - first.height
+    return narrow.join(twice.join(first, on="row", how="anti"), on="row", how="anti")
+
+
+def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.DataFrame:
+    """Find each input in the older plan: by path, else by relpath if the older path is gone (the media moved).
+
+    Returns row, path, window, relpath, refused, key0, key, twin, and shard and revision, null for new inputs.
+    """
+    before = old.select("path", *WINDOW, "relpath", "key", "twin", "shard", "revision")
+    by_path = before.rename({"relpath": "relpath_old"})
+    found = narrow.join(by_path, on=["path", *WINDOW], how="left", nulls_equal=True)
+    found = found.with_columns(relpath=pl.coalesce("relpath_old", "relpath")).drop("relpath_old")
+    lone = found.filter(pl.col("key").is_null())
+    left = before.join(found.drop_nulls("key"), on="key", how="anti")
+    clashing = lone.filter(pl.col("key0").is_duplicated() | pl.col("key0").is_in(_plain_keys(before).implode()))
+    settled = [found.drop_nulls("key"), lone.join(clashing, on="row", how="anti").with_columns(key="key0", twin=0)]
+    by_relpath: dict[str, list[dict[str, Any]]] = {}
+    for row in left.filter(_plain_keys(left).is_in(clashing["key0"].implode())).iter_rows(named=True):
+        by_relpath.setdefault(_plain_key(row), []).append(row)
+    used: dict[str, set[int]] = {}
+    if clashing.height:
+        for row in before.filter(_plain_keys(before).is_in(clashing["key0"].implode())).iter_rows(named=True):
+            used.setdefault(_plain_key(row), set()).add(row["twin"])
+    for key0, group in groupby(clashing.sort("key0", "path").iter_rows(named=True), key=lambda row: row["key0"]):
+        moved = [
+            row for row in by_relpath.get(key0, []) if not is_url(row["path"]) and not os.path.lexists(row["path"])
+        ]
+        moved.sort(key=lambda row: row["twin"])
+        taken = used.get(key0, set())
+        for row in group:
+            if moved:
+                same = moved.pop(0)
+                row.update({name: same[name] for name in ("key", "twin", "shard", "revision")})
+            else:
+                twin = next(number for number in range(len(taken) + 1) if number not in taken)
+                taken.add(twin)
+                changes.twins += twin > 0
+                row.update(key=key_of(row["relpath"], (row["window_start"], row["window_end"]), twin), twin=twin)
+            settled.append(pl.DataFrame([row], schema=found.schema))
+    return pl.concat([frame.select(found.columns).cast(found.schema) for frame in settled], rechunk=True)
+
+
+def _plain_key(row: Mapping[str, Any]) -> str:
+    return row["key"] if row["twin"] == 0 else key_of(row["relpath"], (row["window_start"], row["window_end"]))
+
+
+def _plain_keys(frame: pl.DataFrame) -> pl.Series:
+    """The keys that rows would have without a twin."""
+    if (frame["twin"] == 0).all():
+        return frame["key"]
+    return pl.Series("key", [_plain_key(row) for row in frame.iter_rows(named=True)], dtype=pl.String)
+
+
+def _compare(
+    rows: pl.LazyFrame,
+    assigned: pl.DataFrame,
+    old: pl.DataFrame,
+    published: pl.DataFrame,
+    changes: Changes,
+    prune: bool,
+    retry: frozenset[str],
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Compare with what is published. Returns the inputs to plan from the new table, and the old rows that stay as they are."""
+    state = old.select("key", "shard").join(published, on=["key", "shard"], how="inner")
+    deleted = old.join(assigned.drop_nulls("shard"), on="key", how="anti")
+    changes.deleted = deleted["path"].to_list()
+    gone = deleted.join(state, on="key", how="semi")
+    if prune:
+        made = state.filter(pl.col("sha256").is_not_null())
+        changes.pruned |= set(gone.join(made, on="key", how="semi")["shard"])
+        gone = gone.clear()
+    if state.is_empty():
+        return assigned, gone
+    now = rows.select("row", "raw_path", *_COMPARED[:-1], "mtime_ns").join(assigned.lazy().drop("path"), on="row")
+    both = now.join(old.lazy().select("key", "mtime_ns", *_COMPARED), on="key", suffix="_old").join(
+        state.lazy(), on="key"
+    )
+    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_old")) for name in _COMPARED if name != "split")
+    touched = pl.col("mtime_ns").ne_missing(pl.col("mtime_ns_old"))
+    again = pl.col("reason").is_in(sorted(retry))
+    suspects = (
+        both.with_columns(differs=differs, again=again)
+        .filter(differs | touched | again)
+        .select("row", "raw_path", "key", "shard", "sha256", "reason", "differs", "again")
+        .collect(engine="streaming")
+        .join(assigned.select("row", "path"), on="row")
+    )
+    anew: list[int] = []
+    stale: list[int] = []
+    for row in suspects.sort("path").iter_rows(named=True):
+        if row["reason"] is not None:
+            anew.append(row["row"])
+        elif row["differs"] or not _same_content(row["path"], row["raw_path"], row["sha256"]):
+            changes.changed.append(row["path"])
+            if prune:
+                changes.pruned.add(row["shard"])
+            else:
+                stale.append(row["row"])
+    # A refused input that changed is in no shard: it is planned as if it were new.
+    reset = pl.col("row").is_in(anew)
+    assigned = assigned.with_columns(shard=pl.when(~reset).then("shard"), revision=pl.when(~reset).then("revision"))
+    stays = assigned.filter(pl.col("row").is_in(stale))
+    kept = pl.concat([gone, old.join(stays, on="key", how="semi")])
+    return assigned.join(stays, on="row", how="anti"), kept
+
+
+def _same_content(path: str, raw_path: bytes | None, sha256: str | None) -> bool:
+    """True if a file whose time changed still has the content that was compiled."""
+    if sha256 is None or is_url(path):
+        return False
+    try:
+        with open(path if raw_path is None else raw_path, "rb") as stream:  # noqa: PTH123 (a path may be bytes)
+            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
+
+
+def _highest(frame: pl.DataFrame) -> int:
+    return int(frame["shard"].max()) if frame.height else -1  # type: ignore[arg-type]
+
+
+def _spread(assigned: pl.DataFrame, layout: Layout, first: int) -> pl.DataFrame:
+    """Deal new inputs to shards from `first` on, in the order of their draw, so that every shard is a fair sample."""
+    fresh = assigned.filter(pl.col("shard").is_null())
+    draws = pl.Series("draw", [draw(layout.seed, key) for key in fresh["key"]], dtype=pl.UInt64)
+    fresh = fresh.with_columns(draws, bad=pl.col("refused").is_not_null()).sort("bad", "draw", "key")
+    good = fresh.filter(~pl.col("bad")).height
+    shards = max(1, -(-good // layout.per_shard))
+    place = pl.int_range(pl.len(), dtype=pl.Int64)
+    fresh = fresh.with_columns(place=place.over("bad"), among=pl.len().over("bad"))
+    fresh = fresh.with_columns(
+        shard=(pl.col("place") * shards // pl.col("among") + first).cast(pl.Int32),
+        revision=pl.lit(0, pl.Int32),
+        fresh=True,
+    )
+    both = [fresh.drop("draw", "bad", "place", "among"), assigned.drop_nulls("shard").with_columns(fresh=False)]
+    return pl.concat([frame.select(sorted(frame.columns)) for frame in both])
+
+
+def write_plan(plan: pl.LazyFrame, path: Path) -> None:
+    """Publish a plan. Raises UserError."""
+    write_table(plan, path)
+
+
+def read_shards(
+    path: Path, wanted: pl.DataFrame, rows_at_once: int = 20_000
+) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+    """Yield (shard, revision, inputs in key order) for the shards of `wanted` (shard, revision, inputs), a few at a time."""
+    plan = pl.scan_parquet(path, glob=False)
+    group: list[int] = []
+    held = 0
+    ordered = wanted.sort("shard")
+    for position, (shard, count) in enumerate(ordered.select("shard", "inputs").iter_rows()):
+        group.append(shard)
+        held += count
+        if held >= rows_at_once or position == ordered.height - 1:
+            chosen = pl.col("shard").is_between(group[0], group[-1]) & pl.col("shard").is_in(group)
+            frame = plan.filter(chosen).collect().sort("shard", "key")
+            for (number, revision), part in frame.group_by(["shard", "revision"], maintain_order=True):
+                yield int(number), int(revision), part.drop("shard", "revision").to_dicts()  # type: ignore[call-overload]
+            group, held = [], 0
+
+
+def summary(path: Path) -> pl.DataFrame:
+    """The shards of a plan, sorted: shard, revision, inputs (rows) and bytes of their sources. Raises UserError."""
+    try:
+        return (
+            pl.scan_parquet(path, glob=False)
+            .group_by("shard")
+            .agg(pl.col("revision").first(), inputs=pl.len(), bytes=pl.col("source_bytes").sum())
+            .sort("shard")
+            .collect(engine="streaming")
+        )
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,72 @@
+"""Settings as people write them: sizes, shares, ranges and recipes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from javisc.compiler.recipe import PRESETS, Recipe
+from javisc.compiler.sparsesync.rules import Grid
+from javisc.manifests.errors import UserError
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}
+
+
+def size(text: str, option: str) -> int:
+    """Bytes from "512MB", "1.5GiB" or "1000". Raises UserError."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([A-Za-z]*)", text.strip())
+    if (
+        match is None
+        or match[2].upper() not in _UNITS
+        or (count := int(float(match[1]) * _UNITS[match[2].upper()])) < 1
+    ):
+        raise UserError(f"{option} {text!r}: a number with B, KB, MB, GB, TB, KiB, MiB or GiB is allowed, as 512MB")
+    return count
+
+
+def shares(text: str) -> dict[str, float]:
+    """Splits from "train=0.98,val=0.02". Raises UserError unless names are [a-z0-9_-] and the shares sum to 1."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([A-Za-z0-9_-]{1,64})\s*=\s*(\d{0,3}(?:\.\d{1,9})?)\s*", part)
+        if match is None or not match[2] or match[1] in found:
+            raise UserError(f"--split {text!r}: NAME=SHARE,… with different names is allowed, as train=0.98,val=0.02")
+        found[match[1]] = float(match[2])
+    if abs(sum(found.values()) - 1) > 1e-6:
+        raise UserError(f"--split {text!r}: the shares sum to {sum(found.values()):g}, they must sum to 1")
+    return found
+
+
+def shard_range(text: str) -> tuple[int, int | None]:
+    """A half-open range of shards from "0:8", "8:" or ":8". Raises UserError."""
+    match = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text)
+    low, high = (int(match[1] or 0), int(match[2]) if match[2] else None) if match else (0, 0)
+    if match is None or (high is not None and high <= low):
+        raise UserError(f"--shard-range {text!r}: A:B with A < B is allowed, as 0:8 for the shards 0 to 7")
+    return low, high
+
+
+def offset_grid(text: str) -> Grid:
+    """SparseSync's grid of offsets from "21:2:5": classes, largest offset and crop in seconds. Raises UserError."""
+    match = re.fullmatch(r"(\d{1,4}):(\d{0,3}(?:\.\d{1,6})?):(\d{0,3}(?:\.\d{1,6})?)", text.strip())
+    if match is None or not match[2] or not match[3]:
+        raise UserError(f"--offset-grid {text!r}: CLASSES:LARGEST:CROP is allowed, as 21:2:5 or 3:1:5")
+    return Grid(int(match[1]), float(match[2]), float(match[3]))
+
+
+def recipe(name: str, changes: dict[str, Any], kinds: tuple[str, ...]) -> Recipe:
+    """A preset of one of the kinds with some settings changed. Raises UserError."""
+    fit = [preset for preset, made in PRESETS.items() if made.kind in kinds]
+    if name not in fit:
+        raise UserError(f"--recipe {name!r}: known here are {', '.join(fit)}")
+    return PRESETS[name].replace(**changes)

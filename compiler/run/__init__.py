@@ -1,0 +1,1 @@
+"""Moves units to workers; knows neither inputs nor media."""

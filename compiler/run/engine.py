@@ -1,0 +1,98 @@
+"""What an engine is: it takes work units and publishes them; everything else of a build does not know how."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from javisc.compiler.recipe import Recipe
+from javisc.manifests.errors import UserError
+
+#: What becomes of one file, by kind of recipe: `module:function`, called as f(source, recipe, scratch, window=…) -> Clip.
+COMPILERS = {
+    "jav": "javisc.compiler.media.transcode:transcode",
+    "sync": "javisc.compiler.media.transcode:transcode",
+    "audio": "javisc.compiler.media.transcode:transcode_audio",
+}
+
+#: Engines by name: `module:class`, made with (job, workers).
+ENGINES = {"local": "javisc.compiler.run.local:LocalEngine"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard: its number, its revision and its inputs (rows of the plan) in key order.
+
+    Units are idempotent: running one twice, or half and then whole, publishes the same bytes.
+    """
+
+    shard: int
+    revision: int
+    inputs: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all units of a build share.
+
+    out: folder or URL of the dataset. scratch: local folder for clips until they are packed.
+    compiler: see COMPILERS. time_limit: seconds per file, to which SECONDS_PER_MB per megabyte of source are added.
+    """
+
+    out: str
+    recipe: Recipe
+    scratch: str
+    compiler: str
+    time_limit: float = 120.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One input is done: what progress is made of. reason is None for a sample."""
+
+    path: str
+    source_bytes: int
+    media_seconds: float
+    work_seconds: float
+    reason: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """A published unit: its shard, samples, rejects by reason, and bytes of the tar (0 where every input was refused)."""
+
+    shard: int
+    samples: int
+    bytes: int
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Runs units in any order and any place, each at least once, and yields what it published.
+
+    A file that crashes or hangs its worker costs one retry in a worker of its own, then a reject; it never ends the run.
+    Raises UserError where nothing can be written.
+    """
+
+    def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]: ...
+
+
+def make_engine(name: str, job: Job, workers: int | None) -> Engine:
+    """The engine called `name`. Raises UserError if there is none of that name."""
+    if name not in ENGINES:
+        raise UserError(f"--engine {name!r}: known are {', '.join(ENGINES)}")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), attribute)(job, workers)
+    return engine
+
+
+#: Added to a file's time limit: slower than any sane encode of a megabyte of source.
+SECONDS_PER_MB = 10.0
+
+
+def limit_of(source_bytes: int | None, time_limit: float) -> float:
+    """Seconds a file may take: `time_limit` and SECONDS_PER_MB per megabyte of source."""
+    return time_limit + SECONDS_PER_MB * (source_bytes or 0) / 1e6

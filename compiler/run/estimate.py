@@ -1,0 +1,128 @@
+"""What a build will cost, from a handful of inputs drawn by hash: the same handful, and so the same answer, every time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.inputs.table import key_of
+from javisc.compiler.media.open import probe
+from javisc.compiler.plan.layout import draw
+from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.engine import Job, limit_of
+from javisc.compiler.run.pool import Call, Pool
+from javisc.compiler.run.unit import compile_input, local_source
+
+HANDFUL = 8
+#: Seconds of each that are compiled for real.
+SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Per source byte: compiled bytes, seconds of media, and seconds of one worker. `good`: share that compiles."""
+
+    inputs: int
+    source_bytes: int
+    bytes_per_byte: float
+    media_per_byte: float
+    work_per_byte: float
+    good: float
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return int(self.source_bytes * self.bytes_per_byte)
+
+    @property
+    def media_seconds(self) -> float:
+        return self.source_bytes * self.media_per_byte
+
+    @property
+    def work_seconds(self) -> float:
+        """Seconds for one worker."""
+        return self.source_bytes * self.work_per_byte
+
+    def per_shard(self, shard_size: int) -> int:
+        """Samples that fill a shard of `shard_size` bytes."""
+        if not self.bytes:  # nothing of the handful compiled: say that clips are as large as their sources
+            return max(1, int(shard_size * self.inputs // max(self.source_bytes, 1)))
+        each = self.bytes / max(1, round(self.inputs * self.good))
+        return max(1, int(shard_size // max(each, 1)))
+
+
+def handful(inputs: pl.LazyFrame, seed: int) -> list[dict[str, Any]]:
+    """The inputs with the lowest draws: a fair sample that does not depend on their order."""
+    best: list[tuple[int, str, dict[str, Any]]] = []
+    for batch in inputs.filter(pl.col("refused").is_null()).collect_batches(chunk_size=50_000):
+        rows = batch.select("path", "raw_path", "relpath", "source_bytes", "window_start", "window_end")
+        drawn = [(draw(seed, key_of(relpath)), relpath) for relpath in rows["relpath"]]
+        order = sorted(range(len(drawn)), key=lambda i: drawn[i])[:HANDFUL]
+        best = sorted([*best, *((*drawn[i], rows.row(i, named=True)) for i in order)], key=lambda item: item[:2])[
+            :HANDFUL
+        ]
+    return [row for _, _, row in best]
+
+
+def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimate:
+    """Probe the handful in workers of their own and extrapolate. `work_*` is a measurement, all else is repeatable."""
+    totals = inputs.filter(pl.col("refused").is_null()).select(pl.len(), pl.col("source_bytes").sum())
+    count, size = totals.collect(engine="streaming").row(0)
+    chosen = handful(inputs, seed)
+    scratch = Path(job.scratch, "estimate")
+    shutil.rmtree(scratch, ignore_errors=True)
+    read = made = media = work = 0.0
+    good = 0
+    preload = (__name__, job.compiler.partition(":")[0])
+    with Pool(max(1, min(workers, len(chosen))), scratch / "logs", preload) as pool:
+        for row in chosen:
+            raw = row["raw_path"]
+            arguments = {
+                "path": row["path"],
+                "raw_path": None if raw is None else raw.hex(),
+                "window": [row["window_start"], row["window_end"]],
+                "recipe": job.recipe.to_json(),
+                "compiler": job.compiler,
+                "scratch": str(scratch / key_of(row["path"])),
+            }
+            pool.submit(Call(row, f"{__name__}:measure", arguments, limit_of(row["source_bytes"], job.time_limit)))
+        while pool.busy:
+            for outcome in pool.wait():
+                read += outcome.call.tag["source_bytes"] or 0
+                if outcome.error is None:
+                    good += 1
+                    made += outcome.value["bytes"]
+                    media += outcome.value["seconds"]
+                    work += outcome.value["work"]
+    shutil.rmtree(scratch, ignore_errors=True)
+    read = max(read, 1.0)
+    return Estimate(count, size or 0, made / read, media / read, work / read, good / max(1, len(chosen)))
+
+
+def measure(
+    path: str, raw_path: str | None, window: list[float | None], recipe: dict[str, Any], compiler: str, scratch: str
+) -> dict[str, float]:
+    """In a worker: probe a file, compile its first SECONDS, and scale to its length: bytes, seconds of media, of work."""
+    folder = Path(scratch)
+    folder.mkdir(parents=True)
+    with local_source(path, raw_path, folder) as source:
+        whole = probe(source).duration
+    start = window[0] or 0.0
+    end = window[1] if window[1] is not None else whole
+    if recipe["max_seconds"] is not None and end is not None:
+        end = min(end, start + float(recipe["max_seconds"]))
+    length = SECONDS if end is None or end <= start else end - start
+    began = time.perf_counter()
+    piece: list[float | None] = [start, start + min(length, SECONDS)] if end is not None else window
+    columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch)
+    seconds = columns.get("duration") or 0.0
+    if not seconds:
+        raise Rejected("too_short", "nothing came out")
+    scale = max(1.0, length / seconds)
+    made = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".mp4", ".flac"))
+    return {"bytes": made * scale, "seconds": seconds * scale, "work": (time.perf_counter() - began) * scale}

@@ -1,0 +1,195 @@
+"""The local engine: spawned workers compile the files of a few open shards side by side, then pack them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from javisc.compiler.inputs.table import is_url
+from javisc.compiler.run.engine import Event, Job, Unit, UnitResult, limit_of
+from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.store.commits import publish_part
+from javisc.compiler.store.files import Store, unwritable
+from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
+from javisc.manifests.errors import UserError
+
+#: Packing is copying: this many bytes a second is slower than any disk worth building on, plus PACK_SECONDS.
+_PACK_RATE = 1e6
+_PACK_SECONDS = 600.0
+#: No further shard is opened while clips of more bytes than this wait to be packed.
+MAX_STAGED = 8_000_000_000
+
+
+@dataclass
+class _Open:
+    """A shard that is being filled."""
+
+    unit: Unit
+    folder: Path
+    left: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    staged: int = 0
+
+
+class LocalEngine:
+    """Runs units on this machine with `workers` processes (default: one per usable core)."""
+
+    def __init__(self, job: Job, workers: int | None = None) -> None:
+        self.job = job
+        self.workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+        self.scratch = Path(job.scratch)
+        self.store = Store(job.out, self.scratch / "uploads")
+        self.staged = 0
+
+    def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]:
+        """Publish the units; see Engine. Workers are gone when this ends, however it ends."""
+        pending = iter(units)
+        open_shards: dict[int, _Open] = {}
+        exhausted = False
+        preload = ("javisc.compiler.run.unit", self.job.compiler.partition(":")[0])
+        with Pool(self.workers, self.scratch / "logs", preload) as pool:
+            while True:
+                while not exhausted and pool.hungry and (self.staged < MAX_STAGED or not open_shards):
+                    unit = next(pending, None)
+                    exhausted = unit is None
+                    if unit is not None:
+                        yield from self._open(unit, pool, open_shards, report)
+                if exhausted and not open_shards:
+                    return
+                for outcome in pool.wait():
+                    kind, shard, source = outcome.call.tag
+                    opened = open_shards[shard]
+                    if kind == "pack":
+                        yield self._publish(open_shards.pop(shard), outcome)
+                    else:
+                        self._collect(opened, source, outcome, report)
+                        if opened.left == 0 and (result := self._full(opened, pool)):
+                            del open_shards[shard]
+                            yield result
+
+    def _open(
+        self, unit: Unit, pool: Pool, open_shards: dict[int, _Open], report: Callable[[Event], None]
+    ) -> Iterator[UnitResult]:
+        folder = self.scratch / f"{unit.shard:06d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        opened = _Open(unit, folder, 0)
+        for source in sorted(unit.inputs, key=lambda row: -(row["source_bytes"] or 0)):
+            if source["refused"] is not None:
+                self._reject(opened, source, source["refused"], source["refused_message"] or "", 0.0, report)
+                continue
+            opened.left += 1
+            raw = source["raw_path"]
+            arguments = {
+                "key": source["key"],
+                "path": source["path"],
+                "raw_path": None if raw is None else raw.hex(),
+                "window": [source["window_start"], source["window_end"]],
+                "boxes": source["boxes"],
+                "recipe": self.job.recipe.to_json(),
+                "compiler": self.job.compiler,
+                "scratch": str(folder),
+            }
+            limit = limit_of(source["source_bytes"], self.job.time_limit)
+            pool.submit(Call(("clip", unit.shard, source), "javisc.compiler.run.unit:compile_input", arguments, limit))
+        open_shards[unit.shard] = opened
+        if opened.left == 0 and (result := self._full(opened, pool)):
+            del open_shards[unit.shard]
+            yield result
+
+    def _collect(
+        self, opened: _Open, source: dict[str, Any], outcome: Outcome, report: Callable[[Event], None]
+    ) -> None:
+        """Take what became of one file: a row, a reject, or the end of the build."""
+        opened.left -= 1
+        if outcome.error is None:
+            row = manifest_row(source, outcome.value)
+            opened.rows.append(row)
+            for extension in ("mp4", "flac"):
+                staged = opened.folder / f"{source['key']}.{extension}"
+                opened.staged += staged.stat().st_size if staged.exists() else 0
+            report(Event(source["path"], source["source_bytes"] or 0, row["duration"] or 0.0, outcome.seconds))
+            return
+        self._stop_if_ours(outcome)
+        reason = outcome.details.get("reason", {"raised": "internal"}.get(outcome.error, outcome.error))
+        if reason in ("vanished", "unreadable"):
+            _stop_if_folder_is_gone(source["path"])
+        self._reject(opened, source, reason, outcome.message, outcome.seconds, report)
+
+    def _stop_if_ours(self, outcome: Outcome) -> None:
+        """Raise UserError if a call failed for want of space or rights, which is no fault of the file."""
+        if outcome.error == "unwritable":
+            error = OSError(outcome.details["errno"], os.strerror(outcome.details["errno"]))
+            raise unwritable(outcome.details.get("path") or self.scratch, error)
+        if outcome.error == "fatal":
+            raise UserError(outcome.message, exit_code=outcome.details.get("code", 2))
+
+    def _reject(
+        self,
+        opened: _Open,
+        source: dict[str, Any],
+        reason: str,
+        message: str,
+        seconds: float,
+        report: Callable[[Event], None],
+    ) -> None:
+        opened.rejects.append(rejected_row(source, reason, message))
+        report(Event(source["path"], source["source_bytes"] or 0, 0.0, seconds, reason, message))
+
+    def _full(self, opened: _Open, pool: Pool) -> UnitResult | None:
+        """All files of a shard are done: have it packed; one without samples is done at once."""
+        self.staged += opened.staged
+        if not opened.rows:
+            self.store.remove("shards", f"{opened.unit.shard:06d}.idx")
+            self.store.remove("shards", f"{opened.unit.shard:06d}.tar")
+            return self._commit(opened, {})
+        opened.rows.sort(key=lambda row: row["key"])
+        arguments = {
+            "out": self.job.out,
+            "shard": opened.unit.shard,
+            "samples": [{"key": row["key"], "json": sample_json(row)} for row in opened.rows],
+            "scratch": str(opened.folder),
+            "uploads": str(self.scratch / "uploads"),
+        }
+        limit = _PACK_SECONDS + opened.staged / _PACK_RATE
+        pool.submit(
+            Call(("pack", opened.unit.shard, None), "javisc.compiler.run.unit:pack", arguments, limit), first=True
+        )
+        return None
+
+    def _publish(self, opened: _Open, outcome: Outcome) -> UnitResult:
+        self._stop_if_ours(outcome)
+        if outcome.error is not None:
+            raise UserError(
+                f"shard {opened.unit.shard:06d} could not be written: {outcome.error}: {outcome.message}; "
+                "run the same command again, it resumes",
+                exit_code=1,
+            )
+        for row, members in zip(opened.rows, outcome.value["members"], strict=True):
+            placed(row, opened.unit.shard, members)
+        return self._commit(opened, {name: outcome.value[name] for name in ("bytes", "sha256", "idx_sha256")})
+
+    def _commit(self, opened: _Open, made: dict[str, Any]) -> UnitResult:
+        unit = opened.unit
+        publish_part(self.store, unit.shard, unit.revision, opened.rows, opened.rejects, made)
+        shutil.rmtree(opened.folder, ignore_errors=True)
+        self.staged -= opened.staged
+        reasons = dict(Counter(row["reason"] for row in opened.rejects))
+        return UnitResult(unit.shard, len(opened.rows), made.get("bytes", 0), reasons)
+
+
+def _stop_if_folder_is_gone(path: str) -> None:
+    """Raise UserError if a file is gone together with its folder: a lost mount must not reject a million files."""
+    folder = os.path.dirname(path)  # noqa: PTH120
+    if not is_url(path) and not os.path.isdir(folder):  # noqa: PTH112
+        raise UserError(
+            f"{folder} was there when it was scanned and is gone: mount it again, or scan anew; "
+            "what is published stays, the same command resumes",
+            exit_code=1,
+        )

@@ -1,0 +1,111 @@
+"""What workers do: compile one input, pack one shard. Called by name, with JSON in and JSON out."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from javisc.compiler.inputs.table import is_url
+from javisc.compiler.reasons import Rejected
+from javisc.compiler.recipe import Recipe
+from javisc.compiler.sparsesync.cuts import face_crop
+from javisc.compiler.store.files import Store, filesystem
+from javisc.compiler.store.shard import MAX_MEMBER, write_shard
+
+
+def compile_input(
+    key: str,
+    path: str,
+    raw_path: str | None,
+    window: list[float | None],
+    recipe: dict[str, Any],
+    compiler: str,
+    scratch: str,
+    boxes: str | None = None,
+) -> dict[str, Any]:
+    """Compile one input; its clip lands as `scratch`/KEY.mp4 and `scratch`/KEY.flac, complete or not at all.
+
+    raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: an LRS3 meta text whose
+    faces to crop to. Returns the manifest columns
+    that the clip knows. Raises Rejected.
+    """
+    module, _, function = compiler.partition(":")
+    compile_file = getattr(importlib.import_module(module), function)
+    folder = Path(scratch, f"{key}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with local_source(path, raw_path, folder) as source:
+            work = folder / "clip"
+            work.mkdir()
+            span = (
+                None if window == [None, None] else (window[0] or 0.0, float("inf") if window[1] is None else window[1])
+            )
+            crop = {} if boxes is None else {"crop": face_crop(Path(boxes))}
+            clip = compile_file(source, Recipe.from_json(recipe), work, window=span, **crop)
+            for extension, made in (("mp4", clip.mp4), ("flac", clip.flac)):
+                if made is not None:
+                    if made.stat().st_size > MAX_MEMBER:
+                        raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
+                    made.replace(Path(scratch, f"{key}.{extension}"))
+            return {name: _plain(value) for name, value in clip.columns.items()}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    """A column's value as JSON has it: numpy scalars as Python's, what is no number as null."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+@contextmanager
+def local_source(path: str, raw_path: str | None, folder: Path) -> Iterator[Path]:
+    """The source as a local path: a remote one is fetched, one whose name is no text gets a plain name by a link."""
+    if is_url(path):
+        copy = folder / ("source" + os.path.splitext(path)[1][:8])  # noqa: PTH122
+        try:
+            fs, inside = filesystem(path)
+            fs.get_file(inside, str(copy))
+        except FileNotFoundError as error:
+            raise Rejected("vanished", str(error)) from error
+        except (ValueError, ImportError) as error:
+            raise Rejected("unreadable", str(error)) from error
+        yield copy
+    elif raw_path is not None:
+        link = folder / "source"
+        link.symlink_to(os.fsdecode(bytes.fromhex(raw_path)))
+        yield link
+    else:
+        yield Path(path)
+
+
+def pack(out: str, shard: int, samples: list[dict[str, str]], scratch: str, uploads: str) -> dict[str, Any]:
+    """Write and publish a shard from clips in `scratch`. samples: `key` and `json` (KEY.json's text), in key order.
+
+    Returns bytes, digests and every member's place. Raises UserError if it cannot be published.
+    """
+    store = Store(out, Path(uploads))
+
+    def contents() -> Iterator[tuple[str, dict[str, bytes | Path]]]:
+        for sample in samples:
+            key = sample["key"]
+            members: dict[str, bytes | Path] = {"json": sample["json"].encode()}
+            members |= {end: file for end in ("flac", "mp4") if (file := Path(scratch, f"{key}.{end}")).exists()}
+            yield key, members
+
+    name = f"{shard:06d}"
+    with store.publish("shards", f"{name}.idx") as idx, store.publish("shards", f"{name}.tar") as tar:
+        packed = write_shard(contents(), tar, idx)
+    return {
+        "bytes": packed.bytes,
+        "sha256": packed.sha256,
+        "idx_sha256": packed.idx_sha256,
+        "members": [[[m.extension, m.offset, m.size, m.crc32] for m in members] for members in packed.samples],
+    }

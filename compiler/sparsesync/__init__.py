@@ -1,0 +1,1 @@
+"""SparseSync's rules: its lists, offsets, cuts and files."""

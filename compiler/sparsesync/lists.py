@@ -1,0 +1,71 @@
+"""The lists SparseSync's repository brings: splits and clips to leave out. They lie in the corpus or in a folder of their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Self
+
+from javisc.compiler.inputs.annotations import Lines, Problems, Source
+from javisc.compiler.inputs.corpora import Corpus
+
+#: Our names of the splits and SparseSync's.
+SPLITS = {"train": "train", "val": "valid", "test": "test"}
+
+
+class SyncCorpus(Corpus):
+    """A corpus of `javisc build sync`: its split lists, or, without them, SparseSync's rule; its lists of clips to leave out.
+
+    `lists` is the folder of SparseSync's lists, its `data/`; without it they are looked for in the corpus root.
+    """
+
+    kinds = frozenset({"sync"})
+    captioned = False
+    sources = ()
+    #: Prefix of the split lists, and the folder of the lists of clips to leave out.
+    prefix: ClassVar[str]
+    filters: ClassVar[Source]
+    lists: Path | None = None
+
+    def with_lists(self, lists: Path | None) -> Self:
+        """A copy that looks for SparseSync's lists in `lists` first."""
+        made = copy.copy(self)
+        made.lists = lists
+        return made
+
+    def base(self, source: Source, root: Path) -> Path:
+        """Where `source` is looked for: the folder of the lists if it is there, else the corpus root."""
+        return self.lists if self.lists is not None and source.find(self.lists) is not None else root
+
+    def has_lists(self, folder: Path) -> bool:
+        """True if `folder` holds a split list or the lists of clips to leave out."""
+        return any(source.find(folder) for source in (*self.split_lists().values(), self.filters))
+
+    def split_lists(self) -> dict[str, Lines]:
+        """The split lists by our names of the splits."""
+        return {
+            ours: Lines((f"{self.prefix}_{theirs}.txt", f"data/{self.prefix}_{theirs}.txt"))
+            for ours, theirs in SPLITS.items()
+        }
+
+    def published(self, root: Path) -> bool:
+        """True if all three split lists are there. The rule makes all three anew where one is missing."""
+        return all(source.find(self.base(source, root)) for source in self.split_lists().values())
+
+    def splits(self, root: Path, problems: Problems) -> Iterator[tuple[str, str, tuple[Path, int]]]:
+        """Yield (line, split, where) of the published split lists."""
+        for split, source in self.split_lists().items():
+            base = self.base(source, root)
+            path = source.need(base)
+            for number, line in source.rows(base, problems):
+                yield line, split, (path, number)
+
+    def left_out(self, root: Path, problems: Problems) -> Iterator[tuple[str, str, tuple[Path, int]]]:
+        """Yield (line, why, where) of every list of clips to leave out."""
+        folder = self.filters.find(self.base(self.filters, root))
+        if folder is None:
+            return
+        for path in sorted(folder.glob("*.txt")):
+            for number, line in Lines((path.name,)).rows(folder, problems):
+                yield line, f"is left out by {path.name}", (path, number)

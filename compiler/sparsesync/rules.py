@@ -1,0 +1,144 @@
+"""SparseSync's rules about clips: who is in which split, and which crop and offset an evaluation uses."""
+
+from __future__ import annotations
+
+import csv
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from javisc.compiler.inputs.annotations import Problems, Table
+from javisc.manifests.errors import UserError
+
+#: The seed of SparseSync's configurations; splits are shuffled by it, offsets drawn by the next one.
+SEED = 1337
+#: Clips below this cannot hold every offset of the largest grid: 7 s and 2 s, 8 s and 1 s.
+MIN_SECONDS = 9.0
+#: Of a clip only so much is used.
+MAX_SECONDS = 10.0
+_OFFSETS = ("path", "offset_sec", "vstart_sec")
+
+
+def lrs3_splits(clips: Iterable[str], seed: int = SEED) -> dict[str, str]:
+    """Clip → train, val or test, disjoint by video; clips are `pretrain/VIDEO/CLIP`.
+
+    The sorted videos are shuffled; the first tenth is for test, the next for validation.
+    """
+    clips = list(clips)
+    videos = sorted({clip.split("/")[-2] for clip in clips})
+    random.Random(seed).shuffle(videos)
+    tenth = int(0.1 * len(videos))
+    split = dict.fromkeys(videos[:tenth], "test") | dict.fromkeys(videos[tenth : 2 * tenth], "val")
+    return {clip: split.get(clip.split("/")[-2], "train") for clip in clips}
+
+
+def vggsound_splits(rows: Iterable[tuple[str, int, str, str]], seed: int = SEED) -> dict[tuple[str, int], str]:
+    """(video, start second) → train, val or test, from vggsound.csv's rows (video, start second, label, train or test).
+
+    Test is the corpus' own. Validation videos are drawn from train: of each class as many as it has in test.
+    """
+    rows = list(rows)
+    train: dict[str, set[str]] = defaultdict(set)
+    test: dict[str, set[str]] = defaultdict(set)
+    for video, _, label, split in rows:
+        (train if split == "train" else test)[label].add(video)
+    held: set[str] = set()
+    for label, videos in train.items():
+        drawn = sorted(videos)
+        random.Random(seed).shuffle(drawn)
+        held |= set(drawn[: len(test[label])])
+    return {
+        (video, start): "test" if split != "train" else "val" if video in held else "train"
+        for video, start, _, split in rows
+    }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The classes of an offset classifier: `size` offsets from -`largest` to +`largest` seconds, for crops of `crop` seconds."""
+
+    size: int = 21
+    largest: float = 2.0
+    crop: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (3 <= self.size <= 1001 and 0 < self.largest <= 60 and 0 < self.crop <= 60):
+            raise UserError(
+                f"--offset-grid {self.size}:{self.largest:g}:{self.crop:g}: 3 to 1001 classes, and above 0 to 60 seconds of "
+                "largest offset and of crop are allowed; for SparseSync's give 21:2:5"
+            )
+
+    @property
+    def values(self) -> np.ndarray:
+        """The offsets, float32 from a grid computed in float64."""
+        return np.linspace(-self.largest, self.largest, self.size).astype(np.float32)
+
+    def file_name(self, split: str) -> str:
+        """The name of SparseSync's list of fixed offsets for this grid; its validation split is called `valid`."""
+        low, high = self.values[0], self.values[-1]
+        return f"{split}_size{self.size}_crop{self.crop:g}_min{low:.2f}_max{high:.2f}.csv"
+
+    def draw(self, clip: str, seconds: float, fps: int = 25, seed: int = SEED + 1) -> tuple[float, float] | None:
+        """A fixed (offset, start of the picture's crop), both rounded to 0.01 s, for a clip of `seconds`; None if too short.
+
+        SparseSync's rule: an offset of the grid, all alike, then a start of which both crops fit, on a whole frame; half
+        precision. Its numbers came from one generator shared by eight workers and cannot be had again; here each clip has its
+        own generator, so that neither order nor company of clips matters.
+        """
+        generator = random.Random(f"{seed}:{clip}")
+        offset = round(float(generator.choice(self.values.tolist())), 2)
+        frames = int(fps * min(MAX_SECONDS, seconds))
+        last = (frames - int(self.crop * fps)) / fps
+        low, high = max(0.0, -offset), min(last, last - offset)
+        if high < low:
+            return None
+        start = int(generator.uniform(low, high) * fps) / fps
+        return _half(offset), _half(start)
+
+
+def _half(value: float) -> float:
+    return round(float(np.float16(value)), 2)
+
+
+def read_fixed_offsets(paths: Sequence[Path]) -> pl.DataFrame:
+    """Clip, offset_sec and vstart_sec of SparseSync's lists (columns path, offset_sec, vstart_sec), `.mp4` in names allowed.
+
+    Raises UserError for a missing file or column, a value that is no offset, and a clip that stands in the lists twice.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for path in paths:
+        problems = Problems()
+        table = Table((path.name,), columns=_OFFSETS)
+        for line, (clip, *values) in table.rows(path.parent, problems):
+            clip, where = clip.removesuffix(".mp4"), f"--fixed-offsets {path}: line {line}"
+            try:
+                offset, start = map(float, values)
+            except ValueError:
+                offset = start = math.nan
+            if not (abs(offset) <= 60 and 0 <= start <= 86400):
+                raise UserError(f"{where}: {', '.join(values)[:80]!r} is no offset and start in seconds")
+            if clip in found:
+                raise UserError(f"{where}: {clip[:80]!r} stands in the lists twice; give lists of one grid")
+            found[clip] = (offset, start)
+        if problems.count:
+            _, line, message = problems.rows[0]
+            raise UserError(f"--fixed-offsets {path}: line {line}: {message}")
+    return pl.DataFrame(
+        [(clip, *values) for clip, values in found.items()],
+        schema={"clip": pl.String, "offset_sec": pl.Float64, "vstart_sec": pl.Float64},
+        orient="row",
+    )
+
+
+def write_fixed_offsets(path: Path, offsets: Mapping[str, tuple[float, float]]) -> None:
+    """Write a list in SparseSync's form, sorted by clip."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_OFFSETS)
+        writer.writerows((clip, *offsets[clip]) for clip in sorted(offsets))

@@ -1,0 +1,90 @@
+"""Parts: what a published shard leaves for the merge. The commit file comes last and makes the shard count as done."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.plan.layout import PUBLISHED_SCHEMA
+from javisc.compiler.store.files import Store
+from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
+
+#: The folder in a dataset that later builds of it need; the dataset is complete without it.
+BUILD = ".build"
+_COMMIT = re.compile(r"(\d{6,})\.json")
+
+
+def publish_part(
+    store: Store,
+    shard: int,
+    revision: int,
+    rows: list[dict[str, Any]],
+    rejects: list[dict[str, Any]],
+    made: Mapping[str, Any],
+    schema: pl.Schema = MANIFEST_SCHEMA,
+) -> None:
+    """Publish the tables of a shard, then its commit. made: bytes, sha256 and idx_sha256 of the tar, empty without one."""
+    name = f"{shard:06d}"
+    tables = {"manifest": pl.DataFrame(rows, schema), "rejected": pl.DataFrame(rejects, REJECTED_SCHEMA)}
+    for table, frame in tables.items():
+        buffer = io.BytesIO()
+        frame.sort("key").write_parquet(buffer, compression="zstd")
+        store.write(buffer.getvalue(), BUILD, "parts", f"{name}.{table}.parquet")
+    commit = {"shard": shard, "revision": revision, "samples": len(rows), "rejected": len(rejects), **made}
+    store.write(json.dumps(commit, sort_keys=True).encode(), BUILD, "parts", f"{name}.json")
+
+
+class Parts:
+    """The parts of a dataset: which shards are committed, and their tables."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.commits: dict[int, dict[str, Any]] = {}
+        names = sorted(name for name in store.names(BUILD, "parts") if _COMMIT.fullmatch(name))
+        for name, local in zip(names, store.fetch_many((BUILD, "parts"), names), strict=True):
+            self.commits[int(name.partition(".")[0])] = json.loads(local.read_bytes())
+
+    def done(self, shard: int, revision: int) -> bool:
+        """True if the shard is published in this revision."""
+        return self.commits.get(shard, {}).get("revision") == revision
+
+    def manifest(self, shards: Iterable[int]) -> pl.LazyFrame:
+        """The manifest rows of the parts of some shards, in the order given."""
+        return self._scan("manifest", list(shards), MANIFEST_SCHEMA).drop("part")
+
+    def rejected(self, shards: Iterable[int]) -> pl.LazyFrame:
+        """The rejects of some shards, in the order given, and the shard that each belongs to."""
+        rows = self._scan(
+            "rejected", [number for number in shards if self.commits[number]["rejected"]], REJECTED_SCHEMA
+        )
+        number = pl.col("part").str.extract(r"(\d+)\.rejected\.parquet$").cast(pl.Int32)
+        return rows.with_columns(shard=number).drop("part")
+
+    def _scan(self, table: str, shards: list[int], schema: pl.Schema) -> pl.LazyFrame:
+        files = self.store.fetch_many((BUILD, "parts"), [f"{shard:06d}.{table}.parquet" for shard in shards])
+        if not files:
+            return pl.LazyFrame(schema={**schema, "part": pl.String()})
+        return pl.scan_parquet(files, glob=False, include_file_paths="part")
+
+    def published(self) -> pl.DataFrame:
+        """Key, shard, digest of the source or reason of the refusal, of everything committed."""
+        shards = sorted(self.commits)
+        nothing = pl.lit(None, pl.String)
+        made = self.manifest(shards).select("key", "shard", sha256="source_sha256", reason=nothing)
+        refused = self.rejected(shards).select("key", "shard", sha256=nothing, reason="reason")
+        whole = pl.concat([pl.LazyFrame(schema=PUBLISHED_SCHEMA), made, refused])
+        return whole.collect(engine="streaming")
+
+    def remove(self, shard: int) -> None:
+        """Forget a shard that no longer has inputs: commit first, so that it is never half there."""
+        name = f"{shard:06d}"
+        self.store.remove(BUILD, "parts", f"{name}.json")
+        for rest in ((BUILD, "parts", f"{name}.manifest.parquet"), (BUILD, "parts", f"{name}.rejected.parquet")):
+            self.store.remove(*rest)
+        self.store.remove("shards", f"{name}.idx")
+        self.store.remove("shards", f"{name}.tar")

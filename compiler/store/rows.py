@@ -1,0 +1,55 @@
+"""Rows of a dataset's tables: what a clip, its input and its place in a shard make together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from javisc.compiler.inputs.table import LABELS
+from javisc.manifests.schema import MANIFEST_SCHEMA, SCORES_SCHEMA
+
+LABEL_NAMES = tuple(column.name for column in LABELS)
+#: Columns that KEY.json leaves out: they say where things lie on the machine that built, or where in the shard, or which crop
+#: an evaluation takes, or what a model thinks of the clip, which may be chosen anew without touching a shard.
+_PLACES = frozenset({"path", "audio_path", "unpaired_audio_path", "shard", "offset_sec", "vstart_sec", *SCORES_SCHEMA})
+_MEMBER_PARTS = ("offset", "size", "crc32")
+
+
+def manifest_row(source: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's row of a clip but for its place in the shard. source: the plan's row. columns: what the clip knows."""
+    row: dict[str, Any] = {name: columns.get(name) for name in MANIFEST_SCHEMA}
+    row |= {name: source[name] for name in ("path", "id", "relpath", "key", *LABEL_NAMES)}
+    row["source_bytes"] = columns.get("source_bytes", source["source_bytes"])
+    row["audio_path"] = source["path"] if row["channels"] else None
+    return row
+
+
+def sample_json(row: Mapping[str, Any]) -> str:
+    """KEY.json: the row as canonical JSON (sorted keys, no spaces, UTF-8, no nulls), the same wherever it was built."""
+    content = {
+        name: value
+        for name, value in row.items()
+        if value is not None and name not in _PLACES and not name.endswith(tuple(f"_{part}" for part in _MEMBER_PARTS))
+    }
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def placed(row: dict[str, Any], shard: int, members: list[list[Any]]) -> dict[str, Any]:
+    """The row with its place: shard, and offset, size and CRC-32 of each member (extension, offset, size, crc32)."""
+    row["shard"] = shard
+    for extension, *parts in members:
+        row |= {f"{extension}_{name}": value for name, value in zip(_MEMBER_PARTS, parts, strict=True)}
+    return row
+
+
+def rejected_row(source: Mapping[str, Any], reason: str, message: str) -> dict[str, Any]:
+    """The row of a refused input."""
+    return {
+        "path": source["path"],
+        "relpath": source["relpath"],
+        "key": source["key"],
+        "reason": reason,
+        "message": message,
+        "source_bytes": source["source_bytes"],
+    }

@@ -1,0 +1,87 @@
+"""Merging the parts of all shards into the tables of the dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.recipe import Recipe
+from javisc.compiler.store.commits import Parts
+from javisc.compiler.store.files import Store
+from javisc.manifests.io import write_header, write_table
+from javisc.manifests.schema import SHARDS_SCHEMA
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What the tables hold."""
+
+    samples: int
+    shards: int
+    bytes: int
+    rejected: Mapping[str, int]
+
+
+def merge(store: Store, plan: Path, shards: list[int], recipe: Recipe, scratch: Path) -> Merged:
+    """Publish manifest.parquet, rejected.parquet, shards.parquet and, last, dataset.json. All `shards` must be committed.
+
+    Rows stand in the order of shard and key. Shards that the plan no longer knows are removed. Raises UserError.
+    """
+    parts = Parts(store)
+    rows = [{"shard": shard, **parts.commits[shard]} for shard in shards if parts.commits[shard]["samples"]]
+    table = pl.DataFrame(rows, schema=SHARDS_SCHEMA, strict=False) if rows else pl.DataFrame(schema=SHARDS_SCHEMA)
+    # A refused input that was tried again has moved to a later shard; only its place in the plan counts.
+    places = pl.scan_parquet(plan, glob=False).select("key", "shard")
+    rejected = parts.rejected(shards).join(places, on=["key", "shard"], how="semi", maintain_order="left").drop("shard")
+    found = rejected.collect(engine="streaming")
+    manifest = parts.manifest([row["shard"] for row in rows])
+    totals = manifest.select(
+        pl.len().alias("samples"), pl.col("duration").sum(), pl.col("num_frames").cast(pl.Int64).sum()
+    )
+    samples, seconds, frames = totals.collect(engine="streaming").row(0)
+    for name, frame in (("manifest", manifest), ("rejected", found), ("shards", table)):
+        with store.publish(f"{name}.parquet") as local:
+            write_table(frame, local)
+    size = int(table["bytes"].sum())
+    header: dict[str, Any] = {
+        "recipe": recipe.to_json(),
+        "recipe_digest": recipe.digest,
+        "tools": tools(),
+        "counts": {
+            "samples": samples,
+            "rejected": found.height,
+            "shards": table.height,
+            "bytes": size,
+            "seconds": seconds or 0.0,
+            "frames": frames or 0,
+        },
+        "digest": digest_of(table),
+    }
+    with store.publish("dataset.json") as local:
+        write_header(local, header)
+    for shard in set(parts.commits) - set(shards):
+        parts.remove(shard)
+    counts = found["reason"].value_counts(sort=True)
+    return Merged(samples, table.height, size, dict(counts.iter_rows()))
+
+
+def digest_of(shards: pl.DataFrame) -> str:
+    """The dataset's digest: SHA-256 over number and digests of its shards, in order."""
+    lines = (f"{row['shard']:06d} {row['sha256']} {row['idx_sha256']}\n" for row in shards.iter_rows(named=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def tools() -> dict[str, str]:
+    """Versions of what has a say in the bytes."""
+    import av
+
+    versions = {
+        name: importlib.metadata.version(name) for name in ("javisc", "av", "soxr", "soundfile", "numpy", "polars")
+    }
+    return versions | {name: ".".join(map(str, version)) for name, version in sorted(av.library_versions.items())}

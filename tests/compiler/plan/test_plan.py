@@ -1,0 +1,180 @@
+"""The plan: stable keys, fair shards, and what a second build may change."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from javisc.compiler.inputs.table import INPUT_SCHEMA, conform, key_of, normal_relpath, table
+from javisc.compiler.plan.layout import (
+    PLAN_SCHEMA,
+    PUBLISHED_SCHEMA,
+    Changes,
+    Layout,
+    lay_out,
+    read_shards,
+    split_of,
+    summary,
+    write_plan,
+)
+from javisc.manifests.errors import UserError
+
+RELPATHS = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), unique=True, max_size=40
+)
+
+
+def plan(
+    rows: pl.DataFrame, layout: Layout, old: pl.DataFrame | None = None, **more: object
+) -> tuple[pl.DataFrame, Changes]:
+    with tempfile.TemporaryDirectory() as folder:
+        made, changes = lay_out(conform(rows), layout, Path(folder), old=old, **more)  # type: ignore[arg-type]
+        return made.collect(), changes
+
+
+def inputs(relpaths: list[str], root: str = "/raw", **more: object) -> pl.DataFrame:
+    return table(
+        {"path": f"{root}/{name}", "relpath": name, "source_bytes": 10, "mtime_ns": 1, **more} for name in relpaths
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(relpaths=RELPATHS, per_shard=st.integers(1, 9), seed=st.integers(0, 3), order=st.randoms(use_true_random=False))
+def test_every_input_has_one_place_that_does_not_depend_on_order(
+    relpaths: list[str], per_shard: int, seed: int, order: random.Random
+) -> None:
+    made, changes = plan(inputs(relpaths), Layout(per_shard, seed))
+    assert made.schema == PLAN_SCHEMA
+    assert sorted(made["relpath"]) == sorted(relpaths) and made["key"].n_unique() == len(relpaths) == changes.new
+    assert made.select("shard", "key").rows() == sorted(made.select("shard", "key").rows())
+    sizes = made.group_by("shard").len()["len"]
+    assert len(relpaths) == 0 or (sizes.max() - sizes.min() <= 1 and sizes.max() <= per_shard)  # type: ignore[operator]
+    assert all(key == key_of(name) for key, name in made.select("key", "relpath").iter_rows())
+    shuffled = list(relpaths)
+    order.shuffle(shuffled)
+    assert plan(inputs(shuffled), Layout(per_shard, seed))[0].equals(made)
+    # Another mount: the same keys in the same shards.
+    moved = plan(inputs(shuffled, "/elsewhere"), Layout(per_shard, seed))[0]
+    assert moved.drop("path").equals(made.drop("path"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(relpaths=RELPATHS, cut=st.integers(0, 40), per_shard=st.integers(1, 9))
+def test_what_is_planned_stays_when_inputs_are_added(relpaths: list[str], cut: int, per_shard: int) -> None:
+    first, _ = plan(inputs(relpaths[:cut]), Layout(per_shard))
+    second, changes = plan(inputs(relpaths), Layout(per_shard), first)
+    assert changes.new == len(relpaths[cut:]) and not changes.changed and not changes.deleted
+    kept = second.join(first, on="key", how="semi")
+    assert kept.equals(first)
+    added = second.join(first, on="key", how="anti")
+    assert added.is_empty() or first.is_empty() or added["shard"].min() > first["shard"].max()  # type: ignore[operator]
+
+
+def test_a_shard_is_a_fair_draw_and_splits_have_their_shares() -> None:
+    names = [f"folder_{number // 1000}/clip_{number:05d}.mp4" for number in range(10_000)]
+    made, _ = plan(inputs(names), Layout(500, 0, {"train": 0.9, "val": 0.1}))
+    first = made.filter(pl.col("shard") == 0)["relpath"].str.slice(7, 1).value_counts()["count"]
+    assert first.len() == 10 and first.min() > 25  # type: ignore[operator]
+    share = (made["split"] == "val").mean()
+    assert share == pytest.approx(0.1, abs=0.01)
+    other, _ = plan(inputs(names), Layout(500, 1, {"train": 0.9, "val": 0.1}))
+    moved = made.join(other, on="key").filter(pl.col("shard") != pl.col("shard_right")).height
+    assert moved > 9000
+
+
+def test_split_shares_cut_the_line_in_order() -> None:
+    counts = {"a": 0, "b": 0, "c": 0}
+    for number in range(4000):
+        counts[str(split_of(0, str(number), {"a": 0.5, "b": 0.25, "c": 0.25}))] += 1
+    assert counts["a"] == pytest.approx(2000, abs=120) and counts["b"] == pytest.approx(1000, abs=110)
+    assert split_of(0, "x", {}) is None
+
+
+def test_a_given_split_is_kept() -> None:
+    made, _ = plan(inputs(["a", "b"], split="test"), Layout(5, 0, {"train": 1.0}))
+    assert made["split"].to_list() == ["test", "test"]
+
+
+def test_refused_inputs_do_not_thin_out_the_shards() -> None:
+    rows = pl.concat([inputs([f"good{i}" for i in range(8)]), inputs([f"bad{i}" for i in range(30)], refused="empty")])
+    made, _ = plan(rows, Layout(4))
+    assert made.filter(pl.col("refused").is_null()).group_by("shard").len()["len"].to_list() == [4, 4]
+    assert set(made["shard"]) == {0, 1}
+
+
+def test_twins_and_repeats() -> None:
+    rows = pl.concat([inputs(["a", "b"], "/one"), inputs(["a"], "/two"), inputs(["a"], "/one")])
+    made, changes = plan(rows, Layout(9))
+    assert made.height == 3 and changes.twice == 1 and changes.twins == 1
+    keys = dict(made.select("path", "key").iter_rows())
+    assert keys["/one/a"] == key_of("a") and keys["/two/a"] == key_of("a", None, 1)
+    again, changes = plan(pl.concat([inputs(["a"], "/zero"), rows]), Layout(9), made)
+    assert changes.new == 1 and again.join(made, on="key", how="semi").equals(made)
+
+
+def test_a_published_reject_is_planned_again_when_asked() -> None:
+    rows = inputs(["a", "b", "c"])
+    first, _ = plan(rows, Layout(9))
+    states = [
+        {"key": key_of(name), "shard": 0, "reason": reason} for name, reason in (("a", "timeout"), ("b", "corrupt"))
+    ]
+    done = pl.DataFrame(states, schema=PUBLISHED_SCHEMA)
+    assert plan(rows, Layout(9), first, published=done)[0].equals(first)
+    again, changes = plan(rows, Layout(9), first, published=done, retry=("timeout",))
+    assert changes.new == 1 and dict(again.select("relpath", "shard").iter_rows()) == {"a": 1, "b": 0, "c": 0}
+
+
+def test_reading_shards_back_gives_every_row_once(tmp_path: Path) -> None:
+    made, _ = plan(inputs([f"{i}" for i in range(57)]), Layout(4))
+    write_plan(made.lazy(), tmp_path / "plan.parquet")
+    shards = summary(tmp_path / "plan.parquet")
+    assert shards["inputs"].sum() == 57 and shards["bytes"].sum() == 570
+    wanted = shards.filter(pl.col("shard") % 2 == 0)
+    read = list(read_shards(tmp_path / "plan.parquet", wanted, rows_at_once=9))
+    assert [shard for shard, _, _ in read] == wanted["shard"].to_list()
+    assert [row["key"] for _, _, rows in read for row in rows] == made.filter(pl.col("shard") % 2 == 0)["key"].to_list()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30))
+def test_a_relpath_never_climbs(path: str) -> None:
+    found = normal_relpath(path)
+    assert not found.startswith("/") and ".." not in found.split("/") and normal_relpath(found) == found
+
+
+def test_keys_differ_by_window_and_are_plain() -> None:
+    keys = {key_of("a"), key_of("a", (None, None)), key_of("a", (0.0, None)), key_of("a", (0.0, 1.0))}
+    keys |= {key_of("b"), key_of("a", None, 1)}
+    assert len(keys) == 5 and all(set(key) <= set("0123456789abcdef") and len(key) == 24 for key in keys)
+
+
+def test_the_input_table_is_brought_to_its_schema_or_refused() -> None:
+    made = conform(pl.DataFrame({"path": ["/r/a.b.mp4"], "relpath": ["a.b.mp4"], "texts": [["x", "y"]]})).collect()
+    assert made.schema == INPUT_SCHEMA and made["id"][0] == "a.b" and made["text"][0] == "x"
+    assert conform(pl.DataFrame({"path": ["p"], "relpath": ["r"], "text": ["t"]})).collect()["texts"].to_list() == [
+        ["t"]
+    ]
+    with pytest.raises(UserError, match="lacks the column 'relpath'"):
+        conform(pl.DataFrame({"path": ["p"]}))
+    with pytest.raises(UserError, match="unknown column 'colour'"):
+        conform(pl.DataFrame({"path": ["p"], "relpath": ["r"], "colour": ["red"]}))
+
+
+@pytest.mark.slow
+def test_the_cost_per_row_does_not_grow(tmp_path: Path) -> None:
+    """The million is benchmarks/plan.py's; here the slope alone, with room for a busy machine."""
+
+    def cost(rows: int) -> float:
+        began = time.process_time()
+        plan(inputs([f"g{i % 97}/clip_{i:07d}.mp4" for i in range(rows)]), Layout(500))
+        return (time.process_time() - began) / rows
+
+    cost(2_000)
+    assert cost(120_000) < 2.5 * cost(30_000)

@@ -1,0 +1,145 @@
+"""The local engine against files that crash, hang and kill their worker, and against kills from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from javisc.compiler.build import BuildOptions, BuildResult, build
+from javisc.compiler.inputs.table import table
+from javisc.compiler.recipe import PRESETS
+from javisc.manifests.errors import UserError
+from support.processes import alive, workers_of
+
+TESTS = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+
+
+def sources(folder: Path, contents: dict[str, str]) -> pl.DataFrame:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+        status = (folder / name).stat()
+        rows.append(
+            {
+                "path": str(folder / name),
+                "relpath": name,
+                "source_bytes": status.st_size,
+                "mtime_ns": status.st_mtime_ns,
+            }
+        )
+    return table(rows)
+
+
+def run(inputs: pl.DataFrame, out: Path, **options: object) -> BuildResult:
+    chosen = {"compiler": "support.faults:faulty", "workers": 2, "shard_samples": 4, "time_limit": 2.0, **options}
+    return build(inputs, PRESETS["jav"], out, BuildOptions(**chosen))  # type: ignore[arg-type]
+
+
+def rejects(out: Path) -> dict[str, tuple[str, str]]:
+    return {
+        row["relpath"]: (row["reason"], row["message"]) for row in pl.read_parquet(out / "rejected.parquet").to_dicts()
+    }
+
+
+def test_every_fault_costs_its_own_file_only(tmp_path: Path) -> None:
+    faults = {"segfault": "crashed", "hang": "timeout", "spin": "timeout", "exit": "crashed", "kill": "crashed"}
+    faults |= {"memory": "crashed", "bug": "internal", "reject": "corrupt"}
+    good = {f"good {i}.mp4": f"fine {i}" for i in range(8)}
+    out = tmp_path / "ds"
+    result = run(sources(tmp_path / "raw", {**{f"{name}.mp4": name for name in faults}, **good}), out)
+    found = rejects(out)
+    assert {name.removesuffix(".mp4"): reason for name, (reason, _) in found.items()} == faults
+    assert result.samples == len(good)
+    assert "SIGSEGV" in found["segfault.mp4"][1] and "twice" in found["segfault.mp4"][1]
+    assert found["reject.mp4"][1] == "a message of the library below"
+    assert "ZeroDivisionError" in found["bug.mp4"][1]
+    assert "code 7" in found["exit.mp4"][1]
+    assert not (out / ".work").exists()
+
+
+def test_a_killed_worker_costs_one_retry_and_no_bytes(tmp_path: Path) -> None:
+    contents = {f"{i}.mp4": f"fine {i}" for i in range(6)}
+    calm = run(sources(tmp_path / "a", contents), tmp_path / "calm", compiler="support.faults:fake")
+    marked = sources(tmp_path / "b", {**contents, "3.mp4": f"once {tmp_path / 'mark'}"})
+    first = run(marked, tmp_path / "once")
+    assert first.samples == 6 and calm.samples == 6
+    again = run(marked, tmp_path / "twin", workers=1)  # the mark is there now: nothing dies
+    assert again.samples == 6
+    assert tree(tmp_path / "once") == tree(tmp_path / "twin")
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted((out / "shards").rglob("*"))}
+
+
+def test_a_full_disk_stops_in_one_line_and_resumes(tmp_path: Path) -> None:
+    contents = {f"{i}.mp4": f"fine {i}" for i in range(9)}
+    inputs = sources(tmp_path / "raw", {**contents, "full.mp4": "full"})
+    with pytest.raises(UserError, match=r"half.mp4 cannot be written: No space left on device.*resumes") as caught:
+        run(inputs, tmp_path / "ds", shard_samples=2)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ds" / "manifest.parquet").exists()
+    (tmp_path / "raw" / "full.mp4").write_text("room again")
+    inputs = sources(tmp_path / "raw", {**contents, "full.mp4": "room again"})
+    assert run(inputs, tmp_path / "ds", shard_samples=2).samples == 10
+
+
+def test_a_vanished_file_is_a_reject_and_a_vanished_folder_stops(tmp_path: Path) -> None:
+    inputs = sources(tmp_path / "raw", {"a.mp4": "fine", "b.mp4": "fine b"})
+    (tmp_path / "raw" / "a.mp4").unlink()
+    result = run(inputs, tmp_path / "ds", compiler=None)
+    assert result.rejected["vanished"] == 1
+    inputs = sources(tmp_path / "mount", {"a.mp4": "fine", "b.mp4": "fine b"})
+    for file in (tmp_path / "mount").iterdir():
+        file.unlink()
+    (tmp_path / "mount").rmdir()
+    with pytest.raises(UserError, match="mount it again"):
+        run(inputs, tmp_path / "other", compiler=None)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    sources(tmp_path / "raw", {f"{order}.mp4": order for order in ("hang", "spin")})
+    program = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from compiler.run.test_engine import sources, run\n"
+        "run(sources(Path(sys.argv[2]), {'hang.mp4': 'hang', 'spin.mp4': 'spin'}), Path(sys.argv[3]), time_limit=500.0)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-P", "-c", program, str(TESTS), str(tmp_path / "raw"), str(tmp_path / "ds")]
+    )
+    until = time.monotonic() + 60
+    while len(workers := [pid for pid, _ in workers_of(parent.pid)]) < 2:
+        assert time.monotonic() < until and parent.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < until, "workers outlive their parent"
+        time.sleep(0.05)
+
+
+def test_worker_threads_and_start_method() -> None:
+    """Workers are fresh interpreters: nothing of this process's modules or threads is in them."""
+    from javisc.compiler.run.pool import Call, Pool
+
+    with Pool(1, Path(os.environ.get("TMPDIR", "/tmp")) / f"logs-{os.getpid()}") as pool:
+        pool.submit(Call("t", "support.probe_process:modules", {}, 30))
+        outcomes = []
+        while not outcomes:
+            outcomes = pool.wait()
+    assert outcomes[0].error is None, outcomes[0]
+    assert not {"torch", "nvidia.dali", "pytest", "_pytest"} & set(outcomes[0].value)
