@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.table import conform, is_url
+from javisc.compiler.inputs.table import conform
 from javisc.compiler.plan.layout import Changes, Layout, lay_out, read_shards, summary, write_plan
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.engine import COMPILERS, Job, Unit, make_engine
@@ -31,6 +31,7 @@ from javisc.compiler.store.files import UNWRITABLE, Store, unwritable
 from javisc.compiler.store.lock import alive, locked
 from javisc.compiler.store.tables import merge
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import is_url
 
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
 Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]

@@ -12,15 +12,15 @@ from typing import Any, BinaryIO, cast
 import fsspec
 import polars as pl
 
-from javisc.compiler.inputs.table import LABELS, is_url
 from javisc.manifests.errors import UserError
+from javisc.manifests.schema import CARRIED
+from javisc.manifests.urls import is_url
 
 LIST_SUFFIXES = frozenset({".txt", ".list", ".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"})
 #: A caption longer than this is no caption; a row longer than this is no row.
 MAX_FIELD = 1 << 20
-LABEL_NAMES = tuple(column.name for column in LABELS)
 FLOATS = frozenset({"offset_sec", "vstart_sec", "window_start", "window_end"})
-TAKEN = ("path", "relpath", "id", *LABEL_NAMES, "window_start", "window_end")
+TAKEN = ("path", "relpath", "id", *CARRIED, "window_start", "window_end")
 
 
 def read_rows(path: str, *, delimiter: str | None = None) -> Iterator[dict[str, Any]]:
