@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from javisc.manifests.absent import without
 from javisc.manifests.errors import UserError
 from javisc.manifests.schema import CARRIED, MANIFEST, Column
 
@@ -40,6 +41,8 @@ REQUIRED = ("path", "relpath")
 def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     """Bring a table to INPUT_SCHEMA: absent columns are null, `id` comes from relpath, `text` from `texts`.
 
+    A label that is a word for an absent value ("None", "nan") is null.
+
     Raises UserError if `path` or `relpath` is absent, or a column is not part of the schema.
     """
     frame = rows.lazy()
@@ -54,6 +57,7 @@ def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
             for name, dtype in INPUT_SCHEMA.items()
         ]
     )
+    frame = without(frame)
     stem = pl.col("relpath").str.replace(r"(?s)^.*/", "").str.replace(r"(?s)(.)\.[^.]*$", "${1}")
     text = pl.coalesce(pl.col("text"), pl.col("texts").list.first())
     return frame.with_columns(
