@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,14 @@ class Task(Protocol[Batch]):
 
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
         """Metrics on held-out data, equal on all ranks; {} if there is none. The model is in eval mode."""
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """What a task may add: the names that `validate` gives, so that a misspelt `run.metric` is found before the run."""
+
+    def metrics(self) -> tuple[str, ...]:
+        """Names of metrics; () where nothing is held out."""
 
 
 def endless(source: Source[Batch]) -> Generator[Batch, None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,7 +24,11 @@ import click
     "--resume", is_flag=True, help="Continue from the newest complete checkpoint in the run's folder, if there is one."
 )
 @click.option("--dry-run", is_flag=True, help="Say what a run would be, and run nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the dry run as JSON.")
+@click.option("--print-config", is_flag=True, help="Print the recipe with its changes as YAML, and run nothing.")
+@click.option(
+    "--keys", "list_keys", is_flag=True, help="List every setting of the recipe: value, type, bounds, meaning."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print --dry-run, --print-config or --keys as JSON.")
 def train(
     recipe: str,
     overrides: tuple[str, ...],
@@ -31,9 +36,13 @@ def train(
     folder: Path | None,
     resume: bool,
     dry_run: bool,
+    print_config: bool,
+    list_keys: bool,
     as_json: bool,
 ) -> None:
     """Train after RECIPE: the name of one that javisc brings, or a YAML file. Settings are changed with KEY=VALUE.
+
+    KEY={...} replaces all that KEY held, KEY.PART=... changes one part of it; --keys lists what there is.
 
     One process, or as many as torchrun starts:
 
@@ -44,12 +53,16 @@ def train(
     Without the -- torchrun takes --run for an option of its own. --resume starts a run where there is none yet; a process that
     torchrun starts again resumes by itself.
     """
-    from javisc.trainer.tasks.registry import load
+    from javisc.trainer.tasks import registry
 
-    given = (
-        [f"data.paths={json.dumps([str(Path(path)) if '://' not in path else path for path in data])}"] if data else []
-    )
-    loaded, task = load(recipe, [*given, *overrides])
+    chosen = [str(Path(path)) if "://" not in path else path for path in data]
+    # The option comes last: data={...} would otherwise empty what it set.
+    changes = [*overrides, *([f"data.paths={json.dumps(chosen)}"] if chosen else [])]
+    if print_config or list_keys:
+        shown = registry.recipe_of(recipe, changes)
+        click.echo((_keys if list_keys else _config)(shown, as_json))
+        return
+    loaded, task = registry.load(recipe, changes)
     if dry_run:
         from javisc.trainer.forecast import dry_run as dry
 
@@ -59,5 +72,24 @@ def train(
     from javisc.trainer.engine.loop import train as run
 
     folder = folder or Path("runs") / Path(recipe).stem
-    outcome = run(loaded, task, folder, resume=resume)
+    outcome = run(loaded, task, folder, resume=resume, name=recipe, changes=registry.changes(recipe, changes))
     click.echo(f"{outcome.why} at step {outcome.step}; checkpoints in {folder / 'checkpoints'}", err=True)
+
+
+def _config(recipe: Any, as_json: bool) -> str:
+    from javisc.trainer.engine.config import as_dict, as_yaml
+
+    return json.dumps(as_dict(recipe), indent=1) if as_json else as_yaml(recipe).rstrip()
+
+
+def _keys(recipe: Any, as_json: bool) -> str:
+    from javisc.trainer.engine.settings import keys, told
+
+    found = list(keys(type(recipe), recipe))
+    if as_json:
+        return json.dumps([vars(key) for key in found], indent=1)
+    lines = []
+    for key in found:
+        kind = f"{key.type} ({key.bounds})" if key.bounds else key.type
+        lines += [f"{key.key}={told(key.value)}", f"    {kind}. {key.meaning}"]
+    return "\n".join(lines)

@@ -35,7 +35,9 @@ def test_a_saved_model_loads_back_bit_for_bit(model: VASTDiT3, tmp_path: Path, s
 def test_options_replace_entries_and_run_folders_are_found(model: VASTDiT3, tmp_path: Path) -> None:
     checkpoint.save(model, tmp_path / "model")
     assert checkpoint.load(tmp_path, prior_attention="sample", dtype=torch.bfloat16).dtype == torch.bfloat16
-    with pytest.raises(UserError, match="prior_attention is 'row'; allowed are batch, sample"):
+    with pytest.raises(
+        UserError, match=r"config\.json: prior_attention=row: its type is batch or sample; change prior_attention"
+    ):
         checkpoint.load(tmp_path, prior_attention="row")
 
 

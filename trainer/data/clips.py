@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -24,6 +24,7 @@ from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
 from javisc.trainer.data.pools import NAMES
 from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.windows import RandomWindow
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.models.text.captions import clean
 from javisc.trainer.transforms.javisdit_mel import FLOOR, MelConfig, mel_input
 
@@ -42,18 +43,28 @@ class ClipData:
     `shards_together`: as in `SamplerOptions`.
     """
 
-    paths: list[str] = field(default_factory=list)
-    train_split: str | None = "train"
-    valid_split: str | None = "val"
-    buckets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    aspects: list[str] = field(default_factory=list)
-    stride: int = 1
-    clean_captions: bool = False
-    mel_padding: str = "zero"
-    decoder: str = "auto"
-    threads: int = 4
-    ahead: int = 2
-    shards_together: int = 0
+    paths: list[str] = setting([], "The datasets; --data sets it.")
+    train_split: str | None = setting(
+        "train", "Rows that are trained on, by the manifest's column split; null takes all."
+    )
+    valid_split: str | None = setting("val", "Rows that are held out; null validates nothing.")
+    buckets: dict[str, dict[str, Any]] = setting(
+        {}, '{RESOLUTION: {"FRAMES": [probability, or [of the resolution, of the length], batch size]}}.'
+    )
+    aspects: list[str] = setting([], "Ratios of a resolution's table that are kept; none keeps all.")
+    stride: int = setting(1, "Source frames per frame.", least=1, most=1000)
+    clean_captions: bool = setting(False, "Clean captions as sampling does; the reference does not in training.")
+    mel_padding: str = setting(
+        "zero",
+        "How short sounds are filled; the official weights saw zero.",
+        choices=("zero", "silence"),
+    )
+    decoder: str = setting(
+        "auto", "Where pictures are decoded; auto takes the GPU where there is one.", choices=("auto", "gpu", "cpu")
+    )
+    threads: int = setting(4, "Threads that decode.", least=1)
+    ahead: int = setting(2, "Batches that are read ahead.", least=1)
+    shards_together: int = setting(0, "Shards whose clips are mixed; 0 mixes all.", least=0)
 
     def table(self) -> BucketTable:
         """The buckets. Raises UserError where they cannot be read."""

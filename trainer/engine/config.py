@@ -17,6 +17,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.engine.distributed import ParallelConfig
 from javisc.trainer.engine.optim import EMAConfig, LossScaleConfig, OptimizerConfig
 from javisc.trainer.engine.schedule import ScheduleConfig
+from javisc.trainer.engine.settings import check_values, setting, told
 
 #: A recipe is a page of settings; larger files are no recipes.
 MAX_RECIPE_BYTES = 1 << 20
@@ -26,31 +27,28 @@ MAX_RECIPE_BYTES = 1 << 20
 class RunConfig:
     """How long a run is and what it leaves behind. Intervals are in optimizer steps; 0 switches the thing off."""
 
-    steps: int = 1000
-    #: Passes over the data after which a run ends before `steps`; 0 counts none.
-    epochs: int = 0
-    accumulate: int = 1
-    log_every: int = 10
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3
-    validate_every: int = 0
-    #: Validation stops the run after so many validations without a better `metric`; 0 never does.
-    patience: int = 0
-    metric: str = "accuracy_1"
-    metric_to_max: bool = True
-    #: Steps in a row whose gradient was not finite before the run gives up.
-    max_skipped: int = 20
-    deterministic: bool = True
-    tensorboard: bool = True
-    wandb: bool = False
+    steps: int = setting(1000, "Optimizer steps of the whole run.", least=1)
+    epochs: int = setting(0, "Passes over the data after which a run ends before `steps`; 0 counts none.", least=0)
+    accumulate: int = setting(1, "Batches whose gradients make one step.", least=1)
+    log_every: int = setting(10, "Steps between two rows of the log.", least=1)
+    checkpoint_every: int = setting(500, "Steps between checkpoints; 0 writes none but the last weights.", least=0)
+    keep_checkpoints: int = setting(3, "The newest checkpoints that are kept.", least=1)
+    validate_every: int = setting(0, "Steps between validations; 0 never validates.", least=0)
+    patience: int = setting(0, "Validations without a better `metric` that stop the run; 0 never does.", least=0)
+    metric: str = setting("accuracy_1", "The measured value that chooses `best/` and that patience waits for.")
+    metric_to_max: bool = setting(True, "Whether a larger `metric` is better.")
+    max_skipped: int = setting(20, "Steps in a row without a finite gradient before the run gives up.", least=0)
+    deterministic: bool = setting(True, "Only operations whose sums run in a fixed order, where there are such.")
+    tensorboard: bool = setting(True, "Write TensorBoard's files, too.")
+    wandb: bool = setting(False, "Log to Weights & Biases, too; needs javisc[wandb].")
 
 
 @dataclass
 class Recipe:
     """What every task shares. A task's own recipe adds its data and its model."""
 
-    task: str = MISSING
-    seed: int = 1337
+    task: str = setting(MISSING, "Which of the trainer's tasks this is a recipe of.")
+    seed: int = setting(1337, "From it follows every random choice: weights, order, crops, noise, dropout.")
     run: RunConfig = field(default_factory=RunConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -60,6 +58,19 @@ class Recipe:
 
 
 R = TypeVar("R", bound=Recipe)
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML's safe loader, which would take the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} names {key.value!r} a second time")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def recipe_names() -> list[str]:
@@ -85,7 +96,7 @@ def _text(name: str) -> tuple[str, str]:
 def _tree(name: str) -> tuple[DictConfig, str]:
     text, source = _text(name)
     try:
-        tree = OmegaConf.create(yaml.safe_load(text) or {})
+        tree = OmegaConf.create(yaml.load(text, _OnceLoader) or {})  # noqa: S506: a SafeLoader that refuses more
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{source} is no YAML of settings: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):
@@ -105,20 +116,14 @@ def task_of(name: str) -> str:
 def load_recipe(name: str, schema: type[R], overrides: Sequence[str] = ()) -> R:
     """The recipe called or stored at `name`, merged over `schema`'s defaults, then the overrides `a.b=value`.
 
+    An override sets: `key={...}` replaces all that `key` held, `key.sub=...` changes one part of it.
     Raises UserError that names the key (and the nearest known one), the value and where it came from.
     """
     tree, source = _tree(name)
     config = OmegaConf.structured(schema)
     config = _merge(config, tree, source, schema)
     for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {override!r}: write key=value, for example run.steps=100")
-        try:
-            part = OmegaConf.from_dotlist([override])
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"override {override!r}: {str(error).splitlines()[0]}") from error
-        config = _merge(config, part, f"override {override!r}", schema)
+        config = _set(config, override, schema)
     try:
         recipe = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -126,7 +131,29 @@ def load_recipe(name: str, schema: type[R], overrides: Sequence[str] = ()) -> R:
     except OmegaConfBaseException as error:
         raise UserError(f"{source}: {str(error).splitlines()[0]}") from error
     assert isinstance(recipe, schema)
+    check_values(recipe)
     return recipe
+
+
+def _set(config: Any, override: str, schema: type) -> Any:
+    """The settings with one override."""
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r}: write key=value, for example run.steps=100")
+    where = f"override {override!r}"
+    try:
+        part = OmegaConf.from_dotlist([override])
+        given = OmegaConf.select(part, key)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
+    merged = _merge(config, part, where, schema)
+    if not isinstance(given, DictConfig):
+        return merged
+    # A mapping sets the whole of its key: what stood there is emptied first, a section back to its defaults.
+    section = OmegaConf.get_type(OmegaConf.select(merged, key))
+    empty = OmegaConf.structured(section) if is_dataclass(section) else {}
+    OmegaConf.update(merged, key, empty, merge=False)
+    return _merge(merged, part, where, schema)
 
 
 def _merge(config: Any, part: DictConfig, source: str, schema: type) -> Any:
@@ -171,5 +198,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {before} → {after}")
+            lines.append(f"{prefix}{key}: {told(before)} → {told(after)}")
     return lines
+
+
+def as_yaml(recipe: Any) -> str:
+    """A recipe as YAML that `load_recipe` reads back as the same settings."""
+    return OmegaConf.to_yaml(OmegaConf.create(as_dict(recipe)))

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.settings import setting
 
 STRATEGIES = ("ddp", "fsdp2", "hybrid")
 #: So many variants of a block are compiled before the rest of them runs eagerly.
@@ -159,12 +160,12 @@ class ParallelConfig:
     its weights, in the compute precision, and neither traffic nor optimizer state.
     """
 
-    strategy: str = "ddp"
-    shard_group: int = 0
-    precision: str = "fp32"
-    compile: bool = False
-    checkpoint_blocks: bool = False
-    shared_batch_norm: bool = True
+    strategy: str = setting("ddp", "How the model lies on the processes.", choices=STRATEGIES)
+    shard_group: int = setting(0, "Processes of a group of `hybrid`; 0 takes those of a node.", least=0)
+    precision: str = setting("fp32", "What forward and backward compute in.", choices=tuple(PRECISIONS))
+    compile: bool = setting(False, "Compile each block.")
+    checkpoint_blocks: bool = setting(False, "Keep a block's inputs alone and compute it again in backward.")
+    shared_batch_norm: bool = setting(True, "Batch norms over the samples of all processes.")
 
 
 def check(config: ParallelConfig) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.trainer.engine.checkpoint import Checkpoints
-from javisc.trainer.engine.config import Recipe, as_dict, differences
+from javisc.trainer.engine.config import Recipe, as_dict, as_yaml, differences
 from javisc.trainer.engine.distributed import (
     Raised,
     World,
@@ -59,9 +60,12 @@ def train(
     *,
     resume: bool = False,
     last: Callable[[nn.Module], object] | None = None,
+    name: str = "",
+    changes: Sequence[str] = (),
 ) -> Outcome:
     """Train until the recipe's last step, a SIGTERM, or early stopping. Every process calls this.
 
+    `name` is the recipe's and `changes` what differs from it: both are printed and kept in the run's recipe.yaml.
     `last` is called with the model while the processes are still joined. With `resume`, and in processes that torchrun started
     again, a run that `folder` holds goes on. Raises UserError if it holds one otherwise, or if the gradients stay not finite.
     """
@@ -100,6 +104,8 @@ def train(
             brought = [carried.lr, carried.steps]
         checkpoints.discard_incomplete()
 
+        if here.first:
+            _told(folder, recipe, name, changes)
         own_rate = recipe.optimizer.lr * (here.size if recipe.optimizer.scale_lr_by_world else 1)
         base, offset = (own_rate, 0) if brought is None else (brought[0], int(brought[1]))
 
@@ -173,6 +179,17 @@ def train(
         if last is not None:
             last(inner)
         return Outcome(step, why, early.best)
+
+
+def _told(folder: Path, recipe: Recipe, name: str, changes: Sequence[str]) -> None:
+    """Print what a run's recipe changes in the preset, and keep the effective recipe: a file that can be trained after."""
+    title = [
+        f"{name or recipe.task}, changed in {len(changes)} settings" if changes else f"{name or recipe.task}, unchanged"
+    ]
+    print("\n  ".join([*title, *changes]), file=sys.stderr, flush=True)
+    with published(folder / "recipe.yaml") as temporary:
+        comments = "".join(f"# {line}\n" for line in (*title, *changes))
+        temporary.write_text(comments + as_yaml(recipe), encoding="utf-8")
 
 
 def _ended(recipe: Recipe, step: int, source: Source[Any]) -> bool:

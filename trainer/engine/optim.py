@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.distributed import clean
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.task import CarryOver
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -20,24 +21,24 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 class OptimizerConfig:
     """`lr` is multiplied by the number of processes where `scale_lr_by_world` is set. `eps` is Adam's."""
 
-    name: str = "adam"
-    lr: float = 5e-6
-    scale_lr_by_world: bool = True
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-7
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    clip_norm: float | None = 1.0
+    name: str = setting("adam", "The rule of the update.", choices=OPTIMIZERS)
+    lr: float = setting(5e-6, "The learning rate, before the schedule.", above=0)
+    scale_lr_by_world: bool = setting(True, "Multiply `lr` by the number of processes.")
+    betas: tuple[float, float] = setting((0.9, 0.999), "Adam's decay of both moments.", least=0, most=1 - 1e-12)
+    eps: float = setting(1e-7, "Adam's smallest denominator.", least=0)
+    momentum: float = setting(0.9, "SGD's.", least=0, most=1 - 1e-12)
+    weight_decay: float = setting(0.0, "Decoupled with adamw, part of the gradient else.", least=0)
+    clip_norm: float | None = setting(1.0, "The largest norm of a step's gradient; null clips nothing.", above=0)
 
 
 @dataclass
 class LossScaleConfig:
     """The loss scale of fp16: halved after an overflow, doubled after `growth_interval` steps without one."""
 
-    initial: float = 65536.0
-    growth_factor: float = 2.0
-    backoff_factor: float = 0.5
-    growth_interval: int = 2000
+    initial: float = setting(65536.0, "The scale at the start.", above=0)
+    growth_factor: float = setting(2.0, "By what it grows.", least=1)
+    backoff_factor: float = setting(0.5, "By what it shrinks after an overflow.", above=0, most=1)
+    growth_interval: int = setting(2000, "Steps without an overflow after which it grows.", least=1)
 
 
 def build_optimizer(params: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -136,8 +137,8 @@ class Stepper:
 class EMAConfig:
     """A moving average of the parameters; off while `decay` is 0. With `warmup`, decay starts at 0.1: min(d, (1+n)/(10+n))."""
 
-    decay: float = 0.0
-    warmup: bool = False
+    decay: float = setting(0.0, "What the average keeps of itself in a step; 0 keeps no average.", least=0, most=1)
+    warmup: bool = setting(False, "Start at 0.1 and rise to `decay`.")
 
 
 class EMA:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.settings import setting
 
 KINDS = ("constant", "cosine")
 
@@ -18,10 +19,10 @@ class ScheduleConfig:
     `constant` keeps the rate; `cosine` lets it fall to `end_factor` of it at step run.steps.
     """
 
-    kind: str = "constant"
-    warmup_steps: int = 1000
-    start_factor: float = 0.01
-    end_factor: float = 0.05
+    kind: str = setting("constant", "The course after the warm-up.", choices=KINDS)
+    warmup_steps: int = setting(1000, "Steps over which the rate rises.", least=0)
+    start_factor: float = setting(0.01, "The warm-up's beginning, as a part of the rate.", least=0, most=1)
+    end_factor: float = setting(0.05, "The cosine's end, as a part of the rate.", least=0, most=1)
 
 
 def rate_factor(config: ScheduleConfig, step: int, last: int = 0) -> float:

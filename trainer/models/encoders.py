@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.distributed import PRECISIONS
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import read_options, read_weights, run_weights
 from javisc.trainer.models import tiny
 from javisc.trainer.models.frozen import AudioCodec, PriorTextEncoder, TextEncoder, VideoCodec, need_weights
@@ -43,8 +44,8 @@ class EncodersConfig:
     video_vae: str = ""
     audio_vae: str = ""
     vocoder: str = ""
-    precision: str = "bf16"
-    tiny: bool = False
+    precision: str = setting("bf16", "What the frozen networks compute in.", choices=tuple(PRECISIONS))
+    tiny: bool = setting(False, "Small random networks wherever no place is given.")
 
 
 def recorded(folder: Path) -> EncodersConfig:

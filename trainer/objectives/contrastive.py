@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.models.prior.model import PriorTokens, STIBPrior
 
 
@@ -53,13 +54,13 @@ CONTRASTS: dict[str, Callable[[Tensor], Tensor]] = {
 class PriorLossConfig:
     """The terms' weights, and how prior tokens are held against embeddings (one of CONTRASTS). Defaults are the official ones."""
 
-    token: float = 1.0
-    disc: float = 1.0
-    mse: float = 1.0
-    va: float = 1.0
-    kl: float = 1e-6
-    onset: float = 1.0
-    contrast: str = "hinge"
+    token: float = setting(1.0, "Weight of the term of the prior's tokens.", least=0)
+    disc: float = setting(1.0, "Weight of the term of the judge.", least=0)
+    mse: float = setting(1.0, "Weight of the term of the distance.", least=0)
+    va: float = setting(1.0, "Weight of the term of the embeddings.", least=0)
+    kl: float = setting(1e-6, "Weight of the term of the distribution.", least=0)
+    onset: float = setting(1.0, "Weight of the term of onsets.", least=0)
+    contrast: str = setting("hinge", "How tokens are held against embeddings.", choices=CONTRASTS)
 
     def __post_init__(self) -> None:
         if self.contrast not in CONTRASTS:

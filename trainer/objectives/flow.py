@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.settings import setting
 
 #: (noised latents by modality, timesteps [B], frame masks by modality) → the network's outputs by modality.
 Velocity = Callable[[dict[str, Tensor], Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
@@ -26,14 +27,18 @@ class FlowConfig:
     reference), or nothing and is left out of the mean ("excluded").
     """
 
-    num_timesteps: int = 1000
-    sample_method: str = "logit-normal"
-    loc: float = 0.0
-    scale: float = 1.0
-    use_discrete_timesteps: bool = False
-    use_timestep_transform: bool = True
-    transform_scale: float = 1.0
-    masked_rows: str = "one"
+    num_timesteps: int = setting(1000, "Times of the noise's scale.", least=1)
+    sample_method: str = setting("logit-normal", "How times are drawn.", choices=("uniform", "logit-normal"))
+    loc: float = setting(0.0, "The logit-normal's mean.")
+    scale: float = setting(1.0, "The logit-normal's deviation.", above=0)
+    use_discrete_timesteps: bool = setting(False, "Whole times alone.")
+    use_timestep_transform: bool = setting(True, "Shift times for larger clips.")
+    transform_scale: float = setting(1.0, "How strongly times are shifted for larger clips.", above=0)
+    masked_rows: str = setting(
+        "one",
+        "What a row without a generated frame adds: 1.0, or nothing.",
+        choices=("one", "excluded"),
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in (("sample_method", ("logit-normal", "uniform")), ("masked_rows", ("one", "excluded"))):

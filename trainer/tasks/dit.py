@@ -29,6 +29,7 @@ from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
 from javisc.trainer.data.noise import generators, normal, uniform
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.distributed import autocast
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly, read_weights, run_weights
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, VASTDiT3Config
 from javisc.trainer.models.dit.checkpoint import fit_caption_length
@@ -51,8 +52,8 @@ SPACE, BINS = 8, 16
 class ModelChoice:
     """A named size and stage (`models.dit.PRESETS`), and options of `VASTDiT3Config` that replace its own."""
 
-    preset: str = MISSING
-    options: dict[str, Any] = field(default_factory=dict)
+    preset: str = setting(MISSING, "A named size and stage.")
+    options: dict[str, Any] = setting({}, "Options of the model's config.json that replace the preset's.")
 
     def config(self) -> VASTDiT3Config:
         """The model's config. Raises UserError for an unknown preset or option."""
@@ -89,9 +90,14 @@ class DiTRecipe(Recipe):
     model: ModelChoice = field(default_factory=ModelChoice)
     start: DiTStart = field(default_factory=DiTStart)
     flow: FlowConfig = field(default_factory=FlowConfig)
-    mask_ratios: dict[str, float] = field(default_factory=dict)
-    valid_times: list[float] = field(default_factory=lambda: [100.0, 300.0, 500.0, 700.0, 900.0])
-    evaluate_at_most: int = 0
+    mask_ratios: dict[str, float] = setting({}, "Shares of the kinds of given frames; the rest is generated whole.")
+    valid_times: list[float] = setting(
+        [100.0, 300.0, 500.0, 700.0, 900.0],
+        "Times of the noise that held-out clips are measured at.",
+        least=0,
+        most=1000,
+    )
+    evaluate_at_most: int = setting(0, "Batches of a validation, per process; 0 takes all.", least=0)
 
 
 @dataclass(frozen=True)
@@ -313,6 +319,11 @@ class DiTTask(ABC):
 
         known = _modalities(latents)
         return flow_loss(velocity, known, step.noise, step.t, self.recipe.flow, step.masks, tuple(known))
+
+    def metrics(self) -> tuple[str, ...]:
+        """What `validate` measures."""
+        video = ("video_loss",) if self.with_video else ()
+        return () if self.recipe.data.valid_split is None else ("loss", *video, "audio_loss", "clips")
 
     @torch.no_grad()
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:

@@ -27,6 +27,7 @@ from javisc.trainer.data.noise import generators, normal
 from javisc.trainer.data.pools import Pools
 from javisc.trainer.data.prior import PoolsConfig, PriorSource, negatives_of
 from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import run_weights
 from javisc.trainer.models.encoders import Encoders, EncodersConfig
 from javisc.trainer.models.prior import PriorConfig, STIBPrior
@@ -56,8 +57,8 @@ class PriorRecipe(Recipe):
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     objective: PriorLossConfig = field(default_factory=PriorLossConfig)
     model: PriorConfig = field(default_factory=PriorConfig)
-    start: str = ""
-    evaluate_at_most: int = 0
+    start: str = setting("", "A prior to go on from: a folder, a file or a run.")
+    evaluate_at_most: int = setting(0, "Batches of a validation, per process; 0 takes all.", least=0)
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,13 @@ class PriorTask:
             made[f"wrong_video_{aspect}"] = each(seen, wrong.video[aspect], aspect)
             made[f"wrong_audio_{aspect}"] = each(heard, wrong.audio[aspect], aspect)
         return {"prior_text": encoders.prior_text.encode(batch.captions), **made}
+
+    def metrics(self) -> tuple[str, ...]:
+        """What `validate` measures."""
+        if self.recipe.data.valid_split is None:
+            return ()
+        terms = [f"{a}_{term}_loss" for a in ASPECTS for term in ("token", "disc", "mse", "va", "total")]
+        return ("loss", *terms, *(["kl_loss"] if self.config.apply_sampling else []), "clips")
 
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
         """The loss and its terms over the held-out split, each clip with the same crop, noise and negatives every time."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.config import Recipe, load_recipe, task_of
-from javisc.trainer.task import Task
+from javisc.trainer.engine.config import Recipe, as_dict, differences, load_recipe, task_of
+from javisc.trainer.task import Measures, Task
 
 #: task → (module, its recipe's class, its own class)
 TASKS: dict[str, tuple[str, str, str]] = {
@@ -20,12 +21,41 @@ TASKS: dict[str, tuple[str, str, str]] = {
 }
 
 
+def recipe_of(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe by name or path with its overrides, its values checked. Raises UserError."""
+    module, recipe_class, _ = _entry(name)
+    return load_recipe(name, getattr(module, recipe_class), overrides)
+
+
 def load(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Task[Any]]:
     """The recipe by name or path with its overrides, and its task. Raises UserError."""
+    module, _, task_class = _entry(name)
+    recipe = recipe_of(name, overrides)
+    task: Task[Any] = getattr(module, task_class)(recipe)
+    if isinstance(task, Measures):
+        _check_metric(recipe, task.metrics())
+    return recipe, task
+
+
+def changes(name: str, overrides: Sequence[str]) -> list[str]:
+    """Lines `key: old → new` for every setting that the overrides change in the recipe."""
+    return differences(as_dict(recipe_of(name)), as_dict(recipe_of(name, overrides)))
+
+
+def _entry(name: str) -> tuple[ModuleType, str, str]:
     task = task_of(name)
     if task not in TASKS:
         raise UserError(f"recipe {name}: task {task!r} is not known: it may be {', '.join(TASKS)}")
-    module_name, recipe_class, task_class = TASKS[task]
-    module = importlib.import_module(module_name)
-    recipe: Recipe = load_recipe(name, getattr(module, recipe_class), overrides)
-    return recipe, getattr(module, task_class)(recipe)
+    module, recipe_class, task_class = TASKS[task]
+    return importlib.import_module(module), recipe_class, task_class
+
+
+def _check_metric(recipe: Recipe, names: tuple[str, ...]) -> None:
+    run = recipe.run
+    if run.patience and not (run.validate_every and names):
+        raise UserError(
+            f"run.patience={run.patience} waits for validations, and there are none: set run.validate_every and "
+            "data.valid_split, or run.patience=0"
+        )
+    if run.validate_every and names and run.metric not in names:
+        raise UserError(f"run.metric={run.metric}: it may be {', '.join(names)}; set run.metric to one of these")

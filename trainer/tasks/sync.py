@@ -18,6 +18,7 @@ from javisc.trainer.data import draws
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
 from javisc.trainer.engine.checkpoint_io import read_pt
 from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly, read_weights
 from javisc.trainer.forecast.flops import Tally
 from javisc.trainer.models.sync.alignment import PARTS
@@ -52,17 +53,19 @@ class SyncData:
     sounds at different offsets. `cache_mb` megabytes (10^6) of decoded clips are kept in memory by each process.
     """
 
-    paths: list[str] = field(default_factory=list)
-    batch_size: int = 10
-    train_split: str | None = "train"
-    valid_split: str | None = "val"
-    fixed_offsets: bool = True
-    iter_times: int = 1
-    evaluate_at_most: int = 0
-    threads: int = 2
-    ahead: int = 2
-    offsets_per_clip: int = 1
-    cache_mb: int = 0
+    paths: list[str] = setting([], "The datasets; --data sets it.")
+    batch_size: int = setting(10, "Clips of a process in a batch.", least=1)
+    train_split: str | None = setting(
+        "train", "Rows that are trained on, by the manifest's column split; null takes all."
+    )
+    valid_split: str | None = setting("val", "Rows that are held out; null validates nothing.")
+    fixed_offsets: bool = setting(True, "Take evaluation crops from the manifest's columns where it has them.")
+    iter_times: int = setting(1, "Passes over the held-out data that are pooled.", least=1)
+    evaluate_at_most: int = setting(0, "Batches of a validation, per pass and process; 0 takes all.", least=0)
+    threads: int = setting(2, "Threads that decode.", least=1)
+    ahead: int = setting(2, "Batches that are read ahead.", least=1)
+    offsets_per_clip: int = setting(1, "Sounds that each picture crop goes with.", least=1)
+    cache_mb: int = setting(0, "Megabytes of decoded clips that each process keeps; 0 keeps none.", least=0)
 
 
 @dataclass
@@ -73,11 +76,13 @@ class SyncRecipe(Recipe):
     transforms: SyncTransforms = field(default_factory=SyncTransforms)
     model: AVSyncConfig = field(default_factory=AVSyncConfig)
     start: SyncStart = field(default_factory=SyncStart)
-    channels_last: bool = True
-    #: Weight of a second loss for trunks that start from nothing: which moment of the sound belongs to each of the picture.
-    alignment_weight: float = 0.0
-    #: Weight of the offset's cross entropy; 0 teaches the trunks alone.
-    offset_weight: float = 1.0
+    channels_last: bool = setting(True, "Keep pictures with their channels last in memory.")
+    alignment_weight: float = setting(
+        0.0,
+        "Weight of a second loss, for new trunks: which moment of the sound belongs to each of the picture.",
+        least=0,
+    )
+    offset_weight: float = setting(1.0, "Weight of the offset's cross entropy; 0 teaches the trunks alone.", least=0)
 
 
 class SyncTask:
@@ -190,6 +195,10 @@ class SyncTask:
         loss = self.recipe.offset_weight * F.cross_entropy(logits.float(), target, reduction="sum")
         return loss if aligned is None else loss + weight * len(target) * aligned
 
+    def metrics(self) -> tuple[str, ...]:
+        """What `validate` measures."""
+        return () if self.recipe.data.valid_split is None else metric_names(self.recipe.model.head.classes)
+
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
         """The metrics over the held-out split, each process looking at its share; {} if the recipe names none."""
         split = self.recipe.data.valid_split
@@ -270,6 +279,11 @@ def pooled_metrics(logits: Sequence[Tensor], targets: Sequence[Tensor], world: i
         raise UserError("the held-out split has no clip that fits: check data.valid_split and the clips' lengths")
     every, wanted = torch.cat([part[0] for part in have]), torch.cat([part[1] for part in have])
     return {**sync_metrics(every, wanted), "loss": float(F.cross_entropy(every, wanted)), "clips": float(len(wanted))}
+
+
+def metric_names(classes: int) -> tuple[str, ...]:
+    """What `pooled_metrics` measures of so many classes."""
+    return tuple(pooled_metrics([torch.zeros(1, classes)], [torch.zeros(1, dtype=torch.long)], 1))
 
 
 def carried_over(checkpoint: SyncCheckpoint, model: nn.Module) -> CarryOver:

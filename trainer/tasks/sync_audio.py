@@ -13,11 +13,13 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import SoundBatch, SoundBatches, labels_of
 from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.forecast.flops import Tally
+from javisc.trainer.models.sync.config import TRUNK_SIZES
 from javisc.trainer.models.sync.flops import audio_grid, classifier_flops
 from javisc.trainer.models.sync.model import AudioClassifier
 from javisc.trainer.task import CarryOver
-from javisc.trainer.tasks.sync import pooled_metrics
+from javisc.trainer.tasks.sync import metric_names, pooled_metrics
 from javisc.trainer.transforms.sync_chain import AudioClipTransforms
 
 
@@ -28,22 +30,24 @@ class SyncAudioData:
     `evaluate_at_most` batches per process are looked at, 0 meaning all.
     """
 
-    paths: list[str] = field(default_factory=list)
-    batch_size: int = 16
-    valid_batch_size: int = 32
-    train_split: str | None = "train"
-    valid_split: str | None = "val"
-    evaluate_at_most: int = 0
-    threads: int = 2
-    ahead: int = 2
+    paths: list[str] = setting([], "The datasets; --data sets it.")
+    batch_size: int = setting(16, "Clips of a process in a batch.", least=1)
+    valid_batch_size: int = setting(32, "The same, where it is measured.", least=1)
+    train_split: str | None = setting(
+        "train", "Rows that are trained on, by the manifest's column split; null takes all."
+    )
+    valid_split: str | None = setting("val", "Rows that are held out; null validates nothing.")
+    evaluate_at_most: int = setting(0, "Batches of a validation, per process; 0 takes all.", least=0)
+    threads: int = setting(2, "Threads that decode.", least=1)
+    ahead: int = setting(2, "Batches that are read ahead.", least=1)
 
 
 @dataclass
 class AudioClassifierConfig:
     """A ResNet-18 with a head; `size` is the sync model's `audio_trunk.size`."""
 
-    classes: int = 308
-    size: str = "full"
+    classes: int = setting(308, "Labels that are told apart.", least=1)
+    size: str = setting("full", "The trunk's size, as a sync model's `audio_trunk.size`.", choices=TRUNK_SIZES)
 
 
 @dataclass
@@ -138,6 +142,11 @@ class SyncAudioTask:
     def loss(self, model: nn.Module, batch: SoundBatch, device: torch.device) -> Tensor:
         _, logits = model(batch.aud.to(device))
         return F.cross_entropy(logits.float(), batch.target.to(device), reduction="sum")
+
+    def metrics(self) -> tuple[str, ...]:
+        """What `validate` measures."""
+        names = () if self.recipe.data.valid_split is None else metric_names(self.recipe.model.classes)
+        return tuple(name for name in names if not name.endswith("_tol1"))
 
     @torch.no_grad()
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:

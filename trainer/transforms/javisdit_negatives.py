@@ -13,6 +13,7 @@ from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws as keyed
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.transforms import javisdit_audio_negatives as audio
 from javisc.trainer.transforms import javisdit_video_negatives as video
 from javisc.trainer.transforms.draws import Draws, SeededDraws
@@ -33,9 +34,11 @@ class NegativesConfig:
     video_temporal: tuple[str, ...] = VIDEO_TEMPORAL
     audio_spatial: tuple[str, ...] = ("add_sound_source", "del_sound_source", "scale_volume")
     audio_temporal: tuple[str, ...] = AUDIO_TEMPORAL
-    repetitions: int = 1
-    rule: str = "corrected"
-    unpaired: float = 0.5
+    repetitions: int = setting(1, "Negatives of each sort.", least=1, most=1000)
+    rule: str = setting(
+        "corrected", "The reference's windows or the corrected ones.", choices=("reference", "corrected")
+    )
+    unpaired: float = setting(0.5, "Probability of a sound that was made from the caption.", least=0, most=1)
 
     def __post_init__(self) -> None:
         for name, allowed in (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.transforms import sync_audio, sync_video
 from javisc.trainer.transforms.draws import Draws, happens
 from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, Lengths, Window, equalify, kept_part
@@ -18,25 +19,25 @@ from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, Lengths, 
 class SyncTransforms:
     """The settings of the chains: defaults are the pre-training recipe's. All p_* are probabilities."""
 
-    crop_len_sec: float = 5.0
-    max_off_sec: float = 2.0
-    classes: int = 21
+    crop_len_sec: float = setting(5.0, "Seconds of a crop.", above=0, most=3600)
+    max_off_sec: float = setting(2.0, "The largest offset of the grid, in seconds.", above=0, most=3600)
+    classes: int = setting(21, "Offsets of the grid.", least=3, most=100_000)
     do_offset: bool = True
-    clip_max_len_sec: float = 10.0
-    input_size: int = 224
-    upscaled_from: int = 192
-    audio_jitter_sec: float = 0.05
-    p_horizontal_flip: float = 0.5
-    p_color_jitter: float = 0.0
-    p_gray_scale: float = 0.0
-    sometimes_upscale_p: float = 0.0
-    p_audio_aug: float = 0.0
-    freq_mask: float = 64.0
-    time_mask: float = 200.0
+    clip_max_len_sec: float = setting(10.0, "Seconds of a clip that are looked at.", above=0)
+    input_size: int = setting(224, "Pixels of a crop's side.", least=8, most=4096)
+    upscaled_from: int = setting(192, "Pixels of the smaller picture that is enlarged.", least=1, most=4096)
+    audio_jitter_sec: float = setting(0.05, "The sound's random shift in training, in seconds.", least=0)
+    p_horizontal_flip: float = setting(0.5, "Probability of a mirrored picture.", least=0, most=1)
+    p_color_jitter: float = setting(0.0, "Probability of changed colours.", least=0, most=1)
+    p_gray_scale: float = setting(0.0, "Probability of grey pictures.", least=0, most=1)
+    sometimes_upscale_p: float = setting(0.0, "Probability of a picture made smaller and enlarged.", least=0, most=1)
+    p_audio_aug: float = setting(0.0, "Probability of masks in the spectrogram.", least=0, most=1)
+    freq_mask: float = setting(64.0, "The widest mask over frequencies, in bins.", least=0)
+    time_mask: float = setting(200.0, "The widest mask over time, in frames.", least=0)
     to_freeze_frames: bool = False
     to_corrupt_audio: bool = False
     corrupt_type: str = "mute"
-    active_min_overlap_sec: float = 1.0
+    active_min_overlap_sec: float = setting(1.0, "Seconds that picture and sound must share.", least=0)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.config import Recipe, as_dict, differences, load_recipe, task_of
+from javisc.trainer.engine.config import Recipe, as_dict, as_yaml, differences, load_recipe, recipe_names, task_of
+from javisc.trainer.engine.settings import keys
+from javisc.trainer.models.dit import VASTDiT3Config
 from javisc.trainer.models.sync.config import AVSyncConfig
+from javisc.trainer.tasks import registry
 
 
 @dataclass
@@ -70,6 +78,129 @@ def test_a_recipe_is_data_and_never_code(tmp_path: Path) -> None:
         load_recipe(large, Example)
     with pytest.raises(UserError, match="recipe 'absent': it may be .*path of a YAML file"):
         load_recipe("absent", Example)
+
+
+@dataclass
+class Mapped(Example):
+    shares: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+
+PRESET = """task: x
+run: {steps: 7, metric: loss}
+shares: {a: 0.5, b: 0.25}
+tables: {240p: {"51": [1.0, 4]}, 480p: {"51": [0.5, 2], "102": [0.5, 1]}}
+model: {transformer: {classes: 3, visual_selector: {n_layer: 1}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("shares={}", "shares", {}),
+        ("shares={c: 1}", "shares", {"c": 1.0}),
+        ("shares.a=0.75", "shares", {"a": 0.75, "b": 0.25}),
+        ('tables={240p: {"17": [1.0, 1]}}', "tables", {"240p": {"17": [1.0, 1.0]}}),
+        ('tables.480p={"17": [1.0, 1]}', "tables", {"240p": {"51": [1.0, 4.0]}, "480p": {"17": [1.0, 1.0]}}),
+        ("tables.240p.51=[0.5,2]", "tables.240p", {"51": [0.5, 2.0]}),
+        ("run={metric: mAP}", "run", {**as_dict(Recipe("x"))["run"], "metric": "mAP"}),
+        ("run.metric=mAP", "run", {**as_dict(Recipe("x"))["run"], "metric": "mAP", "steps": 7}),
+        ("model.transformer={width: 8}", "model.transformer.classes", 21),
+        ("model.transformer.width=8", "model.transformer.classes", 3),
+        ("model.full_attention={classes: 5}", "model.full_attention.classes", 5),
+    ],
+)
+def test_a_mapping_replaces_and_a_longer_key_changes_one_part(
+    tmp_path: Path, override: str, key: str, value: object
+) -> None:
+    name = written(tmp_path, PRESET)
+    found: object = as_dict(load_recipe(name, Mapped, [override]))
+    for part in key.split("."):
+        assert isinstance(found, dict)
+        found = found[part]
+    assert found == value
+
+
+_NAMES = st.text("abcdefgh_", min_size=1, max_size=5)
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(_NAMES, st.floats(0, 1)), st.dictionaries(_NAMES, st.floats(0, 1)))
+def test_whatever_a_mapping_held_it_holds_what_was_set(before: dict[str, float], after: dict[str, float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        name = written(Path(folder), yaml.safe_dump({"task": "x", "shares": before}))
+        assert load_recipe(name, Mapped, [f"shares={json.dumps(after)}"]).shares == after
+
+
+def test_a_section_that_is_emptied_keeps_no_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no setting 'run\.stesp'"):
+        load_recipe(written(tmp_path, PRESET), Mapped, ["run={stesp: 3}"])
+    with pytest.raises(UserError, match=r"tables.240p.51"):
+        load_recipe(written(tmp_path, PRESET), Mapped, ["tables={240p: {51: many}}"])
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 3 names 'run' a second time"):
+        load_recipe(written(tmp_path, "task: x\nrun: {steps: 3}\nrun: {accumulate: 2}\n"), Example)
+
+
+def test_the_effective_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, PRESET), Mapped, ["optimizer.clip_norm=null", "optimizer.eps=1e-15"])
+    again = written(tmp_path, as_yaml(recipe))
+    assert load_recipe(again, Mapped) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.accumulate=0", r"run\.accumulate=0: it must be at least 1"),
+        ("run.steps=-5", r"run\.steps=-5: it must be at least 1"),
+        ("schedule.kind=linear", r"schedule\.kind=linear: it may be constant, cosine"),
+        ("schedule.start_factor=1.5", r"schedule\.start_factor=1\.5: it must be 0 to 1"),
+        ("optimizer.name=lion", r"optimizer\.name=lion: it may be adam, adamw, sgd"),
+        ("optimizer.lr=nan", r"optimizer\.lr=nan: it must be above 0"),
+        ("optimizer.lr=-1e-3", r"optimizer\.lr=-0\.001: it must be above 0"),
+        ("optimizer.lr=.inf", r"optimizer\.lr=inf: .* finite"),
+        ("optimizer.betas=[0.9,1.5]", r"optimizer\.betas=\[0\.9, 1\.5\]: it must be 0 to 1"),
+        ("ema.decay=2", r"ema\.decay=2\.0: it must be 0 to 1"),
+        ("parallel.precision=fp8", r"parallel\.precision=fp8: it may be fp32, bf16, fp16"),
+        ("model.transformer.fusion.kind=sum", r"model\.transformer\.fusion\.kind=sum: it may be transformer, mlp"),
+        ("model.visual_trunk.size=huge", r"model\.visual_trunk\.size=huge: it may be full, small, tiny"),
+        ("run.keep_checkpoints=0", r"run\.keep_checkpoints=0: it must be at least 1"),
+        ("shares.a=.nan", r"shares=.*finite"),
+    ],
+)
+def test_a_value_out_of_its_bounds_is_told_at_the_start(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(written(tmp_path, PRESET), Mapped, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_within_its_bounds_and_every_setting_has_a_meaning(name: str) -> None:
+    recipe = registry.recipe_of(name)
+    found = list(keys(type(recipe), recipe))
+    assert {key.key for key in found} >= {"run.steps", "optimizer.lr", "data.paths"}
+    assert all(key.type and key.meaning for key in found), [key.key for key in found if not key.meaning]
+    assert len({key.key for key in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": "three"}, r"model\.options\.depth=three: its type is whole number"),
+        ({"depth": 2.5}, r"model\.options\.depth=2\.5: its type is whole number"),
+        ({"depth": 10**9}, r"model\.options\.depth=1000000000: it must be 1 to 1000"),
+        ({"qk_norm": "yes"}, r"model\.options\.qk_norm=yes: its type is true or false"),
+        ({"patch_size": [1, 2]}, r"model\.options\.patch_size=\[1, 2\]: its type is list of whole number, 3 of them"),
+        ({"mlp_ratio": None}, r"model\.options\.mlp_ratio=null: its type is number"),
+        ({"class_dropout_prob": float("nan")}, r"class_dropout_prob=nan: it must be 0 to 1"),
+    ],
+)
+def test_options_of_a_model_have_types_and_bounds_too(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        VASTDiT3Config.from_options(options, where="model.options")
+    assert VASTDiT3Config.from_options({"mlp_ratio": 2, "patch_size": [1, 2, 2]}).mlp_ratio == 2.0
 
 
 def test_differences_name_every_changed_setting(tmp_path: Path) -> None:

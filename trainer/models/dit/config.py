@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
+from javisc.trainer.engine.settings import coerced, setting
 from javisc.trainer.engine.weights import read_options
 
 #: Keys of the reference's config.json that decide how it computes, or who made it, not what.
@@ -32,23 +33,23 @@ class VASTDiT3Config:
     reference does; "once" does not; generated frames are the same either way.
     """
 
-    hidden_size: int = 1152
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    caption_channels: int = 4096
-    model_max_length: int = 300
-    in_channels: int = 4
-    audio_in_channels: int = 8
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    audio_patch_size: tuple[int, int] = (4, 1)
-    input_sq_size: int = 512
+    hidden_size: int = setting(1152, "Width.", least=1, most=65536)
+    depth: int = setting(28, "Blocks of a branch.", least=1, most=1000)
+    num_heads: int = setting(16, "Heads.", least=2, most=4096)
+    mlp_ratio: float = setting(4.0, "Width of the MLPs over the width.", above=0, most=64)
+    caption_channels: int = setting(4096, "Width of the text states.", least=1, most=65536)
+    model_max_length: int = setting(300, "Text tokens.", least=1, most=65536)
+    in_channels: int = setting(4, "Of the video latent.", least=1, most=65536)
+    audio_in_channels: int = setting(8, "Of the audio latent.", least=1, most=65536)
+    patch_size: tuple[int, int, int] = setting((1, 2, 2), "Time, height, width.", least=1, most=256)
+    audio_patch_size: tuple[int, int] = setting((4, 1), "Time, frequency.", least=1, most=256)
+    input_sq_size: int = setting(512, "Side of the pictures that positions are scaled to.", least=1, most=65536)
     qk_norm: bool = True
     pred_sigma: bool = True
-    class_dropout_prob: float = 0.1
-    spatial_prior_len: int = 32
-    temporal_prior_len: int = 32
-    st_prior_channel: int = 128
+    class_dropout_prob: float = setting(0.1, "Probability of a dropped caption.", least=0, most=1)
+    spatial_prior_len: int = setting(32, "Tokens.", least=1, most=65536)
+    temporal_prior_len: int = setting(32, "Tokens.", least=1, most=65536)
+    st_prior_channel: int = setting(128, "Width of the prior's tokens.", least=1, most=65536)
     st_prior_utilize: str = "cross_attn"
     require_onset: bool = False
     only_train_audio: bool = False
@@ -112,10 +113,7 @@ class VASTDiT3Config:
                 raise UserError(
                     f"{where}: unknown option {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
                 )
-        try:
-            return cls(**chosen)
-        except TypeError as error:
-            raise UserError(f"{where}: {error}") from None
+        return cls(**coerced(cls, chosen, where))
 
     @classmethod
     def load(cls, path: Path) -> VASTDiT3Config:

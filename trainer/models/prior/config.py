@@ -12,6 +12,7 @@ from typing import Any
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
+from javisc.trainer.engine.settings import coerced, setting
 from javisc.trainer.engine.weights import read_options
 
 
@@ -19,25 +20,25 @@ from javisc.trainer.engine.weights import read_options
 class PriorConfig:
     """Defaults are the official size. `encode_va` adds the video-audio encoder and discriminator, which only training needs."""
 
-    text_emb_dim: int = 1024
-    spatial_token_num: int = 32
-    temporal_token_num: int = 32
-    hidden_size: int = 512
-    out_dim: int = 128
-    nhead: int = 4
-    num_encoder_layers: int = 4
-    num_decoder_layers: int = 4
-    feedforward_scale: int = 4
+    text_emb_dim: int = setting(1024, "Width of the text states.", least=1, most=65536)
+    spatial_token_num: int = setting(32, "Tokens.", least=1, most=65536)
+    temporal_token_num: int = setting(32, "Tokens.", least=1, most=65536)
+    hidden_size: int = setting(512, "Width.", least=1, most=65536)
+    out_dim: int = setting(128, "Width of the tokens.", least=1, most=65536)
+    nhead: int = setting(4, "Heads.", least=1, most=4096)
+    num_encoder_layers: int = setting(4, "Layers.", least=0, most=1000)
+    num_decoder_layers: int = setting(4, "Layers.", least=0, most=1000)
+    feedforward_scale: int = setting(4, "Width of the MLPs over the width.", least=1, most=64)
     apply_sampling: bool = True
     pred_onset: bool = False
     encode_va: bool = False
-    video_in_channel: int = 4
-    video_patch_size: tuple[int, int, int] = (1, 2, 2)
-    video_input_sq_size: int = 512
-    audio_in_channel: int = 8
-    audio_patch_size: tuple[int, int] = (2, 2)
-    va_num_heads: int = 4
-    va_mlp_ratio: float = 4.0
+    video_in_channel: int = setting(4, "Of the video latent.", least=1, most=65536)
+    video_patch_size: tuple[int, int, int] = setting((1, 2, 2), "Time, height, width.", least=1, most=256)
+    video_input_sq_size: int = setting(512, "Side of the pictures that positions are scaled to.", least=1, most=65536)
+    audio_in_channel: int = setting(8, "Of the audio latent.", least=1, most=65536)
+    audio_patch_size: tuple[int, int] = setting((2, 2), "Time, frequency.", least=1, most=256)
+    va_num_heads: int = setting(4, "Heads of the judge.", least=1, most=4096)
+    va_mlp_ratio: float = setting(4.0, "Width of the judge's MLPs over the width.", above=0, most=64)
     qk_norm: bool = True
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class PriorConfig:
                 raise UserError(
                     f"{where}: unknown option {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
                 )
-        return cls(**options)
+        return cls(**coerced(cls, options, where))
 
     @classmethod
     def load(cls, path: Path) -> PriorConfig:

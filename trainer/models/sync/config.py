@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.settings import setting
 
 PRE_NORMS = ("layer", "l2", "identity")
 POSITIONS = ("learned", "zeroinit", "none")
@@ -18,45 +19,52 @@ TRUNK_SIZES = ("full", "small", "tiny")
 class StackConfig:
     """A stack of transformer blocks over tokens of width `SyncTransformerConfig.width`."""
 
-    n_layer: int = 3
-    n_head: int = 8
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    resid_pdrop: float = 0.1
+    n_layer: int = setting(3, "Blocks.", least=0, most=1000)
+    n_head: int = setting(8, "Heads of the attention.", least=1, most=4096)
+    embd_pdrop: float = setting(0.1, "Dropout of the tokens.", least=0, most=1)
+    attn_pdrop: float = setting(0.1, "Dropout of the attention.", least=0, most=1)
+    resid_pdrop: float = setting(0.1, "Dropout of a block's output.", least=0, most=1)
 
 
 @dataclass
 class SelectorConfig(StackConfig):
     """A stack whose few trained queries read a stream of context tokens."""
 
-    num_selectors: int = 16
-    positions: bool = True
+    num_selectors: int = setting(16, "Trained queries.", least=1, most=100_000)
+    positions: bool = setting(True, "Whether the queries have positions.")
 
 
 @dataclass
 class FusionConfig(StackConfig):
     """What joins the two streams: a transformer over [OFF | visual | MOD | audio], or the flattened tokens alone (mlp)."""
 
-    kind: str = "transformer"
-    tok_pdrop: float = 0.0
+    kind: str = setting("transformer", "What joins the streams.", choices=FUSIONS)
+    tok_pdrop: float = setting(0.0, "Dropout of whole tokens.", least=0, most=1)
 
 
 @dataclass
 class SyncTransformerConfig:
     """From two feature grids to logits over offsets. Grids smaller than the tables use their first rows."""
 
-    classes: int = 21
-    width: int = 512
-    visual_shape: tuple[int, int, int] = (16, 7, 7)
-    audio_shape: tuple[int, int] = (9, 20)
-    pre_norm: str = "layer"
-    visual_positions: str = "learned"
-    audio_positions: str = "learned"
-    #: Deviation of the position tables at the start. The published 0.02 suits trunks that are trained already; from scratch,
-    #: positions that small are hardly seen beside normalised features and nothing is learnt for long.
-    position_std: float = 0.02
-    #: Initial values: the published ones, or `ordered`, from which a small model learns in minutes.
-    initial: str = "published"
+    classes: int = setting(21, "Offsets that are told apart: transforms.classes.", least=2, most=100_000)
+    width: int = setting(512, "Width of the tokens.", least=1, most=65536)
+    visual_shape: tuple[int, int, int] = setting(
+        (16, 7, 7), "The position table's size: times, rows, columns.", least=1, most=100_000
+    )
+    audio_shape: tuple[int, int] = setting(
+        (9, 20), "The position table's size: frequencies, times.", least=1, most=100_000
+    )
+    pre_norm: str = setting("layer", "What is done to features before.", choices=PRE_NORMS)
+    visual_positions: str = setting("learned", "The picture's positions.", choices=POSITIONS)
+    audio_positions: str = setting("learned", "The sound's positions.", choices=POSITIONS)
+    position_std: float = setting(
+        0.02, "Deviation of the position tables at the start; from scratch, 0.02 is hardly seen.", least=0
+    )
+    initial: str = setting(
+        "published",
+        "Initial values; from `ordered` a small model learns in minutes.",
+        choices=INITIALS,
+    )
     visual_selector: SelectorConfig = field(default_factory=SelectorConfig)
     audio_selector: SelectorConfig = field(default_factory=SelectorConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -66,16 +74,20 @@ class SyncTransformerConfig:
 class FullAttentionConfig:
     """The baseline without selectors: one transformer over [OFF | all visual | MOD | all audio]."""
 
-    classes: int = 21
-    width: int = 512
-    visual_shape: tuple[int, int, int] = (16, 7, 7)
-    audio_shape: tuple[int, int] = (9, 20)
-    pre_norm: str = "layer"
-    visual_positions: str = "learned"
-    audio_positions: str = "learned"
-    #: Deviation of the position tables at the start. The published 0.02 suits trunks that are trained already; from scratch,
-    #: positions that small are hardly seen beside normalised features and nothing is learnt for long.
-    position_std: float = 0.02
+    classes: int = setting(21, "Offsets that are told apart: transforms.classes.", least=2, most=100_000)
+    width: int = setting(512, "Width of the tokens.", least=1, most=65536)
+    visual_shape: tuple[int, int, int] = setting(
+        (16, 7, 7), "The position table's size: times, rows, columns.", least=1, most=100_000
+    )
+    audio_shape: tuple[int, int] = setting(
+        (9, 20), "The position table's size: frequencies, times.", least=1, most=100_000
+    )
+    pre_norm: str = setting("layer", "What is done to features before.", choices=PRE_NORMS)
+    visual_positions: str = setting("learned", "The picture's positions.", choices=POSITIONS)
+    audio_positions: str = setting("learned", "The sound's positions.", choices=POSITIONS)
+    position_std: float = setting(
+        0.02, "Deviation of the position tables at the start; from scratch, 0.02 is hardly seen.", least=0
+    )
     stack: FusionConfig = field(default_factory=FusionConfig)
 
 
@@ -86,18 +98,18 @@ class CorrelationConfig:
     `moments`: into how many time steps both streams are resampled; the similarities are taken in `n_head` parts of the width.
     """
 
-    classes: int = 21
-    width: int = 512
-    n_head: int = 8
-    moments: int = 16
+    classes: int = setting(21, "Offsets that are told apart: transforms.classes.", least=2, most=100_000)
+    width: int = setting(512, "Width of the tokens.", least=1, most=65536)
+    n_head: int = setting(8, "Parts of the width in which similarities are taken.", least=1, most=4096)
+    moments: int = setting(16, "Time steps that both streams are resampled to.", least=1, most=100_000)
 
 
 @dataclass
 class TrunkConfig:
     """A feature extractor. One that is not trained keeps its norm statistics too."""
 
-    size: str = "full"
-    trained: bool = True
+    size: str = setting("full", "The feature extractor's size.", choices=TRUNK_SIZES)
+    trained: bool = setting(True, "Whether it learns; one that does not keeps its norm statistics too.")
 
 
 @dataclass
@@ -106,10 +118,11 @@ class AVSyncConfig:
 
     visual_trunk: TrunkConfig = field(default_factory=TrunkConfig)
     audio_trunk: TrunkConfig = field(default_factory=TrunkConfig)
-    visual_bridge: str = "conv"
-    audio_bridge: str = "identity"
-    #: Bridges that are not trained keep the space that their trunks were aligned in.
-    train_bridges: bool = True
+    visual_bridge: str = setting("conv", "From the picture's features to the common width.", choices=BRIDGES)
+    audio_bridge: str = setting("identity", "From the sound's features to the common width.", choices=BRIDGES)
+    train_bridges: bool = setting(
+        True, "Whether bridges learn; others keep the space that their trunks were aligned in."
+    )
     transformer: SyncTransformerConfig = field(default_factory=SyncTransformerConfig)
     full_attention: FullAttentionConfig | None = None
     correlation: CorrelationConfig | None = None

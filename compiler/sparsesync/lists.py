@@ -1,19 +1,15 @@
-"""SparseSync's splits: the lists its repository brings (in the corpus or in a folder of their own), or its rule without them."""
+"""The lists SparseSync's repository brings: splits and clips to leave out. They lie in the corpus or in a folder of their own."""
 
 from __future__ import annotations
 
 import copy
-import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Self
 
 from javisc.compiler.inputs.annotations import Lines, Problems, Source
 from javisc.compiler.inputs.corpora import Corpus
 
-#: The seed of SparseSync's configurations; splits are shuffled by it, offsets drawn by the next one.
-SEED = 1337
 #: Our names of the splits and SparseSync's.
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
@@ -73,37 +69,3 @@ class SyncCorpus(Corpus):
         for path in sorted(folder.glob("*.txt")):
             for number, line in Lines((path.name,)).rows(folder, problems):
                 yield line, f"is left out by {path.name}", (path, number)
-
-
-def lrs3_splits(clips: Iterable[str], seed: int = SEED) -> dict[str, str]:
-    """Clip → train, val or test, disjoint by video; clips are `pretrain/VIDEO/CLIP`.
-
-    The sorted videos are shuffled; the first tenth is for test, the next for validation.
-    """
-    clips = list(clips)
-    videos = sorted({clip.split("/")[-2] for clip in clips})
-    random.Random(seed).shuffle(videos)
-    tenth = int(0.1 * len(videos))
-    split = dict.fromkeys(videos[:tenth], "test") | dict.fromkeys(videos[tenth : 2 * tenth], "val")
-    return {clip: split.get(clip.split("/")[-2], "train") for clip in clips}
-
-
-def vggsound_splits(rows: Iterable[tuple[str, int, str, str]], seed: int = SEED) -> dict[tuple[str, int], str]:
-    """(video, start second) → train, val or test, from vggsound.csv's rows (video, start second, label, train or test).
-
-    Test is the corpus' own. Validation videos are drawn from train: of each class as many as it has in test.
-    """
-    rows = list(rows)
-    train: dict[str, set[str]] = defaultdict(set)
-    test: dict[str, set[str]] = defaultdict(set)
-    for video, _, label, split in rows:
-        (train if split == "train" else test)[label].add(video)
-    held: set[str] = set()
-    for label, videos in train.items():
-        drawn = sorted(videos)
-        random.Random(seed).shuffle(drawn)
-        held |= set(drawn[: len(test[label])])
-    return {
-        (video, start): "test" if split != "train" else "val" if video in held else "train"
-        for video, start, _, split in rows
-    }
