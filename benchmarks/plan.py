@@ -44,7 +44,8 @@ def synthetic(rows: int) -> Iterator[pl.DataFrame]:
 def plan_table(rows: int, folder: Path) -> dict[str, float]:
     """Plan `rows` synthetic inputs, then again with a tenth more."""
     from javisc.compiler.inputs.table import INPUT_SCHEMA, conform
-    from javisc.compiler.plan.layout import Layout, lay_out, spool, summary, write_plan
+    from javisc.compiler.plan.layout import Layout, lay_out, summary, write_plan
+    from javisc.manifests.spool import spool
 
     schema = pl.Schema({name: INPUT_SCHEMA[name] for name in ("path", "relpath", "source_bytes", "mtime_ns", "text")})
     layout = Layout(500, 0, {"train": 0.98, "val": 0.02})

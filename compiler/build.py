@@ -2,69 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import signal
-import socket
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.table import conform, is_url
-from javisc.compiler.plan.layout import Changes, Layout, lay_out, read_shards, summary, write_plan
+from javisc.compiler.inputs.table import conform
+from javisc.compiler.plan.layout import read_shards, summary
+from javisc.compiler.plan.options import BuildOptions
+from javisc.compiler.plan.planning import PLAN, Inputs, Planner
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.engine import COMPILERS, Job, Unit, make_engine
 from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.progress import Reporter
-from javisc.compiler.store.commits import BUILD, Parts
+from javisc.compiler.run.stopping import stoppable
+from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.files import UNWRITABLE, Store, unwritable
-from javisc.compiler.store.lock import alive, locked
+from javisc.compiler.store.lock import locked
+from javisc.compiler.store.scratch import clear, scratch_of, sweep
 from javisc.compiler.store.tables import merge
 from javisc.manifests.errors import UserError
 
-#: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
-Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
-PLAN = (BUILD, "plan.parquet")
-SETTINGS = (BUILD, "settings.json")
-WORK = ".work"
-#: Refusals that another attempt may lift; what --retry-rejected plans again.
-RETRIED = ("crashed", "timeout", "internal", "vanished", "unreadable", "no_caption")
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How a build runs. Only `shard_size`, `shard_samples`, `seed` and `split` have a say in the result.
-
-    shard_size: bytes of a shard, by estimate; shard_samples overrides it. split: names and shares. workers: processes of the
-    local engine, None for one per core. time_limit: seconds per file, to which some per megabyte are added. shard_range:
-    build only the shards a ≤ n < b and do not merge. finish: only merge what is published. prune: rewrite shards whose
-    inputs changed or are gone. retry_rejected: try inputs again that were refused for reasons that may pass. scratch: local
-    folder for unpacked clips. compiler: what becomes of one file, see run.engine.COMPILERS; None: what the recipe says.
-    """
-
-    shard_size: int = 512_000_000
-    shard_samples: int | None = None
-    seed: int = 0
-    split: Mapping[str, float] = field(default_factory=dict)
-    workers: int | None = None
-    engine: str = "local"
-    time_limit: float = 120.0
-    shard_range: tuple[int, int | None] | None = None
-    finish: bool = False
-    prune: bool = False
-    retry_rejected: bool = False
-    scratch: Path | None = None
-    compiler: str | None = None
+__all__ = ["BuildOptions", "BuildResult", "Inputs", "build", "plan_only"]
 
 
 @dataclass(frozen=True)
@@ -119,24 +85,21 @@ class _Build:
 
     def __init__(self, recipe: Recipe, out: str, options: BuildOptions, reporter: Reporter) -> None:
         self.recipe, self.options, self.reporter = recipe, options, reporter
-        name = f"{socket.gethostname()}-{os.getpid()}"
-        if options.scratch is not None or is_url(out):
-            self.scratch = Path(options.scratch or tempfile.gettempdir(), f"javisc-{name}")
-        else:
-            self.scratch = Path(os.path.abspath(out), WORK, name)  # noqa: PTH100 (keeps links)
+        self.scratch = scratch_of(out, options.scratch)
         self.store = Store(out, self.scratch / "fetched")
         self.began = time.monotonic()
         self.notes: list[str] = []
 
     def run(self, inputs: Inputs | None) -> BuildResult:
         ranged = self.options.shard_range is not None
-        with locked(self.store, shared=ranged), _stoppable():
+        planner = Planner(self.store, self.recipe, self.options, self.scratch, guess=self._per_shard, say=self._note)
+        with locked(self.store, shared=ranged), stoppable():
             if not ranged:
-                self._sweep()
+                sweep(self.store, self.scratch)
             try:
                 self.scratch.mkdir(parents=True, exist_ok=True)
                 with locked(self.store, name="plan.lock", wait=True) if ranged else nullcontext():
-                    path = self._plan(inputs)
+                    path = planner.plan(inputs)
                 return self._run(path)
             except KeyboardInterrupt:
                 raise UserError(self._interrupted(), exit_code=130) from None
@@ -145,9 +108,7 @@ class _Build:
                     raise
                 raise unwritable(full.filename or self.scratch, full) from error
             finally:
-                shutil.rmtree(self.scratch, ignore_errors=True)
-                if not self.store.remote and not self.options.scratch:
-                    _remove_if_empty(Path(self.store.root, WORK))
+                clear(self.store, self.scratch)
 
     def _interrupted(self) -> str:
         if not self.store.exists(*PLAN):
@@ -157,111 +118,14 @@ class _Build:
         done = sum(parts.done(shard, revision) for shard, revision in shards.select("shard", "revision").iter_rows())
         return f"interrupted: {done} of {shards.height} shards are published; run the same command again, it resumes"
 
-    def _sweep(self) -> None:
-        """Remove what killed builds and workers left behind. The lock is ours alone, so nobody uses it."""
-        if not self.store.remote:
-            root = Path(self.store.root)
-            for stale in (root / WORK).glob("*"):
-                if stale != self.scratch:
-                    shutil.rmtree(stale, ignore_errors=True)
-            for folder in (root, root / "shards", root / BUILD, root / BUILD / "parts"):
-                for leftover in folder.glob(".*.tmp") if folder.is_dir() else ():
-                    leftover.unlink(missing_ok=True)
-        own = f"javisc-{socket.gethostname()}-"
-        for stale in self.scratch.parent.glob(f"{own}*"):
-            pid = stale.name.removeprefix(own)
-            if pid.isdigit() and not alive(int(pid)):
-                shutil.rmtree(stale, ignore_errors=True)
-
-    def _plan(self, inputs: Inputs | None) -> Path:
-        """Bring the plan up to date and return it as a local file."""
-        exists = self.store.exists(*PLAN)
-        if exists:
-            self._check_settings()
-        if self.options.finish or (exists and self.options.shard_range is not None):
-            if not exists:
-                raise UserError(f"{self.store.root} has no plan yet: build without --finish first")
-            return self.store.fetch(*PLAN)
-        if not exists and self.store.exists("dataset.json"):
-            raise UserError(
-                f"{self.store.root} holds a dataset without {'/'.join(PLAN)}, so nothing can be added to it: give another --out"
-            )
-        assert inputs is not None
-        folder = self.scratch / "plan"
-        folder.mkdir(parents=True)
-        table = conform(inputs(folder) if callable(inputs) else inputs)
-        if table.select(pl.len()).collect(engine="streaming").item() == 0 and not exists:
-            raise UserError("no input was found: give a folder or list with media files")
-        layout = Layout(self._per_shard(table), self.options.seed, self.options.split)
-        plan, changes = lay_out(
-            table,
-            layout,
-            folder,
-            old=pl.read_parquet(self.store.fetch(*PLAN)) if exists else None,
-            published=Parts(self.store).published() if exists else None,
-            prune=self.options.prune,
-            retry=RETRIED if self.options.retry_rejected else (),
-        )
-        self._write_settings(layout)
-        with self.store.publish(*PLAN) as local:
-            write_plan(plan, local)
-        self._tell(changes, exists)
-        shutil.rmtree(folder, ignore_errors=True)
-        return self.store.fetch(*PLAN)
-
-    def _tell(self, changes: Changes, again: bool) -> None:
-        if again:
-            self._note(f"{changes.new} inputs are new, {changes.kept} are in the plan already")
-        for line in changes.lines(self.options.prune):
-            self._note(line)
-
-    def _note(self, line: str) -> None:
-        self.notes.append(line)
-        self.reporter.say(line)
-
     def _per_shard(self, table: pl.LazyFrame) -> int:
-        """Samples per shard: as asked for, as the settings say, or from the estimate."""
-        if self.options.shard_samples is not None:
-            return self.options.shard_samples
-        if self.store.exists(*SETTINGS) and self.store.exists(*PLAN):
-            settings = json.loads(self.store.read(*SETTINGS))
-            if settings["shard_size"] == self.options.shard_size:
-                return int(settings["per_shard"])
-        usable = table.filter(pl.col("refused").is_null()).select(pl.len(), pl.col("source_bytes").sum())
-        count, size = usable.collect(engine="streaming").row(0)
-        if (size or 0) * 4 <= self.options.shard_size:
-            # Compiled clips are hardly ever four times their source: this fits one shard without looking.
-            return max(1, count)
         job = _job(self.recipe, self.store.root, self.scratch, self.options)
         found = estimate(table, job, self.options.seed, self.options.workers or os.cpu_count() or 1)
         return found.per_shard(self.options.shard_size)
 
-    def _check_settings(self) -> None:
-        """Raise UserError if the dataset was begun with settings that shape bytes otherwise."""
-        settings = json.loads(self.store.read(*SETTINGS))
-        root = self.store.root
-        if settings["recipe_digest"] != self.recipe.digest:
-            was, now = settings["recipe"], self.recipe.to_json()
-            what = ", ".join(f"{name} {was.get(name)!r} → {now[name]!r}" for name in now if was.get(name) != now[name])
-            raise UserError(
-                f"{root} was built with another recipe ({what}): give the settings it had, or another --out"
-            )
-        for name, value in (("seed", self.options.seed), ("split", _shares(self.options.split))):
-            if settings[name] != value:
-                raise UserError(
-                    f"{root} was built with --{name} {settings[name]!r}, now it is {value!r}: give the same, or another --out"
-                )
-
-    def _write_settings(self, layout: Layout) -> None:
-        settings = {
-            "recipe": self.recipe.to_json(),
-            "recipe_digest": self.recipe.digest,
-            "seed": self.options.seed,
-            "split": _shares(self.options.split),
-            "shard_size": self.options.shard_size,
-            "per_shard": layout.per_shard,
-        }
-        self.store.write((json.dumps(settings, indent=1) + "\n").encode(), *SETTINGS)
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        self.reporter.say(line)
 
     def _run(self, path: Path) -> BuildResult:
         """Run what is not published; merge unless this is a range of the whole."""
@@ -299,7 +163,7 @@ class _Build:
                 "build them with --shard-range, or run without --finish",
                 exit_code=1,
             )
-        self._sweep()
+        sweep(self.store, self.scratch)
         whole = merge(self.store, path, shards["shard"].to_list(), self.recipe, self.scratch)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
 
@@ -315,39 +179,3 @@ def _full(error: Exception) -> OSError | None:
     match = re.search(r"\(os error (\d+)\)", str(error))
     code = int(match[1]) if match else 0
     return OSError(code, os.strerror(code)) if code in UNWRITABLE else None
-
-
-def _shares(split: Mapping[str, float]) -> list[list[Any]]:
-    """A split as JSON that keeps its order, which decides too."""
-    return [[name, float(share)] for name, share in split.items()]
-
-
-def _remove_if_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:  # other ranges still work in it, or it was never made
-        return
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into KeyboardInterrupt and let the clean-up finish; the third ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    count = 0
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            raise KeyboardInterrupt
-        if count >= 3:
-            os._exit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -33,6 +33,7 @@ from javisc.manifests.schema import (
     SCORES_SCHEMA,
     SHARDS_SCHEMA,
 )
+from javisc.manifests.urls import is_url, join
 
 HEADER = "dataset.json"
 #: dataset.json holds settings, not rows: more than this is not one of ours.
@@ -42,15 +43,6 @@ MAX_DATASETS = 10_000
 ROW_GROUP = 100_000
 #: Schemes polars reads by itself, in ranges; other fsspec URLs are read whole into memory.
 POLARS_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "hf", "http", "https", "file")
-
-
-def is_url(path: str) -> bool:
-    return "://" in path
-
-
-def join(base: str, *parts: str) -> str:
-    """Join a folder or URL and relative parts."""
-    return "/".join([base.rstrip("/") or "/", *parts]) if is_url(base) else str(Path(base, *parts))
 
 
 def absolute(path: str) -> str:

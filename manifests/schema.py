@@ -129,6 +129,19 @@ QUALITY = _columns(
 
 MANIFEST = JAVISDIT + WHERE + LABELS + SOURCE + QUALITY
 MANIFEST_SCHEMA = pl.Schema({column.name: column.dtype for column in MANIFEST})
+#: Columns that an input table may bring; they travel into KEY.json and the manifest as they are.
+CARRIED = (
+    "text",
+    "texts",
+    "audio_text",
+    "unpaired_audio_path",
+    "label",
+    "split",
+    "corpus",
+    "lang",
+    "offset_sec",
+    "vstart_sec",
+)
 
 #: Further columns of a dataset of latents (`javisc encode`), whose rows are windows of another dataset's clips.
 LATENTS = _columns(

@@ -102,17 +102,17 @@ def sync(
     preparation of LRS3 cuts off are kept.
     """
     from javisc.compiler.inputs.raw import from_raw
-    from javisc.compiler.plan import settings as parse
     from javisc.compiler.recipe import PRESETS
     from javisc.compiler.sparsesync.inputs import find_sync, from_sync
     from javisc.compiler.sparsesync.offsets import set_offsets
+    from javisc.compiler.sparsesync.rules import offset_grid as parse_grid
     from javisc.compiler.sparsesync.rules import read_fixed_offsets
 
     recipe = PRESETS["sync"].replace(fps=fps, short_side=short_side, crf=crf, max_seconds=max_seconds)
     if not 0.04 <= min_seconds <= 86400:
         raise UserError(f"--min-seconds {min_seconds}: 0.04 to 86400 is allowed; SparseSync needs 9")
     recipe = recipe.replace(min_frames=math.ceil(min_seconds * recipe.rate))
-    grid = parse.offset_grid(offset_grid)
+    grid = parse_grid(offset_grid)
     fixed = read_fixed_offsets(fixed_offsets) if fixed_offsets else None
     out = options["out"]
     if as_files:

@@ -18,6 +18,7 @@ from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.pool import Call, Pool
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import digest_of
+from javisc.manifests.absent import found
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import HEADER, read_header, scan_table
 from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
@@ -89,15 +90,17 @@ class _Verify:
             self.say(f"rejected.parquet: key {key} is also in the manifest")
         for row in refused.filter(~pl.col("reason").is_in(list(REASONS)).fill_null(False)).iter_rows(named=True):
             self.say(f"rejected.parquet: {row['relpath']!r}: {row['reason']!r} is no documented reason")
+        for cells in found(manifest):
+            self.say(f"manifest.parquet: {cells}; an older javisc wrote it: `javisc repair {self.store.root}` mends it")
         counted = keys.group_by("shard").len().join(shards, on="shard", how="full", coalesce=True).sort("shard")
         for row in counted.filter(pl.col("len").ne_missing(pl.col("samples"))).iter_rows(named=True):
             self.say(f"shards.parquet: shard {row['shard']}: {row['samples']} samples, the manifest has {row['len']}")
         if (digest := digest_of(shards)) != self.header.get("digest"):
             self.say(f"{HEADER}: digest is {self.header.get('digest')}, shards.parquet gives {digest}")
         counts = self.header.get("counts") or {}
-        for name, found in (("samples", keys.height), ("rejected", refused.height), ("shards", shards.height)):
-            if counts.get(name) != found:
-                self.say(f"{HEADER}: counts.{name} is {counts.get(name)}, the tables have {found}")
+        for name, count in (("samples", keys.height), ("rejected", refused.height), ("shards", shards.height)):
+            if counts.get(name) != count:
+                self.say(f"{HEADER}: counts.{name} is {counts.get(name)}, the tables have {count}")
         return keys.height
 
     def _files(self, shards: pl.DataFrame) -> None:

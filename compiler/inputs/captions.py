@@ -14,6 +14,7 @@ import polars as pl
 from javisc.compiler.inputs.lists import MAX_FIELD, captions_of, open_bytes, plain, read_rows, typed
 from javisc.compiler.inputs.local import SIDECAR
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, normal_relpath
+from javisc.manifests.absent import word
 from javisc.manifests.errors import UserError
 
 #: What a table of captions may be joined by: the most exact first.
@@ -150,7 +151,7 @@ def _tabled(path: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
             if not any(name in row for name in (*CAPTION_NAMES, "audio_text")):
                 raise UserError(f"--captions {path} has no captions: it needs a column {' or '.join(CAPTION_NAMES)}")
             named = True
-        ids = {name: plain(str(row[name])) for name in JOIN_BY if row.get(name) not in (None, "")}
+        ids = {name: plain(text) for name in JOIN_BY if (text := word(row.get(name))) is not None}
         labels = {name: typed(name, row.get(name)) for name in _SCHEMA if name not in ("on", "texts")}
         labels["texts"] = _captions_in({name: row.get(name) for name in CAPTION_NAMES})
         yield ids, labels

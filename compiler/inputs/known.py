@@ -11,9 +11,10 @@ import polars as pl
 from javisc.compiler.inputs.corpora import Corpus, Kind, corpus_of, locate, of_kind
 from javisc.compiler.inputs.local import ScanReport, scan
 from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, Matched, match
-from javisc.compiler.inputs.table import INPUT_SCHEMA, is_url, shown
+from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import is_url
 
 Say = Callable[[str], None]
 

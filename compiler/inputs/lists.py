@@ -12,15 +12,16 @@ from typing import Any, BinaryIO, cast
 import fsspec
 import polars as pl
 
-from javisc.compiler.inputs.table import LABELS, is_url
+from javisc.manifests.absent import NAMES, WORDS, word
 from javisc.manifests.errors import UserError
+from javisc.manifests.schema import CARRIED
+from javisc.manifests.urls import is_url
 
 LIST_SUFFIXES = frozenset({".txt", ".list", ".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"})
 #: A caption longer than this is no caption; a row longer than this is no row.
 MAX_FIELD = 1 << 20
-LABEL_NAMES = tuple(column.name for column in LABELS)
 FLOATS = frozenset({"offset_sec", "vstart_sec", "window_start", "window_end"})
-TAKEN = ("path", "relpath", "id", *LABEL_NAMES, "window_start", "window_end")
+TAKEN = ("path", "relpath", "id", *CARRIED, "window_start", "window_end")
 
 
 def read_rows(path: str, *, delimiter: str | None = None) -> Iterator[dict[str, Any]]:
@@ -123,7 +124,10 @@ def _lines(path: str) -> Iterator[dict[str, Any]]:
 
 
 def typed(column: str, value: Any) -> Any:
-    """A cell as its column's type: floats from text, one string or a list of strings as captions; None where it is unfit."""
+    """A cell as its column's type: floats from text, one string or a list of strings as captions; None where it says nothing.
+
+    A word for an absent value ("None", "nan") says nothing, and in a name it is a name.
+    """
     if column in FLOATS:
         try:
             number = float(value)
@@ -132,9 +136,10 @@ def typed(column: str, value: Any) -> Any:
         return number if number == number and abs(number) != float("inf") else None
     if column == "texts":
         return captions_of(value)
-    if isinstance(value, str):
-        return plain(value)
-    return None if isinstance(value, list | dict | float) else str(value)
+    text = word(value)
+    if text is None or column in NAMES:
+        return None if text is None else plain(text)
+    return None if (text := text.strip()) in WORDS else plain(text)
 
 
 def plain(text: str) -> str:
@@ -151,6 +156,6 @@ def captions_of(value: Any) -> list[str] | None:
             parsed = None
         if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
             value = parsed
-    items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    texts = [plain(item).strip() for item in items if isinstance(item, str) and item.strip()]
-    return texts or None
+    items = value if isinstance(value, list) else [value]
+    words = (word(item) for item in items if isinstance(item, str | bytes))
+    return [plain(text) for each in words if each is not None and (text := each.strip()) not in WORDS] or None

@@ -14,9 +14,9 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.inputs.lists import LIST_SUFFIXES, read_list
-from javisc.compiler.inputs.table import INPUT_SCHEMA, is_url, normal_relpath, shown, undecodable
-from javisc.compiler.store.files import filesystem
+from javisc.compiler.inputs.table import INPUT_SCHEMA, normal_relpath, shown, undecodable
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import filesystem, is_url
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".m2ts", ".ts", ".webm", ".m4v", ".mpg", ".mpeg"})
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff"})

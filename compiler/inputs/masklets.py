@@ -20,8 +20,8 @@ import polars as pl
 from javisc.compiler.inputs.lists import MAX_FIELD, open_bytes
 from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
 from javisc.compiler.inputs.table import INPUT_SCHEMA
-from javisc.compiler.plan.layout import spool
 from javisc.compiler.recipe import PRESETS
+from javisc.manifests.spool import spool
 
 #: Objects are small and a mask's edge matters; half a dozen frames may be a whole object. They have no sound.
 RECIPE = PRESETS["jav"].replace(name="masklets", allow_silent=True, min_frames=5, crf=10.0)

@@ -10,9 +10,10 @@ import polars as pl
 
 from javisc.compiler.inputs.captions import attach
 from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
-from javisc.compiler.inputs.table import is_url, shown
-from javisc.compiler.plan.layout import spool
+from javisc.compiler.inputs.table import shown
 from javisc.manifests.errors import UserError
+from javisc.manifests.spool import spool
+from javisc.manifests.urls import is_url
 
 
 def from_raw(

@@ -6,7 +6,6 @@ it. Each of its rows ends in exactly one of manifest.parquet or rejected.parquet
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 from collections.abc import Iterable
@@ -14,22 +13,12 @@ from typing import Any
 
 import polars as pl
 
+from javisc.manifests.absent import without
 from javisc.manifests.errors import UserError
-from javisc.manifests.schema import Column
+from javisc.manifests.schema import CARRIED, MANIFEST, Column
 
 #: Labels that travel from the input table into KEY.json and the manifest as they are.
-LABELS = (
-    Column("text", pl.String(), "the first caption"),
-    Column("texts", pl.List(pl.String), "all captions"),
-    Column("audio_text", pl.String(), "the caption of the sound alone"),
-    Column("unpaired_audio_path", pl.String(), "sound made from the caption, unrelated to the video"),
-    Column("label", pl.String(), "the class"),
-    Column("split", pl.String(), "the corpus's own split; where null, --split decides"),
-    Column("corpus", pl.String(), "the corpus the sample came from"),
-    Column("lang", pl.String(), "language of the caption"),
-    Column("offset_sec", pl.Float64(), "SparseSync: the fixed evaluation offset, seconds"),
-    Column("vstart_sec", pl.Float64(), "SparseSync: where the fixed evaluation crop starts, seconds"),
-)
+LABELS = tuple(column for name in CARRIED for column in MANIFEST if column.name == name)
 
 INPUTS = (
     Column("path", pl.String(), "absolute path or URL of the source; undecodable bytes shown as \\xNN"),
@@ -52,6 +41,8 @@ REQUIRED = ("path", "relpath")
 def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     """Bring a table to INPUT_SCHEMA: absent columns are null, `id` comes from relpath, `text` from `texts`.
 
+    A label that is a word for an absent value ("None", "nan") is null.
+
     Raises UserError if `path` or `relpath` is absent, or a column is not part of the schema.
     """
     frame = rows.lazy()
@@ -66,6 +57,7 @@ def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
             for name, dtype in INPUT_SCHEMA.items()
         ]
     )
+    frame = without(frame)
     stem = pl.col("relpath").str.replace(r"(?s)^.*/", "").str.replace(r"(?s)(.)\.[^.]*$", "${1}")
     text = pl.coalesce(pl.col("text"), pl.col("texts").list.first())
     return frame.with_columns(
@@ -80,21 +72,6 @@ def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
 def table(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
     """A frame of INPUT_SCHEMA from dictionaries; absent entries are null."""
     return pl.DataFrame(list(rows), schema=INPUT_SCHEMA)
-
-
-def key_of(relpath: str, window: tuple[float | None, float | None] | None = None, twin: int = 0) -> str:
-    """The sample's key: 24 hex digits of SHA-256 of the relpath (and of the window, for a part of a file).
-
-    `twin` tells apart inputs of equal relpath from different roots: 0 for the first, then 1, 2, … 96 bits: among 10^9
-    samples a collision has a chance of 10^-11.
-    """
-    name = relpath
-    if window is not None and window != (None, None):
-        start, end = ("" if edge is None else repr(float(edge)) for edge in window)
-        name += f"\0t={start},{end}"
-    if twin:
-        name += f"\0twin={twin}"
-    return hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
 def shown(path: bytes | str) -> str:
@@ -115,8 +92,3 @@ def undecodable(path: bytes | str) -> bytes | None:
 def normal_relpath(path: str) -> str:
     """A relpath in one form: '/' between the parts, no '.', '..' or leading '/'. It names a sample, opens no file."""
     return posixpath.normpath("/" + path).lstrip("/")
-
-
-def is_url(path: str) -> bool:
-    """True for what fsspec opens (`s3://…`), false for a local path."""
-    return "://" in path

@@ -12,16 +12,18 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, is_url, key_of
+from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
+from javisc.compiler.plan.keys import draw, key_of
+from javisc.compiler.store.commits import PUBLISHED_SCHEMA
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import write_table
+from javisc.manifests.spool import spool
+from javisc.manifests.urls import is_url
 
 PLAN_SCHEMA = pl.Schema(
     {"shard": pl.Int32(), "key": pl.String(), "revision": pl.Int32(), "twin": pl.Int32(), **INPUT_SCHEMA}
 )
 KEYED_SCHEMA = pl.Schema({**INPUT_SCHEMA, "key0": pl.String()})
-#: What stands on disk: where a key is, and the digest of its source or the reason of its refusal.
-PUBLISHED_SCHEMA = pl.Schema({"key": pl.String(), "shard": pl.Int32(), "sha256": pl.String(), "reason": pl.String()})
 WINDOW = ("window_start", "window_end")
 _BATCH = 100_000
 _COMPARED = ("source_bytes", *(column.name for column in LABELS), "boxes", "refused")
@@ -62,11 +64,6 @@ class Changes:
         return said
 
 
-def draw(seed: int, key: str) -> int:
-    """A 64-bit number from seed and key: the place of a sample in the spread. Independent of the key's own digits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big")
-
-
 def split_of(seed: int, key: str, shares: Mapping[str, float]) -> str | None:
     """The split a key falls into: shares cut [0, 1) in their order. None if there are none."""
     if not shares:
@@ -78,17 +75,6 @@ def split_of(seed: int, key: str, shares: Mapping[str, float]) -> str | None:
         if place < total:
             return name
     return list(shares)[-1]
-
-
-def spool(frames: Iterable[pl.DataFrame], folder: Path, schema: pl.Schema) -> pl.LazyFrame:
-    """Write frames of a schema to parquet files and return a lazy view of them: tables longer than memory."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = []
-    for number, frame in enumerate(frames):
-        piece = folder / f"{number:06d}.parquet"
-        frame.write_parquet(piece, compression="zstd", compression_level=1)
-        pieces.append(piece)
-    return pl.scan_parquet(pieces) if pieces else pl.LazyFrame(schema=schema)
 
 
 def lay_out(

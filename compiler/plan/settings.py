@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from javisc.compiler.recipe import PRESETS, Recipe
-from javisc.compiler.sparsesync.rules import Grid
 from javisc.manifests.errors import UserError
 
 _UNITS = {
@@ -54,14 +53,6 @@ def shard_range(text: str) -> tuple[int, int | None]:
     if match is None or (high is not None and high <= low):
         raise UserError(f"--shard-range {text!r}: A:B with A < B is allowed, as 0:8 for the shards 0 to 7")
     return low, high
-
-
-def offset_grid(text: str) -> Grid:
-    """SparseSync's grid of offsets from "21:2:5": classes, largest offset and crop in seconds. Raises UserError."""
-    match = re.fullmatch(r"(\d{1,4}):(\d{0,3}(?:\.\d{1,6})?):(\d{0,3}(?:\.\d{1,6})?)", text.strip())
-    if match is None or not match[2] or not match[3]:
-        raise UserError(f"--offset-grid {text!r}: CLASSES:LARGEST:CROP is allowed, as 21:2:5 or 3:1:5")
-    return Grid(int(match[1]), float(match[2]), float(match[3]))
 
 
 def recipe(name: str, changes: dict[str, Any], kinds: tuple[str, ...]) -> Recipe:

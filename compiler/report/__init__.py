@@ -14,8 +14,9 @@ from javisc.compiler.report.media import Preview, preview
 from javisc.compiler.report.page import MEDIA, page
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
-from javisc.manifests.io import Dataset, is_url
+from javisc.manifests.io import Dataset
 from javisc.manifests.members import MemberReader, check_key
+from javisc.manifests.urls import is_url
 
 #: Files of an earlier report that a new one may remove.
 OURS = re.compile(r"[a-z0-9_]{1,255}\.(mp4|flac|poster\.jpg|jpg|png)")

@@ -13,9 +13,12 @@ from javisc.manifests.errors import UserError
 #: What becomes of one file, by kind of recipe: `module:function`, called as f(source, recipe, scratch, window=…) -> Clip.
 COMPILERS = {
     "jav": "javisc.compiler.media.transcode:transcode",
-    "sync": "javisc.compiler.media.transcode:transcode",
+    "sync": "javisc.compiler.sparsesync.cuts:transcode_cut",
     "audio": "javisc.compiler.media.transcode:transcode_audio",
 }
+
+#: What tells a source's length before it is compiled: `module:function`, called as f(source).duration, seconds or None.
+PROBE = "javisc.compiler.media.open:probe"
 
 #: Engines by name: `module:class`, made with (job, workers).
 ENGINES = {"local": "javisc.compiler.run.local:LocalEngine"}
@@ -80,12 +83,17 @@ class Engine(Protocol):
     def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]: ...
 
 
+def named(entry: str) -> Any:
+    """What `module:attribute` names, imported at need: so the engine's floor never sees the floors its work is made of."""
+    module, _, attribute = entry.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def make_engine(name: str, job: Job, workers: int | None) -> Engine:
     """The engine called `name`. Raises UserError if there is none of that name."""
     if name not in ENGINES:
         raise UserError(f"--engine {name!r}: known are {', '.join(ENGINES)}")
-    module, _, attribute = ENGINES[name].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), attribute)(job, workers)
+    engine: Engine = named(ENGINES[name])(job, workers)
     return engine
 
 

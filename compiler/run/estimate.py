@@ -10,11 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.table import key_of
-from javisc.compiler.media.open import probe
-from javisc.compiler.plan.layout import draw
+from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.run.engine import Job, limit_of
+from javisc.compiler.run.engine import PROBE, Job, limit_of, named
 from javisc.compiler.run.pool import Call, Pool
 from javisc.compiler.run.unit import compile_input, local_source
 
@@ -111,7 +109,7 @@ def measure(
     folder = Path(scratch)
     folder.mkdir(parents=True)
     with local_source(path, raw_path, folder) as source:
-        whole = probe(source).duration
+        whole = named(PROBE)(source).duration
     start = window[0] or 0.0
     end = window[1] if window[1] is not None else whole
     if recipe["max_seconds"] is not None and end is not None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from javisc.compiler.inputs.table import is_url
 from javisc.compiler.run.engine import Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import is_url
 
 #: Packing is copying: this many bytes a second is slower than any disk worth building on, plus PACK_SECONDS.
 _PACK_RATE = 1e6

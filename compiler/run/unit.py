@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from javisc.compiler.inputs.table import is_url
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.sparsesync.cuts import face_crop
-from javisc.compiler.store.files import Store, filesystem
+from javisc.compiler.run.engine import named
+from javisc.compiler.store.files import Store
 from javisc.compiler.store.shard import MAX_MEMBER, write_shard
+from javisc.manifests.urls import filesystem, is_url
 
 
 def compile_input(
@@ -30,12 +29,10 @@ def compile_input(
 ) -> dict[str, Any]:
     """Compile one input; its clip lands as `scratch`/KEY.mp4 and `scratch`/KEY.flac, complete or not at all.
 
-    raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: an LRS3 meta text whose
-    faces to crop to. Returns the manifest columns
-    that the clip knows. Raises Rejected.
+    raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: a file of boxes to
+    crop to, for a compiler that takes one. Returns the manifest columns that the clip knows. Raises Rejected.
     """
-    module, _, function = compiler.partition(":")
-    compile_file = getattr(importlib.import_module(module), function)
+    compile_file = named(compiler)
     folder = Path(scratch, f"{key}.part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -46,8 +43,8 @@ def compile_input(
             span = (
                 None if window == [None, None] else (window[0] or 0.0, float("inf") if window[1] is None else window[1])
             )
-            crop = {} if boxes is None else {"crop": face_crop(Path(boxes))}
-            clip = compile_file(source, Recipe.from_json(recipe), work, window=span, **crop)
+            more = {} if boxes is None else {"boxes": Path(boxes)}
+            clip = compile_file(source, Recipe.from_json(recipe), work, window=span, **more)
             for extension, made in (("mp4", clip.mp4), ("flac", clip.flac)):
                 if made is not None:
                     if made.stat().st_size > MAX_MEMBER:

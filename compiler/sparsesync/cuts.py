@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from javisc.compiler.inputs.annotations import Problems, lines
 from javisc.compiler.media.encode import Crop, Part
+from javisc.compiler.media.transcode import Clip, transcode
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.recipe import Recipe
 from javisc.manifests.errors import UserError
 
 #: Frames a second that the frame numbers count; LRS3 was cut from videos of this rate.
@@ -165,13 +167,16 @@ def face_crop(path: Path) -> Crop:
     return crop
 
 
-def audio_segment(first: int, end: int, sample_rate: int = 16000) -> tuple[int, int]:
-    """(first sample, samples) that belong to the frames from `first` up to, not including, `end`.
-
-    The reference calls this with its last frame as `end` and so loses that frame's sound; `Meta.window` does not.
-    """
-    start = int(first / FPS * sample_rate)
-    return start, int(end / FPS * sample_rate) - start
+def transcode_cut(
+    source: Path,
+    recipe: Recipe,
+    scratch: Path,
+    *,
+    window: tuple[float, float] | None = None,
+    boxes: Path | None = None,
+) -> Clip:
+    """`transcode`, with every picture cropped to the face that the meta text `boxes` follows. Raises Rejected."""
+    return transcode(source, recipe, scratch, window=window, crop=None if boxes is None else face_crop(boxes))
 
 
 def new_meta(youtube: str, first: int, crops: list[Box]) -> str:

@@ -17,8 +17,8 @@ import av
 import numpy as np
 import soundfile
 
+from javisc.compiler.inputs.sync_lists import SPLITS
 from javisc.compiler.sparsesync.cuts import Box, new_meta, read_texts, square_crop
-from javisc.compiler.sparsesync.lists import SPLITS
 from javisc.compiler.sparsesync.rules import Grid, write_fixed_offsets
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published

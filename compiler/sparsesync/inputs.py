@@ -12,11 +12,12 @@ from javisc.compiler.inputs.corpora import corpus_of, locate
 from javisc.compiler.inputs.identity import without_extension
 from javisc.compiler.inputs.local import VIDEO_SUFFIXES, ScanReport, scan
 from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, match
-from javisc.compiler.inputs.table import INPUT_SCHEMA, is_url, shown
+from javisc.compiler.inputs.sync_lists import SPLITS, SyncCorpus
+from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.compiler.sparsesync.cuts import read_texts
-from javisc.compiler.sparsesync.lists import SPLITS, SyncCorpus
 from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import is_url
 
 Say = Callable[[str], None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,49 +14,14 @@ import numpy as np
 import polars as pl
 
 from javisc.compiler.inputs.annotations import Problems, Table
+from javisc.compiler.inputs.sync_lists import SEED
 from javisc.manifests.errors import UserError
 
-#: The seed of SparseSync's configurations; splits are shuffled by it, offsets drawn by the next one.
-SEED = 1337
 #: Clips below this cannot hold every offset of the largest grid: 7 s and 2 s, 8 s and 1 s.
 MIN_SECONDS = 9.0
 #: Of a clip only so much is used.
 MAX_SECONDS = 10.0
 _OFFSETS = ("path", "offset_sec", "vstart_sec")
-
-
-def lrs3_splits(clips: Iterable[str], seed: int = SEED) -> dict[str, str]:
-    """Clip → train, val or test, disjoint by video; clips are `pretrain/VIDEO/CLIP`.
-
-    The sorted videos are shuffled; the first tenth is for test, the next for validation.
-    """
-    clips = list(clips)
-    videos = sorted({clip.split("/")[-2] for clip in clips})
-    random.Random(seed).shuffle(videos)
-    tenth = int(0.1 * len(videos))
-    split = dict.fromkeys(videos[:tenth], "test") | dict.fromkeys(videos[tenth : 2 * tenth], "val")
-    return {clip: split.get(clip.split("/")[-2], "train") for clip in clips}
-
-
-def vggsound_splits(rows: Iterable[tuple[str, int, str, str]], seed: int = SEED) -> dict[tuple[str, int], str]:
-    """(video, start second) → train, val or test, from vggsound.csv's rows (video, start second, label, train or test).
-
-    Test is the corpus' own. Validation videos are drawn from train: of each class as many as it has in test.
-    """
-    rows = list(rows)
-    train: dict[str, set[str]] = defaultdict(set)
-    test: dict[str, set[str]] = defaultdict(set)
-    for video, _, label, split in rows:
-        (train if split == "train" else test)[label].add(video)
-    held: set[str] = set()
-    for label, videos in train.items():
-        drawn = sorted(videos)
-        random.Random(seed).shuffle(drawn)
-        held |= set(drawn[: len(test[label])])
-    return {
-        (video, start): "test" if split != "train" else "val" if video in held else "train"
-        for video, start, _, split in rows
-    }
 
 
 @dataclass(frozen=True)
@@ -100,6 +65,14 @@ class Grid:
             return None
         start = int(generator.uniform(low, high) * fps) / fps
         return _half(offset), _half(start)
+
+
+def offset_grid(text: str) -> Grid:
+    """SparseSync's grid of offsets from "21:2:5": classes, largest offset and crop in seconds. Raises UserError."""
+    match = re.fullmatch(r"(\d{1,4}):(\d{0,3}(?:\.\d{1,6})?):(\d{0,3}(?:\.\d{1,6})?)", text.strip())
+    if match is None or not match[2] or not match[3]:
+        raise UserError(f"--offset-grid {text!r}: CLASSES:LARGEST:CROP is allowed, as 21:2:5 or 3:1:5")
+    return Grid(int(match[1]), float(match[2]), float(match[3]))
 
 
 def _half(value: float) -> float:

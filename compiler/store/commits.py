@@ -10,10 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.plan.layout import PUBLISHED_SCHEMA
 from javisc.compiler.store.files import Store
 from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
 
+#: What stands on disk: where a key is, and the digest of its source or the reason of its refusal.
+PUBLISHED_SCHEMA = pl.Schema({"key": pl.String(), "shard": pl.Int32(), "sha256": pl.String(), "reason": pl.String()})
 #: The folder in a dataset that later builds of it need; the dataset is complete without it.
 BUILD = ".build"
 _COMMIT = re.compile(r"(\d{6,})\.json")

@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
-from javisc.manifests.io import is_url, join
+from javisc.manifests.urls import filesystem, is_url, join
 
 #: What the system says when nothing more can be written here: never the fault of an input.
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE})
@@ -122,15 +120,6 @@ class Store:
         """Remove a local folder and all below it; links are removed, not followed."""
         if not self.remote:
             shutil.rmtree(Path(self.root, *parts), ignore_errors=True)
-
-
-def filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it. No listings are cached: other processes write to it too.
-
-    Raises ValueError or ImportError.
-    """
-    fs, inside = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    return fs, str(inside)
 
 
 def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:

@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from javisc.compiler.inputs.table import LABELS
-from javisc.manifests.schema import MANIFEST_SCHEMA, SCORES_SCHEMA
+from javisc.manifests.schema import CARRIED, MANIFEST_SCHEMA, SCORES_SCHEMA
 
-LABEL_NAMES = tuple(column.name for column in LABELS)
 #: Columns that KEY.json leaves out: they say where things lie on the machine that built, or where in the shard, or which crop
 #: an evaluation takes, or what a model thinks of the clip, which may be chosen anew without touching a shard.
 _PLACES = frozenset({"path", "audio_path", "unpaired_audio_path", "shard", "offset_sec", "vstart_sec", *SCORES_SCHEMA})
@@ -19,7 +17,7 @@ _MEMBER_PARTS = ("offset", "size", "crc32")
 def manifest_row(source: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest's row of a clip but for its place in the shard. source: the plan's row. columns: what the clip knows."""
     row: dict[str, Any] = {name: columns.get(name) for name in MANIFEST_SCHEMA}
-    row |= {name: source[name] for name in ("path", "id", "relpath", "key", *LABEL_NAMES)}
+    row |= {name: source[name] for name in ("path", "id", "relpath", "key", *CARRIED)}
     row["source_bytes"] = columns.get("source_bytes", source["source_bytes"])
     row["audio_path"] = source["path"] if row["channels"] else None
     return row

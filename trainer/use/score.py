@@ -25,8 +25,9 @@ from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import HEADER, Dataset, check_output, join, write_header, write_table, write_view
+from javisc.manifests.io import HEADER, Dataset, check_output, write_header, write_table, write_view
 from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA
+from javisc.manifests.urls import join
 from javisc.trainer.use.score_clip import NEEDED
 from javisc.trainer.use.score_worker import WorkerOptions, failure
 from javisc.trainer.use.selector import load_selector, short_side

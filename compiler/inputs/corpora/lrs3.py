@@ -8,8 +8,7 @@ from pathlib import Path
 from javisc.compiler.inputs.annotations import Problems, Source
 from javisc.compiler.inputs.corpora import Row
 from javisc.compiler.inputs.identity import normal, without_extension
-from javisc.compiler.sparsesync.lists import SyncCorpus
-from javisc.compiler.sparsesync.rules import lrs3_splits
+from javisc.compiler.inputs.sync_lists import SyncCorpus, lrs3_splits
 
 
 class Lrs3(SyncCorpus):

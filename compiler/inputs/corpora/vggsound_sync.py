@@ -9,8 +9,7 @@ from javisc.compiler.inputs.annotations import Problems, Source, Table, missing
 from javisc.compiler.inputs.corpora import Row
 from javisc.compiler.inputs.corpora.vggsound import META
 from javisc.compiler.inputs.identity import stem, youtube_clip
-from javisc.compiler.sparsesync.lists import SyncCorpus
-from javisc.compiler.sparsesync.rules import vggsound_splits
+from javisc.compiler.inputs.sync_lists import SyncCorpus, vggsound_splits
 
 PICKS = Table(
     ("picked_sparse_classes.csv", "data/picked_sparse_classes.csv"), columns=("class", "is_sparse"), delimiter="\t"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.inputs.table import INPUT_SCHEMA, conform, key_of, normal_relpath, table
+from javisc.compiler.inputs.table import INPUT_SCHEMA, conform, normal_relpath, table
+from javisc.compiler.plan.keys import key_of
 from javisc.compiler.plan.layout import (
     PLAN_SCHEMA,
-    PUBLISHED_SCHEMA,
     Changes,
     Layout,
     lay_out,
@@ -24,6 +24,7 @@ from javisc.compiler.plan.layout import (
     summary,
     write_plan,
 )
+from javisc.compiler.store.commits import PUBLISHED_SCHEMA
 from javisc.manifests.errors import UserError
 
 RELPATHS = st.lists(

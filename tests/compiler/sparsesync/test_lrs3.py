@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from javisc.compiler.sparsesync.cuts import Box, audio_segment, new_meta, read_meta, square_crop
+from javisc.compiler.sparsesync.cuts import FPS, Box, new_meta, read_meta, square_crop
 from javisc.manifests.errors import UserError
 from support.corpora import ANNOTATIONS
 from support.shared import PARITY, need
@@ -20,6 +20,15 @@ from support.shared import PARITY, need
 @cache
 def fixture(section: str) -> Any:
     return json.loads(need(PARITY / "sparsesync/transforms.json").read_text())[section]
+
+
+def audio_segment(first: int, end: int, sample_rate: int = 16000) -> tuple[int, int]:
+    """The reference's (first sample, samples) of the frames up to, not including, `end`.
+
+    It calls this with its last frame as `end` and so loses that frame's sound; `Meta.window` does not.
+    """
+    start = int(first / FPS * sample_rate)
+    return start, int(end / FPS * sample_rate) - start
 
 
 def test_the_meta_text_is_read_as_the_reference_does(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from javisc.compiler.sparsesync.rules import Grid, lrs3_splits, read_fixed_offsets, vggsound_splits, write_fixed_offsets
+from javisc.compiler.inputs.sync_lists import lrs3_splits, vggsound_splits
+from javisc.compiler.sparsesync.rules import Grid, read_fixed_offsets, write_fixed_offsets
 from javisc.manifests.errors import UserError
 from support.corpora import ANNOTATIONS
 from support.shared import PARITY, need

@@ -17,8 +17,9 @@ from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.check.dataset import verify
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.store.files import Store, filesystem
+from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import filesystem
 from support.raw import raw_folder, write_clip
 
 RECIPE = PRESETS["jav"].replace(short_side=32, encoder_preset="ultrafast")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from javisc.compiler.inputs.annotations import Json, Lines, Source, Table, Yaml
 from javisc.compiler.inputs.corpora import ANNOTATION_SCHEMA, EXCLUDED_SCHEMA, Corpus, of_kind, registry
-from javisc.compiler.sparsesync.lists import SyncCorpus
+from javisc.compiler.inputs.sync_lists import SyncCorpus
 from javisc.manifests.errors import UserError
 
 CORPORA = registry()

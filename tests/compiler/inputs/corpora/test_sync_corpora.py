@@ -11,7 +11,7 @@ import pytest
 
 from javisc.compiler.inputs.corpora import Annotations, of_kind
 from javisc.compiler.inputs.corpora.vggsound_sync import SPARSE
-from javisc.compiler.sparsesync.lists import SyncCorpus
+from javisc.compiler.inputs.sync_lists import SyncCorpus
 from support.corpora import ANNOTATIONS
 from support.shared import need
 

@@ -1,0 +1,36 @@
+"""How a build runs: what `javisc build` is told beside its inputs and the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: Refusals that another attempt may lift; what --retry-rejected plans again.
+RETRIED = ("crashed", "timeout", "internal", "vanished", "unreadable", "no_caption")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a build runs. Only `shard_size`, `shard_samples`, `seed` and `split` have a say in the result.
+
+    shard_size: bytes of a shard, by estimate; shard_samples overrides it. split: names and shares. workers: processes of the
+    local engine, None for one per core. time_limit: seconds per file, to which some per megabyte are added. shard_range:
+    build only the shards a ≤ n < b and do not merge. finish: only merge what is published. prune: rewrite shards whose
+    inputs changed or are gone. retry_rejected: try inputs again that were refused for reasons that may pass. scratch: local
+    folder for unpacked clips. compiler: what becomes of one file, see run.engine.COMPILERS; None: what the recipe says.
+    """
+
+    shard_size: int = 512_000_000
+    shard_samples: int | None = None
+    seed: int = 0
+    split: Mapping[str, float] = field(default_factory=dict)
+    workers: int | None = None
+    engine: str = "local"
+    time_limit: float = 120.0
+    shard_range: tuple[int, int | None] | None = None
+    finish: bool = False
+    prune: bool = False
+    retry_rejected: bool = False
+    scratch: Path | None = None
+    compiler: str | None = None

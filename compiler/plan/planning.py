@@ -1,0 +1,99 @@
+"""Bringing a dataset's plan up to date with its inputs, and writing it down before any work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from javisc.compiler.inputs.table import conform
+from javisc.compiler.plan.layout import Changes, Layout, lay_out, write_plan
+from javisc.compiler.plan.options import RETRIED, BuildOptions
+from javisc.compiler.plan.saved import SETTINGS, check_settings, read_settings, write_settings
+from javisc.compiler.recipe import Recipe
+from javisc.compiler.store.commits import BUILD, Parts
+from javisc.compiler.store.files import Store
+from javisc.manifests.errors import UserError
+
+#: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
+Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
+PLAN = (BUILD, "plan.parquet")
+
+
+class Planner:
+    """Makes the plan of one build.
+
+    guess: samples that fill a shard, from a table of INPUT_SCHEMA. say: hears what is new. scratch: a local folder.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recipe: Recipe,
+        options: BuildOptions,
+        scratch: Path,
+        *,
+        guess: Callable[[pl.LazyFrame], int],
+        say: Callable[[str], None],
+    ) -> None:
+        self.store, self.recipe, self.options, self.scratch = store, recipe, options, scratch
+        self.guess, self.say = guess, say
+
+    def plan(self, inputs: Inputs | None) -> Path:
+        """Bring the plan up to date and return it as a local file. Raises UserError."""
+        exists = self.store.exists(*PLAN)
+        if exists:
+            check_settings(self.store, self.recipe, self.options)
+        if self.options.finish or (exists and self.options.shard_range is not None):
+            if not exists:
+                raise UserError(f"{self.store.root} has no plan yet: build without --finish first")
+            return self.store.fetch(*PLAN)
+        if not exists and self.store.exists("dataset.json"):
+            raise UserError(
+                f"{self.store.root} holds a dataset without {'/'.join(PLAN)}, so nothing can be added to it: give another --out"
+            )
+        assert inputs is not None
+        folder = self.scratch / "plan"
+        folder.mkdir(parents=True)
+        table = conform(inputs(folder) if callable(inputs) else inputs)
+        if table.select(pl.len()).collect(engine="streaming").item() == 0 and not exists:
+            raise UserError("no input was found: give a folder or list with media files")
+        layout = Layout(self._per_shard(table), self.options.seed, self.options.split)
+        plan, changes = lay_out(
+            table,
+            layout,
+            folder,
+            old=pl.read_parquet(self.store.fetch(*PLAN)) if exists else None,
+            published=Parts(self.store).published() if exists else None,
+            prune=self.options.prune,
+            retry=RETRIED if self.options.retry_rejected else (),
+        )
+        write_settings(self.store, self.recipe, self.options, layout)
+        with self.store.publish(*PLAN) as local:
+            write_plan(plan, local)
+        self._tell(changes, exists)
+        shutil.rmtree(folder, ignore_errors=True)
+        return self.store.fetch(*PLAN)
+
+    def _tell(self, changes: Changes, again: bool) -> None:
+        if again:
+            self.say(f"{changes.new} inputs are new, {changes.kept} are in the plan already")
+        for line in changes.lines(self.options.prune):
+            self.say(line)
+
+    def _per_shard(self, table: pl.LazyFrame) -> int:
+        """Samples per shard: as asked for, as the settings say, or from the estimate."""
+        if self.options.shard_samples is not None:
+            return self.options.shard_samples
+        if self.store.exists(*SETTINGS) and self.store.exists(*PLAN):
+            settings = read_settings(self.store)
+            if settings["shard_size"] == self.options.shard_size:
+                return int(settings["per_shard"])
+        usable = table.filter(pl.col("refused").is_null()).select(pl.len(), pl.col("source_bytes").sum())
+        count, size = usable.collect(engine="streaming").row(0)
+        if (size or 0) * 4 <= self.options.shard_size:
+            # Compiled clips are hardly ever four times their source: this fits one shard without looking.
+            return max(1, count)
+        return self.guess(table)

@@ -1,0 +1,19 @@
+"""Tables longer than memory: written as they come, read lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+
+def spool(frames: Iterable[pl.DataFrame], folder: Path, schema: pl.Schema) -> pl.LazyFrame:
+    """Write frames of a schema to parquet files and return a lazy view of them: tables longer than memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = []
+    for number, frame in enumerate(frames):
+        piece = folder / f"{number:06d}.parquet"
+        frame.write_parquet(piece, compression="zstd", compression_level=1)
+        pieces.append(piece)
+    return pl.scan_parquet(pieces) if pieces else pl.LazyFrame(schema=schema)

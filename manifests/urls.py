@@ -1,0 +1,27 @@
+"""Paths that may be URLs: telling them apart, joining them, and the file system behind one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+
+def is_url(path: str) -> bool:
+    """True for what fsspec opens (`s3://…`), false for a local path."""
+    return "://" in path
+
+
+def join(base: str, *parts: str) -> str:
+    """Join a folder or URL and relative parts."""
+    return "/".join([base.rstrip("/") or "/", *parts]) if is_url(base) else str(Path(base, *parts))
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path in it. No listings are cached: other processes write to it too.
+
+    Raises ValueError or ImportError.
+    """
+    fs, inside = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    return fs, str(inside)

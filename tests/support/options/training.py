@@ -1,0 +1,137 @@
+"""The rows of the commands that need torch: train, encode, sample, score, predict, eval, kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from support.options import Command, Row
+
+
+@dataclass
+class _Found:
+    truth: float = 0.0
+
+
+_SELECTOR = {"javisc.trainer.use.selector:load_selector": (torch.nn.Identity(), "transforms")}
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "train sync-demo",
+        {
+            "javisc.trainer.tasks.registry:load": ("recipe", "task"),
+            "javisc.trainer.engine.loop:train": SimpleNamespace(why="done", step=1),
+            "javisc.trainer.forecast.dry_run:dry_run": {"batches": 1},
+            "javisc.trainer.forecast.dry_run:told": "told",
+        },
+        {
+            "RECIPE": Row("jav-tiny", "load.name", "jav-tiny", alone=("sync-demo",)),
+            "OVERRIDES": Row("run.steps=3", "load.overrides", ["run.steps=3"]),
+            "--data": Row("--data A --data B", "load.overrides", ['data.paths=["A", "B"]']),
+            "--run": Row("--run {folder}/run", "train.folder", Path("{folder}/run")),
+            "--resume": Row("--resume", "train.resume", True),
+            "--dry-run": Row("--dry-run", "dry_run.recipe", "recipe"),
+            "--json": Row("--json", "said", lambda said: '"batches": 1' in said, more="--dry-run"),
+        },
+    ),
+    "encode": Command(
+        "encode A --out {folder}/out --recipe audio",
+        {"javisc.trainer.use.encode:encode": 5},
+        {
+            "DATASETS": Row("B", "encode.overrides", ['data.paths=["A", "B"]']),
+            "--out": Row("--out {folder}/other", "encode.out", "{folder}/other", alone=("--out",)),
+            "--recipe": Row("--recipe prior", "encode.recipe", "prior", alone=("--recipe",)),
+            "--set": Row("--set a.b=1 --set c=2", "encode.overrides", ['data.paths=["A"]', "a.b=1", "c=2"]),
+            "--passes": Row("--passes 3", "encode.options.passes", 3),
+            "--batches": Row("--batches 5", "encode.options.batches", 5),
+            "--workers": Row("--workers 2", "encode.options.workers", 2),
+        },
+    ),
+    "sample": Command(
+        "sample rain --model {folder}/model",
+        {"javisc.trainer.use.generate.run:sample_prompts": []},
+        {
+            "PROMPT": Row("wind", "sample_prompts.prompts", ["rain", "wind"]),
+            "--prompts": Row("--prompts {prompts}", "sample_prompts.prompts", ["rain", "first line", "second line"]),
+            "--model": Row("--model {folder}/b", "sample_prompts.model", Path("{folder}/b"), alone=("--model",)),
+            **{
+                f"--{name}": Row(f"--{name} PLACE", f"sample_prompts.encoders.{name.replace('-', '_')}", "PLACE")
+                for name in ("prior", "t5", "imagebind", "clip-tokenizer", "video-vae", "audio-vae", "vocoder")
+            },
+            "--out": Row("--out {folder}/out", "sample_prompts.out", Path("{folder}/out")),
+            "--resolution": Row("--resolution 48x64", "sample_prompts.options.resolution", "48x64"),
+            "--aspect-ratio": Row("--aspect-ratio 1:1", "sample_prompts.options.aspect_ratio", "1:1"),
+            "--num-frames": Row("--num-frames 17", "sample_prompts.options.num_frames", "17"),
+            "--fps": Row("--fps 12", "sample_prompts.options.fps", 12.0),
+            "--steps": Row("--steps 3", "sample_prompts.options.sampler.num_sampling_steps", 3),
+            "--guidance": Row("--guidance 3.5", "sample_prompts.options.sampler.cfg_scale", 3.5),
+            "--seed": Row("--seed 5", "sample_prompts.options.seed", 5),
+            "--score": Row("--score 5.5", "sample_prompts.options.score", 5.5),
+            "--condition": Row("--condition sound", "sample_prompts.condition", "sound"),
+            "--reference": Row("--reference A --reference B", "sample_prompts.references", (Path("A"), Path("B"))),
+            "--edit-masks": Row("--edit-masks", "sample_prompts.options.sampler.edit_masks"),
+            "--dtype": Row("--dtype", "sample_prompts.encoders.precision"),
+            "--device": Row("--device cpu", "sample_prompts.device", "cpu"),
+            "--prior-attention": Row("--prior-attention", "sample_prompts.prior_attention"),
+        },
+    ),
+    "score": Command(
+        "score A --checkpoint C",
+        {"javisc.trainer.use.score:score": SimpleNamespace(named=[], reasons={}, rows=3, fresh=3)},
+        {
+            "SOURCE": Row("B", "score.source", "B", alone=("A",)),
+            "--checkpoint": Row("--checkpoint D", "score.checkpoint", "D", alone=("--checkpoint",)),
+            "--out": Row("--out {folder}/view", "score.out", "{folder}/view"),
+            "--crops": Row("--crops 5", "score.options.crops", 5),
+            "--fps": Row("--fps 30", "score.options.fps", 30),
+            "--short-side": Row("--short-side 128", "score.options.short_side", 128),
+            "--device": Row("--device", "score.options.device"),
+            "--workers": Row("--workers 3", "score.options.workers", 3),
+            "--batch-size": Row("--batch-size 7", "score.options.batch_size", 7),
+            "--threads": Row("--threads 6", "score.options.threads", 6),
+            "--precision": Row("--precision", "score.options.precision"),
+            "--parts": Row("--parts PARTS", "score.parts", "PARTS"),
+            "--part-size": Row("--part-size 9", "score.options.part_size", 9),
+            "--relative": Row("--relative", "score.relative", True),
+            "--force": Row("--force", "check_output.force", True, more="--out {folder}/view"),
+        },
+        ("javisc.manifests.io:check_output",),
+    ),
+    "predict": Command(
+        "predict A.mp4 --checkpoint C",
+        {**_SELECTOR, "javisc.trainer.use.selector:predict": _Found(), "javisc.trainer.use.selector:told": "told"},
+        {
+            "VIDEOS": Row("B.mp4", "predict.video", Path("B.mp4")),
+            "--checkpoint": Row("--checkpoint D", "load_selector.path", "D", alone=("--checkpoint",)),
+            "--offset-sec": Row("--offset-sec 0.3", "predict.offset_sec", 0.3),
+            "--v-start-sec": Row("--v-start-sec 1.5", "predict.v_start_sec", 1.5),
+            "--fps": Row("--fps 30", "predict.fps", 30),
+            "--json": Row("--json", "said", lambda said: said.startswith('{"path"')),
+        },
+    ),
+    "eval sync": Command(
+        "eval sync C --data A",
+        {**_SELECTOR, "javisc.trainer.tasks.sync:evaluate_selector": {"accuracy": 1.0}},
+        {
+            "CHECKPOINT": Row("D", "load_selector.path", "D", alone=("C",)),
+            "--data": Row("--data B", "evaluate_selector.paths", ("A", "B")),
+            "--split": Row("--split val", "evaluate_selector.split", "val"),
+            "--random-crops": Row("--random-crops", "evaluate_selector.fixed", False),
+            "--iter-times": Row("--iter-times 4", "evaluate_selector.times", 4),
+            "--batch-size": Row("--batch-size 7", "evaluate_selector.batch_size", 7),
+            "--threads": Row("--threads 6", "evaluate_selector.threads", 6),
+        },
+    ),
+    "kernels": Command(
+        "kernels --device cpu",
+        {"javisc.kernels.survey:survey": []},
+        {
+            "--device": Row("--device meta", "survey.device", torch.device("meta"), alone=("--device",)),
+            "--dtype": Row("--dtype", "survey.dtype", lambda choice: getattr(torch, choice)),
+            "--json": Row("--json", "said", lambda said: said.lstrip().startswith("{")),
+        },
+    ),
+}
