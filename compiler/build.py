@@ -19,15 +19,17 @@ from javisc.compiler.plan.layout import read_shards, summary
 from javisc.compiler.plan.options import BuildOptions
 from javisc.compiler.plan.planning import PLAN, Inputs, Planner
 from javisc.compiler.recipe import Recipe
+from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import COMPILERS, Job, Unit, make_engine
 from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.progress import Reporter
 from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.commits import Parts
-from javisc.compiler.store.files import UNWRITABLE, Store, unwritable
+from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.lock import locked
 from javisc.compiler.store.scratch import clear, scratch_of, sweep
 from javisc.compiler.store.tables import merge
+from javisc.manifests.environment import UNWRITABLE
 from javisc.manifests.errors import UserError
 
 __all__ = ["BuildOptions", "BuildResult", "Inputs", "build", "plan_only"]
@@ -73,7 +75,7 @@ def plan_only(
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         table = conform(inputs(Path(folder)) if callable(inputs) else inputs)
         job = _job(recipe, os.fspath(out), Path(folder), options)
-        return estimate(table, job, options.seed, options.workers or os.cpu_count() or 1)
+        return estimate(table, job, options.seed, options.workers or usable_cores())
 
 
 def _job(recipe: Recipe, out: str, scratch: Path, options: BuildOptions) -> Job:
@@ -120,7 +122,7 @@ class _Build:
 
     def _per_shard(self, table: pl.LazyFrame) -> int:
         job = _job(self.recipe, self.store.root, self.scratch, self.options)
-        found = estimate(table, job, self.options.seed, self.options.workers or os.cpu_count() or 1)
+        found = estimate(table, job, self.options.seed, self.options.workers or usable_cores())
         return found.per_shard(self.options.shard_size)
 
     def _note(self, line: str) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 
 from javisc.compiler.reasons import REASONS
 from javisc.compiler.recipe import Recipe
+from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.pool import Call, Pool
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import digest_of
@@ -46,7 +47,7 @@ def verify(
     Raises UserError if it is no dataset at all.
     """
     with tempfile.TemporaryDirectory(prefix="javisc-verify-") as folder:
-        return _Verify(Store(os.fspath(path), Path(folder)), Path(folder), report).run(workers or os.cpu_count() or 1)
+        return _Verify(Store(os.fspath(path), Path(folder)), Path(folder), report).run(workers or usable_cores())
 
 
 class _Verify:
@@ -125,6 +126,7 @@ class _Verify:
                     if call is not None:
                         pool.submit(call)
                 for outcome in pool.wait():
+                    outcome.stop_if_unavailable()
                     shard = outcome.call.tag
                     for defect in outcome.value or ():
                         self.say(f"shards/{shard:06d}.{defect}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from javisc.compiler.dedupe.fingerprint import LOOKED_UP, buckets, pictures_alike, prints_of_rows, sounds_alike
+from javisc.compiler.run.cores import usable_cores
 from javisc.manifests.dedupe import ENTRIES, candidates
 from javisc.manifests.io import write_table
 from javisc.manifests.merge import ROW
@@ -117,4 +117,4 @@ def _entries(table: pl.LazyFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def default_workers() -> int:
-    return len(os.sched_getaffinity(0))
+    return usable_cores()

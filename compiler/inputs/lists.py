@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import fsspec
 import polars as pl
 
 from javisc.manifests.absent import NAMES, WORDS, word
+from javisc.manifests.environment import open_fetched
 from javisc.manifests.errors import UserError
 from javisc.manifests.schema import CARRIED
 from javisc.manifests.urls import is_url
@@ -46,8 +46,8 @@ def read_rows(path: str, *, delimiter: str | None = None) -> Iterator[dict[str, 
 
 
 def open_bytes(path: str) -> BinaryIO:
-    """Open a local file or URL for reading; the caller closes it. Raises OSError, ValueError or ImportError."""
-    return cast(BinaryIO, fsspec.open(path, "rb").open() if is_url(path) else open(path, "rb"))  # noqa: PTH123
+    """Open a local file or URL for reading; the caller closes it. Raises OSError, ValueError or ImportError; Unavailable."""
+    return open_fetched(path) if is_url(path) else cast(BinaryIO, open(path, "rb"))  # noqa: PTH123
 
 
 def _open(path: str) -> io.TextIOWrapper:
@@ -56,7 +56,7 @@ def _open(path: str) -> io.TextIOWrapper:
 
 def _parquet(path: str) -> Iterator[dict[str, Any]]:
     if is_url(path):
-        with fsspec.open(path, "rb") as stream:
+        with open_bytes(path) as stream:
             frame: pl.LazyFrame = pl.read_parquet(stream.read()).lazy()
     else:
         frame = pl.scan_parquet(path, glob=False)

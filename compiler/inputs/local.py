@@ -15,6 +15,7 @@ import polars as pl
 
 from javisc.compiler.inputs.lists import LIST_SUFFIXES, read_list
 from javisc.compiler.inputs.table import INPUT_SCHEMA, normal_relpath, shown, undecodable
+from javisc.manifests.environment import ask_local, patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import filesystem, is_url
 
@@ -95,7 +96,7 @@ def _rows(root: str, suffixes: frozenset[str], out: str | None, report: ScanRepo
     elif _suffix(absolute) in LIST_SUFFIXES:
         yield from _listed(absolute, report)
     else:
-        yield _input(absolute, os.path.basename(absolute), os.stat)  # noqa: PTH119
+        yield _input(absolute, os.path.basename(absolute), os.stat, seen=False)  # noqa: PTH119
 
 
 def _suffix(name: str) -> str:
@@ -112,8 +113,9 @@ def _folder(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
     while stack:
         folder, prefix, ancestors = stack.pop()
         try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+            entries = ask_local(lambda folder=folder: _listing(folder), folder)  # type: ignore[misc]
+        except FileNotFoundError:  # deleted since its parent was listed
+            continue
         except OSError as error:
             if not prefix:
                 raise UserError(f"{shown(root)} cannot be read: {error.strerror}; mend its permissions") from error
@@ -142,6 +144,11 @@ def _folder(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
         report.stray_sidecars += len(sidecars)
 
 
+def _listing(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: os.fsencode(entry.name))
+
+
 def _sidecar(folder: str, name: str, names: set[str]) -> str | None:
     stem = os.path.splitext(name)[0]  # noqa: PTH122
     for suffix in SIDECAR_SUFFIXES:
@@ -159,10 +166,10 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _input(path: str, relpath: str, ask: Any, sidecar: str | None = None) -> Row:
-    """A row for a local file, refused if it is no regular file or has no bytes."""
+def _input(path: str, relpath: str, ask: Any, sidecar: str | None = None, *, seen: bool = True) -> Row:
+    """A row for a local file, refused if it is no regular file or has no bytes. seen: it was listed in its folder just now."""
     try:
-        status = ask(path)
+        status = ask_local(lambda: ask(path), path) if seen else ask(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, which only a list can hold
         return _refused(path, relpath, "unreadable", getattr(error, "strerror", None) or str(error))
     if not stat.S_ISREG(status.st_mode):
@@ -207,7 +214,7 @@ def _listed(path: str, report: ScanReport) -> Iterator[Row]:
             if given is None:
                 inside = os.path.normpath(local)
                 given = inside[len(folder) + 1 :] if inside.startswith(folder.rstrip("/") + "/") else inside
-            row = _input(local, normal_relpath(given), os.stat)
+            row = _input(local, normal_relpath(given), os.stat, seen=False)
             beside = _beside(local)
             if beside is not None and not row.get("refused"):
                 row[SIDECAR] = beside
@@ -223,7 +230,7 @@ def _beside(path: str) -> str | None:
 def _remote_row(url: str, relpath: str) -> Row:
     try:
         fs, inside = filesystem(url)
-        return _object(url, relpath, fs.info(inside))
+        return _object(url, relpath, patiently(lambda: fs.info(inside), url, remote=True))
     except (OSError, ValueError, ImportError) as error:
         return _refused(url, normal_relpath(relpath), "unreadable", str(error) or type(error).__name__)
 
@@ -245,7 +252,7 @@ def _object(url: str, relpath: str, info: dict[str, Any]) -> Row:
 def _remote(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport) -> Iterator[Row]:
     try:
         fs, base = filesystem(root.rstrip("/"))
-        found = fs.find(base, detail=True)
+        found = patiently(lambda: fs.find(base, detail=True), root, remote=True)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{root} cannot be listed: {error}") from error
     if not found:

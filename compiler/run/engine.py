@@ -77,7 +77,8 @@ class Engine(Protocol):
     """Runs units in any order and any place, each at least once, and yields what it published.
 
     A file that crashes or hangs its worker costs one retry in a worker of its own, then a reject; it never ends the run.
-    Raises UserError where nothing can be written.
+    Storage that does not answer is asked again for a while; then the run ends and nothing is held against a file.
+    Raises UserError where nothing can be written, Unavailable where storage does not answer.
     """
 
     def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]: ...

@@ -13,8 +13,9 @@ import polars as pl
 from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.run.engine import PROBE, Job, limit_of, named
-from javisc.compiler.run.pool import Call, Pool
-from javisc.compiler.run.unit import compile_input, local_source
+from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.sources import fetching, local_source
+from javisc.compiler.run.unit import compile_input
 
 HANDFUL = 8
 #: Seconds of each that are compiled for real.
@@ -75,6 +76,7 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
     scratch = Path(job.scratch, "estimate")
     shutil.rmtree(scratch, ignore_errors=True)
     read = made = media = work = 0.0
+    calls: list[dict[str, Any]] = []
     good = 0
     preload = (__name__, job.compiler.partition(":")[0])
     with Pool(max(1, min(workers, len(chosen))), scratch / "logs", preload) as pool:
@@ -88,27 +90,43 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
                 "compiler": job.compiler,
                 "scratch": str(scratch / key_of(row["path"])),
             }
-            pool.submit(Call(row, f"{__name__}:measure", arguments, limit_of(row["source_bytes"], job.time_limit)))
+            limit = limit_of(row["source_bytes"], job.time_limit)
+            before = fetching(row["path"], row["source_bytes"], str(scratch), key_of(row["path"]))
+            arguments["fetched"] = before and before.arguments["target"]
+            pool.submit(Call(len(calls), f"{__name__}:measure", arguments, limit, before))
+            calls.append(row)
+        outcomes: dict[int, Outcome] = {}
         while pool.busy:
             for outcome in pool.wait():
-                read += outcome.call.tag["source_bytes"] or 0
-                if outcome.error is None:
-                    good += 1
-                    made += outcome.value["bytes"]
-                    media += outcome.value["seconds"]
-                    work += outcome.value["work"]
+                outcome.stop_if_unavailable()
+                outcomes[outcome.call.tag] = outcome
+    for number, row in enumerate(calls):  # in their own order: sums of floats depend on it
+        outcome = outcomes[number]
+        read += row["source_bytes"] or 0
+        if outcome.error is None:
+            good += 1
+            made += outcome.value["bytes"]
+            media += outcome.value["seconds"]
+            work += outcome.value["work"]
     shutil.rmtree(scratch, ignore_errors=True)
     read = max(read, 1.0)
     return Estimate(count, size or 0, made / read, media / read, work / read, good / max(1, len(chosen)))
 
 
 def measure(
-    path: str, raw_path: str | None, window: list[float | None], recipe: dict[str, Any], compiler: str, scratch: str
+    path: str,
+    raw_path: str | None,
+    window: list[float | None],
+    recipe: dict[str, Any],
+    compiler: str,
+    scratch: str,
+    fetched: str | None = None,
 ) -> dict[str, float]:
     """In a worker: probe a file, compile its first SECONDS, and scale to its length: bytes, seconds of media, of work."""
     folder = Path(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with local_source(path, raw_path, folder) as source:
+    with local_source(path, raw_path, folder, fetched) as source:
         whole = named(PROBE)(source).duration
     start = window[0] or 0.0
     end = window[1] if window[1] is not None else whole
@@ -117,7 +135,7 @@ def measure(
     length = SECONDS if end is None or end <= start else end - start
     began = time.perf_counter()
     piece: list[float | None] = [start, start + min(length, SECONDS)] if end is not None else window
-    columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch)
+    columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch, fetched=fetched)
     seconds = columns.get("duration") or 0.0
     if not seconds:
         raise Rejected("too_short", "nothing came out")

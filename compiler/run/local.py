@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.sources import fetching
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
 from javisc.manifests.errors import UserError
-from javisc.manifests.urls import is_url
 
 #: Packing is copying: this many bytes a second is slower than any disk worth building on, plus PACK_SECONDS.
 _PACK_RATE = 1e6
@@ -42,7 +43,7 @@ class LocalEngine:
 
     def __init__(self, job: Job, workers: int | None = None) -> None:
         self.job = job
-        self.workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+        self.workers = workers or usable_cores()
         self.scratch = Path(job.scratch)
         self.store = Store(job.out, self.scratch / "uploads")
         self.staged = 0
@@ -97,7 +98,10 @@ class LocalEngine:
                 "scratch": str(folder),
             }
             limit = limit_of(source["source_bytes"], self.job.time_limit)
-            pool.submit(Call(("clip", unit.shard, source), "javisc.compiler.run.unit:compile_input", arguments, limit))
+            before = fetching(source["path"], source["source_bytes"], str(folder), source["key"])
+            arguments["fetched"] = before and before.arguments["target"]
+            tag = ("clip", unit.shard, source)
+            pool.submit(Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, before))
         open_shards[unit.shard] = opened
         if opened.left == 0 and (result := self._full(opened, pool)):
             del open_shards[unit.shard]
@@ -108,6 +112,8 @@ class LocalEngine:
     ) -> None:
         """Take what became of one file: a row, a reject, or the end of the build."""
         opened.left -= 1
+        if fetched := outcome.call.arguments["fetched"]:
+            Path(fetched).unlink(missing_ok=True)
         if outcome.error is None:
             row = manifest_row(source, outcome.value)
             opened.rows.append(row)
@@ -118,12 +124,11 @@ class LocalEngine:
             return
         self._stop_if_ours(outcome)
         reason = outcome.details.get("reason", {"raised": "internal"}.get(outcome.error, outcome.error))
-        if reason in ("vanished", "unreadable"):
-            _stop_if_folder_is_gone(source["path"])
         self._reject(opened, source, reason, outcome.message, outcome.seconds, report)
 
     def _stop_if_ours(self, outcome: Outcome) -> None:
-        """Raise UserError if a call failed for want of space or rights, which is no fault of the file."""
+        """Raise UserError if a call failed for want of space, rights or an answer, which is no fault of the file."""
+        outcome.stop_if_unavailable()
         if outcome.error == "unwritable":
             error = OSError(outcome.details["errno"], os.strerror(outcome.details["errno"]))
             raise unwritable(outcome.details.get("path") or self.scratch, error)
@@ -182,14 +187,3 @@ class LocalEngine:
         self.staged -= opened.staged
         reasons = dict(Counter(row["reason"] for row in opened.rejects))
         return UnitResult(unit.shard, len(opened.rows), made.get("bytes", 0), reasons)
-
-
-def _stop_if_folder_is_gone(path: str) -> None:
-    """Raise UserError if a file is gone together with its folder: a lost mount must not reject a million files."""
-    folder = os.path.dirname(path)  # noqa: PTH120
-    if not is_url(path) and not os.path.isdir(folder):  # noqa: PTH112
-        raise UserError(
-            f"{folder} was there when it was scanned and is gone: mount it again, or scan anew; "
-            "what is published stays, the same command resumes",
-            exit_code=1,
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from javisc.manifests.environment import Unavailable, patience, pause
 from javisc.manifests.errors import UserError
 
 #: A worker that cannot even start so many times in a row says that the installation is at fault, not a file.
@@ -26,20 +29,34 @@ _START_LIMIT = 120.0
 
 @dataclass
 class Call:
-    """`module:function` with JSON arguments, and the seconds it may take. `tag` is handed back with the outcome."""
+    """`module:function` with JSON arguments, and the seconds it may take. `tag` is handed back with the outcome.
+
+    before: a call that the same worker makes first, as to fetch what this one reads. Its value is dropped; that it dies or takes
+    too long is the storage's fault.
+    """
 
     tag: Any
     function: str
     arguments: dict[str, Any]
     limit: float
+    before: Call | None = None
     attempts: int = 0
+    prepared: bool = False
+    refusals: int = 0
+    until: float = 0.0
+
+    @property
+    def step(self) -> Call:
+        """What a worker makes now: this call or the one before it."""
+        return self if self.before is None or self.prepared else self.before
 
 
 @dataclass
 class Outcome:
     """How a call ended: with a value, or with an error and its message.
 
-    error: None, "rejected" (with reason), "raised", "unwritable", "fatal", or after two attempts "crashed" or "timeout".
+    error: None, "rejected" (with reason), "raised", "unwritable", "fatal", "unavailable" once patience is out, or after two
+    attempts "crashed" or "timeout".
     """
 
     call: Call
@@ -48,6 +65,11 @@ class Outcome:
     message: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def stop_if_unavailable(self) -> None:
+        """Raise Unavailable where storage did not answer: the work stops, and nothing is held against a file."""
+        if self.error == "unavailable":
+            raise Unavailable(self.message, waited=True)
 
 
 class _Worker:
@@ -84,11 +106,10 @@ class _Worker:
         self.deadline = self.since + _START_LIMIT
 
     def begin(self, call: Call) -> None:
-        call.attempts += 1
         self.call = call
         self.since = time.monotonic()
-        self.deadline = self.since + call.limit
-        message = {"call": call.function, "arguments": call.arguments}
+        self.deadline = self.since + call.step.limit
+        message = {"call": call.step.function, "arguments": call.step.arguments}
         self.connection.send_bytes(json.dumps(message).encode())
 
     def end(self) -> None:
@@ -126,7 +147,8 @@ class Pool:
     """At most `workers` processes. Calls start in the order they were submitted; those with `first` go before all others.
 
     A call whose worker dies or exceeds its limit is tried once more in a fresh worker that does nothing else; the second
-    time it ends as "crashed" or "timeout". preload: modules that workers import before they take calls.
+    time it ends as "crashed" or "timeout". One that meets storage which does not answer is tried again later, for `patience()`
+    seconds from the first time. preload: modules that workers import before they take calls.
     """
 
     def __init__(self, workers: int, logs: Path, preload: Sequence[str] = ()) -> None:
@@ -135,6 +157,8 @@ class Pool:
         self.logs = logs
         self.waiting: deque[Call] = deque()
         self.retries: deque[Call] = deque()
+        self.later: list[tuple[float, int, Call]] = []
+        self.order = itertools.count()
         self.workers: list[_Worker] = []
         self.finished: list[Outcome] = []
         self.false_starts = 0
@@ -156,12 +180,12 @@ class Pool:
     @property
     def hungry(self) -> bool:
         """True while fewer calls wait than there are workers: time to submit more."""
-        return len(self.waiting) + len(self.retries) < self.size
+        return len(self.waiting) + len(self.retries) + len(self.later) < self.size
 
     @property
     def busy(self) -> bool:
         """True while a call waits or runs."""
-        return bool(self.waiting or self.retries or any(worker.call for worker in self.workers))
+        return bool(self.waiting or self.retries or self.later or any(worker.call for worker in self.workers))
 
     def wait(self, timeout: float = 0.5) -> list[Outcome]:
         """Give work to idle workers, wait up to `timeout` seconds and return the calls that ended.
@@ -171,8 +195,14 @@ class Pool:
         self._dispatch()
         now = time.monotonic()
         until = min(
-            [timeout, *(max(0.0, worker.deadline - now) for worker in self.workers if worker.call or not worker.ready)]
+            [
+                timeout,
+                *(max(0.0, worker.deadline - now) for worker in self.workers if worker.call or not worker.ready),
+                *(max(0.0, when - now) for when, _, _ in self.later[:1]),
+            ]
         )
+        if not self.workers and self.later:
+            time.sleep(until)
         if self.workers:
             ready = set(wait([worker.connection for worker in self.workers], until))
             for worker in list(self.workers):
@@ -186,6 +216,9 @@ class Pool:
 
     def _dispatch(self) -> None:
         """Start retries in fresh workers first, then give waiting calls to idle workers, then start what is missing."""
+        while self.later and self.later[0][0] <= time.monotonic():
+            call = heapq.heappop(self.later)[2]
+            (self.retries if call.attempts else self.waiting).append(call)
         starting = sum(worker.alone and worker.call is None for worker in self.workers)
         idle = [worker for worker in self.workers if worker.ready and worker.call is None and not worker.alone]
         while len(self.retries) > starting and (len(self.workers) < self.size or idle):
@@ -208,7 +241,6 @@ class Pool:
         try:
             worker.begin(call)
         except OSError:  # it died between two calls: not this call's doing
-            call.attempts -= 1
             worker.call = None
             self._drop(worker)
             (self.retries if worker.alone else self.waiting).appendleft(call)
@@ -234,13 +266,20 @@ class Pool:
         if answer.get("error") == "memory":
             self._fail(worker, "crashed", answer["message"])
             return
+        if call.step is not call and not answer.get("error"):
+            call.prepared = True
+            self._begin(worker, call)
+            return
         worker.call = None
         outcome = Outcome(call, seconds=time.monotonic() - worker.since, details=answer)
-        if answer.get("error"):
+        if answer.get("error") == "unavailable" and not answer["waited"] and self._postpone(call):
+            pass
+        elif answer.get("error"):
             outcome.error, outcome.message = answer["error"], answer.get("message", "")
+            self.finished.append(outcome)
         else:
             outcome.value = answer["value"]
-        self.finished.append(outcome)
+            self.finished.append(outcome)
         if worker.alone:
             self._drop(worker)
 
@@ -258,10 +297,35 @@ class Pool:
             self.false_starts += 1
             if self.false_starts >= _MAX_FALSE_STARTS:
                 raise UserError(f"worker processes do not start ({words}): check the installation and the memory limit")
-        elif call is not None and call.attempts >= 2:
+            return
+        if call is None:
+            return
+        if call.step is not call:
+            if not self._postpone(call):
+                message = (
+                    f"{call.step.function} {words}: the storage does not answer; run the same command again, it resumes"
+                )
+                self.finished.append(Outcome(call, error="unavailable", message=message, seconds=seconds))
+            return
+        call.attempts += 1
+        call.prepared = False
+        if call.attempts >= 2:
             self.finished.append(Outcome(call, error=error, message=f"{words}, twice", seconds=seconds))
-        elif call is not None:
+        else:
             self.retries.append(call)
+
+    def _postpone(self, call: Call) -> bool:
+        """Try a call again later whose storage does not answer. False if it was given its time."""
+        now = time.monotonic()
+        if call.refusals == 0:
+            call.until = now + patience()
+        when = now + pause(call.refusals)
+        if when > call.until:
+            return False
+        call.refusals += 1
+        call.prepared = False
+        heapq.heappush(self.later, (when, next(self.order), call))
+        return True
 
     def _drop(self, worker: _Worker) -> None:
         worker.end()
@@ -272,5 +336,6 @@ class Pool:
         """Kill every worker and forget what waits."""
         self.waiting.clear()
         self.retries.clear()
+        self.later.clear()
         for worker in list(self.workers):
             self._drop(worker)

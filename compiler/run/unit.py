@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.engine import named
+from javisc.compiler.run.sources import local_source
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.shard import MAX_MEMBER, write_shard
-from javisc.manifests.urls import filesystem, is_url
 
 
 def compile_input(
@@ -26,18 +24,20 @@ def compile_input(
     compiler: str,
     scratch: str,
     boxes: str | None = None,
+    fetched: str | None = None,
 ) -> dict[str, Any]:
     """Compile one input; its clip lands as `scratch`/KEY.mp4 and `scratch`/KEY.flac, complete or not at all.
 
     raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: a file of boxes to
-    crop to, for a compiler that takes one. Returns the manifest columns that the clip knows. Raises Rejected.
+    crop to, for a compiler that takes one. fetched: the local copy of a URL. Returns the manifest columns that the clip knows.
+    Raises Rejected, or Unavailable where the source's storage is at fault.
     """
     compile_file = named(compiler)
     folder = Path(scratch, f"{key}.part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        with local_source(path, raw_path, folder) as source:
+        with local_source(path, raw_path, folder, fetched) as source:
             work = folder / "clip"
             work.mkdir()
             span = (
@@ -60,27 +60,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
-
-
-@contextmanager
-def local_source(path: str, raw_path: str | None, folder: Path) -> Iterator[Path]:
-    """The source as a local path: a remote one is fetched, one whose name is no text gets a plain name by a link."""
-    if is_url(path):
-        copy = folder / ("source" + os.path.splitext(path)[1][:8])  # noqa: PTH122
-        try:
-            fs, inside = filesystem(path)
-            fs.get_file(inside, str(copy))
-        except FileNotFoundError as error:
-            raise Rejected("vanished", str(error)) from error
-        except (ValueError, ImportError) as error:
-            raise Rejected("unreadable", str(error)) from error
-        yield copy
-    elif raw_path is not None:
-        link = folder / "source"
-        link.symlink_to(os.fsdecode(bytes.fromhex(raw_path)))
-        yield link
-    else:
-        yield Path(path)
 
 
 def pack(out: str, shard: int, samples: list[dict[str, str]], scratch: str, uploads: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.store.files import UNWRITABLE
+from javisc.manifests.environment import UNWRITABLE, Unavailable, chain
 from javisc.manifests.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
@@ -45,6 +45,8 @@ def answer(message: bytes) -> dict[str, Any]:
     module, _, function = request["call"].partition(":")
     try:
         return {"value": getattr(importlib.import_module(module), function)(**request["arguments"])}
+    except Unavailable as error:
+        return {"error": "unavailable", "message": str(error), "waited": error.waited}
     except UserError as error:
         return {"error": "fatal", "message": str(error), "code": error.exit_code}
     except MemoryError as error:
@@ -61,13 +63,12 @@ def answer(message: bytes) -> dict[str, Any]:
 
 def _unwritable(error: BaseException | None) -> OSError | None:
     """The error of a full or read-only disk in a chain of causes, whatever it was wrapped into."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            return error
-        code = getattr(error, "errno", None)
+    for each in chain(error):
+        if isinstance(each, OSError) and each.errno in UNWRITABLE:
+            return each
+        code = getattr(each, "errno", None)
         if code in UNWRITABLE:
             return OSError(code, os.strerror(code))
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -6,21 +6,23 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.manifests.urls import filesystem, is_url, join
 
-#: What the system says when nothing more can be written here: never the fault of an input.
-UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE})
+T = TypeVar("T")
 
 
 class Store:
     """Files under one root. `publish` makes a name appear whole or not at all; reading gives local paths.
+
+    An object store that does not answer is asked again for a while; then every function raises Unavailable.
 
     root: a local folder or an fsspec URL. scratch: local folder for what is fetched or about to be uploaded.
     """
@@ -41,10 +43,18 @@ class Store:
         """The full path or URL of a file."""
         return join(self.root, *parts)
 
+    def _ask(self, call: Callable[[], T], *parts: str) -> T:
+        """Ask the object store, patiently."""
+        return patiently(call, self.path(*parts), remote=True)
+
     def exists(self, *parts: str) -> bool:
-        if self.remote:
-            return bool(self.fs.exists(join(self.base, *parts)))
-        return Path(self.root, *parts).exists()
+        if not self.remote:
+            return Path(self.root, *parts).exists()
+        try:  # not fs.exists: some drivers take every failure for a no
+            self._ask(lambda: self.fs.info(join(self.base, *parts)), *parts)
+        except FileNotFoundError:
+            return False
+        return True
 
     def names(self, *parts: str) -> set[str]:
         """Names of the files in a folder; none if it is absent."""
@@ -52,7 +62,7 @@ class Store:
             folder = Path(self.root, *parts)
             return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
         try:
-            found = self.fs.ls(join(self.base, *parts), detail=False)
+            found = self._ask(lambda: self.fs.ls(join(self.base, *parts), detail=False), *parts)
         except FileNotFoundError:
             return set()
         return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
@@ -63,13 +73,13 @@ class Store:
             return Path(self.root, *parts)
         self.scratch.mkdir(parents=True, exist_ok=True)
         local = self.scratch / f"{uuid.uuid4().hex}-{parts[-1]}"
-        self.fs.get_file(join(self.base, *parts), str(local))
+        self._ask(lambda: self._get(join(self.base, *parts), local), *parts)
         return local
 
     def read(self, *parts: str) -> bytes:
         """A small file's content. Raises FileNotFoundError."""
         if self.remote:
-            return bytes(self.fs.cat_file(join(self.base, *parts)))
+            return bytes(self._ask(lambda: self.fs.cat_file(join(self.base, *parts)), *parts))
         return Path(self.root, *parts).read_bytes()
 
     def fetch_many(self, folder: tuple[str, ...], names: list[str]) -> list[Path]:
@@ -79,8 +89,15 @@ class Store:
         target = self.scratch / uuid.uuid4().hex
         target.mkdir(parents=True)
         found = [target / name for name in names]
-        self.fs.get([join(self.base, *folder, name) for name in names], [str(path) for path in found])
+        remote = [join(self.base, *folder, name) for name in names]
+        self._ask(lambda: self.fs.get(remote, [str(path) for path in found]), *folder)
         return found
+
+    def _get(self, remote: str, local: Path) -> None:
+        size = self.fs.info(remote).get("size")
+        self.fs.get_file(remote, str(local))
+        if size is not None and local.stat().st_size != size:
+            raise OSError(f"{local.stat().st_size} of {size} bytes came")
 
     @contextmanager
     def publish(self, *parts: str) -> Iterator[Path]:
@@ -98,7 +115,7 @@ class Store:
             try:
                 yield local
                 # An object store shows an object when its upload is complete, and keeps the old one until then.
-                self.fs.put_file(str(local), join(self.base, *parts))
+                self._ask(lambda: self.fs.put_file(str(local), join(self.base, *parts)), *parts)
             finally:
                 local.unlink(missing_ok=True)
         except OSError as error:
@@ -114,7 +131,13 @@ class Store:
         if not self.remote:
             Path(self.root, *parts).unlink(missing_ok=True)
         elif self.exists(*parts):
-            self.fs.rm_file(join(self.base, *parts))
+            self._ask(lambda: self._remove(join(self.base, *parts)), *parts)
+
+    def _remove(self, remote: str) -> None:
+        try:
+            self.fs.rm_file(remote)
+        except FileNotFoundError:  # an attempt whose answer was lost
+            return
 
     def remove_tree(self, *parts: str) -> None:
         """Remove a local folder and all below it; links are removed, not followed."""
