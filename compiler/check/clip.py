@@ -12,13 +12,13 @@ import av.error
 import soundfile
 from av.video.frame import PictureType
 
+from javisc.compiler.media.boxes import IDR, BoxError, file_boxes, nal_units
 from javisc.compiler.media.clock import samples_for
 from javisc.compiler.recipe import Recipe
 
 #: FFmpeg's codes: limited range, and SMPTE 170M for primaries, transfer and matrix.
 TAGS = {"color_range": 1, "color_primaries": 6, "color_trc": 6, "colorspace": 6}
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"})
-_IDR = 5
 #: A count of things that can each be wrong: the first few are enough to know.
 _SHOWN = 3
 
@@ -94,37 +94,33 @@ def _packet_defects(container: Any, video: av.VideoStream, row: dict[str, Any], 
 
 
 def _has_idr(packet: bytes) -> bool:
-    """True if an access unit in MP4 form (each NAL unit after its length in 4 bytes) holds an IDR slice."""
-    at = 0
-    while at + 5 <= len(packet):
-        if packet[at + 4] & 31 == _IDR:
-            return True
-        at += 4 + int.from_bytes(packet[at : at + 4], "big")
-    return False
+    """True if an access unit in MP4 form holds an IDR slice."""
+    try:
+        return any(kind == IDR for kind, _ in nal_units(packet))
+    except BoxError:
+        return False
 
 
 def _box_defects(content: bytes) -> Iterator[str]:
     """Walk the boxes: `moov` must stand before `mdat`, and no edit list may move the presentation."""
     order: list[bytes] = []
-    stack = [(0, len(content), 0)]
-    while stack:
-        at, end, depth = stack.pop()
-        while at + 8 <= end:
-            size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-            body = 8
-            if size == 1:
-                size, body = int.from_bytes(content[at + 8 : at + 16], "big"), 16
-            size = size or end - at
-            if size < body or at + size > end:
-                yield f"box {kind!r} at byte {at} has the size {size}"
-                return
-            if depth == 0:
-                order.append(kind)
-            if kind == b"elst":
-                yield "has an edit list"
-            if kind in _CONTAINERS and depth < 8:
-                stack.append((at + body, at + size, depth + 1))
-            at += size
+    stack = [(file_boxes(io.BytesIO(content)), 0)]
+    try:
+        while stack:
+            found, depth = stack.pop()
+            for box in found:
+                if not box.whole:
+                    yield f"box {box.name} at byte {box.start} ends early"
+                    return
+                if depth == 0:
+                    order.append(box.kind)
+                if box.kind == b"elst":
+                    yield "has an edit list"
+                if box.kind in _CONTAINERS and depth < 8:
+                    stack.append((box.boxes(), depth + 1))
+    except BoxError as error:
+        yield str(error)
+        return
     if b"moov" not in order or b"mdat" not in order or order.index(b"moov") > order.index(b"mdat"):
         yield "is not laid out for streaming: moov must stand before mdat"
 

@@ -15,30 +15,13 @@ import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
+from javisc.compiler.media.boxes import IDR, SEI, BoxError, nal_units
 from javisc.compiler.media.encode import MP4_OPTIONS, Encoder
 from javisc.compiler.recipe import Recipe
-
-IDR, SEI = 5, 6
-#: More units in a packet than any encoder makes.
-MAX_UNITS = 64
 
 
 class NotCopyable(Exception):
     """The stream is not what the recipe makes: encode it."""
-
-
-def units(packet: bytes) -> list[tuple[int, bytes]]:
-    """(type, content) of the NAL units of a packet with four-byte lengths. Raises `NotCopyable` where these are wrong."""
-    found: list[tuple[int, bytes]] = []
-    at = 0
-    while at < len(packet):
-        size = int.from_bytes(packet[at : at + 4], "big")
-        content = packet[at + 4 : at + 4 + size]
-        if size == 0 or len(content) < size or len(found) >= MAX_UNITS:
-            raise NotCopyable("broken NAL units")
-        found.append((content[0] & 31, content))
-        at += 4 + size
-    return found
 
 
 @lru_cache(maxsize=64)
@@ -52,7 +35,7 @@ def reference(recipe: Recipe, width: int, height: int) -> tuple[bytes, bytes]:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             packet = next(container.demux(stream))
-            note = b"".join(content for kind, content in units(bytes(packet)) if kind == SEI)
+            note = b"".join(content for kind, content in nal_units(bytes(packet)) if kind == SEI)
             return stream.codec_context.extradata or b"", note
 
 
@@ -88,7 +71,10 @@ class Copier:
         time = packet.pts * packet.time_base
         self._first = time if self._first is None else self._first
         opens = self.frames % self._gop == 0
-        parts = units(bytes(packet))
+        try:
+            parts = nal_units(bytes(packet))
+        except BoxError as error:
+            raise NotCopyable(str(error)) from error
         if time - self._first != self.frames * self._tick:
             raise NotCopyable("another grid")
         if packet.is_keyframe != opens or any(kind == IDR for kind, _ in parts) != opens:

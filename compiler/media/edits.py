@@ -8,13 +8,14 @@ applied here, and FFmpeg is told to ignore them; anything else is left to FFmpeg
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_BOXES = 100_000
+from javisc.compiler.media.boxes import Box, BoxError, Truncated, file_boxes
+from javisc.compiler.reasons import Rejected
+
 MAX_ENTRIES = 64
 
 
@@ -35,93 +36,72 @@ class Edit:
 class _Track:
     id: int = 0
     timescale: int = 0
-    entries: list[tuple[int, int, int]] | None = None
+    entries: list[tuple[int, ...]] | None = None
 
 
 def read_edits(path: Path) -> dict[int, Edit]:
     """The edit of each track, by track id (FFmpeg's stream id).
 
-    Empty if the file is no MP4, has no edit list, or has one that only FFmpeg can follow.
+    Empty if the file is no MP4, has no edit list, or has one that only FFmpeg can follow. Raises `Rejected` where a header that
+    tells of time ends early.
     """
     try:
         with path.open("rb") as file:
             return _read(file)
-    except (OSError, struct.error, ValueError, OverflowError):
+    except Truncated as error:
+        raise Rejected("corrupt", str(error)) from error
+    except (OSError, BoxError, OverflowError):
         return {}
 
 
 def _read(file: BinaryIO) -> dict[int, Edit]:
-    file.seek(0, 2)
-    length = file.tell()
-    moov = next((box for box in _boxes(file, 0, length) if box[0] == b"moov"), None)
+    moov = next((box for box in file_boxes(file) if box.kind == b"moov"), None)
     if moov is None:
         return {}
     scale, fragmented = 0, False
     tracks: list[_Track] = []
-    for kind, start, end in _boxes(file, moov[1], moov[2]):
-        if kind == b"mvhd":
-            scale = _number(file, start)
-        elif kind == b"mvex":
+    for box in moov.boxes():
+        if box.kind == b"mvhd":
+            scale = _number(box)
+        elif box.kind == b"mvex":
             fragmented = True
-        elif kind == b"trak":
-            tracks.append(_track(file, start, end))
+        elif box.kind == b"trak":
+            tracks.append(_track(box))
     if scale <= 0 or not any(track.entries for track in tracks):
         return {}
     edits = {track.id: edit for track in tracks if (edit := _edit(track, scale, fragmented)) is not None}
     return edits if len(edits) == len(tracks) else {}
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, content start, content end) of the boxes between two offsets. Raises ValueError on nonsense."""
-    for _ in range(MAX_BOXES):
-        if start + 8 > end:
-            return
-        file.seek(start)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        head = 8
-        if size == 1:
-            size, head = struct.unpack(">Q", file.read(8))[0], 16
-        elif size == 0:
-            size = end - start
-        if size < head:
-            raise ValueError(f"box {kind!r} of {size} bytes")
-        yield kind, start + head, min(start + size, end)
-        start += size
-
-
-def _number(file: BinaryIO, start: int) -> int:
+def _number(box: Box) -> int:
     """The number after the two dates: units per second in mvhd and mdhd, the track's id in tkhd."""
-    file.seek(start)
-    version = file.read(1)[0]
-    file.seek(start + (20 if version == 1 else 12))
-    return int(struct.unpack(">I", file.read(4))[0])
+    version = box.read(0, ">B")[0]
+    return box.read(20 if version == 1 else 12, ">I")[0]
 
 
-def _track(file: BinaryIO, start: int, end: int) -> _Track:
+def _track(trak: Box) -> _Track:
     track = _Track()
-    for kind, first, last in _boxes(file, start, end):
-        if kind == b"tkhd":
-            track.id = _number(file, first)
-        elif kind == b"mdia":
-            for inner, at, _ in _boxes(file, first, last):
-                if inner == b"mdhd":
-                    track.timescale = _number(file, at)
-        elif kind == b"edts":
-            for inner, at, _ in _boxes(file, first, last):
-                if inner == b"elst":
-                    track.entries = _entries(file, at)
+    for box in trak.boxes():
+        if box.kind == b"tkhd":
+            track.id = _number(box)
+        elif box.kind == b"mdia":
+            for inner in box.boxes():
+                if inner.kind == b"mdhd":
+                    track.timescale = _number(inner)
+        elif box.kind == b"edts":
+            for inner in box.boxes():
+                if inner.kind == b"elst":
+                    track.entries = _entries(inner)
     return track
 
 
-def _entries(file: BinaryIO, start: int) -> list[tuple[int, int, int]]:
+def _entries(elst: Box) -> list[tuple[int, ...]]:
     """(duration in movie units, media time or -1, rate in 16.16) of each edit."""
-    file.seek(start)
-    version, count = struct.unpack(">B3xI", file.read(8))
-    if count > MAX_ENTRIES:
-        raise ValueError(f"{count} edits")
+    version, count = elst.read(0, ">B3xI")
     layout = ">Qqi" if version == 1 else ">Iii"
-    size = struct.calcsize(layout)
-    return [struct.unpack(layout, file.read(size)) for _ in range(count)]
+    if count > MAX_ENTRIES:
+        raise BoxError(f"{count} edits")
+    return [elst.read(8 + number * struct.calcsize(layout), layout) for number in range(count)]
 
 
 def _edit(track: _Track, scale: int, fragmented: bool) -> Edit | None:
