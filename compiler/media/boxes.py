@@ -25,7 +25,7 @@ class Truncated(BoxError):
 
 @dataclass(frozen=True)
 class Box:
-    """A box in `file`: its type, where it begins, where its content begins and ends. Not `whole`: it would pass its parent's end."""
+    """A box in `file`: its type, where it begins, where its content begins and ends. `whole`: not cut by its parent."""
 
     file: BinaryIO
     kind: bytes

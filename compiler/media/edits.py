@@ -8,15 +8,18 @@ applied here, and FFmpeg is told to ignore them; anything else is left to FFmpeg
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
-from javisc.compiler.media.boxes import Box, BoxError, Truncated, file_boxes
+from javisc.compiler.media.boxes import Box, BoxError, Truncated, boxes, file_boxes
 from javisc.compiler.reasons import Rejected
 
 MAX_ENTRIES = 64
+#: Sample descriptions of encrypted streams: ISO/IEC 14496-12's and FairPlay's.
+LOCKED = frozenset({b"encv", b"enca", b"drms", b"drmi"})
 
 
 @dataclass(frozen=True)
@@ -32,32 +35,40 @@ class Edit:
         return self.shift == 0 and not self.start
 
 
+@dataclass(frozen=True)
+class Movie:
+    """What an MP4's headers say of its tracks, by track id (FFmpeg's stream id).
+
+    edits: empty if there are none, or if one is such as only FFmpeg can follow. locked: encrypted tracks.
+    """
+
+    edits: dict[int, Edit] = field(default_factory=dict)
+    locked: frozenset[int] = frozenset()
+
+
 @dataclass
 class _Track:
     id: int = 0
     timescale: int = 0
     entries: list[tuple[int, ...]] | None = None
+    locked: bool = False
 
 
-def read_edits(path: Path) -> dict[int, Edit]:
-    """The edit of each track, by track id (FFmpeg's stream id).
-
-    Empty if the file is no MP4, has no edit list, or has one that only FFmpeg can follow. Raises `Rejected` where a header that
-    tells of time ends early.
-    """
+def read_movie(path: Path) -> Movie:
+    """The headers of an MP4; an empty Movie for any other file. Raises `Rejected` where a header of times ends early."""
     try:
         with path.open("rb") as file:
             return _read(file)
     except Truncated as error:
         raise Rejected("corrupt", str(error)) from error
     except (OSError, BoxError, OverflowError):
-        return {}
+        return Movie()
 
 
-def _read(file: BinaryIO) -> dict[int, Edit]:
+def _read(file: BinaryIO) -> Movie:
     moov = next((box for box in file_boxes(file) if box.kind == b"moov"), None)
     if moov is None:
-        return {}
+        return Movie()
     scale, fragmented = 0, False
     tracks: list[_Track] = []
     for box in moov.boxes():
@@ -67,10 +78,11 @@ def _read(file: BinaryIO) -> dict[int, Edit]:
             fragmented = True
         elif box.kind == b"trak":
             tracks.append(_track(box))
+    locked = frozenset(track.id for track in tracks if track.locked)
     if scale <= 0 or not any(track.entries for track in tracks):
-        return {}
+        return Movie(locked=locked)
     edits = {track.id: edit for track in tracks if (edit := _edit(track, scale, fragmented)) is not None}
-    return edits if len(edits) == len(tracks) else {}
+    return Movie(edits if len(edits) == len(tracks) else {}, locked)
 
 
 def _number(box: Box) -> int:
@@ -88,11 +100,25 @@ def _track(trak: Box) -> _Track:
             for inner in box.boxes():
                 if inner.kind == b"mdhd":
                     track.timescale = _number(inner)
+                elif inner.kind == b"minf":
+                    track.locked = _locked(inner)
         elif box.kind == b"edts":
             for inner in box.boxes():
                 if inner.kind == b"elst":
                     track.entries = _entries(inner)
     return track
+
+
+def _locked(minf: Box) -> bool:
+    """True if the sample description is one of an encrypted stream."""
+    tables = [box for stbl in minf.boxes() if stbl.kind == b"stbl" for box in stbl.boxes() if box.kind == b"stsd"]
+    return any(kind in LOCKED for stsd in tables for kind in _described(stsd))
+
+
+def _described(stsd: Box) -> Iterator[bytes]:
+    """The type of each sample description."""
+    for entry in boxes(stsd.file, stsd.body + 8, stsd.end):
+        yield entry.kind
 
 
 def _entries(elst: Box) -> list[tuple[int, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-from javisc.compiler.media.open import Orientation
+from javisc.compiler.media.orientation import Orientation
 from javisc.compiler.media.quality import Luma, sample_points
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe

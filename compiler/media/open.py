@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import stat
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,9 +13,9 @@ from pathlib import Path
 import av
 import av.error
 from av.container import InputContainer
-from av.stream import Disposition
 
-from javisc.compiler.media.edits import Edit, read_edits
+from javisc.compiler.media.edits import Edit, Movie, read_movie
+from javisc.compiler.media.tracks import choose_audio, choose_video
 from javisc.compiler.reasons import Rejected
 
 #: Demuxers that read one file and nothing else. Playlists (hls, concat, dash, image sequences) would open other files.
@@ -54,6 +52,8 @@ DEMUXERS = (
     "y4m",
     "yuv4mpegpipe",
 )
+#: Demuxers of streams without a container. They give every picture 1/25 s, unless told otherwise.
+ELEMENTARY = ("h264", "hevc", "m4v", "mpegvideo")
 MAX_STREAMS = 64
 
 
@@ -87,8 +87,7 @@ class Probe:
 def probe(path: Path) -> Probe:
     """Open `path` once and read its headers. Raises `Rejected` if it is no readable media file."""
     with open_source(path) as source:
-        container = source.container
-        video, audio = choose_video(container), choose_audio(container)
+        container, video, audio = source.container, source.video(), source.audio()
         duration = None if container.duration is None else container.duration / av.time_base
         return Probe(
             container=container.format.name,
@@ -113,36 +112,69 @@ class Source:
     """An opened file and the edits that its reader has to apply, by stream id (empty where FFmpeg applies them)."""
 
     container: InputContainer
-    edits: dict[int, Edit]
+    path: Path
+    movie: Movie
+
+    def video(self) -> av.VideoStream | None:
+        """The track of pictures to take. Raises `Rejected` if there are some and none can be decoded."""
+        return choose_video(self.container, self.path, self.movie.locked)
+
+    def audio(self) -> av.AudioStream | None:
+        """The track of sound to take. Raises `Rejected` if there are some and none can be decoded."""
+        return choose_audio(self.container, self.path, self.movie.locked)
 
     def edit_of(self, stream: av.VideoStream | av.AudioStream) -> Edit:
         """The edit of a stream; the trivial one where nothing is left to do."""
-        return self.edits.get(stream.id, Edit())
+        return self.movie.edits.get(stream.id, Edit())
 
 
 @contextlib.contextmanager
 def open_source(path: Path) -> Iterator[Source]:
     """Open a media file read-only, alone: no other file, no network, no playlist. Raises `Rejected`."""
     check_file(path)
-    edits = read_edits(path)
+    movie = read_movie(path)
     options = {
         "format_whitelist": ",".join(DEMUXERS),
         "protocol_whitelist": "file",
         "max_streams": str(MAX_STREAMS),
         "analyzeduration": "10000000",
     }
-    if edits:
+    if movie.edits:
         options["ignore_editlist"] = "1"
+    container = _open(path, options)
     try:
-        container = av.open("file:" + os.fspath(path.absolute()), "r", options=options, metadata_errors="replace")
+        if container.format.name in ELEMENTARY and (rate := _coded_rate(container)) is not None:
+            container.close()
+            container = _open(path, {**options, "framerate": str(rate)})
+        yield Source(container, path, movie)
+    finally:
+        container.close()
+
+
+def _open(path: Path, options: dict[str, str]) -> InputContainer:
+    try:
+        return av.open("file:" + os.fspath(path.absolute()), "r", options=options, metadata_errors="replace")
     except FileNotFoundError as error:
         raise Rejected("vanished", str(error)) from error
     except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
         raise Rejected(_reason_of_open(path, error), f"open: {error}") from error
-    try:
-        yield Source(container, edits)
-    finally:
-        container.close()
+
+
+def _coded_rate(container: InputContainer) -> Fraction | None:
+    """The rate that a stream without a container says in its own headers, which its demuxer does not ask; None if it is that.
+
+    Raises `Rejected` if they say none: any rate would be a guess.
+    """
+    track = next(iter(container.streams.video), None)
+    if track is None or track.codec_context is None:
+        return None
+    rate = track.codec_context.framerate
+    if not rate or not 1 <= rate <= 240:
+        raise Rejected(
+            "timestamps",
+            f"a raw {container.format.name} stream whose headers tell no rate of pictures: put it into a container that does",
+        )
+    return None if rate == track.average_rate else Fraction(rate)
 
 
 def check_file(path: Path) -> os.stat_result:
@@ -185,44 +217,6 @@ def _reason_of_open(path: Path, error: Exception) -> str:
         )
     )
     return "corrupt" if magic else "not_media"
-
-
-def choose_video(container: InputContainer) -> av.VideoStream | None:
-    """The moving picture: the default track, else the first; never cover art or a still. None if there is none."""
-    still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-    moving = [stream for stream in container.streams.video if not stream.disposition & still]
-    return next(
-        (stream for stream in moving if stream.disposition & Disposition.default), moving[0] if moving else None
-    )
-
-
-def choose_audio(container: InputContainer) -> av.AudioStream | None:
-    """The sound: the track with the default disposition, else the first. None if there is none."""
-    tracks = [stream for stream in container.streams.audio if stream.codec_context is not None]
-    return next(
-        (stream for stream in tracks if stream.disposition & Disposition.default), tracks[0] if tracks else None
-    )
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """What a display matrix asks for: mirror left-right first if `flip`, then turn `clockwise` degrees."""
-
-    clockwise: int = 0
-    flip: bool = False
-
-
-def orientation(matrix: bytes | None) -> Orientation:
-    """Read a display matrix (nine native int32, 16.16 and 2.30 fixed point). Angles snap to quarter turns."""
-    if matrix is None or len(matrix) < 36:
-        return Orientation()
-    a, b, _, c, d, _, _, _, _ = struct.unpack("=9i", matrix[:36])
-    flip = a * d - b * c < 0
-    if flip:  # a mirror applied to the picture first negates the matrix's first row
-        a, b = -a, -b
-    if a == b == 0:
-        return Orientation()
-    return Orientation(clockwise=round(math.degrees(math.atan2(b, a)) / 90) % 4 * 90, flip=flip)
 
 
 def _float(value: Fraction | None) -> float | None:

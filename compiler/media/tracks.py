@@ -65,7 +65,7 @@ def codec_of(container: InputContainer, track: av.VideoStream | av.AudioStream, 
         told = container.dumps_format()
     finally:
         av.logging.set_level(level)
-    line = re.search(rf"^  Stream #0:{track.index}\D.*?: (?:Video|Audio): (\w+)(.*)$", told, re.MULTILINE)
+    line = re.search(rf"^  Stream #0:{track.index}(?!\d).*?: (?:Video|Audio): (\w+)(.*)$", told, re.MULTILINE)
     name, rest = line.groups() if line else ("none", "")
     tag = re.search(r"\((\S+) / 0x[0-9A-F]{4,8}\)", rest)
     if name != "none":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
 
 import av
 import av.error
@@ -18,7 +16,8 @@ from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.media.copying import Copier, NotCopyable
 from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.encode import MAX_PIXELS, Converter, Crop, Deinterlacer, Encoder, pixel_aspect, small_luma
-from javisc.compiler.media.open import Source, check_file, choose_audio, choose_video, open_source, orientation
+from javisc.compiler.media.open import Source, check_file, open_source
+from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
 from javisc.compiler.media.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
 from javisc.compiler.media.sound import SoundTrack, write_flac
@@ -107,7 +106,7 @@ class _Pass:
         may_copy: bool,
     ) -> None:
         self.container, self.recipe, self.scratch = source.container, recipe, scratch
-        video, self.audio = choose_video(self.container), choose_audio(self.container)
+        video, self.audio = source.video(), source.audio()
         if video is None:
             raise Rejected("no_video")
         if self.audio is None and not recipe.allow_silent:
@@ -250,7 +249,7 @@ class _Pass:
             if self.origin is None:
                 self.file_start, self.origin = time, time + self.start
             self.sound.start(self.origin)
-            self.converter = Converter(self.recipe, orientation(_display_matrix(frame)), pixel_aspect(self.video))
+            self.converter = Converter(self.recipe, orientation(display_matrix(frame)), pixel_aspect(self.video))
             self.columns = self._source_columns(frame)
         assert self.origin is not None
         luma = small_luma(frame)
@@ -379,7 +378,7 @@ def transcode_audio(source: Path, recipe: Recipe, scratch: Path, *, window: tupl
     """
     start, length = _limits(recipe, window)
     with open_source(source) as opened:
-        container, stream = opened.container, choose_audio(opened.container)
+        container, stream = opened.container, opened.audio()
         if stream is None:
             raise Rejected("no_audio", "no audio stream")
         stream.codec_context.thread_count = 1
@@ -455,11 +454,6 @@ def _read_sound(
 def declared_seconds(container: InputContainer) -> float | None:
     """The duration that the header declares."""
     return None if container.duration is None else container.duration / av.time_base
-
-
-def _display_matrix(frame: VideoFrame) -> bytes | None:
-    data = cast(Iterable[Any], frame.side_data)  # the stubs say a dictionary; iterating gives the entries
-    return next((bytes(entry) for entry in data if entry.type.name == "DISPLAYMATRIX"), None)
 
 
 def sha256_of(path: Path) -> str:

@@ -16,7 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from javisc.compiler.media.encode import target_size
-from javisc.compiler.media.open import Orientation
+from javisc.compiler.media.orientation import Orientation
 
 #: A window larger than this is a mistake or an attack: 8 GiB of pixels.
 MAX_WINDOW_BYTES = 8 << 30

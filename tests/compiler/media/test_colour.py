@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from javisc.compiler.media.encode import target_size
-from javisc.compiler.media.open import Orientation, orientation
+from javisc.compiler.media.orientation import Orientation, orientation
 from javisc.compiler.media.transcode import Clip, transcode
 from javisc.compiler.recipe import PRESETS
 from support.media import Spec, ffmpeg, write
