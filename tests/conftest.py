@@ -6,6 +6,7 @@ Without a CUDA device, Triton kernels run under its interpreter, which Triton mu
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,3 +18,10 @@ if not Path("/dev/nvidiactl").exists():
 settings.register_profile("javisc", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "javisc")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every dataset that a test builds in its own process is judged when it is published."""
+    from support.sane import watch
+
+    watch()
