@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` and `make test`. Both set up all they need, outside this folder, the first time.
-.PHONY: demo test lint dev
+.PHONY: demo test lint dev mutants
 .SILENT:
 export PYTHONSAFEPATH = 1
 export PYTHONDONTWRITEBYTECODE = 1
@@ -11,6 +11,9 @@ demo:  ## make sounding clips, build and verify them, say where to look, and tra
 
 test:  ## every test, on the built wheel's code; ARGS go to pytest
 	set -e; env=$$(.ci/env full); JAVISC_SHARED="$${JAVISC_SHARED:-$(CURDIR)/../shared}" "$$env/bin/python" -m pytest -n 2 $(ARGS)
+
+mutants:  ## put faults into FILE (N of them, SEED) or, without one, those of tests/faults.toml, and see whether the tests find them
+	set -e; env=$$(.ci/env full edit); "$$env/bin/python" -P tests/mutants.py $(FILE) $(if $(N),-n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(TESTS),--tests "$(TESTS)")
 
 lint:  ## ruff and mypy on the installed package
 	set -e; env=$$(.ci/env full); "$$env/bin/python" -m ruff check . && "$$env/bin/python" -m ruff format --check . && \

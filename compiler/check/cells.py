@@ -75,7 +75,10 @@ def _rules(known: set[str], recipe: Recipe) -> Iterator[tuple[str, pl.Expr]]:
     yield "have another number of channels than the recipe", sound & (pl.col("channels") != recipe.channels)
     yield "have channels and no sound", ~sound & (pl.col("channels") != 0)
     heard = pl.col("num_samples") / recipe.sample_rate
-    yield "have a duration that is not num_samples / audio_fps", ~picture & ((pl.col("duration") - heard).abs() > _EXACT)
+    yield (
+        "have a duration that is not num_samples / audio_fps",
+        ~picture & ((pl.col("duration") - heard).abs() > _EXACT),
+    )
     for name in ("silence_ratio", "clipping_ratio", "still_ratio", "black_ratio", "motion"):
         if name in known:
             yield f"have a {name} outside 0 to 1", ~pl.col(name).is_between(0, 1)

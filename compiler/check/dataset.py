@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from javisc.compiler.check import cells
 from javisc.compiler.reasons import REASONS
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.cores import usable_cores
@@ -91,8 +92,12 @@ class _Verify:
             self.say(f"rejected.parquet: key {key} is also in the manifest")
         for row in refused.filter(~pl.col("reason").is_in(list(REASONS)).fill_null(False)).iter_rows(named=True):
             self.say(f"rejected.parquet: {row['relpath']!r}: {row['reason']!r} is no documented reason")
-        for cells in found(manifest):
-            self.say(f"manifest.parquet: {cells}; an older javisc wrote it: `javisc repair {self.store.root}` mends it")
+        for absent in found(manifest):
+            self.say(
+                f"manifest.parquet: {absent}; an older javisc wrote it: `javisc repair {self.store.root}` mends it"
+            )
+        for defect in cells.defects(manifest, Recipe.from_json(self.header["recipe"])):
+            self.say(f"manifest.parquet: {defect}")
         counted = keys.group_by("shard").len().join(shards, on="shard", how="full", coalesce=True).sort("shard")
         for row in counted.filter(pl.col("len").ne_missing(pl.col("samples"))).iter_rows(named=True):
             self.say(f"shards.parquet: shard {row['shard']}: {row['samples']} samples, the manifest has {row['len']}")

@@ -34,6 +34,8 @@ COMMANDS: dict[str, Command] = {
             "--run": Row("--run {folder}/run", "train.folder", Path("{folder}/run")),
             "--resume": Row("--resume", "train.resume", True),
             "--dry-run": Row("--dry-run", "dry_run.recipe", "recipe"),
+            "--print-config": Row("--print-config", "said", lambda said: "optimizer:" in said),
+            "--keys": Row("--keys", "said", lambda said: "optimizer.lr" in said and "optimizer:" not in said),
             "--json": Row("--json", "said", lambda said: '"batches": 1' in said, more="--dry-run"),
         },
     ),
