@@ -20,7 +20,7 @@ from javisc.compiler.plan.options import BuildOptions
 from javisc.compiler.plan.planning import PLAN, Inputs, Planner
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.cores import usable_cores
-from javisc.compiler.run.engine import COMPILERS, Job, Unit, make_engine
+from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, Unit, make_engine
 from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.progress import Reporter
 from javisc.compiler.run.stopping import stoppable
@@ -146,10 +146,11 @@ class _Build:
         )
         if todo.height:
             units = (Unit(*row) for row in read_shards(path, todo))
+            scratch = self.options.scratch and os.path.abspath(self.options.scratch)  # noqa: PTH100 (keeps links)
             engine = make_engine(
                 self.options.engine,
                 _job(self.recipe, self.store.root, self.scratch, self.options),
-                self.options.workers,
+                EngineOptions(self.options.workers, self.options.address, scratch),
             )
             with closing(engine.run(units, self.reporter.event)) as results:  # type: ignore[type-var]
                 for result in results:

@@ -24,9 +24,23 @@ _OPTIONS = (
     ),
     click.option("--shard-samples", type=click.IntRange(1), metavar="N", help="Samples per shard instead."),
     click.option(
-        "--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes; default: one per core."
+        "--workers",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="Worker processes; default: one per core. With --engine ray: CPUs for one shard; default: up to 4.",
     ),
-    click.option("--engine", default="local", show_default=True, metavar="NAME", help="What runs the work."),
+    click.option(
+        "--engine",
+        default="local",
+        show_default=True,
+        metavar="NAME",
+        help="What runs the work: local, or ray for a cluster.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT|auto|local",
+        help="The cluster of --engine ray; default: auto, the one this machine is part of; local makes one here.",
+    ),
     click.option(
         "--shard-range", metavar="A:B", help="Build only shards A ≤ n < B of the plan; a last call without it merges."
     ),
@@ -67,6 +81,7 @@ OPTION_NAMES = (
     "shard_samples",
     "workers",
     "engine",
+    "address",
     "finish",
     "seed",
     "time_limit",

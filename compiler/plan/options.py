@@ -15,10 +15,11 @@ class BuildOptions:
     """How a build runs. Only `shard_size`, `shard_samples`, `seed` and `split` have a say in the result.
 
     shard_size: bytes of a shard, by estimate; shard_samples overrides it. split: names and shares. workers: processes of the
-    local engine, None for one per core. time_limit: seconds per file, to which some per megabyte are added. shard_range:
-    build only the shards a ≤ n < b and do not merge. finish: only merge what is published. prune: rewrite shards whose
-    inputs changed or are gone. retry_rejected: try inputs again that were refused for reasons that may pass. scratch: local
-    folder for unpacked clips. compiler: what becomes of one file, see run.engine.COMPILERS; None: what the recipe says.
+    local engine, or for one shard on a cluster; None: what fits. address: of the cluster, for engines that have one.
+    time_limit: seconds per file, to which some per megabyte are added. shard_range: build only the shards a ≤ n < b and do
+    not merge. finish: only merge what is published. prune: rewrite shards whose inputs changed or are gone. retry_rejected:
+    try inputs again that were refused for reasons that may pass. scratch: folder for unpacked clips, local to each machine.
+    compiler: what becomes of one file, see run.engine.COMPILERS; None: what the recipe says.
     """
 
     shard_size: int = 512_000_000
@@ -27,6 +28,7 @@ class BuildOptions:
     split: Mapping[str, float] = field(default_factory=dict)
     workers: int | None = None
     engine: str = "local"
+    address: str | None = None
     time_limit: float = 120.0
     shard_range: tuple[int, int | None] | None = None
     finish: bool = False

@@ -20,8 +20,8 @@ COMPILERS = {
 #: What tells a source's length before it is compiled: `module:function`, called as f(source).duration, seconds or None.
 PROBE = "javisc.compiler.media.open:probe"
 
-#: Engines by name: `module:class`, made with (job, workers).
-ENGINES = {"local": "javisc.compiler.run.local:LocalEngine"}
+#: Engines by name: `module:class`, made with (job, options).
+ENGINES = {"local": "javisc.compiler.run.local:LocalEngine", "ray": "javisc.compiler.run.ray:RayEngine"}
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,24 @@ def named(entry: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def make_engine(name: str, job: Job, workers: int | None) -> Engine:
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs; nothing of it has a say in the bytes.
+
+    workers: processes of this machine, or of one unit on a cluster; None: as many as fit. address: of a cluster. scratch: a
+    local folder on whichever machine runs a unit; None: the engine's choice.
+    """
+
+    workers: int | None = None
+    address: str | None = None
+    scratch: str | None = None
+
+
+def make_engine(name: str, job: Job, options: EngineOptions) -> Engine:
     """The engine called `name`. Raises UserError if there is none of that name."""
     if name not in ENGINES:
         raise UserError(f"--engine {name!r}: known are {', '.join(ENGINES)}")
-    engine: Engine = named(ENGINES[name])(job, workers)
+    engine: Engine = named(ENGINES[name])(job, options)
     return engine
 
 

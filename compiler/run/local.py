@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from javisc.compiler.run.cores import usable_cores
-from javisc.compiler.run.engine import Event, Job, Unit, UnitResult, limit_of
+from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.sources import fetching
 from javisc.compiler.store.commits import publish_part
@@ -39,11 +39,11 @@ class _Open:
 
 
 class LocalEngine:
-    """Runs units on this machine with `workers` processes (default: one per usable core)."""
+    """Runs units on this machine with `options.workers` processes (default: one per usable core)."""
 
-    def __init__(self, job: Job, workers: int | None = None) -> None:
+    def __init__(self, job: Job, options: EngineOptions) -> None:
         self.job = job
-        self.workers = workers or usable_cores()
+        self.workers = options.workers or usable_cores()
         self.scratch = Path(job.scratch)
         self.store = Store(job.out, self.scratch / "uploads")
         self.staged = 0

@@ -46,6 +46,8 @@ def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, 
         os._exit(7)
     if order == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if order == "unit":  # the process that runs the shard's pool, as when its node runs out of memory
+        os.kill(os.getppid(), signal.SIGKILL)
     if order == "memory":
         raise MemoryError("as if")
     if order == "bug":

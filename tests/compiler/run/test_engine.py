@@ -8,13 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from javisc.compiler.build import BuildOptions, BuildResult, build
-from javisc.compiler.inputs.table import table
-from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
+from support.engines import rejects, run, sources
 from support.processes import alive, workers_of
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -23,34 +20,6 @@ TESTS = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
-
-
-def sources(folder: Path, contents: dict[str, str]) -> pl.DataFrame:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, content in contents.items():
-        (folder / name).write_text(content)
-        status = (folder / name).stat()
-        rows.append(
-            {
-                "path": str(folder / name),
-                "relpath": name,
-                "source_bytes": status.st_size,
-                "mtime_ns": status.st_mtime_ns,
-            }
-        )
-    return table(rows)
-
-
-def run(inputs: pl.DataFrame, out: Path, **options: object) -> BuildResult:
-    chosen = {"compiler": "support.faults:faulty", "workers": 2, "shard_samples": 4, "time_limit": 2.0, **options}
-    return build(inputs, PRESETS["jav"], out, BuildOptions(**chosen))  # type: ignore[arg-type]
-
-
-def rejects(out: Path) -> dict[str, tuple[str, str]]:
-    return {
-        row["relpath"]: (row["reason"], row["message"]) for row in pl.read_parquet(out / "rejected.parquet").to_dicts()
-    }
 
 
 def test_every_fault_costs_its_own_file_only(tmp_path: Path) -> None:
@@ -119,7 +88,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     sources(tmp_path / "raw", {f"{order}.mp4": order for order in ("hang", "spin")})
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from compiler.run.test_engine import sources, run\n"
+        "from support.engines import sources, run\n"
         "run(sources(Path(sys.argv[2]), {'hang.mp4': 'hang', 'spin.mp4': 'spin'}), Path(sys.argv[3]), time_limit=500.0)\n"
     )
     parent = subprocess.Popen(

@@ -28,6 +28,7 @@ COMMON = {
     "--shard-samples": Row("--shard-samples 7", "build.options.shard_samples", 7),
     "--workers": Row("--workers 3", "build.options.workers", 3),
     "--engine": Row("--engine ray", "build.options.engine", "ray"),
+    "--address": Row("--address 10.0.0.1:6379", "build.options.address", "10.0.0.1:6379"),
     "--shard-range": Row("--shard-range 2:5", "build.options.shard_range", (2, 5)),
     "--finish": Row("--finish", "build.options.finish", True),
     "--split": Row("--split a=0.9,b=0.1", "build.options.split", {"a": 0.9, "b": 0.1}),

@@ -1,0 +1,227 @@
+"""The Ray engine on a cluster of this machine: the same bytes as locally, whatever is killed, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from javisc.compiler.build import BuildResult
+from javisc.compiler.run import ray as engine
+from javisc.compiler.run.engine import Event
+from javisc.manifests.errors import UserError
+from support.engines import digests, rejects, run, sources
+
+pytest.importorskip("ray", reason="Ray is not installed (pip install 'javisc[ray]')")
+pytestmark = pytest.mark.dist
+TESTS = Path(__file__).resolve().parents[2]
+#: Clips that take a twentieth of a second, so that a build lasts long enough to be disturbed.
+SLOW = {f"{number:03d}.mp4": f"slow {number}" for number in range(240)}
+NODE = {"num_cpus": 1, "memory": 2_000_000_000, "object_store_memory": 80_000_000}
+
+
+class Nodes:
+    """A cluster whose head does no work, and what its units may leave behind."""
+
+    def __init__(self, scratch: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.scratch = scratch
+        self.cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+        self.nodes: list[Any] = []
+        self.address = self.cluster.address
+
+    def want(self, count: int) -> None:
+        """Have so many nodes that work."""
+        while len(self.nodes) < count:
+            self.nodes.append(self.cluster.add_node(**NODE))
+        self.cluster.wait_for_nodes()
+
+    def kill_one(self) -> None:
+        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def left(self) -> list[str]:
+        """Scratch folders of units, and worker processes that compile."""
+        folders = [path.name for path in self.scratch.glob("javisc-unit-*")]
+        return folders + [
+            entry.name
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and str(self.scratch) in _environment(entry)
+        ]
+
+    def clean_within(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while left := self.left():
+            assert time.monotonic() < until, f"left behind: {left}"
+            time.sleep(0.1)
+
+
+def _environment(process: Path) -> str:
+    """The command line of a compiling worker together with what it has open in the scratch folder."""
+    try:
+        command = (process / "cmdline").read_bytes()
+        if b"run.worker" not in command:
+            return ""
+        return " ".join(str(link.readlink()) for link in (process / "fd").iterdir())
+    except OSError:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_AUTH_MODE")}
+    os.environ.update(PYTHONPATH=str(TESTS), RAY_AUTH_MODE="disabled")
+    made = Nodes(tmp_path_factory.mktemp("scratch"))
+    try:
+        yield made
+    finally:
+        made.cluster.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The inputs, and the digests of what the local engine makes of them."""
+    place = tmp_path_factory.mktemp("plain")
+    inputs = sources(place / "raw", SLOW)
+    os.environ["PYTHONPATH"] = str(TESTS)
+    run(inputs, place / "ds", shard_samples=24)
+    return inputs, digests(place / "ds")
+
+
+def on(nodes: Nodes, inputs: pl.DataFrame, out: Path, **options: object) -> BuildResult:
+    chosen = {"engine": "ray", "address": nodes.address, "workers": 1, "scratch": nodes.scratch, "shard_samples": 24}
+    return run(inputs, out, **{**chosen, **options})
+
+
+def test_a_node_is_killed_half_way_and_the_bytes_are_the_same(
+    nodes: Nodes, plain: tuple[pl.DataFrame, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.want(2)
+    inputs, expected = plain
+    told: list[Event] = []
+    meter = engine._Run._tell
+
+    def kill_at_a_third(self: Any, report: Callable[[Event], None], done: list[int]) -> None:
+        meter(self, lambda event: (told.append(event), report(event))[1], done)
+        if len(told) > 80 and len(nodes.nodes) == 2:
+            nodes.kill_one()
+
+    monkeypatch.setattr(engine._Run, "_tell", kill_at_a_third)
+    result = on(nodes, inputs, tmp_path / "ds")
+    assert len(nodes.nodes) == 1, "the node was not killed: the build was over too soon"
+    assert result.samples == 240 and digests(tmp_path / "ds") == expected
+    # Units that ran twice were counted once.
+    assert len(told) == 240
+    nodes.clean_within(5)
+
+
+def test_faults_cost_their_own_file_only(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.want(1)
+    faults = {"segfault": "crashed", "hang": "timeout", "kill": "crashed", "memory": "crashed", "reject": "corrupt"}
+    inputs = sources(tmp_path / "raw", {f"{name}.mp4": name for name in faults} | {"good.mp4": "fine"})
+    assert on(nodes, inputs, tmp_path / "ds", shard_samples=3).samples == 1
+    assert {name: reason for name, (reason, _) in rejects(tmp_path / "ds").items()} == {
+        f"{name}.mp4": reason for name, reason in faults.items()
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_driver_that_ends_leaves_a_clean_cluster_and_either_engine_goes_on(
+    nodes: Nodes, plain: tuple[pl.DataFrame, dict[str, str]], tmp_path: Path, number: signal.Signals
+) -> None:
+    nodes.want(2)
+    inputs, expected = plain
+    inputs.write_parquet(tmp_path / "inputs.parquet")
+    program = (
+        "import sys, polars as pl; from pathlib import Path; from javisc.compiler.build import BuildOptions, build\n"
+        "from javisc.compiler.recipe import PRESETS; from javisc.manifests.errors import UserError\n"
+        "options = BuildOptions(compiler='support.faults:faulty', engine='ray', address=sys.argv[3], workers=1,"
+        " scratch=Path(sys.argv[4]), shard_samples=24, time_limit=2.0)\n"
+        "try: build(pl.read_parquet(sys.argv[1]), PRESETS['jav'], sys.argv[2], options)\n"
+        "except UserError as error: print(error); sys.exit(error.exit_code)\n"
+    )
+    arguments = [str(tmp_path / "inputs.parquet"), str(tmp_path / "ds"), nodes.address, str(nodes.scratch)]
+    driver = subprocess.Popen([sys.executable, "-P", "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
+    parts = tmp_path / "ds" / ".build" / "parts"
+    until = time.monotonic() + 300
+    while len(list(parts.glob("*.json"))) < 3:
+        assert time.monotonic() < until and driver.poll() is None
+        time.sleep(0.02)
+    driver.send_signal(number)
+    said, _ = driver.communicate(timeout=60)
+    if number != signal.SIGKILL:
+        assert driver.returncode == 130 and "run the same command again" in said
+        assert "raylet" not in said, "Ray's own messages are no output of ours"
+    nodes.clean_within(20)
+    assert len(list(parts.glob("*.json"))) < 10, "it was over before it was stopped"
+    if number == signal.SIGINT:
+        on(nodes, inputs, tmp_path / "ds")
+    else:
+        run(inputs, tmp_path / "ds", shard_samples=24, scratch=tmp_path)
+    assert digests(tmp_path / "ds") == expected
+
+
+def test_a_unit_that_is_always_lost_ends_the_build_in_one_line(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.want(1)
+    monkeypatch.setattr(engine, "MAX_RETRIES", 1)
+    inputs = sources(tmp_path / "raw", {"deadly.mp4": "unit"})
+    with pytest.raises(UserError, match="shard 000000 was lost 2 times with its node or process") as raised:
+        on(nodes, inputs, tmp_path / "ds", time_limit=60.0)
+    assert raised.value.exit_code == 1 and not (tmp_path / "ds" / "manifest.parquet").exists()
+    nodes.clean_within(10)
+
+
+def test_a_scratch_that_cannot_be_written_is_nobodys_reject(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.want(1)
+    inputs = sources(tmp_path / "raw", {"a.mp4": "full", "b.mp4": "fine"})
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        on(nodes, inputs, tmp_path / "ds")
+    assert not (tmp_path / "ds" / "rejected.parquet").exists()
+    nodes.clean_within(10)
+
+
+def test_what_the_cluster_cannot_give_is_one_line(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.want(1)
+    inputs = sources(tmp_path / "raw", {"a.mp4": "fine"})
+    with pytest.raises(UserError, match="--workers 64: no node of the cluster has 64 CPUs"):
+        on(nodes, inputs, tmp_path / "ds", workers=64)
+    with pytest.raises(UserError, match=r"--address 127\.0\.0\.1:1: no Ray cluster answers there"):
+        on(nodes, inputs, tmp_path / "ds", address="127.0.0.1:1")
+    with pytest.raises(UserError, match="--address nowhere: HOST:PORT, auto or local is allowed"):
+        on(nodes, inputs, tmp_path / "ds", address="nowhere")
+
+
+def test_a_second_attempt_is_not_counted_again() -> None:
+    events = [Event(path, 1, 1.0, 1.0) for path in ("a", "a", "b")]
+    meter = engine.Meter()
+    meter.add(0, "first", events[:2])
+    meter.add(0, "second", events)
+    meter.add(1, "first", events[:1])
+    assert [event.path for event in meter.drain([])] == ["a", "a", "b", "a"]
+    meter.add(0, "third", events)
+    assert meter.drain([0, 1]) == [] and not meter._seen and not meter._passed
+
+
+def test_what_lies_in_the_working_folder_is_not_imported_on_the_nodes(tmp_path: Path) -> None:
+    """Ray puts a driver's working folder first on its workers' path; a `javisc/` or `polars.py` there must not matter."""
+    for name in ("javisc/__init__.py", "polars.py", "numpy.py"):
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).write_text("raise SystemExit('imported from the working folder')")
+    sources(tmp_path / "raw", {"a.mp4": "no media"})
+    command = [Path(sys.executable).parent / "javisc", "build", "jav", tmp_path / "raw", "--out", tmp_path / "ds"]
+    options = ["--engine", "ray", "--address", "local", "--workers", "1"]
+    ran = subprocess.run([*command, *options], cwd=tmp_path / "here", capture_output=True, text=True, timeout=120)
+    assert rejects(tmp_path / "ds")["a.mp4"][0] == "not_media", ran.stdout + ran.stderr
+    assert "Token authentication" not in ran.stdout + ran.stderr and "Ray" not in ran.stdout
