@@ -12,6 +12,8 @@ from fractions import Fraction
 from javisc.manifests.errors import UserError
 
 KINDS = ("jav", "audio", "sync")
+#: A picture of another size than the clip's first one is fitted into it, with black bars, or the clip is refused.
+RESIZED = ("letterbox", "refuse")
 ENCODER_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
@@ -39,7 +41,8 @@ class Recipe:
     """What a compiled sample is. Two equal recipes and two equal sources give equal bytes.
 
     `fps` is kept as the text of an exact fraction; `rate` is the fraction itself. `short_side` None keeps the source's size.
-    `max_seconds` cuts what is longer. `kind` "audio" makes samples without a picture.
+    `max_seconds` cuts what is longer. `kind` "audio" makes samples without a picture. `max_hold`: a picture may stand for so many
+    seconds; `resized`: what becomes of a picture whose size changes midway, see RESIZED.
     """
 
     name: str = "jav"
@@ -54,10 +57,13 @@ class Recipe:
     min_frames: int = 10
     max_seconds: float | None = None
     allow_silent: bool = False
+    max_hold: float = 300.0
+    resized: str = "letterbox"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", str(parse_fps(self.fps)))
         object.__setattr__(self, "crf", float(self.crf))
+        object.__setattr__(self, "max_hold", float(self.max_hold))
         if self.max_seconds is not None:
             object.__setattr__(self, "max_seconds", float(self.max_seconds))
         for ok, given, allowed in (
@@ -82,6 +88,8 @@ class Recipe:
                 f"--max-seconds {self.max_seconds}",
                 "0.05 to 86400",
             ),
+            (0.05 <= self.max_hold <= 21600, f"--max-hold {self.max_hold}", "0.05 to 21600 seconds"),
+            (self.resized in RESIZED, f"--resized {self.resized!r}", " or ".join(RESIZED)),
         ):
             if not ok:
                 raise UserError(f"{given}: allowed is {allowed}; change it")
@@ -112,7 +120,11 @@ class Recipe:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the settings that shape bytes: all but the name."""
-        settings = {key: value for key, value in self.to_json().items() if key != "name"}
+        settings = {
+            key: value
+            for key, value in self.to_json().items()
+            if key != "name" and (key not in _LATER or value != _LATER[key])
+        }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def replace(self, **changes: object) -> Recipe:
@@ -133,7 +145,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "min_frames": (int,),
     "max_seconds": (int, float, type(None)),
     "allow_silent": (bool,),
+    "max_hold": (int, float),
+    "resized": (str,),
 }
+
+#: Settings that recipes did not always have: at these values they leave the digest what it was, so that older datasets resume.
+_LATER = {"max_hold": 300.0, "resized": "letterbox"}
 
 PRESETS: dict[str, Recipe] = {
     "jav": Recipe(),

@@ -89,6 +89,11 @@ SOURCE = _columns(
     ("source_edit_list", pl.Boolean, "true if an edit list or skipped samples moved the presentation"),
     ("source_interlaced", pl.Boolean, "true if frames were deinterlaced"),
     ("source_hdr", pl.Boolean, "true if frames were tone-mapped from PQ or HLG"),
+    (
+        "source_size_changes",
+        pl.Int32,
+        "how often the picture's size changes midway; what has another size than the first is letterboxed; null: never",
+    ),
     ("source_declared_frames", pl.Int64, "what the header says, or null"),
     ("source_decoded_frames", pl.Int64, "what decodes"),
     ("source_declared_seconds", pl.Float64, "what the header says, or null"),

@@ -22,9 +22,12 @@ RECIPE_OPTIONS = (
     click.option("--min-frames", type=int, metavar="N", help="Refuse clips with fewer frames."),
     click.option("--max-seconds", type=float, metavar="S", help="Cut clips to S seconds."),
     click.option("--allow-silent", is_flag=True, default=None, help="Keep videos without sound."),
+    click.option("--max-hold", type=float, metavar="S", help="Let a picture stand for S seconds (300), as slides do."),
+    click.option("--resized", metavar="HOW", help="A picture whose size changes midway: letterbox (default) or refuse the clip."),
 )  # fmt: skip
 SETTINGS = (
     "fps", "sample_rate", "channels", "short_side", "crf", "encoder_preset", "min_frames", "max_seconds", "allow_silent",
+    "max_hold", "resized",
 )  # fmt: skip
 
 

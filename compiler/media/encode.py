@@ -68,6 +68,13 @@ def target_size(
     return wide, high, wide // 2 * 2, high // 2 * 2
 
 
+def fit(wide: int, high: int, width: int, height: int) -> tuple[int, int, int, int]:
+    """The largest even size of the shape wide:high inside an even width x height, and the even place of its corner."""
+    scale = min(Fraction(width, wide), Fraction(height, high))
+    inner = min(max(round(wide * scale / 2) * 2, 2), width), min(max(round(high * scale / 2) * 2, 2), height)
+    return *inner, (width - inner[0]) // 4 * 2, (height - inner[1]) // 4 * 2
+
+
 def small_luma(frame: VideoFrame) -> Luma:
     """A sample of the luma of any frame, 0 black and 1 white."""
     component = frame.format.components[0] if frame.format.name.startswith(_LUMA_FIRST) else None
@@ -137,6 +144,7 @@ class Converter:
 
     The matrix and the range are converted; R'G'B' values stay what they were. BT.2020 primaries are brought to BT.709;
     the small differences between the primaries of BT.709 and BT.601 are left alone, because no reader of datasets undoes them.
+    The first picture decides the size; one of another size is fitted into it, in the middle of black bars.
     """
 
     def __init__(self, recipe: Recipe, turn: Orientation, aspect: Fraction) -> None:
@@ -144,16 +152,22 @@ class Converter:
         self.turn = turn
         self.aspect = aspect
         self.size: tuple[int, int] | None = None
+        self.size_changes = 0
         self.hdr = False
         self._graph: Graph | None = None
         self._key: tuple[object, ...] | None = None
+        self._source_size: tuple[int, int] | None = None
 
     def upright(self, frame: VideoFrame) -> tuple[int, int]:
         """Width and height of a frame's pixels after turning."""
         return (frame.height, frame.width) if self.turn.clockwise in (90, 270) else (frame.width, frame.height)
 
     def convert(self, frame: VideoFrame, part: Part | None = None) -> VideoFrame:
-        """One frame in, one frame out, of the upright frame's `part` if given. Raises `Rejected` where FFmpeg cannot convert."""
+        """One frame in, one frame out, of the upright frame's `part` if given.
+
+        Raises `Rejected` where FFmpeg cannot convert, or where the size changes and the recipe refuses that.
+        """
+        self._mind_size(frame)
         key = (
             part,
             frame.width,
@@ -177,6 +191,14 @@ class Converter:
                 "unsupported", f"convert {frame.format.name} {frame.width}x{frame.height}: {error}"
             ) from error
 
+    def _mind_size(self, frame: VideoFrame) -> None:
+        before, self._source_size = self._source_size, (frame.width, frame.height)
+        if before in (None, self._source_size):
+            return
+        self.size_changes += 1
+        if self.recipe.resized == "refuse":
+            raise Rejected("resized", f"{before[0]}x{before[1]}, then {frame.width}x{frame.height}")  # type: ignore[index]
+
     def _steps(self, frame: VideoFrame, part: Part | None) -> list[str]:
         size, turn, aspect = (frame.width, frame.height), self.turn, self.aspect
         if part is not None:
@@ -187,8 +209,14 @@ class Converter:
             if even_wide < 2 or even_high < 2:
                 raise Rejected("unsupported", f"a picture of {wide}x{high} pixels")
             self.size = (even_wide, even_high)
-        elif self.size != (even_wide, even_high):  # the stream changed its size midway: keep the first one
-            even_wide, even_high = wide, high = self.size
+        bars = []
+        if self.size != (even_wide, even_high):
+            if part is None:
+                wide, high, left, top = fit(wide, high, *self.size)
+                bars = [f"pad={self.size[0]}:{self.size[1]}:{left}:{top}:black"] * ((wide, high) != self.size)
+                even_wide, even_high = wide, high
+            else:
+                even_wide, even_high = wide, high = self.size
         self.hdr = self.hdr or is_hdr(frame)
         steps = []
         if self.turn.flip:
@@ -203,7 +231,7 @@ class Converter:
             steps.append(f"scale={wide}:{high}:{SCALER}")
         if (wide, high) != (even_wide, even_high):
             steps.append(f"crop={even_wide}:{even_high}:0:0:exact=1")
-        return steps + self._colour(frame)
+        return steps + self._colour(frame) + bars
 
     def _colour(self, frame: VideoFrame) -> list[str]:
         name = frame.format.name

@@ -12,8 +12,6 @@ from javisc.compiler.media.clock import Slots
 from javisc.compiler.media.edits import Edit
 from javisc.compiler.reasons import Rejected
 
-#: Two pictures further apart than this, or in reverse by more than a second, have no common clock.
-MAX_HOLD = Fraction(30)
 #: The edit's end is written in units as coarse as a millisecond.
 END_TOLERANCE = Fraction(2, 1000)
 #: More pictures out of order than this share, and the file is refused.
@@ -21,12 +19,17 @@ MAX_UNORDERED = 0.1
 
 
 class PictureClock:
-    """Gives every decoded picture its time on the container's clock, in order; drops what is not presented."""
+    """Gives every decoded picture its time on the container's clock, in order; drops what is not presented.
 
-    def __init__(self, stream: av.VideoStream, edit: Edit, slots: Slots | None) -> None:
+    A picture stands for `max_hold` seconds at most: two that are further apart have no common clock, nor have two in reverse by
+    more than a second.
+    """
+
+    def __init__(self, stream: av.VideoStream, edit: Edit, slots: Slots | None, max_hold: Fraction) -> None:
         self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         self.edit = edit
         self.slots = slots
+        self.max_hold = max_hold
         self.first: Fraction | None = None
         self.last = Fraction(0)
         self.count = 0
@@ -84,8 +87,11 @@ class PictureClock:
             self.first = self._even_from = time
         else:
             interval = time - self.last
-            if interval > MAX_HOLD or interval < 0:
-                raise Rejected("timestamps", f"pictures at {float(self.last):.3f} s and then at {float(time):.3f} s")
+            if interval > self.max_hold or interval < 0:
+                more = f": more than --max-hold {float(self.max_hold):g}" if interval > 0 else ""
+                raise Rejected(
+                    "timestamps", f"pictures at {float(self.last):.3f} s and then at {float(time):.3f} s{more}"
+                )
             if self._clipped and self.count == 1:
                 self._even_from = time
             else:
@@ -105,12 +111,11 @@ class PictureClock:
 
     @property
     def end(self) -> Fraction:
-        """When the last picture goes: after its own duration if that is credible, else after the usual interval."""
+        """When the last picture goes: after its own duration, `max_hold` at most; after the usual interval if it has none."""
         usual = (
             max(self._intervals, key=lambda interval: self._intervals[interval]) if self._intervals else 1 / self.rate
         )
-        credible = 0 < self._hold <= max(self._longest, Fraction(1))
-        end = self.last + (self._hold if credible else usual)
+        end = self.last + (min(self._hold, self.max_hold) if self._hold > 0 else usual)
         return end if self.edit.end is None else min(end, max(self.edit.end, self.last))
 
     @property

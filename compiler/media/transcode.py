@@ -126,7 +126,7 @@ class _Pass:
         self.sound = SoundTrack(recipe, scratch, self.audio_edit)
         self.sound.limit = samples_for(self.max_frames, recipe.sample_rate, recipe.rate)
         self.slots = Slots() if self.container.format.name == "avi" else None
-        self.clock = PictureClock(video, source.edit_of(video), self.slots)
+        self.clock = PictureClock(video, source.edit_of(video), self.slots, _seconds(recipe.max_hold))
         self.deinterlacer = Deinterlacer()
         self.hold: Hold[tuple[VideoFrame, Luma]] = Hold(recipe.rate)
         self.statistics = PictureStatistics()
@@ -174,7 +174,7 @@ class _Pass:
 
     def _first_picture(self) -> Fraction | None:
         """The time of the next picture that decodes, on a clock of its own; the place in the file is lost."""
-        clock = PictureClock(self.video, self.clock.edit, None)
+        clock = PictureClock(self.video, self.clock.edit, None, self.clock.max_hold)
         try:
             for packet in self.container.demux(self.video):
                 for frame in packet.decode():
@@ -363,6 +363,7 @@ class _Pass:
             "source_edit_list": self.moved,
             "source_interlaced": self.deinterlacer.used,
             "source_hdr": self.converter.hdr,
+            "source_size_changes": self.converter.size_changes or None,
             "source_decoded_frames": self.clock.count,
             "source_video_start": float(self.file_start),
             "source_audio_start": None if self.sound.first is None else float(self.sound.first),

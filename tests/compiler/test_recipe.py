@@ -87,3 +87,11 @@ def test_reasons_are_documented_and_messages_are_one_line() -> None:
     import pickle
 
     assert pickle.loads(pickle.dumps(rejected)).message == "two lines"  # noqa: S301 - our own, to cross processes
+
+
+def test_settings_that_came_later_leave_older_digests_alone() -> None:
+    """Datasets that were begun before `max_hold` and `resized` existed are resumed by the same command."""
+    known = "b59af1d2d085b2dc"
+    assert Recipe().digest.startswith(known)
+    assert Recipe.from_json({"name": "jav", "kind": "jav"}).digest == Recipe().digest
+    assert len({Recipe().digest, Recipe(max_hold=60).digest, Recipe(resized="refuse").digest}) == 3

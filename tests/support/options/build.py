@@ -84,6 +84,8 @@ COMMANDS = {
             "RAW": Row("{clip}", "from_raw.raw", ("{raw}", "{clip}")),
             "--recipe": Row("--recipe sync", "build.recipe.name", "sync"),
             "--allow-silent": Row("--allow-silent", "build.recipe.allow_silent", True),
+            "--max-hold": Row("--max-hold 60", "build.recipe.max_hold", 60.0),
+            "--resized": Row("--resized refuse", "build.recipe.resized", "refuse"),
             **_CAPTIONS,
             **_CORPUS,
         },
