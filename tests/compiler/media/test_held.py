@@ -197,7 +197,12 @@ def test_another_size_is_letterboxed(tmp_path: Path, form: str, codec: str) -> N
         wide, high, left, top = fit(width, height, 160, 120)
         inner = image[top : top + high, left : left + wide]
         if inner.shape[0] >= 60:
-            late = codec == "mpeg2video" and tick % 12 == 11  # its decoder loses the last picture before a change
+            late = codec == "mpeg2video" and tick in (
+                11,
+                23,
+                35,
+                47,
+            )  # its decoder loses the last picture before a change
             assert read_number(inner) == tick - late, tick
         bars = np.concatenate([image[:, : max(left - 2, 0)].ravel(), image[: max(top - 2, 0)].ravel()])
         assert not bars.size or np.abs(bars.astype(int) - 16).max() <= 3, tick
