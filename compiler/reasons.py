@@ -24,6 +24,9 @@ REASONS: dict[str, str] = {
     "internal": "javisc itself failed on it; the message is for a bug report",
 }
 
+#: More inputs than this refused as `internal` are no accident: the build says so by its exit code.
+A_HANDFUL = 5
+
 
 class Rejected(Exception):
     """An input that does not become a sample. `reason` is a key of `REASONS`; `message` is what the library below said."""

@@ -115,6 +115,7 @@ def run_build(
     from javisc.compiler.build import BuildOptions, build
     from javisc.compiler.build import plan_only as estimate
     from javisc.compiler.plan import settings as parse
+    from javisc.compiler.reasons import A_HANDFUL
     from javisc.compiler.run.progress import Reporter, size, span
 
     chosen = BuildOptions(
@@ -154,4 +155,11 @@ def run_build(
         click.echo(
             f"{result.shards_left} shards are outside this range or left: a last call without --shard-range merges"
         )
+    if (internal := result.rejected.get("internal", 0)) > A_HANDFUL:
+        click.echo(
+            f"javisc: {internal} inputs were refused by a fault of javisc itself, not theirs: please report the messages in "
+            "rejected.parquet; --retry-rejected tries them again",
+            err=True,
+        )
+        return 1
     return 1 if strict and rejected else 0

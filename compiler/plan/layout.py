@@ -48,6 +48,8 @@ class Changes:
     twins: int = 0
     changed: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    #: Inputs that were planned, are not published and cannot be found any more: (path, its bytes if they are no text).
+    lost: list[tuple[str, bytes | None]] = field(default_factory=list)
     pruned: set[int] = field(default_factory=set)
 
     def lines(self, prune: bool) -> list[str]:
@@ -201,6 +203,9 @@ def _compare(
     state = old.select("key", "shard").join(published, on=["key", "shard"], how="inner")
     deleted = old.join(assigned.drop_nulls("shard"), on="key", how="anti")
     changes.deleted = deleted["path"].to_list()
+    refused = assigned.filter(pl.col("refused").is_in(["unreadable", "vanished"])).drop_nulls("shard")
+    missing = pl.concat([deleted, old.join(refused, on="key", how="semi")]).filter(pl.col("refused").is_null())
+    changes.lost = missing.join(state, on="key", how="anti").select("path", "raw_path").rows()
     gone = deleted.join(state, on="key", how="semi")
     if prune:
         made = state.filter(pl.col("sha256").is_not_null())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from javisc.compiler.plan.saved import SETTINGS, check_settings, read_settings, 
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
+from javisc.manifests.environment import Unavailable, gone
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import is_url
 
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
 Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
@@ -58,8 +61,13 @@ class Planner:
         folder = self.scratch / "plan"
         folder.mkdir(parents=True)
         table = conform(inputs(folder) if callable(inputs) else inputs)
-        if table.select(pl.len()).collect(engine="streaming").item() == 0 and not exists:
-            raise UserError("no input was found: give a folder or list with media files")
+        if table.select(pl.len()).collect(engine="streaming").item() == 0:
+            raise UserError(
+                f"no input was found, but {self.store.root} was built from some: mount their folder again, or give it"
+                if exists
+                else "no input was found: give a folder or list with media files",
+                exit_code=1,
+            )
         layout = Layout(self._per_shard(table), self.options.seed, self.options.split)
         plan, changes = lay_out(
             table,
@@ -70,12 +78,31 @@ class Planner:
             prune=self.options.prune,
             retry=RETRIED if self.options.retry_rejected else (),
         )
+        self._stop_if_lost(changes)
         write_settings(self.store, self.recipe, self.options, layout)
         with self.store.publish(*PLAN) as local:
             write_plan(plan, local)
         self._tell(changes, exists)
         shutil.rmtree(folder, ignore_errors=True)
         return self.store.fetch(*PLAN)
+
+    def _stop_if_lost(self, changes: Changes) -> None:
+        """Raise Unavailable where planned inputs are gone with all around them: a lost mount must not change the plan."""
+        if self.options.prune:
+            return
+        away: dict[bytes, bool] = {}
+        lost = []
+        for path, raw in changes.lost:
+            folder = os.path.dirname(os.fsencode(path) if raw is None else raw)  # noqa: PTH120
+            if folder not in away:
+                away[folder] = not is_url(path) and gone(os.path.join(folder, b"x"))  # noqa: PTH118
+            if away[folder]:
+                lost.append(path)
+        if lost:
+            raise Unavailable(
+                f"{len(lost)} inputs of the plan are gone with their folders ({min(lost)!r} is the first): mount them again and "
+                "run the same command; if they were deleted, say --prune and the plan does without them"
+            )
 
     def _tell(self, changes: Changes, again: bool) -> None:
         if again:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from javisc.compiler.recipe import PRESETS
 from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import filesystem
+from support.faulty_store import s3_server
 from support.raw import raw_folder, write_clip
 
 RECIPE = PRESETS["jav"].replace(short_side=32, encoder_preset="ultrafast")
@@ -30,37 +29,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server on this machine's loopback. Yields a bucket's URL."""
     pytest.importorskip("moto")
     s3fs = pytest.importorskip("s3fs")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    )
-    settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    settings |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_EC2_METADATA_DISABLED": "true"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        until = time.monotonic() + 60
-        while True:
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None and time.monotonic() < until, "the S3 server does not start"
-            time.sleep(0.1)
-        s3fs.S3FileSystem.clear_instance_cache()
+    with s3_server(tmp_path_factory.mktemp("moto") / "log"):
         s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
-    finally:
-        server.kill()
-        server.wait()
-        log.close()
-        s3fs.S3FileSystem.clear_instance_cache()
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 def test_a_build_from_and_to_an_object_store(s3: str, tmp_path: Path) -> None:
