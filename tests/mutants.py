@@ -1,8 +1,7 @@
 """Put faults into javisc and see whether the tests find them.
 
-    make mutants FILE=manifests/splits.py [N=20] [SEED=0] [TESTS="tests/manifests"]     # random faults in one file
-    make mutants                                                                        # the deliberate ones of
-    tests/faults.toml
+    make mutants FILE=manifests/splits.py [N=20] [SEED=0] [TESTS="tests/manifests"]   random faults in one file
+    make mutants                           the deliberate ones of tests/faults.toml
 
 A fault goes into a copy of the packages that comes first on the path; the checkout is not touched. The tests are those that
 name the file's module (TESTS chooses others). What survives is shown: some of it changes nothing that anybody could see, the

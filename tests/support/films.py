@@ -12,7 +12,7 @@ from support.raw import write_clip
 #: What the table of captions says, by file; None: it has no row, "": its cell is empty.
 CAPTIONS: dict[str, str | None] = {
     "a dog.mp4": "a dog barks, then a car passes",
-    "dog park.avi": "Dogs run in a park",
+    "dog park.MOV": "Dogs run in a park",
     "rain.mov": 'rain on a roof, "quoted"',
     "sea.MKV": "waves at the sea",
     "sub/ball.mp4": "",
