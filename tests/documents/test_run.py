@@ -22,7 +22,7 @@ import pytest
 
 from support import films, selector
 from support.documents import Block, blocks
-from support.films import CAPTIONS, Films
+from support.films import CAPTIONS
 from support.raw import write_clip
 from support.sane import sane
 
@@ -249,7 +249,7 @@ def follow(place: Path, document: str) -> int:
     return ran
 
 
-def test_readme(place: Path) -> None:
+def readme(place: Path) -> None:
     assert follow(place, "README.md") == 4
     listed = next(block.text for block in blocks("README.md") if block.text.startswith("DS/"))
     for name in re.findall(r"DS/[\w./]+", listed):
@@ -263,7 +263,7 @@ def test_readme(place: Path) -> None:
     assert [name for name in tar if name.startswith(key)] == members[0].replace("KEY", key).split()
 
 
-def test_dataset(place: Path) -> None:
+def dataset(place: Path) -> None:
     """Its snippets read the dataset that README's commands made; its one-liner prints the columns."""
     assert follow(place, "docs/dataset.md") == 1
     text = (Path(__file__).parents[2] / "docs/dataset.md").read_text()
@@ -272,15 +272,22 @@ def test_dataset(place: Path) -> None:
     look_columns(place, shell(place, line[1]))
 
 
-def test_tables(place: Path) -> None:
+def tables(place: Path) -> None:
     shutil.copytree(place / "DS", place / "DS1")
     shell(place, "javisc build jav more --out DS2")
     assert follow(place, "docs/tables.md") == 8
 
 
-def test_compile(place: Path, tmp_path: Path) -> None:
-    films_there = Films(tmp_path)
-    shutil.copytree(place / "RAW", films_there.raw)
+@pytest.mark.slow
+def test_a_reader_goes_through_readme_dataset_and_tables(place: Path) -> None:
+    """One test, since each document goes on with what the one before has made."""
+    readme(place)
+    dataset(place)
+    tables(place)
+
+
+def test_compile(tmp_path: Path) -> None:
+    films_there = films.write(tmp_path)
     assert follow(tmp_path, "docs/compile.md") == 3
     assert json.loads((films_there.dataset / "dataset.json").read_text())["counts"]["samples"] == 6
 
