@@ -16,6 +16,7 @@ from javisc.manifests.errors import UserError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("javisc.commands.demo:demo", "make, build and verify a small dataset whose sync is known"),
     "build": ("javisc.commands.build:build", "compile raw media into a dataset"),
+    "status": ("javisc.commands.status:status", "how far a build is, and what of it to run again"),
     "verify": ("javisc.commands.verify:verify", "read a dataset again, down to the last frame"),
     "merge": ("javisc.commands.merge:merge", "several manifests as one"),
     "filter": ("javisc.commands.filter:filter_", "keep the rows that meet conditions, by expression or option"),

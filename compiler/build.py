@@ -93,7 +93,7 @@ class _Build:
         self.notes: list[str] = []
 
     def run(self, inputs: Inputs | None) -> BuildResult:
-        ranged = self.options.shard_range is not None
+        ranged = self.options.partial
         planner = Planner(self.store, self.recipe, self.options, self.scratch, guess=self._per_shard, say=self._note)
         with locked(self.store, shared=ranged), stoppable():
             if not ranged:
@@ -102,6 +102,8 @@ class _Build:
                 self.scratch.mkdir(parents=True, exist_ok=True)
                 with locked(self.store, name="plan.lock", wait=True) if ranged else nullcontext():
                     path = planner.plan(inputs)
+                if self.options.write_plan:
+                    return self._result(0, summary(path).height, 0, {}, 0)
                 return self._run(path)
             except KeyboardInterrupt:
                 raise UserError(self._interrupted(), exit_code=130) from None
@@ -136,9 +138,7 @@ class _Build:
         stale = [not parts.done(*row) for row in shards.select("shard", "revision").iter_rows()]
         left = shards.filter(pl.Series(stale, dtype=pl.Boolean))
         todo = left.clear() if self.options.finish else left
-        if self.options.shard_range is not None:
-            low, high = self.options.shard_range
-            todo = todo.filter(pl.col("shard").is_between(low, high if high is not None else 1 << 31, closed="left"))
+        todo = todo.filter(pl.col("shard").map_elements(self.options.takes, return_dtype=pl.Boolean))
         made: Counter[str] = Counter()
         refused: Counter[str] = Counter()
         self.reporter.start(
@@ -158,12 +158,12 @@ class _Build:
                     refused.update(result.rejected)
                     self.reporter.unit(result)
         waiting = left.height - todo.height
-        if self.options.shard_range is not None:
+        if self.options.partial:
             return self._result(made["samples"], made["shards"], made["bytes"], refused, waiting)
         if waiting:
             raise UserError(
                 f"{waiting} of {shards.height} shards are not built yet (the first is {left['shard'][0]}): "
-                "build them with --shard-range, or run without --finish",
+                "build them with --part or --shard-range, or run without --finish",
                 exit_code=1,
             )
         sweep(self.store, self.scratch)

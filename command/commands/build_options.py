@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,7 +45,15 @@ _OPTIONS = (
     click.option(
         "--shard-range", metavar="A:B", help="Build only shards A ≤ n < B of the plan; a last call without it merges."
     ),
-    click.option("--finish", is_flag=True, help="Only merge what --shard-range calls have built."),
+    click.option(
+        "--part",
+        metavar="I/N|auto",
+        help="Build only every N-th shard, from the I-th of 0 to N-1; auto: as this task of a Slurm, SGE or LSF array says.",
+    ),
+    click.option(
+        "--write-plan", is_flag=True, help="Only write the plan, so that calls with --part need not wait for it."
+    ),
+    click.option("--finish", is_flag=True, help="Only merge what calls with --part or --shard-range have built."),
     click.option(
         "--split", default="", metavar="NAME=SHARE,…", help="Splits by a hash of the key, as train=0.98,val=0.02."
     ),
@@ -82,6 +91,7 @@ OPTION_NAMES = (
     "workers",
     "engine",
     "address",
+    "write_plan",
     "finish",
     "seed",
     "time_limit",
@@ -105,6 +115,7 @@ def run_build(
     out: str,
     shard_size: str,
     shard_range: str | None,
+    part: str | None,
     split: str,
     strict: bool,
     plan_only: bool,
@@ -121,6 +132,7 @@ def run_build(
     chosen = BuildOptions(
         shard_size=parse.size(shard_size, "--shard-size"),
         shard_range=parse.shard_range(shard_range) if shard_range else None,
+        part=parse.part(part, os.environ) if part else None,
         split=parse.shares(split) if split else {},
         **{name: options[name] for name in OPTION_NAMES},
     )
@@ -139,6 +151,13 @@ def run_build(
             )
             return 0
         result = build(inputs(reporter.say), recipe, out, chosen, reporter=reporter)
+    if chosen.write_plan:
+        parts = f"--part 0/{result.shards} to {result.shards - 1}/{result.shards}"
+        click.echo(
+            f"{result.out}: {result.shards} shards are planned: build them with {parts} (or fewer, larger parts), "
+            "side by side, then once with --finish"
+        )
+        return 0
     rejected = sum(result.rejected.values())
     click.echo(
         f"{result.out}: {result.samples} samples in {result.shards} shards, {size(result.bytes)}, {span(result.seconds)}"
@@ -146,14 +165,15 @@ def run_build(
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items()))
         where = (
-            "the ranges' rejects are merged at the end"
-            if chosen.shard_range
+            "the parts' rejects are merged at the end"
+            if chosen.partial
             else f"{result.out.rstrip('/')}/rejected.parquet"
         )
         click.echo(f"{rejected} inputs were rejected ({reasons}): see {where}")
     if result.shards_left:
         click.echo(
-            f"{result.shards_left} shards are outside this range or left: a last call without --shard-range merges"
+            f"{result.shards_left} shards are of other parts or left: `javisc status` tells which; a last call with --finish "
+            "merges"
         )
     if (internal := result.rejected.get("internal", 0)) > A_HANDFUL:
         click.echo(

@@ -116,8 +116,10 @@ def sync(
     fixed = read_fixed_offsets(fixed_offsets) if fixed_offsets else None
     out = options["out"]
     if as_files:
-        if "://" in out or options["shard_range"]:
-            raise UserError("--as-files writes a local folder in one run: give a folder as --out and no --shard-range")
+        if "://" in out or options["shard_range"] or options["part"] or options["write_plan"]:
+            raise UserError(
+                "--as-files writes a local folder in one run: give a folder as --out and no --part, --shard-range or --write-plan"
+            )
         if (Path(out) / "manifest.parquet").exists() and not (Path(out) / ".dataset").exists():
             raise UserError(
                 f"--out {out}: its files are written already; give another folder, or build shards, which can grow"
@@ -142,7 +144,7 @@ def sync(
         return from_sync(source, out=options["out"], splits=corpus_split, dry=options["plan_only"], say=say)
 
     code = run_build(inputs, recipe, **options)
-    if options["plan_only"] or options["shard_range"]:
+    if any(options[name] for name in ("plan_only", "write_plan", "shard_range", "part")):
         return code
     clip_of = source.clip if source is not None else _plain
     click.echo(set_offsets(options["out"], clip_of, fixed, grid).line())

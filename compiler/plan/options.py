@@ -17,7 +17,8 @@ class BuildOptions:
     shard_size: bytes of a shard, by estimate; shard_samples overrides it. split: names and shares. workers: processes of the
     local engine, or for one shard on a cluster; None: what fits. address: of the cluster, for engines that have one.
     time_limit: seconds per file, to which some per megabyte are added. shard_range: build only the shards a ≤ n < b and do
-    not merge. finish: only merge what is published. prune: rewrite shards whose inputs changed or are gone. retry_rejected:
+    not merge. part: (i, n), build only the shards whose number leaves i when divided by n, and do not merge. write_plan: plan
+    and stop. finish: only merge what is published. prune: rewrite shards whose inputs changed or are gone. retry_rejected:
     try inputs again that were refused for reasons that may pass. scratch: folder for unpacked clips, local to each machine.
     compiler: what becomes of one file, see run.engine.COMPILERS; None: what the recipe says.
     """
@@ -31,8 +32,21 @@ class BuildOptions:
     address: str | None = None
     time_limit: float = 120.0
     shard_range: tuple[int, int | None] | None = None
+    part: tuple[int, int] | None = None
+    write_plan: bool = False
     finish: bool = False
     prune: bool = False
     retry_rejected: bool = False
     scratch: Path | None = None
     compiler: str | None = None
+
+    @property
+    def partial(self) -> bool:
+        """True if others may build other shards of the same plan at the same time: then nobody merges."""
+        return self.shard_range is not None or self.part is not None
+
+    def takes(self, shard: int) -> bool:
+        """True if this build is to make the shard."""
+        low, high = self.shard_range or (0, None)
+        index, count = self.part or (0, 1)
+        return low <= shard and (high is None or shard < high) and shard % count == index

@@ -49,7 +49,7 @@ class Planner:
         exists = self.store.exists(*PLAN)
         if exists:
             check_settings(self.store, self.recipe, self.options)
-        if self.options.finish or (exists and self.options.shard_range is not None):
+        if self.options.finish or (exists and self.options.partial):
             if not exists:
                 raise UserError(f"{self.store.root} has no plan yet: build without --finish first")
             return self.store.fetch(*PLAN)

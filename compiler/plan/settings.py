@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from javisc.compiler.recipe import PRESETS, Recipe
@@ -53,6 +54,56 @@ def shard_range(text: str) -> tuple[int, int | None]:
     if match is None or (high is not None and high <= low):
         raise UserError(f"--shard-range {text!r}: A:B with A < B is allowed, as 0:8 for the shards 0 to 7")
     return low, high
+
+
+#: What tells a task of an array its number, the lowest number, the highest, the step and the count: Slurm, Grid Engine, LSF.
+_ARRAYS = (
+    (
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_ARRAY_TASK_MIN",
+        "SLURM_ARRAY_TASK_MAX",
+        "SLURM_ARRAY_TASK_STEP",
+        "SLURM_ARRAY_TASK_COUNT",
+    ),
+    ("SGE_TASK_ID", "SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE", ""),
+    ("LSB_JOBINDEX", "", "LSB_JOBINDEX_END", "LSB_JOBINDEX_STEP", ""),
+)
+
+
+def part(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
+    """(i, n) of "i/n" with 0 ≤ i < n, or of "auto" from what a scheduler tells the tasks of an array. Raises UserError."""
+    if text == "auto":
+        return _of_array(environment)
+    match = re.fullmatch(r"(\d{1,7})/(\d{1,7})", text)
+    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if index >= count:
+        raise UserError(
+            f"--part {text!r}: I/N with I from 0 to N-1 is allowed, as 0/64 to 63/64, or auto in an array of tasks"
+        )
+    return index, count
+
+
+def _of_array(environment: Mapping[str, str]) -> tuple[int, int]:
+    def number(name: str, default: int) -> int:
+        found = environment.get(name, "")
+        return int(found) if found.isdigit() else default
+
+    for name, low, high, step, count in _ARRAYS:
+        task = number(name, -1)
+        if task < 0 or (task == 0 and name == "LSB_JOBINDEX"):  # LSF sets 0 outside of arrays
+            continue
+        first, last, stride = number(low, 1), number(high, task), max(1, number(step, 1))
+        size = (last - first) // stride + 1
+        if (said := number(count, size)) != size:
+            raise UserError(
+                f"--part auto: this array has gaps ({said} tasks from {first} to {last}), so its shares cannot be told: "
+                f"give --part ${name}/N with the N of the first run"
+            )
+        return (task - first) // stride, size
+    if (processes := number("SLURM_NTASKS", 0)) > (process := number("SLURM_PROCID", -1)) >= 0:
+        return process, processes
+    names = ", ".join(name for name, *_ in _ARRAYS)
+    raise UserError(f"--part auto: none of {names} and SLURM_PROCID is set: give --part I/N")
 
 
 def recipe(name: str, changes: dict[str, Any], kinds: tuple[str, ...]) -> Recipe:

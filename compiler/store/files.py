@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +67,22 @@ class Store:
         except FileNotFoundError:
             return set()
         return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
+
+    def times(self, *parts: str) -> dict[str, float]:
+        """When each file in a folder was written, seconds since 1970; none where it is absent or the store does not say."""
+        if not self.remote:
+            folder = Path(self.root, *parts)
+            return {entry.name: entry.stat().st_mtime for entry in os.scandir(folder)} if folder.is_dir() else {}
+        try:
+            found = self._ask(lambda: self.fs.ls(join(self.base, *parts), detail=True), *parts)
+        except FileNotFoundError:
+            return {}
+        when = {str(row["name"]).rsplit("/", 1)[-1]: row.get("LastModified") or row.get("mtime") for row in found}
+        return {
+            name: time.timestamp() if isinstance(time, datetime) else float(time)
+            for name, time in when.items()
+            if isinstance(time, datetime | float | int)
+        }
 
     def fetch(self, *parts: str) -> Path:
         """A local copy of a file (the file itself where the store is local). Raises FileNotFoundError."""

@@ -43,7 +43,7 @@ def locked(store: Store, *, shared: bool = False, name: str = "lock", wait: bool
             holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
             raise UserError(
                 f"{store.root} is being built by {holder}: wait for it or stop it; "
-                "parts of one build can run side by side with --shard-range"
+                "parts of one build can run side by side with --part"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:  # some network file systems have no locks: nothing to hold then

@@ -245,7 +245,7 @@ def watch() -> None:
         again = self.store.exists(*home.PLAN)
         result = run(self, inputs)
         stand_in = self.options.compiler is not None
-        if self.options.shard_range is None and not self.store.remote:
+        if not (self.options.partial or self.options.write_plan or self.store.remote):
             names = list(self.options.split)
             sane(
                 self.store.root,

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from javisc.compiler.check.status import Status
 from support.options import Command, Row
 
 _BUILT = SimpleNamespace(
@@ -30,6 +31,8 @@ COMMON = {
     "--engine": Row("--engine ray", "build.options.engine", "ray"),
     "--address": Row("--address 10.0.0.1:6379", "build.options.address", "10.0.0.1:6379"),
     "--shard-range": Row("--shard-range 2:5", "build.options.shard_range", (2, 5)),
+    "--part": Row("--part 3/5", "build.options.part", (3, 5)),
+    "--write-plan": Row("--write-plan", "build.options.write_plan", True),
     "--finish": Row("--finish", "build.options.finish", True),
     "--split": Row("--split a=0.9,b=0.1", "build.options.split", {"a": 0.9, "b": 0.1}),
     "--seed": Row("--seed 11", "build.options.seed", 11),
@@ -154,6 +157,27 @@ COMMANDS = {
         {
             "DATASET": Row("OTHER", "verify.path", "OTHER", alone=("DS",)),
             "--workers": Row("--workers 3", "verify.workers", 3),
+        },
+    ),
+    "status": Command(
+        "status DS",
+        {
+            "javisc.compiler.check.status:status": Status(
+                shards=9,
+                inputs=90,
+                published=2,
+                inputs_done=20,
+                samples=19,
+                rejected={"corrupt": 1},
+                bytes=10,
+                missing=(2, 3, 4, 5, 6, 7, 8),
+                rate=1.0,
+                merged=False,
+            )
+        },
+        {
+            "DS": Row("OTHER", "status.path", "OTHER", alone=("DS",)),
+            "--parts": Row("--parts 4", "said", lambda said: "of 4: 0-3" in said),
         },
     ),
     "report": Command(

@@ -1,0 +1,107 @@
+"""How far a build is: what its plan asks for, what is published, what is missing, and how long that will take."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from javisc.compiler.plan.layout import summary
+from javisc.compiler.plan.planning import PLAN
+from javisc.compiler.store.commits import BUILD, Parts
+from javisc.compiler.store.files import Store
+from javisc.manifests.errors import UserError
+
+#: The rate is that of the shards published within so many seconds of the newest one.
+RECENT = 3600.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Shards and inputs of the plan, and those published. rate: inputs per second of late, None if too few shards tell it.
+
+    missing: numbers of the shards that are not published. merged: whether the tables are those of everything published.
+    """
+
+    shards: int
+    inputs: int
+    published: int
+    inputs_done: int
+    samples: int
+    rejected: dict[str, int]
+    bytes: int
+    missing: tuple[int, ...]
+    rate: float | None
+    merged: bool
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate; None if it is not known."""
+        return None if not self.rate else (self.inputs - self.inputs_done) / self.rate
+
+    def parts(self, count: int) -> tuple[int, ...]:
+        """Which of `count` parts (`--part I/count`) have shards that are missing."""
+        return tuple(sorted({shard % count for shard in self.missing}))
+
+
+def status(path: str) -> Status:
+    """The state of the build in the folder or URL `path`. Raises UserError if nothing was planned there."""
+    with tempfile.TemporaryDirectory(prefix="javisc-status-") as scratch:
+        store = Store(path, Path(scratch))
+        if not store.exists(*PLAN):
+            raise UserError(f"{path} has no plan: nothing was begun there (`javisc build … --out {path}` does)")
+        shards = summary(store.fetch(*PLAN))
+        parts = Parts(store)
+        done = [row for row in shards.iter_rows(named=True) if parts.done(row["shard"], row["revision"])]
+        numbers = [row["shard"] for row in done]
+        rejects = parts.rejected(numbers).collect(engine="streaming")
+        times = store.times(BUILD, "parts")
+        commits = [parts.commits[number] for number in numbers]
+        return Status(
+            shards=shards.height,
+            inputs=int(shards["inputs"].sum()),
+            published=len(done),
+            inputs_done=sum(row["inputs"] for row in done),
+            samples=sum(commit["samples"] for commit in commits),
+            rejected=dict(rejects["reason"].value_counts(sort=True).iter_rows()),
+            bytes=sum(commit.get("bytes") or 0 for commit in commits),
+            missing=tuple(sorted(set(shards["shard"].to_list()) - set(numbers))),
+            rate=_rate(
+                [
+                    (times[f"{row['shard']:06d}.json"], row["inputs"])
+                    for row in done
+                    if f"{row['shard']:06d}.json" in times
+                ]
+            ),
+            merged=_merged(store, len(done) == shards.height, times),
+        )
+
+
+def _merged(store: Store, complete: bool, times: dict[str, float]) -> bool:
+    """True if the header is younger than every commit of a complete plan."""
+    header = store.times().get("dataset.json")
+    return (
+        complete
+        and header is not None
+        and header >= max((time for name, time in times.items() if name.endswith(".json")), default=0.0)
+    )
+
+
+def _rate(published: Sequence[tuple[float, int]]) -> float | None:
+    """Inputs per second from (when, inputs) of shards: those published after the first of the recent ones, by the time passed."""
+    newest = max((when for when, _ in published), default=0.0)
+    recent = sorted((when, inputs) for when, inputs in published if when > newest - RECENT)
+    passed = newest - recent[0][0] if recent else 0.0
+    return sum(inputs for _, inputs in recent[1:]) / passed if passed > 0 else None
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as schedulers write them: 3,7-12. Empty if there are none."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in runs)

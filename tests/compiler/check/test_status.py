@@ -1,0 +1,134 @@
+"""Parts of one plan, built side by side by processes that know nothing of each other, and what `javisc status` says of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from javisc.compiler.build import BuildOptions, build
+from javisc.compiler.check.status import ranges, status
+from javisc.compiler.plan import settings as parse
+from javisc.compiler.plan.layout import summary
+from javisc.compiler.recipe import PRESETS
+from javisc.manifests.errors import UserError
+from support.engines import digests, run, sources
+
+TESTS = Path(__file__).resolve().parents[2]
+CLIPS = {f"{number:03d}.mp4": f"fine {number}" for number in range(30)} | {"bad.mp4": "reject"}
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+
+
+def test_three_processes_build_a_plan_and_the_bytes_are_the_same(tmp_path: Path) -> None:
+    inputs = sources(tmp_path / "raw", CLIPS)
+    run(inputs, tmp_path / "whole")
+    out = tmp_path / "parts"
+    planned = run(inputs, out, write_plan=True)
+    assert (planned.samples, planned.shards) == (0, 8) and not (out / "shards").exists()
+    before = status(str(out))
+    assert (before.shards, before.published, before.inputs, before.merged) == (8, 0, 31, False)
+    assert before.missing == tuple(range(8)) and before.rate is None
+    program = (
+        "import sys; from javisc.compiler.build import BuildOptions, build; from javisc.compiler.recipe import PRESETS\n"
+        "build(None, PRESETS['jav'], sys.argv[1], BuildOptions(compiler='support.faults:faulty', workers=1, shard_samples=4,"
+        " time_limit=2.0, part=(int(sys.argv[2]), 3)))"
+    )
+    # The raw list is not looked at again: a part needs the plan alone.
+    processes = [subprocess.Popen([sys.executable, "-P", "-c", program, str(out), str(part)]) for part in (2, 0)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    between = status(str(out))
+    assert between.missing == (1, 4, 7) and between.parts(3) == (1,) and not between.merged
+    assert between.published == 5 and between.samples + sum(between.rejected.values()) == between.inputs_done
+    with pytest.raises(UserError, match="3 of 8 shards are not built yet"):
+        run(None, out, finish=True)  # type: ignore[arg-type]
+    assert subprocess.run([sys.executable, "-P", "-c", program, str(out), "1"], timeout=120).returncode == 0
+    assert not status(str(out)).merged and not status(str(out)).missing
+    run(None, out, finish=True)  # type: ignore[arg-type]
+    after = status(str(out))
+    assert after.merged and after.samples == 30 and after.rejected == {"corrupt": 1}
+    assert digests(out) == digests(tmp_path / "whole")
+    for name in ("manifest.parquet", "shards.parquet", "rejected.parquet"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_was_added_since_the_merge_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "ds"
+    run(sources(tmp_path / "raw", CLIPS), out)
+    run(sources(tmp_path / "raw", {**CLIPS, "new.mp4": "fine new"}), out, write_plan=True)
+    found = status(str(out))
+    assert found.missing == (8,) and not found.merged and found.inputs == 32
+    shutil.rmtree(out / ".build")
+    with pytest.raises(UserError, match="has no plan: nothing was begun there"):
+        status(str(out))
+
+
+@settings(deadline=None, max_examples=30)
+@given(shards=st.integers(0, 200), count=st.integers(1, 20), low=st.integers(0, 50), size=st.integers(1, 50))
+def test_parts_cover_a_plan_once(shards: int, count: int, low: int, size: int) -> None:
+    taken = [shard for part in range(count) for shard in range(shards) if BuildOptions(part=(part, count)).takes(shard)]
+    assert sorted(taken) == list(range(shards))
+    assert [shard for shard in range(shards) if BuildOptions(shard_range=(low, low + size)).takes(shard)] == [
+        shard for shard in range(shards) if low <= shard < low + size
+    ]
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_ranges_are_read_back(numbers: set[int]) -> None:
+    text = ranges(numbers)
+    back = {
+        number
+        for run in filter(None, text.split(","))
+        for number in range(int(run.split("-")[0]), int(run.split("-")[-1]) + 1)
+    }
+    assert back == numbers
+
+
+def test_arrays_say_their_part() -> None:
+    slurm = {
+        "SLURM_ARRAY_TASK_ID": "5",
+        "SLURM_ARRAY_TASK_MIN": "0",
+        "SLURM_ARRAY_TASK_MAX": "63",
+        "SLURM_ARRAY_TASK_COUNT": "64",
+    }
+    assert parse.part("auto", slurm) == (5, 64)
+    assert parse.part("auto", {**slurm, "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "64"}) == (4, 64)
+    steps = {
+        "SLURM_ARRAY_TASK_STEP": "2",
+        "SLURM_ARRAY_TASK_ID": "4",
+        "SLURM_ARRAY_TASK_MAX": "6",
+        "SLURM_ARRAY_TASK_COUNT": "4",
+    }
+    assert parse.part("auto", {**slurm, **steps}) == (2, 4)
+    assert parse.part(
+        "auto", {"SGE_TASK_ID": "3", "SGE_TASK_FIRST": "1", "SGE_TASK_LAST": "9", "SGE_TASK_STEPSIZE": "1"}
+    ) == (2, 9)
+    assert parse.part("auto", {"LSB_JOBINDEX": "7", "LSB_JOBINDEX_END": "8"}) == (6, 8)
+    assert parse.part("auto", {"SLURM_PROCID": "2", "SLURM_NTASKS": "16"}) == (2, 16)
+    assert parse.part("auto", {"SGE_TASK_ID": "undefined", **slurm}) == (5, 64)
+    assert parse.part("0/1", {}) == (0, 1)
+    with pytest.raises(UserError, match=r"this array has gaps .* give --part \$SLURM_ARRAY_TASK_ID/N"):
+        parse.part("auto", {**slurm, "SLURM_ARRAY_TASK_COUNT": "3"})
+    for wrong in ("3/3", "4", "-1/3", "1/0", "a/b", "1/3/4", ""):
+        with pytest.raises(UserError, match="I/N with I from 0 to N-1"):
+            parse.part(wrong, slurm)
+    with pytest.raises(UserError, match="is set: give --part I/N"):
+        parse.part("auto", {})
+
+
+def test_a_plan_can_be_written_for_real_media(tmp_path: Path) -> None:
+    """The shards of the plan are those that a build makes, also where their size has to be guessed."""
+    inputs = sources(tmp_path / "raw", CLIPS)
+    options = BuildOptions(write_plan=True, shard_samples=7)
+    assert (
+        build(inputs, PRESETS["jav"], tmp_path / "ds", options).shards
+        == summary(tmp_path / "ds/.build/plan.parquet").height
+    )
