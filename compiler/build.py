@@ -79,7 +79,8 @@ def plan_only(
 
 
 def _job(recipe: Recipe, out: str, scratch: Path, options: BuildOptions) -> Job:
-    return Job(out, recipe, str(scratch), options.compiler or COMPILERS[recipe.kind], options.time_limit)
+    compiler = options.compiler or COMPILERS[recipe.kind]
+    return Job(out, recipe, str(scratch), compiler, options.time_limit, options.split, options.seed)
 
 
 class _Build:

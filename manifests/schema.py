@@ -70,12 +70,28 @@ LABELS = _columns(
     ("texts", pl.List(pl.String), "all captions"),
     ("label", pl.String, "the class, where the corpus has classes"),
     ("lang", pl.String, "language of the caption, where known"),
+    (
+        "group",
+        pl.String,
+        "what must not be divided between splits: the film, as its corpus calls it, else the source's digest",
+    ),
     ("offset_sec", pl.Float64, "SparseSync: the fixed evaluation offset, seconds"),
     ("vstart_sec", pl.Float64, "SparseSync: where the fixed evaluation crop starts, seconds"),
 )
 
 SOURCE = _columns(
     ("source_sha256", pl.String, "digest of the source file, hex"),
+    ("audio_sha256", pl.String, "digest of the file the sound came from, where it is not the source file"),
+    (
+        "clip_start",
+        pl.Float64,
+        "where in the source the sample starts, seconds after its first picture or sound; null: there",
+    ),
+    (
+        "clip_end",
+        pl.Float64,
+        "where in the source the sample ends, seconds; null: at the source's end or the recipe's limit",
+    ),
     ("source_bytes", pl.Int64, "size of the source file"),
     ("source_container", pl.String, "FFmpeg's name of the demuxer"),
     ("source_video_codec", pl.String, "FFmpeg's codec name"),
@@ -134,6 +150,8 @@ QUALITY = _columns(
 
 MANIFEST = JAVISDIT + WHERE + LABELS + SOURCE + QUALITY
 MANIFEST_SCHEMA = pl.Schema({column.name: column.dtype for column in MANIFEST})
+#: Columns that datasets built before they were thought of do not have.
+LATER = frozenset({"group", "audio_sha256", "clip_start", "clip_end"})
 #: Columns that an input table may bring; they travel into KEY.json and the manifest as they are.
 CARRIED = (
     "text",
@@ -144,6 +162,7 @@ CARRIED = (
     "split",
     "corpus",
     "lang",
+    "group",
     "offset_sec",
     "vstart_sec",
 )
@@ -186,6 +205,9 @@ REJECTED = _columns(
     ("reason", pl.String, "a code of compiler.reasons"),
     ("message", pl.String, "what the library below said"),
     ("source_bytes", pl.Int64, "size of the source file, or null"),
+    ("clip_start", pl.Float64, "where in the source the sample would have started, seconds; null: at its start"),
+    ("clip_end", pl.Float64, "where in the source it would have ended, seconds; null: at its end"),
+    ("group", pl.String, "the film, as the corpus or the input table calls it, or null"),
 )
 REJECTED_SCHEMA = pl.Schema({column.name: column.dtype for column in REJECTED})
 

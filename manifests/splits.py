@@ -44,10 +44,11 @@ def split_of(group: str, ratios: Mapping[str, float], seed: int = 0) -> str:
     return list(ratios)[min(bisect_right(cuts, place), len(cuts) - 1)]
 
 
-def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "key", seed: int = 0) -> pl.LazyFrame:
+def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "group", seed: int = 0) -> pl.LazyFrame:
     """`frame` with the column `split` filled by `split_of` the column `by`; rows without a value there go by their key.
 
-    Raises UserError if there is no such column.
+    By `group`, the default, whatever was cut out of one film lands in one split, as `javisc build --split` has it. Raises
+    UserError if there is no such column.
     """
     names = frame.collect_schema().names()
     if by not in names:

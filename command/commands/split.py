@@ -15,16 +15,20 @@ import click
     help="Splits and their shares.",
 )
 @click.option(
-    "--by", default="key", show_default=True, metavar="COLUMN", help="Rows with one value here land in one split."
+    "--by",
+    default="group",
+    show_default=True,
+    metavar="COLUMN",
+    help="Rows with one value here land in one split; group: the film.",
 )
 @click.option("--seed", default=0, show_default=True, help="Another seed, another split.")
 @click.option("--out", required=True, help="The view to write: a new folder, or one table if it ends in .parquet.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
 @click.option("--force", is_flag=True, help="Replace a view or table that is there.")
 def split(inputs: tuple[str, ...], ratios: str, by: str, seed: int, out: str, relative: bool, force: bool) -> None:
-    """Fill the column `split` by a hash of the key, or of a group column (a speaker, a source video).
+    """Fill the column `split` by a hash of the group, so that clips of one film never lie in two splits, or of another column.
 
-    A row's split depends on its group and the seed alone: adding samples moves none.
+    A row's split depends on its group and the seed alone: adding samples moves none, and `javisc build --split` gives the same.
     """
     from javisc.manifests.io import check_output, scan_many, write_view
     from javisc.manifests.splits import assign, parse_ratios

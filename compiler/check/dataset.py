@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -22,8 +21,8 @@ from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import digest_of
 from javisc.manifests.absent import found
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import HEADER, read_header, scan_table
-from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
+from javisc.manifests.io import HEADER, complete, read_header, scan_table
+from javisc.manifests.schema import LATER, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
 
 #: A shard is decoded at least this fast (bytes a second), plus a start-up: a hang is a defect too.
 _RATE = 20_000.0
@@ -71,11 +70,11 @@ class _Verify:
         shards = scan_table(str(self.store.fetch("shards.parquet")), SHARDS_SCHEMA).collect()
         rejected = scan_table(str(self.store.fetch("rejected.parquet")), REJECTED_SCHEMA)
         for table, frame, schema in (("manifest", manifest, MANIFEST_SCHEMA), ("rejected", rejected, REJECTED_SCHEMA)):
-            if missing := [name for name in schema if name not in frame.collect_schema()]:
+            if missing := [name for name in schema if name not in frame.collect_schema() and name not in LATER]:
                 raise UserError(
                     f"{self.store.path(table)}.parquet lacks the column {missing[0]}: build the dataset again"
                 )
-        samples = self._tables(manifest, rejected, shards)
+        samples = self._tables(complete(manifest, MANIFEST_SCHEMA), rejected, shards)
         self._files(shards)
         self._shards(shards, str(manifest_file), workers)
         return Verified(samples, shards.height, int(shards["bytes"].sum()), self.defects)
@@ -154,9 +153,3 @@ class _Verify:
             yield Call(
                 row["shard"], "javisc.compiler.check.shard:verify_shard", arguments, _START + row["bytes"] / _RATE
             )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

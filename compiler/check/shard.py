@@ -12,13 +12,13 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.check.clip import flac_defects, mp4_defects
-from javisc.compiler.check.dataset import file_digest
 from javisc.compiler.check.latents import latent_defects
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.rows import sample_json
 from javisc.compiler.store.shard import MEMBERS, Member, header, index_line, index_text, read_members
 from javisc.manifests.errors import UserError
+from javisc.manifests.files import sha256_of
 from javisc.manifests.schema import MANIFEST_SCHEMA
 
 #: A KEY.json longer than this is not one of ours.
@@ -34,9 +34,9 @@ def verify_shard(root: str, row: dict[str, Any], manifest: str, recipe: dict[str
     defects: list[str] = []
     if (size := tar.stat().st_size) != row["bytes"]:
         defects.append(f"tar: {size} bytes, shards.parquet says {row['bytes']}")
-    if file_digest(tar) != row["sha256"]:
+    if sha256_of(tar) != row["sha256"]:
         defects.append("tar: SHA-256 differs from shards.parquet")
-    if file_digest(idx) != row["idx_sha256"]:
+    if sha256_of(idx) != row["idx_sha256"]:
         defects.append("idx: SHA-256 differs from shards.parquet")
     members: dict[str, list[Member]] = {}
     try:
@@ -73,7 +73,7 @@ def _archive(
             if place != tuple(found.get(f"{extension}_{part}") for part in ("offset", "size", "crc32")):
                 yield f"tar: {name}: offset, size or CRC-32 differ from the manifest"
             if extension == "json":
-                defects = _json_defects(content, {name: found[name] for name in MANIFEST_SCHEMA})
+                defects = _json_defects(content, {name: found.get(name) for name in MANIFEST_SCHEMA})
             elif extension == "mp4":
                 defects = mp4_defects(content, found, recipe)
             elif extension == "safetensors":

@@ -21,7 +21,7 @@ LIST_SUFFIXES = frozenset({".txt", ".list", ".csv", ".tsv", ".parquet", ".jsonl"
 #: A caption longer than this is no caption; a row longer than this is no row.
 MAX_FIELD = 1 << 20
 FLOATS = frozenset({"offset_sec", "vstart_sec", "window_start", "window_end"})
-TAKEN = ("path", "relpath", "id", *CARRIED, "window_start", "window_end")
+TAKEN = ("path", "relpath", "id", "audio_path", *CARRIED, "window_start", "window_end")
 
 
 def read_rows(path: str, *, delimiter: str | None = None) -> Iterator[dict[str, Any]]:

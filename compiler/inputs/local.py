@@ -205,12 +205,11 @@ def _listed(path: str, report: ScanReport) -> Iterator[Row]:
     for labels in read_list(path):
         name = labels.pop("path")
         given = labels.pop("relpath", None)
+        sound = labels.pop("audio_path", name)
         if is_url(name):
             row = _remote_row(name, given or name.split("://", 1)[1])
         else:
-            local = name if os.path.isabs(name) or is_url(folder) else os.path.join(folder, name)  # noqa: PTH117, PTH118
-            if not os.path.lexists(local) and os.path.lexists(name):
-                local = os.path.abspath(name)  # noqa: PTH100
+            local = _absolute(name, folder)
             if given is None:
                 inside = os.path.normpath(local)
                 given = inside[len(folder) + 1 :] if inside.startswith(folder.rstrip("/") + "/") else inside
@@ -218,7 +217,32 @@ def _listed(path: str, report: ScanReport) -> Iterator[Row]:
             beside = _beside(local)
             if beside is not None and not row.get("refused"):
                 row[SIDECAR] = beside
-        yield {**row, **{name: value for name, value in labels.items() if value is not None}}
+        row |= {name: value for name, value in labels.items() if value is not None}
+        yield row if sound == name else _with_sound(row, sound if is_url(sound) else _absolute(sound, folder))
+
+
+def _absolute(name: str, folder: str) -> str:
+    """A list's path: from the list's folder, or, not being there, from the working folder."""
+    local = name if os.path.isabs(name) or is_url(folder) else os.path.join(folder, name)  # noqa: PTH117, PTH118
+    if not os.path.lexists(local) and os.path.lexists(name):
+        local = os.path.abspath(name)  # noqa: PTH100
+    return local
+
+
+def _with_sound(row: Row, sound: str) -> Row:
+    """The row with a file of its own for the sound; refused where that cannot be an input."""
+    heard = _remote_row(sound, sound.split("://", 1)[1]) if is_url(sound) else _input(sound, sound, os.stat)
+    row |= {
+        "audio_path": heard["path"],
+        "audio_bytes": heard.get("source_bytes"),
+        "audio_mtime_ns": heard.get("mtime_ns"),
+    }
+    if heard.get("refused") and not row.get("refused"):
+        row |= {
+            "refused": heard["refused"],
+            "refused_message": f"audio_path {heard['path']}: {heard['refused_message']}",
+        }
+    return row
 
 
 def _beside(path: str) -> str | None:

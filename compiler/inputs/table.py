@@ -27,6 +27,11 @@ INPUTS = (
     Column("id", pl.String(), "the file's name without its extension"),
     Column("source_bytes", pl.Int64(), "size of the source; null where it could not be asked"),
     Column("mtime_ns", pl.Int64(), "modification time; only tells whether a source changed between builds"),
+    Column(
+        "audio_path", pl.String(), "absolute path or URL of a file of its own for the sound; null: the source's sound"
+    ),
+    Column("audio_bytes", pl.Int64(), "size of that file; null where it could not be asked"),
+    Column("audio_mtime_ns", pl.Int64(), "modification time of that file"),
     *LABELS,
     Column("window_start", pl.Float64(), "compile only from here, seconds on the sample's clock; null: from the start"),
     Column("window_end", pl.Float64(), "compile only up to here, seconds; null: to the end"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.media.copying import Copier, NotCopyable
 from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.encode import MAX_PIXELS, Converter, Crop, Deinterlacer, Encoder, pixel_aspect, small_luma
-from javisc.compiler.media.open import Source, check_file, open_source
+from javisc.compiler.media.open import Source, open_source
 from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
 from javisc.compiler.media.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
@@ -51,39 +52,37 @@ def transcode(
     *,
     window: tuple[float, float] | None = None,
     crop: Crop | None = None,
+    sound: Path | None = None,
 ) -> Clip:
     """Compile one file into `scratch` (an empty folder of the caller's).
 
     `window` (start, end) takes a part: seconds on the sample clock of the whole file, whose zero is its first picture.
     `crop` says which part of each upright picture is wanted; the first picture's part decides the clip's size.
+    `sound` is a file whose sound is taken instead of the source's own: its first sample is heard with the first picture.
     What decodes is what counts: damaged packets are skipped, the last good picture holds and missing sound is silence, until
     a tenth of the pictures is damaged. Raises `Rejected`.
     """
-    if window is not None and not 0 <= window[0] < window[1]:
-        raise Rejected("filtered", f"a window from {window[0]} s to {window[1]} s is empty")
-    status = check_file(source)
-    digest = sha256_of(source)
     if recipe.kind == "audio":
-        clip = transcode_audio(source, recipe, scratch, window=window)
-    else:
-        try:
-            with open_source(source) as opened:
-                columns = _Pass(opened, recipe, scratch, window, crop, may_copy=window is None and crop is None).run()
-        except NotCopyable:
-            with open_source(source) as opened:
-                columns = _Pass(opened, recipe, scratch, window, crop, may_copy=False).run()
-        flac = scratch / "clip.flac"
-        clip = Clip(scratch / "clip.mp4", flac if flac.exists() else None, columns)
-    after = check_file(source)
-    if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-        raise Rejected("vanished", "the file changed while it was read")
-    clip.columns.update(source_sha256=digest, source_bytes=status.st_size)
-    return clip
+        return transcode_audio(source, recipe, scratch, window=window, sound=sound)
+
+    def once(may_copy: bool) -> dict[str, object]:
+        with open_source(source) as opened, nullcontext() if sound is None else open_source(sound) as beside:
+            return _Pass(opened, recipe, scratch, window, crop, may_copy, beside).run()
+
+    try:
+        columns = once(may_copy=window is None and crop is None)
+    except NotCopyable:
+        columns = once(may_copy=False)
+    flac = scratch / "clip.flac"
+    return Clip(scratch / "clip.mp4", flac if flac.exists() else None, columns)
 
 
 def _limits(recipe: Recipe, window: tuple[float, float] | None) -> tuple[Fraction, Fraction]:
-    """(start, length) in seconds of what is wanted of a file."""
-    start, end = (Fraction(0), None) if window is None else (_seconds(window[0]), _seconds(window[1]))
+    """(start, length) in seconds of what is wanted of a file. Raises `Rejected` if it is nothing."""
+    if window is not None and not 0 <= window[0] < window[1]:
+        raise Rejected("filtered", f"a window from {window[0]} s to {window[1]} s is empty")
+    start = Fraction(0) if window is None else _seconds(window[0])
+    end = None if window is None or math.isinf(window[1]) else _seconds(window[1])
     length = MAX_SECONDS if end is None else min(end - start, MAX_SECONDS)
     return start, length if recipe.max_seconds is None else min(length, _seconds(recipe.max_seconds))
 
@@ -104,9 +103,12 @@ class _Pass:
         window: tuple[float, float] | None,
         crop: Crop | None,
         may_copy: bool,
+        beside: Source | None = None,
     ) -> None:
         self.container, self.recipe, self.scratch = source.container, recipe, scratch
-        video, self.audio = source.video(), source.audio()
+        self.beside = beside
+        heard = beside or source
+        video, self.audio = source.video(), heard.audio()
         if video is None:
             raise Rejected("no_video")
         if self.audio is None and not recipe.allow_silent:
@@ -121,7 +123,7 @@ class _Pass:
         self.start, length = _limits(recipe, window)
         self.max_frames = max(round(length * recipe.rate), 1)
         self.crop, self.first_tick = crop, nearest_tick(self.start, recipe.rate)
-        self.audio_edit = Edit() if self.audio is None else source.edit_of(self.audio)
+        self.audio_edit = Edit() if self.audio is None else heard.edit_of(self.audio)
         self.moved = not (source.edit_of(video).trivial and self.audio_edit.trivial)
         self.sound = SoundTrack(recipe, scratch, self.audio_edit)
         self.sound.limit = samples_for(self.max_frames, recipe.sample_rate, recipe.rate)
@@ -150,6 +152,9 @@ class _Pass:
                 self._seek()
             self._read()
             self._end()
+            if self.beside is not None and self.audio is not None:
+                message, skipped = _read_sound(self.beside.container, self.audio, self.sound, self.start)
+                self.message, self.moved = self.message or message, self.moved or skipped
             return self._finish()
         finally:
             self.sound.close()
@@ -187,7 +192,8 @@ class _Pass:
         return None
 
     def _read(self) -> None:
-        streams = [stream for stream in (self.video, self.audio) if stream is not None]
+        audio = self.audio if self.beside is None else None
+        streams = [stream for stream in (self.video, audio) if stream is not None]
         try:
             for packet in self.container.demux(streams):
                 if packet.stream.index == self.video.index:  # a flush packet has stream_index 0, whatever its stream
@@ -195,7 +201,7 @@ class _Pass:
                         self._decode_video(packet)
                 elif not self.sound.full:
                     self._decode_audio(packet)
-                if self.done and (self.audio is None or self.sound.full):
+                if self.done and (audio is None or self.sound.full):
                     return
         except (av.error.FFmpegError, OSError) as error:
             self.message = f"read: {error}"
@@ -248,7 +254,8 @@ class _Pass:
         if self.converter is None:
             if self.origin is None:
                 self.file_start, self.origin = time, time + self.start
-            self.sound.start(self.origin)
+            if self.beside is None:
+                self.sound.start(self.origin)
             self.converter = Converter(self.recipe, orientation(display_matrix(frame)), pixel_aspect(self.video))
             self.columns = self._source_columns(frame)
         assert self.origin is not None
@@ -351,7 +358,7 @@ class _Pass:
             "source_rotation": self.converter.turn.clockwise,
             "source_declared_frames": self.video.frames or None,
             "source_declared_seconds": declared_seconds(self.container),
-            "source_audio_tracks": len(self.container.streams.audio),
+            "source_audio_tracks": len((self.beside.container if self.beside else self.container).streams.audio),
         }
 
     def _clock_columns(self) -> dict[str, object]:
@@ -372,29 +379,36 @@ class _Pass:
         }
 
 
-def transcode_audio(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
+def transcode_audio(
+    source: Path,
+    recipe: Recipe,
+    scratch: Path,
+    *,
+    window: tuple[float, float] | None = None,
+    sound: Path | None = None,
+) -> Clip:
     """Compile the sound of one file; no picture. Columns describe JavisDiT's placeholder video. Raises `Rejected`.
 
-    Time zero is the first sound. Use `transcode`, which adds the digest.
+    Time zero is the first sound. `sound`: the file to take instead of `source`.
     """
     start, length = _limits(recipe, window)
-    with open_source(source) as opened:
+    with open_source(sound or source) as opened:
         container, stream = opened.container, opened.audio()
         if stream is None:
             raise Rejected("no_audio", "no audio stream")
         stream.codec_context.thread_count = 1
         edit = opened.edit_of(stream)
-        sound = SoundTrack(recipe, scratch, edit)
-        sound.limit = round(length * recipe.sample_rate)
+        track = SoundTrack(recipe, scratch, edit)
+        track.limit = round(length * recipe.sample_rate)
         try:
-            message, skipped = _read_sound(container, stream, sound, start)
-            samples, _ = sound.finish(None)
+            message, skipped = _read_sound(container, stream, track, start)
+            samples, _ = track.finish(None)
             duration = samples / recipe.sample_rate
             if samples == 0:
                 raise Rejected("corrupt" if message else "no_audio", message or "no sound decodes")
             if int(duration * DUMMY_FPS) < recipe.min_frames:
                 raise Rejected("too_short", f"{duration:.3f} s of sound; {message}")
-            write_flac(sound, scratch / "clip.flac")
+            write_flac(track, scratch / "clip.flac")
             columns: dict[str, object] = {
                 "num_frames": int(duration * DUMMY_FPS),
                 "height": DUMMY_HEIGHT,
@@ -411,16 +425,16 @@ def transcode_audio(source: Path, recipe: Recipe, scratch: Path, *, window: tupl
                 "source_audio_tracks": len(container.streams.audio),
                 "source_declared_seconds": declared_seconds(container),
                 "source_edit_list": skipped or not edit.trivial,
-                "source_audio_start": None if sound.first is None else float(sound.first),
-                "source_sample_rate": sound.rate,
-                "source_channels": sound.channels,
-                "pad_head": sound.pad_head,
+                "source_audio_start": None if track.first is None else float(track.first),
+                "source_sample_rate": track.rate,
+                "source_channels": track.channels,
+                "pad_head": track.pad_head,
                 "pad_tail": 0,
                 "copied": False,
-                **sound_columns(sound.blocks(), recipe.sample_rate, sound.clipping),
+                **sound_columns(track.blocks(), recipe.sample_rate, track.clipping),
             }
         finally:
-            sound.close()
+            track.close()
     return Clip(None, scratch / "clip.flac", columns)
 
 
@@ -455,14 +469,3 @@ def _read_sound(
 def declared_seconds(container: InputContainer) -> float | None:
     """The duration that the header declares."""
     return None if container.duration is None else container.duration / av.time_base
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256, hex. Raises `Rejected` where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise Rejected("vanished", str(error)) from error
-    except OSError as error:
-        raise Rejected("unreadable", str(error)) from error

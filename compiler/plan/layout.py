@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,10 @@ import polars as pl
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
 from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.store.commits import PUBLISHED_SCHEMA
+from javisc.manifests.absent import without
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import write_table
+from javisc.manifests.files import sha256_of
+from javisc.manifests.io import complete, write_table
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
@@ -25,17 +26,18 @@ PLAN_SCHEMA = pl.Schema(
 )
 KEYED_SCHEMA = pl.Schema({**INPUT_SCHEMA, "key0": pl.String()})
 WINDOW = ("window_start", "window_end")
+#: What an input is made of: two rows that agree here are the same input.
+MADE_OF = ("path", "audio_path", *WINDOW)
 _BATCH = 100_000
-_COMPARED = ("source_bytes", *(column.name for column in LABELS), "boxes", "refused")
+_COMPARED = ("source_bytes", "audio_path", "audio_bytes", *(column.name for column in LABELS), "boxes", "refused")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What decides the spread: `per_shard` samples a shard, drawn by `seed`; `split` names and their shares."""
+    """What decides the spread: `per_shard` samples a shard, drawn by `seed`."""
 
     per_shard: int
     seed: int = 0
-    split: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,19 +68,6 @@ class Changes:
         return said
 
 
-def split_of(seed: int, key: str, shares: Mapping[str, float]) -> str | None:
-    """The split a key falls into: shares cut [0, 1) in their order. None if there are none."""
-    if not shares:
-        return None
-    place = int.from_bytes(hashlib.sha256(f"{seed}:split:{key}".encode()).digest()[:8], "big") / 2**64
-    total = 0.0
-    for name, share in shares.items():
-        total += share
-        if place < total:
-            return name
-    return list(shares)[-1]
-
-
 def lay_out(
     inputs: pl.LazyFrame,
     layout: Layout,
@@ -102,9 +91,11 @@ def lay_out(
         (_keyed(batch) for batch in inputs.collect_batches(chunk_size=_BATCH)), folder / "inputs", KEYED_SCHEMA
     )
     rows = rows.with_row_index("row")
-    narrow = rows.select("row", "path", *WINDOW, "relpath", "key0", "refused").collect(engine="streaming")
+    narrow = rows.select("row", *MADE_OF, "relpath", "key0", "refused").collect(engine="streaming")
     narrow = _once(narrow, changes)
-    old = old if old is not None else pl.DataFrame(schema=PLAN_SCHEMA)
+    # Before groups, splits were drawn into the plan: what such a plan says stays.
+    drawn = old.select("key", drawn="split") if old is not None and "group" not in old.columns else None
+    old = as_now(old) if old is not None else pl.DataFrame(schema=PLAN_SCHEMA)
     published = published if published is not None else pl.DataFrame(schema=PUBLISHED_SCHEMA)
     assigned = _match(narrow, old, changes)
     assigned, kept = _compare(rows, assigned, old, published, changes, prune, frozenset(retry))
@@ -112,15 +103,19 @@ def lay_out(
     changes.new = int(assigned["fresh"].sum())
     changes.kept = assigned.height - changes.new + kept.height
     raised = pl.col("shard").is_in(sorted(changes.pruned)).cast(pl.Int32)
-    split = pl.Series("drawn", [split_of(layout.seed, key, layout.split) for key in assigned["key0"]], dtype=pl.String)
-    fresh = (
-        rows.drop("relpath", "refused", "key0", *WINDOW, "path")
-        .join(assigned.with_columns(split).lazy(), on="row", how="inner")
-        .with_columns(split=pl.coalesce("split", "drawn"))
-        .select(PLAN_SCHEMA.names())
-    )
+    fresh = rows.drop("relpath", "refused", "key0", *MADE_OF).join(assigned.lazy(), on="row", how="inner")
+    if drawn is not None:
+        fresh = fresh.join(without(drawn.lazy()), on="key", how="left").with_columns(
+            split=pl.coalesce("split", "drawn")
+        )
+    fresh = fresh.select(PLAN_SCHEMA.names())
     plan = pl.concat([fresh, kept.lazy()]).with_columns(revision=pl.col("revision") + raised).sort("shard", "key")
     return plan, changes
+
+
+def as_now(plan: pl.DataFrame) -> pl.DataFrame:
+    """An older plan in PLAN_SCHEMA: columns that were not thought of yet are null, and words for absent values too."""
+    return without(complete(plan.lazy(), PLAN_SCHEMA).select(PLAN_SCHEMA.names())).collect()
 
 
 def _keyed(batch: pl.DataFrame) -> pl.DataFrame:
@@ -131,11 +126,11 @@ def _keyed(batch: pl.DataFrame) -> pl.DataFrame:
 
 def _once(narrow: pl.DataFrame, changes: Changes) -> pl.DataFrame:
     """Drop inputs that were named twice, as with overlapping roots: the one seen from the outermost root stays."""
-    twice = narrow.filter(pl.struct("path", *WINDOW).is_duplicated())
+    twice = narrow.filter(pl.struct(*MADE_OF).is_duplicated())
     if twice.is_empty():
         return narrow
     order = [pl.col("relpath").str.len_bytes(), pl.col("relpath")]
-    first = twice.sort(order, descending=[True, False]).unique(("path", *WINDOW), keep="first", maintain_order=True)
+    first = twice.sort(order, descending=[True, False]).unique(MADE_OF, keep="first", maintain_order=True)
     changes.twice = twice.height - first.height
     return narrow.join(twice.join(first, on="row", how="anti"), on="row", how="anti")
 
@@ -143,11 +138,11 @@ def _once(narrow: pl.DataFrame, changes: Changes) -> pl.DataFrame:
 def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.DataFrame:
     """Find each input in the older plan: by path, else by relpath if the older path is gone (the media moved).
 
-    Returns row, path, window, relpath, refused, key0, key, twin, and shard and revision, null for new inputs.
+    Returns row, what it is made of, relpath, refused, key0, key, twin, and shard and revision, null for new inputs.
     """
-    before = old.select("path", *WINDOW, "relpath", "key", "twin", "shard", "revision")
+    before = old.select(*MADE_OF, "relpath", "key", "twin", "shard", "revision")
     by_path = before.rename({"relpath": "relpath_old"})
-    found = narrow.join(by_path, on=["path", *WINDOW], how="left", nulls_equal=True)
+    found = narrow.join(by_path, on=MADE_OF, how="left", nulls_equal=True)
     found = found.with_columns(relpath=pl.coalesce("relpath_old", "relpath")).drop("relpath_old")
     lone = found.filter(pl.col("key").is_null())
     left = before.join(found.drop_nulls("key"), on="key", how="anti")
@@ -161,14 +156,16 @@ def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.Data
         for row in before.filter(_plain_keys(before).is_in(clashing["key0"].implode())).iter_rows(named=True):
             used.setdefault(_plain_key(row), set()).add(row["twin"])
     for key0, group in groupby(clashing.sort("key0", "path").iter_rows(named=True), key=lambda row: row["key0"]):
-        moved = [
-            row for row in by_relpath.get(key0, []) if not is_url(row["path"]) and not os.path.lexists(row["path"])
-        ]
-        moved.sort(key=lambda row: row["twin"])
+        before_it = sorted(by_relpath.get(key0, []), key=lambda row: row["twin"])
         taken = used.get(key0, set())
         for row in group:
-            if moved:
-                same = moved.pop(0)
+            # The same picture with another sound has changed; a picture that is gone from its old place has moved.
+            fits = [old for old in before_it if old["path"] == row["path"]] or [
+                old for old in before_it if not is_url(old["path"]) and not os.path.lexists(old["path"])
+            ]
+            if fits:
+                same = fits[0]
+                before_it.remove(same)
                 row.update({name: same[name] for name in ("key", "twin", "shard", "revision")})
             else:
                 twin = next(number for number in range(len(taken) + 1) if number not in taken)
@@ -213,17 +210,22 @@ def _compare(
         gone = gone.clear()
     if state.is_empty():
         return assigned, gone
-    now = rows.select("row", "raw_path", *_COMPARED[:-1], "mtime_ns").join(assigned.lazy().drop("path"), on="row")
-    both = now.join(old.lazy().select("key", "mtime_ns", *_COMPARED), on="key", suffix="_old").join(
-        state.lazy(), on="key"
+    times = ("mtime_ns", "audio_mtime_ns")
+    now = rows.select("row", "raw_path", *_COMPARED[:-1], *times).join(
+        assigned.lazy().drop("path", "audio_path"), on="row"
     )
-    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_old")) for name in _COMPARED if name != "split")
-    touched = pl.col("mtime_ns").ne_missing(pl.col("mtime_ns_old"))
+    both = now.join(old.lazy().select("key", *times, *_COMPARED), on="key", suffix="_old").join(state.lazy(), on="key")
+
+    def other(name: str) -> pl.Expr:
+        return pl.col(name).ne_missing(pl.col(f"{name}_old"))
+
+    differs = pl.any_horizontal(other(name) for name in _COMPARED if name not in ("split", "group"))
+    touched = pl.any_horizontal(other(name) for name in times)
     again = pl.col("reason").is_in(sorted(retry))
     suspects = (
         both.with_columns(differs=differs, again=again)
         .filter(differs | touched | again)
-        .select("row", "raw_path", "key", "shard", "sha256", "reason", "differs", "again")
+        .select("row", "raw_path", "audio_path", "key", "shard", "sha256", "audio_sha256", "reason", "differs", "again")
         .collect(engine="streaming")
         .join(assigned.select("row", "path"), on="row")
     )
@@ -232,7 +234,10 @@ def _compare(
     for row in suspects.sort("path").iter_rows(named=True):
         if row["reason"] is not None:
             anew.append(row["row"])
-        elif row["differs"] or not _same_content(row["path"], row["raw_path"], row["sha256"]):
+        elif row["differs"] or not (
+            _same_content(row["path"], row["raw_path"], row["sha256"])
+            and (row["audio_path"] is None or _same_content(row["audio_path"], None, row["audio_sha256"]))
+        ):
             changes.changed.append(row["path"])
             if prune:
                 changes.pruned.add(row["shard"])
@@ -251,8 +256,7 @@ def _same_content(path: str, raw_path: bytes | None, sha256: str | None) -> bool
     if sha256 is None or is_url(path):
         return False
     try:
-        with open(path if raw_path is None else raw_path, "rb") as stream:  # noqa: PTH123 (a path may be bytes)
-            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        return sha256_of(Path(path if raw_path is None else os.fsdecode(raw_path))) == sha256
     except OSError:
         return False
 
@@ -297,7 +301,7 @@ def read_shards(
         held += count
         if held >= rows_at_once or position == ordered.height - 1:
             chosen = pl.col("shard").is_between(group[0], group[-1]) & pl.col("shard").is_in(group)
-            frame = plan.filter(chosen).collect().sort("shard", "key")
+            frame = as_now(plan.filter(chosen).collect()).sort("shard", "key")
             for (number, revision), part in frame.group_by(["shard", "revision"], maintain_order=True):
                 yield int(number), int(revision), part.drop("shard", "revision").to_dicts()  # type: ignore[call-overload]
             group, held = [], 0

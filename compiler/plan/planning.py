@@ -68,7 +68,7 @@ class Planner:
                 else "no input was found: give a folder or list with media files",
                 exit_code=1,
             )
-        layout = Layout(self._per_shard(table), self.options.seed, self.options.split)
+        layout = Layout(self._per_shard(table), self.options.seed)
         plan, changes = lay_out(
             table,
             layout,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from javisc.compiler.recipe import Recipe
 from javisc.manifests.errors import UserError
 
-#: What becomes of one file, by kind of recipe: `module:function`, called as f(source, recipe, scratch, window=…) -> Clip.
+#: What becomes of one file, by kind of recipe: `module:function`, called as f(source, recipe, scratch, window=…) -> Clip, and
+#: with sound=… where a row names a file of its own for the sound, boxes=… where it has some.
 COMPILERS = {
     "jav": "javisc.compiler.media.transcode:transcode",
     "sync": "javisc.compiler.sparsesync.cuts:transcode_cut",
@@ -42,6 +43,7 @@ class Job:
 
     out: folder or URL of the dataset. scratch: local folder for clips until they are packed.
     compiler: see COMPILERS. time_limit: seconds per file, to which SECONDS_PER_MB per megabyte of source are added.
+    split, seed: names and shares of the splits that rows without one are drawn into, by their group.
     """
 
     out: str
@@ -49,6 +51,8 @@ class Job:
     scratch: str
     compiler: str
     time_limit: float = 120.0
+    split: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)

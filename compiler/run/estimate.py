@@ -14,7 +14,7 @@ from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.run.engine import PROBE, Job, limit_of, named
 from javisc.compiler.run.pool import Call, Outcome, Pool
-from javisc.compiler.run.sources import fetching, local_source
+from javisc.compiler.run.sources import copies, fetching, local_source
 from javisc.compiler.run.unit import compile_input
 
 HANDFUL = 8
@@ -59,7 +59,9 @@ def handful(inputs: pl.LazyFrame, seed: int) -> list[dict[str, Any]]:
     """The inputs with the lowest draws: a fair sample that does not depend on their order."""
     best: list[tuple[int, str, dict[str, Any]]] = []
     for batch in inputs.filter(pl.col("refused").is_null()).collect_batches(chunk_size=50_000):
-        rows = batch.select("path", "raw_path", "relpath", "source_bytes", "window_start", "window_end")
+        rows = batch.select(
+            "path", "raw_path", "relpath", "source_bytes", "audio_path", "audio_bytes", "window_start", "window_end"
+        )
         drawn = [(draw(seed, key_of(relpath)), relpath) for relpath in rows["relpath"]]
         order = sorted(range(len(drawn)), key=lambda i: drawn[i])[:HANDFUL]
         best = sorted([*best, *((*drawn[i], rows.row(i, named=True)) for i in order)], key=lambda item: item[:2])[
@@ -86,13 +88,19 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
                 "path": row["path"],
                 "raw_path": None if raw is None else raw.hex(),
                 "window": [row["window_start"], row["window_end"]],
+                "audio": row["audio_path"],
                 "recipe": job.recipe.to_json(),
                 "compiler": job.compiler,
                 "scratch": str(scratch / key_of(row["path"])),
             }
-            limit = limit_of(row["source_bytes"], job.time_limit)
-            before = fetching(row["path"], row["source_bytes"], str(scratch), key_of(row["path"]))
-            arguments["fetched"] = before and before.arguments["target"]
+            limit = limit_of((row["source_bytes"] or 0) + (row["audio_bytes"] or 0), job.time_limit)
+            before = fetching(
+                ("fetched", row["path"], row["source_bytes"]),
+                ("fetched_audio", row["audio_path"], row["audio_bytes"]),
+                scratch=str(scratch),
+                key=key_of(row["path"]),
+            )
+            arguments |= copies(before)
             pool.submit(Call(len(calls), f"{__name__}:measure", arguments, limit, before))
             calls.append(row)
         outcomes: dict[int, Outcome] = {}
@@ -120,7 +128,9 @@ def measure(
     recipe: dict[str, Any],
     compiler: str,
     scratch: str,
+    audio: str | None = None,
     fetched: str | None = None,
+    fetched_audio: str | None = None,
 ) -> dict[str, float]:
     """In a worker: probe a file, compile its first SECONDS, and scale to its length: bytes, seconds of media, of work."""
     folder = Path(scratch)
@@ -135,7 +145,8 @@ def measure(
     length = SECONDS if end is None or end <= start else end - start
     began = time.perf_counter()
     piece: list[float | None] = [start, start + min(length, SECONDS)] if end is not None else window
-    columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch, fetched=fetched)
+    beside = {"audio": audio, "fetched": fetched, "fetched_audio": fetched_audio}
+    columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch, **beside)
     seconds = columns.get("duration") or 0.0
     if not seconds:
         raise Rejected("too_short", "nothing came out")

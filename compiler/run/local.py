@@ -13,7 +13,7 @@ from typing import Any
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
-from javisc.compiler.run.sources import fetching
+from javisc.compiler.run.sources import copies, fetching
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
@@ -93,14 +93,21 @@ class LocalEngine:
                 "raw_path": None if raw is None else raw.hex(),
                 "window": [source["window_start"], source["window_end"]],
                 "boxes": source["boxes"],
+                "audio": source["audio_path"],
                 "recipe": self.job.recipe.to_json(),
                 "compiler": self.job.compiler,
                 "scratch": str(folder),
             }
-            limit = limit_of(source["source_bytes"], self.job.time_limit)
-            before = fetching(source["path"], source["source_bytes"], str(folder), source["key"])
-            arguments["fetched"] = before and before.arguments["target"]
+            size = (source["source_bytes"] or 0) + (source["audio_bytes"] or 0)
+            before = fetching(
+                ("fetched", source["path"], source["source_bytes"]),
+                ("fetched_audio", source["audio_path"], source["audio_bytes"]),
+                scratch=str(folder),
+                key=source["key"],
+            )
+            arguments |= copies(before)
             tag = ("clip", unit.shard, source)
+            limit = limit_of(size, self.job.time_limit)
             pool.submit(Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, before))
         open_shards[unit.shard] = opened
         if opened.left == 0 and (result := self._full(opened, pool)):
@@ -112,10 +119,10 @@ class LocalEngine:
     ) -> None:
         """Take what became of one file: a row, a reject, or the end of the build."""
         opened.left -= 1
-        if fetched := outcome.call.arguments["fetched"]:
-            Path(fetched).unlink(missing_ok=True)
+        for copy in copies(outcome.call.before).values():
+            Path(copy).unlink(missing_ok=True)
         if outcome.error is None:
-            row = manifest_row(source, outcome.value)
+            row = manifest_row(source, outcome.value, self.job.split, self.job.seed)
             opened.rows.append(row)
             for extension in ("mp4", "flac"):
                 staged = opened.folder / f"{source['key']}.{extension}"

@@ -23,13 +23,29 @@ FETCH_RATE = 50_000.0
 FETCH_START = 300.0
 
 
-def fetching(path: str, source_bytes: int | None, scratch: str, key: str) -> Call | None:
-    """The call that copies a URL to `scratch` before it is compiled; None for a local path. It says where: `target`."""
-    if not is_url(path):
-        return None
-    target = os.path.join(scratch, f"{key}.source{os.path.splitext(path)[1][:8]}")  # noqa: PTH118, PTH122
-    limit = FETCH_START + (source_bytes or 0) / FETCH_RATE
-    return Call(None, f"{__name__}:fetch", {"path": path, "target": target}, limit)
+def fetching(*sources: tuple[str, str | None, int | None], scratch: str, key: str) -> Call | None:
+    """The call that copies URLs to `scratch` before they are compiled; None where there is none.
+
+    sources: (a name, a URL or local path or None, its size). `copies` says where they go.
+    """
+    wanted = [
+        (name, path, os.path.join(scratch, f"{key}.{name}{os.path.splitext(path)[1][:8]}"))  # noqa: PTH118, PTH122
+        for name, path, _ in sources
+        if path is not None and is_url(path)
+    ]
+    limit = FETCH_START + sum(size or 0 for _, _, size in sources) / FETCH_RATE
+    return Call(None, f"{__name__}:fetch_all", {"wanted": wanted}, limit) if wanted else None
+
+
+def copies(call: Call | None) -> dict[str, str]:
+    """Name → local copy of what a call of `fetching` fetches."""
+    return {} if call is None else {name: target for name, _, target in call.arguments["wanted"]}
+
+
+def fetch_all(wanted: list[list[str]]) -> None:
+    """In a worker: `fetch` each (name, URL, local file)."""
+    for _, path, target in wanted:
+        fetch(path, target)
 
 
 def fetch(path: str, target: str) -> None:
@@ -77,37 +93,56 @@ def _prefix_gone(fs: Any, inside: str) -> bool:
 
 @contextmanager
 def local_source(path: str, raw_path: str | None, folder: Path, fetched: str | None = None) -> Iterator[Path]:
-    """The source as a local path: `fetched` for a URL, by a link of a plain name for one whose name is no text.
+    """One source as a local path, see local_sources."""
+    with local_sources((path, raw_path, fetched), folder=folder) as sources:
+        yield sources[0]
 
-    Where the block refuses the source, or fails, the source is read to its end: if it cannot be read because its storage is away,
-    Unavailable is raised instead, and nothing is held against the file.
+
+@contextmanager
+def local_sources(*given: tuple[str, str | None, str | None], folder: Path) -> Iterator[list[Path]]:
+    """Sources (path, its bytes as hex where it is no text, local copy of a URL) as local paths: by a link where a name is no text.
+
+    Where the block refuses them, or fails, they are read to their end: if one cannot be read because its storage is away, Unavailable
+    is raised instead, and nothing is held against the file.
     """
-    if is_url(path):
-        assert fetched is not None, path
-        yield Path(fetched)
-        return
-    source = Path(path)
-    if raw_path is not None:
-        source = folder / "source"
-        source.symlink_to(os.fsdecode(bytes.fromhex(raw_path)))
-    before = _status(source)
+    sources: list[Path] = []
+    for number, (path, raw_path, fetched) in enumerate(given):
+        if is_url(path):
+            assert fetched is not None, path
+            sources.append(Path(fetched))
+        elif raw_path is not None:
+            sources.append(folder / f"source{number}")
+            sources[-1].symlink_to(os.fsdecode(bytes.fromhex(raw_path)))
+        else:
+            sources.append(Path(path))
+    ours = [source for source, (path, _, _) in zip(sources, given, strict=True) if not is_url(path)]
+    before = {source: _status(source) for source in ours}
     try:
-        yield source
+        yield sources
     except Exception as error:
-        if not (isinstance(error, Rejected) and error.reason in _NOT_READ):
-            judge(source, before, error)
+        if ours and not (isinstance(error, Rejected) and error.reason in _NOT_READ):
+            judge(before, error)
         raise
 
 
-def judge(source: Path, before: os.stat_result | None, error: Exception) -> None:
-    """Return where a source's failure is its own. Raises Unavailable where its storage failed, Rejected for another reason.
+def judge(before: dict[Path, os.stat_result | None], error: Exception) -> None:
+    """Return where the failure is the sources' own. Raises Unavailable where their storage failed, Rejected for another reason.
 
-    before: the source's status when its compilation began, None where it could not be had.
+    before: each source's status when its compilation began, None where it could not be had.
     """
+    unchanged = [_readable(source, status, error) for source, status in before.items()]
+    if isinstance(error, Rejected) and error.reason in ("vanished", "unreadable") and all(unchanged):
+        raise unavailable(
+            str(next(iter(before))), OSError(f"could not be read and now can ({error.message})")
+        ) from error
+
+
+def _readable(source: Path, before: os.stat_result | None, error: Exception) -> bool:
+    """True if the source can be read to its end and is what it was; see judge."""
     try:
         now = source.stat()
         if not stat.S_ISREG(now.st_mode):
-            return
+            return False
         with source.open("rb") as stream:
             while stream.read(_COPY):
                 pass
@@ -125,9 +160,8 @@ def judge(source: Path, before: os.stat_result | None, error: Exception) -> None
         if is_away(failed, remote=False):
             raise unavailable(str(source), failed) from error
     else:
-        flickered = before is None or _identity(before) == _identity(now)
-        if isinstance(error, Rejected) and error.reason in ("vanished", "unreadable") and flickered:
-            raise unavailable(str(source), OSError(f"could not be read and now can ({error.message})")) from error
+        return before is None or _identity(before) == _identity(now)
+    return False
 
 
 def _status(path: Path) -> os.stat_result | None:

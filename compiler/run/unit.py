@@ -9,8 +9,9 @@ from typing import Any
 
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
+from javisc.compiler.run.digests import digested
 from javisc.compiler.run.engine import named
-from javisc.compiler.run.sources import local_source
+from javisc.compiler.run.sources import local_sources
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.shard import MAX_MEMBER, write_shard
 
@@ -25,11 +26,14 @@ def compile_input(
     scratch: str,
     boxes: str | None = None,
     fetched: str | None = None,
+    audio: str | None = None,
+    fetched_audio: str | None = None,
 ) -> dict[str, Any]:
     """Compile one input; its clip lands as `scratch`/KEY.mp4 and `scratch`/KEY.flac, complete or not at all.
 
     raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: a file of boxes to
-    crop to, for a compiler that takes one. fetched: the local copy of a URL. Returns the manifest columns that the clip knows.
+    crop to, for a compiler that takes one. audio: the file of the sound, where it is not the source. fetched, fetched_audio: the
+    local copies of URLs. Returns the manifest columns that the clip knows, with the digests of its sources.
     Raises Rejected, or Unavailable where the source's storage is at fault.
     """
     compile_file = named(compiler)
@@ -37,20 +41,26 @@ def compile_input(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        with local_source(path, raw_path, folder, fetched) as source:
+        given = [(path, raw_path, fetched), *([] if audio is None else [(audio, None, fetched_audio)])]
+        with local_sources(*given, folder=folder) as local:
+            source, sources = local[0], dict(zip(("source_sha256", "audio_sha256"), local, strict=False))
             work = folder / "clip"
             work.mkdir()
             span = (
                 None if window == [None, None] else (window[0] or 0.0, float("inf") if window[1] is None else window[1])
             )
             more = {} if boxes is None else {"boxes": Path(boxes)}
-            clip = compile_file(source, Recipe.from_json(recipe), work, window=span, **more)
+            more |= {} if audio is None else {"sound": sources["audio_sha256"]}
+            clip, digests = digested(
+                sources, lambda: compile_file(source, Recipe.from_json(recipe), work, window=span, **more)
+            )
             for extension, made in (("mp4", clip.mp4), ("flac", clip.flac)):
                 if made is not None:
                     if made.stat().st_size > MAX_MEMBER:
                         raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
                     made.replace(Path(scratch, f"{key}.{extension}"))
-            return {name: _plain(value) for name, value in clip.columns.items()}
+            columns = {name: _plain(value) for name, value in clip.columns.items()}
+            return {**columns, **digests, "source_bytes": source.stat().st_size}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -174,9 +174,11 @@ def transcode_cut(
     *,
     window: tuple[float, float] | None = None,
     boxes: Path | None = None,
+    sound: Path | None = None,
 ) -> Clip:
     """`transcode`, with every picture cropped to the face that the meta text `boxes` follows. Raises Rejected."""
-    return transcode(source, recipe, scratch, window=window, crop=None if boxes is None else face_crop(boxes))
+    crop = None if boxes is None else face_crop(boxes)
+    return transcode(source, recipe, scratch, window=window, crop=crop, sound=sound)
 
 
 def new_meta(youtube: str, first: int, crops: list[Box]) -> str:

@@ -14,7 +14,15 @@ from javisc.compiler.store.files import Store
 from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
 
 #: What stands on disk: where a key is, and the digest of its source or the reason of its refusal.
-PUBLISHED_SCHEMA = pl.Schema({"key": pl.String(), "shard": pl.Int32(), "sha256": pl.String(), "reason": pl.String()})
+PUBLISHED_SCHEMA = pl.Schema(
+    {
+        "key": pl.String(),
+        "shard": pl.Int32(),
+        "sha256": pl.String(),
+        "audio_sha256": pl.String(),
+        "reason": pl.String(),
+    }
+)
 #: The folder in a dataset that later builds of it need; the dataset is complete without it.
 BUILD = ".build"
 _COMMIT = re.compile(r"(\d{6,})\.json")
@@ -70,14 +78,19 @@ class Parts:
         files = self.store.fetch_many((BUILD, "parts"), [f"{shard:06d}.{table}.parquet" for shard in shards])
         if not files:
             return pl.LazyFrame(schema={**schema, "part": pl.String()})
-        return pl.scan_parquet(files, glob=False, include_file_paths="part")
+        # Parts of an older javisc lack columns that came later; those of latents have some of their own.
+        types = {**schema, **pl.read_parquet_schema(files[0])}
+        return pl.scan_parquet(
+            files, glob=False, include_file_paths="part", schema=types, missing_columns="insert"
+        ).select(*types, "part")
 
     def published(self) -> pl.DataFrame:
         """Key, shard, digest of the source or reason of the refusal, of everything committed."""
         shards = sorted(self.commits)
         nothing = pl.lit(None, pl.String)
-        made = self.manifest(shards).select("key", "shard", sha256="source_sha256", reason=nothing)
-        refused = self.rejected(shards).select("key", "shard", sha256=nothing, reason="reason")
+        made = self.manifest(shards).select("key", "shard", "audio_sha256", sha256="source_sha256", reason=nothing)
+        refused = self.rejected(shards).select("key", "shard", audio_sha256=nothing, sha256=nothing, reason="reason")
+        made, refused = made.select(PUBLISHED_SCHEMA.names()), refused.select(PUBLISHED_SCHEMA.names())
         whole = pl.concat([pl.LazyFrame(schema=PUBLISHED_SCHEMA), made, refused])
         return whole.collect(engine="streaming")
 

@@ -7,19 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from javisc.manifests.schema import CARRIED, MANIFEST_SCHEMA, SCORES_SCHEMA
+from javisc.manifests.splits import split_of
 
 #: Columns that KEY.json leaves out: they say where things lie on the machine that built, or where in the shard, or which crop
 #: an evaluation takes, or what a model thinks of the clip, which may be chosen anew without touching a shard.
-_PLACES = frozenset({"path", "audio_path", "unpaired_audio_path", "shard", "offset_sec", "vstart_sec", *SCORES_SCHEMA})
+_PLACES = frozenset(
+    {"path", "audio_path", "unpaired_audio_path", "shard", "group", "offset_sec", "vstart_sec", *SCORES_SCHEMA}
+)
 _MEMBER_PARTS = ("offset", "size", "crc32")
 
 
-def manifest_row(source: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest's row of a clip but for its place in the shard. source: the plan's row. columns: what the clip knows."""
+def manifest_row(
+    source: Mapping[str, Any], columns: Mapping[str, Any], split: Mapping[str, float] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """The manifest's row of a clip but for its place in the shard. source: the plan's row. columns: what the clip knows.
+
+    A row without a group is of its source's: whatever is cut out of one file stays together. A row without a split gets the
+    one that `split` (names and shares) and `seed` give its group.
+    """
     row: dict[str, Any] = {name: columns.get(name) for name in MANIFEST_SCHEMA}
-    row |= {name: source[name] for name in ("path", "id", "relpath", "key", *CARRIED)}
+    row |= {name: source[name] for name in ("path", "id", "relpath", "key")}
+    row |= {name: source.get(name) for name in CARRIED}
     row["source_bytes"] = columns.get("source_bytes", source["source_bytes"])
-    row["audio_path"] = source["path"] if row["channels"] else None
+    row["audio_path"] = (source.get("audio_path") or source["path"]) if row["channels"] else None
+    row["clip_start"], row["clip_end"] = source.get("window_start"), source.get("window_end")
+    row["group"] = row["group"] or row["source_sha256"]
+    if split and row["split"] is None:
+        row["split"] = split_of(row["group"] or row["key"], split, seed)
     return row
 
 
@@ -50,4 +64,7 @@ def rejected_row(source: Mapping[str, Any], reason: str, message: str) -> dict[s
         "reason": reason,
         "message": message,
         "source_bytes": source["source_bytes"],
+        "clip_start": source.get("window_start", source.get("clip_start")),
+        "clip_end": source.get("window_end", source.get("clip_end")),
+        "group": source.get("group"),
     }

@@ -102,6 +102,7 @@ def write(
                 "resolution": size[0] * size[1], "audio_path": f"/raw/{clip}.mp4", "audio_fps": RATE, "text": f"clip {clip}",
                 "texts": [f"clip {clip}"], "key": f"{clip:08d}", "shard": number, "channels": 1,
                 "num_samples": round(lengths[clip] * RATE / fps), "duration": lengths[clip] / fps,
+                "source_sha256": hashlib.sha256(f"{clip}".encode()).hexdigest(),
             }  # fmt: skip
             for ext in ("json", "flac", "mp4"):
                 content = members[f"{clip:08d}.{ext}"]

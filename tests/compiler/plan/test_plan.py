@@ -20,7 +20,6 @@ from javisc.compiler.plan.layout import (
     Layout,
     lay_out,
     read_shards,
-    split_of,
     summary,
     write_plan,
 )
@@ -78,29 +77,14 @@ def test_what_is_planned_stays_when_inputs_are_added(relpaths: list[str], cut: i
     assert added.is_empty() or first.is_empty() or added["shard"].min() > first["shard"].max()  # type: ignore[operator]
 
 
-def test_a_shard_is_a_fair_draw_and_splits_have_their_shares() -> None:
+def test_a_shard_is_a_fair_draw() -> None:
     names = [f"folder_{number // 1000}/clip_{number:05d}.mp4" for number in range(10_000)]
-    made, _ = plan(inputs(names), Layout(500, 0, {"train": 0.9, "val": 0.1}))
+    made, _ = plan(inputs(names), Layout(500, 0))
     first = made.filter(pl.col("shard") == 0)["relpath"].str.slice(7, 1).value_counts()["count"]
     assert first.len() == 10 and first.min() > 25  # type: ignore[operator]
-    share = (made["split"] == "val").mean()
-    assert share == pytest.approx(0.1, abs=0.01)
-    other, _ = plan(inputs(names), Layout(500, 1, {"train": 0.9, "val": 0.1}))
+    other, _ = plan(inputs(names), Layout(500, 1))
     moved = made.join(other, on="key").filter(pl.col("shard") != pl.col("shard_right")).height
     assert moved > 9000
-
-
-def test_split_shares_cut_the_line_in_order() -> None:
-    counts = {"a": 0, "b": 0, "c": 0}
-    for number in range(4000):
-        counts[str(split_of(0, str(number), {"a": 0.5, "b": 0.25, "c": 0.25}))] += 1
-    assert counts["a"] == pytest.approx(2000, abs=120) and counts["b"] == pytest.approx(1000, abs=110)
-    assert split_of(0, "x", {}) is None
-
-
-def test_a_given_split_is_kept() -> None:
-    made, _ = plan(inputs(["a", "b"], split="test"), Layout(5, 0, {"train": 1.0}))
-    assert made["split"].to_list() == ["test", "test"]
 
 
 def test_refused_inputs_do_not_thin_out_the_shards() -> None:
