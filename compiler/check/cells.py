@@ -29,6 +29,7 @@ OF_SOUND = (
 #: Columns that may be empty in any row: captions and labels that nobody gave, headers that say nothing, measures without a value.
 MAY_BE_NULL = (
     "text", "audio_text", "unpaired_audio_path", "corpus", "split", "texts", "label", "lang", "offset_sec", "vstart_sec",
+    "group", "audio_sha256", "clip_start", "clip_end",
     "source_fps", "source_declared_frames", "source_declared_seconds", "loudness", "bandwidth",
 )  # fmt: skip
 #: A rate of frames is kept as a 64-bit float; times of it are equal to a few units of its last place.

@@ -100,10 +100,10 @@ def local_source(path: str, raw_path: str | None, folder: Path, fetched: str | N
 
 @contextmanager
 def local_sources(*given: tuple[str, str | None, str | None], folder: Path) -> Iterator[list[Path]]:
-    """Sources (path, its bytes as hex where it is no text, local copy of a URL) as local paths: by a link where a name is no text.
+    """Sources (path, its bytes as hex where it is no text, a URL's local copy) as local paths: by a link where a name is no text.
 
-    Where the block refuses them, or fails, they are read to their end: if one cannot be read because its storage is away, Unavailable
-    is raised instead, and nothing is held against the file.
+    Where the block refuses them, or fails, they are read to their end: if one cannot be read because its storage is away,
+    Unavailable is raised instead, and nothing is held against the file.
     """
     sources: list[Path] = []
     for number, (path, raw_path, fetched) in enumerate(given):

@@ -105,8 +105,16 @@ def test_a_source_that_changes_while_it_is_read_is_refused_as_that(order: str, t
     (tmp_path / "b").write_text("b")
     (tmp_path / "scratch").mkdir()
     with pytest.raises(Rejected, match="changed while it was read") as caught:
-        compile_input("k", str(tmp_path / "a"), None, [None, None], PRESETS["audio"].to_json(), f"{__name__}:changing",
-                      str(tmp_path / "scratch"), None, str(tmp_path / "b"))  # fmt: skip
+        compile_input(
+            "k",
+            str(tmp_path / "a"),
+            None,
+            [None, None],
+            PRESETS["audio"].to_json(),
+            f"{__name__}:changing",
+            str(tmp_path / "scratch"),
+            audio=str(tmp_path / "b"),
+        )
     assert caught.value.reason == "vanished"
 
 
@@ -214,18 +222,19 @@ def test_a_dataset_of_before_these_columns_is_read_verified_and_added_to(tmp_pat
     out = tmp_path / "ds"
     before = run(tmp_path, RECIPES["audio"], split={"train": 0.5, "val": 0.5})
     later = [*LATER, "audio_bytes", "audio_mtime_ns"]
+    other = "val" if before["split"][0] == "train" else "train"
     for path in [*out.glob("*.parquet"), *out.glob(".build/**/*.parquet")]:
         frame = pl.read_parquet(path).drop(later, strict=False)
         if path.name == "plan.parquet":  # the split was drawn there, by another function
-            frame = frame.drop("audio_path").with_columns(split=pl.lit("old"))
+            frame = frame.drop("audio_path").with_columns(split=pl.lit(other))
         frame.write_parquet(path)
     assert verify(out, workers=1).defects == []
     assert Dataset.open(out).located().collect()["group"].to_list() == before["source_sha256"].to_list()
-    soundfile.write(tmp_path / "raw" / "new.wav", media.sound(8000, 1.0), 8000)
+    soundfile.write(tmp_path / "raw" / "new.wav", media.sound(8000, 0.7), 8000)
     (out / ".build" / "parts" / "000000.json").unlink()  # as if killed before the first shard was published
     rows = run(tmp_path, RECIPES["audio"], split={"train": 0.5, "val": 0.5})
     assert rows.height == 3 and rows.columns == list(MANIFEST_SCHEMA)
-    assert rows.filter(pl.col("shard") == 0)["split"].to_list() == ["old"]
+    assert rows.filter(pl.col("shard") == 0)["split"].to_list() == [other]
     assert (
         rows.filter(pl.col("shard") == 1)["split"].to_list() == before.filter(pl.col("shard") == 1)["split"].to_list()
     )
