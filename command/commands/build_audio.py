@@ -23,6 +23,7 @@ from javisc.commands.corpus_options import corpus_inputs, corpus_options
 @click.option(
     "--require-caption", is_flag=True, help="Refuse sounds without a caption; those of a corpus must have one."
 )
+@click.option("--from-video", is_flag=True, help="Take the sound of video files, too.")
 @click.option(
     "--max-seconds", type=float, default=30.0, show_default=True, metavar="S", help="Cut sounds to S seconds."
 )
@@ -35,6 +36,7 @@ def audio(
     corpus_split: tuple[str, ...],
     captions: str | None,
     require_caption: bool,
+    from_video: bool,
     max_seconds: float,
     sample_rate: int,
     channels: int,
@@ -43,7 +45,8 @@ def audio(
     """Compile sounds into the dataset DS: FLAC of one rate, cut to a length, with captions.
 
     RAW: the folder that holds the corpora, as JavisDiT lays them out, or one corpus; without --corpus anything that `build
-    jav` takes. Files .wav .mp3 .flac .ogg .opus .aac .m4a .aiff of any rate and channels are only read.
+    jav` takes. Files .wav .mp3 .flac .ogg .opus .aac .m4a .aiff of any rate and channels are only read;
+    with --from-video those of `build jav` are searched for as well.
 
     \b
       javisc build audio /data --corpus all --out DS
@@ -51,23 +54,24 @@ def audio(
 
     What goes with nothing is counted and listed: files in DS/rejected.parquet, annotations in DS/unmatched.parquet.
     """
-    from javisc.compiler.inputs.local import AUDIO_SUFFIXES
+    from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES
     from javisc.compiler.inputs.raw import from_raw
     from javisc.compiler.recipe import PRESETS
 
+    suffixes = AUDIO_SUFFIXES | VIDEO_SUFFIXES if from_video else AUDIO_SUFFIXES
     recipe = PRESETS["audio"].replace(max_seconds=max_seconds, sample_rate=sample_rate, channels=channels)
 
     def inputs(say: Callable[[str], None]) -> Any:
         if options["finish"]:
             return None
         if corpus:
-            return corpus_inputs(raw, corpus, corpus_split, "audio", captions, options, say)
+            return corpus_inputs(raw, corpus, corpus_split, "audio", captions, options, say, suffixes)
         return from_raw(
             raw,
             out=options["out"],
             captions=captions,
             require_caption=require_caption,
-            suffixes=AUDIO_SUFFIXES,
+            suffixes=suffixes,
             say=say,
         )
 

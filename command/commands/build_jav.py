@@ -68,11 +68,13 @@ def jav(
 ) -> int:
     """Compile videos with sound into the dataset DS.
 
-    RAW: folders, searched for .mp4 .avi .mov .mkv .m2ts .ts .webm .m4v .mpg; media files; lists of paths (.txt, or .csv,
-    .parquet, .jsonl with a column `path`); or URLs of any of these. They are only read.
+    RAW: folders, searched for .mp4 .mov .m4v .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .m2v .flv .f4v .3gp .3g2 .wmv .asf
+    .ogv .264 .h264 .265 .h265 .hevc; media files; lists of paths (.txt, or .csv, .parquet, .jsonl with a column `path`); or
+    URLs of any of these. They are only read.
 
     The same command resumes what was interrupted, and adds what is new.
     """
+    from javisc.compiler.inputs.local import VIDEO_SUFFIXES
     from javisc.compiler.inputs.raw import from_raw
 
     recipe = recipe_of(options, ("jav", "sync"))
@@ -81,7 +83,7 @@ def jav(
         if options["finish"]:
             return None
         if corpus:
-            return corpus_inputs(raw, corpus, corpus_split, "video", captions, options, say)
+            return corpus_inputs(raw, corpus, corpus_split, "video", captions, options, say, VIDEO_SUFFIXES)
         return from_raw(raw, out=options["out"], captions=captions, require_caption=require_caption, say=say)
 
     return run_build(inputs, recipe, **options)

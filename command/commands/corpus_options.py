@@ -66,10 +66,10 @@ def corpus_inputs(
     captions: str | None,
     options: dict[str, Any],
     say: Callable[[str], None],
+    suffixes: frozenset[str],
 ) -> Any:
-    """What `compiler.build` takes, for the corpora asked for."""
+    """What `compiler.build` takes, for the corpora asked for. suffixes: of the files that are scanned."""
     from javisc.compiler.inputs.known import from_corpora
-    from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 
     if captions is not None:
         raise UserError("--captions and --corpus exclude each other: a corpus brings its captions; give one of them")
@@ -77,7 +77,7 @@ def corpus_inputs(
         corpus,
         raw,
         kind,  # type: ignore[arg-type]
-        AUDIO_SUFFIXES if kind == "audio" else VIDEO_SUFFIXES,
+        suffixes,
         out=options["out"],
         splits=corpus_split,
         dry=options["plan_only"],

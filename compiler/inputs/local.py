@@ -19,12 +19,18 @@ from javisc.manifests.environment import ask_local, patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import filesystem, is_url
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".m2ts", ".ts", ".webm", ".m4v", ".mpg", ".mpeg"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m2v", ".flv", ".f4v"}
+    | {".3gp", ".3g2", ".wmv", ".asf", ".ogv", ".264", ".h264", ".265", ".h265", ".hevc"}
+)
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff"})
 SIDECAR_SUFFIXES = (".json", ".txt")
 #: Column of the scan beside INPUT_SCHEMA: the caption file that lies beside the input.
 SIDECAR = "sidecar"
 SCAN_SCHEMA = pl.Schema({**INPUT_SCHEMA, SIDECAR: pl.String()})
+#: Suffixes that are counted apart, and that are named.
+MAX_KINDS, KINDS_SAID = 1000, 12
+OTHER = "other"
 #: Rows per batch: what is held as Python objects at one time.
 BATCH = 20_000
 
@@ -33,10 +39,11 @@ Row = dict[str, Any]
 
 @dataclass
 class ScanReport:
-    """What the scan met besides inputs; said after it."""
+    """What the scan met besides inputs; said after it. used: files that are read otherwise, such as a table of captions."""
 
+    used: frozenset[str] = frozenset()
     files: int = 0
-    others: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     loops: int = 0
     twice: int = 0
     stray_sidecars: int = 0
@@ -45,12 +52,32 @@ class ScanReport:
     def lines(self) -> list[str]:
         said = [f"found {self.files} files"]
         if self.others:
-            said.append(f"{self.others} files of other kinds were passed over")
+            said.append(f"{self.others.total()} files of other kinds were passed over: {self._kinds()}")
         if self.loops:
             said.append(f"{self.loops} links that lead back into their own folder were not followed")
         if self.twice:
             said.append(f"{self.twice} inputs were named more than once and count once")
         return said
+
+    def pass_over(self, path: str) -> None:
+        """Count a file of a kind that is not scanned."""
+        if path in self.used:
+            return
+        suffix = _suffix(path)
+        if (
+            not suffix.isprintable()
+            or len(suffix) > 12
+            or (suffix not in self.others and len(self.others) >= MAX_KINDS)
+        ):
+            suffix = OTHER
+        self.others[suffix or "without a suffix"] += 1
+
+    def _kinds(self) -> str:
+        """The kinds that were passed over with their counts, the most frequent first."""
+        order = sorted(self.others.items(), key=lambda item: (item[0] == OTHER, -item[1], item[0]))
+        named = ", ".join(f"{kind} {count}" for kind, count in order[:KINDS_SAID])
+        rest = sum(count for _, count in order[KINDS_SAID:])
+        return named + (f", {rest} of {len(order) - KINDS_SAID} more kinds" if rest else "")
 
 
 def scan(
@@ -121,7 +148,8 @@ def _folder(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
                 raise UserError(f"{shown(root)} cannot be read: {error.strerror}; mend its permissions") from error
             yield _refused(folder, prefix.rstrip("/"), "unreadable", f"folder cannot be read: {error.strerror}")
             continue
-        sidecars = {entry.name for entry in entries if _suffix(entry.name) in SIDECAR_SUFFIXES}
+        beside = {entry.name for entry in entries if _suffix(entry.name) in SIDECAR_SUFFIXES}
+        sidecars = set(beside)
         for entry in entries:
             path, relpath = os.path.join(folder, entry.name), prefix + entry.name  # noqa: PTH118
             media = _suffix(entry.name) in suffixes
@@ -139,8 +167,8 @@ def _folder(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
                     stack.append((path, relpath + "/", (*ancestors, here)))
             elif media:
                 yield _input(path, relpath, lambda _, entry=entry: entry.stat(), _sidecar(folder, entry.name, sidecars))
-            elif entry.name not in sidecars:
-                report.others += 1
+            elif entry.name not in beside:
+                report.pass_over(path)
         report.stray_sidecars += len(sidecars)
 
 
@@ -289,7 +317,8 @@ def _remote(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
         if inside_out is not None and url.startswith(inside_out):
             continue
         if _suffix(name) not in suffixes:
-            report.others += name not in sidecars
+            if name not in sidecars:
+                report.pass_over(url)
             continue
         relpath = name[len(base) :].lstrip("/") or name.rsplit("/", 1)[-1]
         row = _object(url, relpath, found[name])

@@ -36,7 +36,7 @@ def from_raw(
             raise UserError(f"{shown(name)} is not there: give a folder, a list of paths or a media file")
 
     def inputs(folder: Path) -> pl.LazyFrame:
-        report = ScanReport()
+        report = ScanReport(used=_named(captions))
         found = spool(scan(raw, suffixes, out=out, report=report), folder / "scan", SCAN_SCHEMA)
         for line in report.lines():
             say(line)
@@ -49,3 +49,9 @@ def from_raw(
         return table
 
     return inputs
+
+
+def _named(captions: str | None) -> frozenset[str]:
+    """The paths or URLs that --captions may mean: FILE or KIND:FILE."""
+    names = {captions, captions.partition(":")[2]} - {""} if captions else set()
+    return frozenset(names | {os.path.abspath(name) for name in names if not is_url(name)})  # noqa: PTH100

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.compiler.inputs.lists import captions_of, read_list, typed
-from javisc.compiler.inputs.local import SCAN_SCHEMA, SIDECAR, ScanReport, scan
+from javisc.compiler.inputs.local import (
+    AUDIO_SUFFIXES,
+    MAX_KINDS,
+    SCAN_SCHEMA,
+    SIDECAR,
+    VIDEO_SUFFIXES,
+    ScanReport,
+    scan,
+)
+from javisc.compiler.inputs.raw import from_raw
 from javisc.manifests.errors import UserError
 from support.raw import AWKWARD
 
@@ -36,7 +45,7 @@ def test_any_letter_case_any_depth_and_nothing_else(tmp_path: Path) -> None:
     make(tmp_path, *videos, "notes.md", "b/song.wav", "l.mp4.part", "m.txt")
     rows, report = found(tmp_path)
     assert sorted(rows["relpath"]) == sorted(videos) and rows.schema == SCAN_SCHEMA
-    assert report.files == 9 and report.others == 3 and report.stray_sidecars == 1
+    assert report.files == 9 and report.others == {".md": 1, ".wav": 1, ".part": 1} and report.stray_sidecars == 1
     assert rows["source_bytes"].to_list() == [1] * 9 and rows["mtime_ns"].null_count() == 0
     assert found(f"{tmp_path}/")[0]["relpath"].to_list() == rows["relpath"].to_list()
 
@@ -195,3 +204,36 @@ def test_a_row_that_is_too_long_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path\n" + "x" * ((1 << 20) + 10) + "\n")
     with pytest.raises(UserError, match="cannot be read"):
         list(read_list(str(tmp_path / "l.csv")))
+
+
+def test_kinds_that_are_passed_over_are_named_and_counted(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Captions that are used, beside a video or as a table, are not among them; names that would break the line neither."""
+    make(
+        tmp_path,
+        *(f"{n}.xyz" for n in range(7)),
+        *(f"a/{n}.DOC" for n in range(3)),
+        "README",
+        "odd.\n",
+        "x." + "y" * 40,
+    )
+    make(tmp_path, "v.mp4", "v.txt", "w.mp4", "w.json", "captions.csv", "stray.txt")
+    said: list[str] = []
+    make(tmp_path, "captions.csv", content=b"id,text\nv,a dog\n")
+    from_raw([str(tmp_path)], captions=str(tmp_path / "captions.csv"), say=said.append)(tmp_path_factory.mktemp("plan"))
+    (line,) = [line for line in said if "passed over" in line]
+    assert line == "13 files of other kinds were passed over: .xyz 7, .doc 3, without a suffix 1, other 2"
+    assert found(tmp_path)[1].others[".csv"] == 1
+    make(tmp_path, *(f"many/{n}.k{n}" for n in range(1200)))
+    report = found(tmp_path)[1]
+    assert len(report.others) <= MAX_KINDS + 1 and report.others.total() == 1214
+    assert len(report.lines()[1]) < 300 and "more kinds" in report.lines()[1]
+
+
+@pytest.mark.parametrize("suffix", [".flv", ".3gp", ".wmv", ".mts", ".ogv", ".264", ".h264", ".h265", ".FLV"])
+def test_more_kinds_of_video_are_scanned(tmp_path: Path, suffix: str) -> None:
+    make(tmp_path, f"a{suffix}", "b.wav")
+    assert found(tmp_path)[0]["relpath"].to_list() == [f"a{suffix}"]
+    both = found(tmp_path, suffixes=VIDEO_SUFFIXES | AUDIO_SUFFIXES)[0]
+    assert sorted(both["relpath"]) == [f"a{suffix}", "b.wav"]

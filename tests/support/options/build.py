@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from javisc.compiler.check.status import Status
+from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from support.options import Command, Row
 
 _BUILT = SimpleNamespace(
@@ -100,6 +101,7 @@ COMMANDS = {
         {
             **COMMON,
             **_recipe("sample-rate", "channels", "max-seconds"),
+            "--from-video": Row("--from-video", "from_raw.suffixes", AUDIO_SUFFIXES | VIDEO_SUFFIXES),
             "RAW": Row("{clip}", "from_raw.raw", ("{raw}", "{clip}")),
             **_CAPTIONS,
             **_CORPUS,
