@@ -6,9 +6,12 @@ meanings, so that an export is a drop-in table for its trainer; ours follow.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
+
+from javisc.manifests.kinds import MEMBERS
 
 #: Version of the format on disk, stored in dataset.json. Readers refuse a newer one.
 FORMAT_VERSION = 1
@@ -27,6 +30,26 @@ def _columns(*rows: tuple[str, pl.DataType | type[pl.DataType], str]) -> tuple[C
     return tuple(
         Column(name, dtype if isinstance(dtype, pl.DataType) else dtype(), meaning) for name, dtype, meaning in rows
     )
+
+
+_Rows = Iterator[tuple[str, type[pl.DataType], str]]
+#: The member kinds that every dataset's tables have columns for, KEY.json first: no other is in every sample.
+BASE = tuple(kind.extension for kind in MEMBERS if kind.base)
+
+
+def _places(*extensions: str) -> _Rows:
+    for end in extensions:
+        null = "" if end == "json" else ", or null"
+        yield f"{end}_offset", pl.Int64, f"byte offset of KEY.{end}'s content" + (null or " in the shard")
+        yield f"{end}_size", pl.Int64, f"bytes{null}"
+
+
+def _checksums(*extensions: str) -> _Rows:
+    for end in extensions:
+        if end == "json":
+            yield "json_crc32", pl.Int64, "CRC-32 (zlib) of KEY.json's content, so that a ranged read can be checked"
+        else:
+            yield f"{end}_crc32", pl.Int64, f"CRC-32 of KEY.{end}'s content, or null"
 
 
 #: JavisDiT's columns, in its order. `audio_text` and `unpaired_audio_path` apply to stages 1 and 2 only and may be null.
@@ -50,15 +73,8 @@ JAVISDIT = _columns(
 WHERE = _columns(
     ("key", pl.String, "the sample's WebDataset key, [a-z0-9_]+, a function of relpath alone"),
     ("shard", pl.Int32, "the shard's number: shards/{shard:06d}.tar"),
-    ("json_offset", pl.Int64, "byte offset of KEY.json's content in the shard"),
-    ("json_size", pl.Int64, "bytes"),
-    ("flac_offset", pl.Int64, "byte offset of KEY.flac's content, or null"),
-    ("flac_size", pl.Int64, "bytes, or null"),
-    ("mp4_offset", pl.Int64, "byte offset of KEY.mp4's content, or null"),
-    ("mp4_size", pl.Int64, "bytes, or null"),
-    ("json_crc32", pl.Int64, "CRC-32 (zlib) of KEY.json's content, so that a ranged read can be checked"),
-    ("flac_crc32", pl.Int64, "CRC-32 of KEY.flac's content, or null"),
-    ("mp4_crc32", pl.Int64, "CRC-32 of KEY.mp4's content, or null"),
+    *_places(*BASE),
+    *_checksums(*BASE),
     ("num_samples", pl.Int64, "audio samples per channel: round(num_frames * audio_fps / fps) where there is video"),
     ("channels", pl.Int16, "audio channels; 0 without sound"),
     ("duration", pl.Float64, "seconds"),
@@ -169,9 +185,8 @@ CARRIED = (
 
 #: Further columns of a dataset of latents (`javisc encode`), whose rows are windows of another dataset's clips.
 LATENTS = _columns(
-    ("safetensors_offset", pl.Int64, "byte offset of KEY.safetensors' content in the shard"),
-    ("safetensors_size", pl.Int64, "bytes"),
-    ("safetensors_crc32", pl.Int64, "CRC-32 of KEY.safetensors' content"),
+    *_places("safetensors"),
+    *_checksums("safetensors"),
     ("encoded_pass", pl.Int64, "which pass over the clips made the row; a training epoch reads one pass"),
     ("clip_key", pl.String, "the key of the clip in the dataset that was encoded"),
     ("clip_first", pl.Int64, "the clip's frame that the window starts at"),

@@ -20,7 +20,7 @@ _TYPES: dict[str, tuple[int, Any]] = {
 _MAX_HEADER = 1 << 20
 
 
-def latent_defects(content: bytes) -> Iterator[str]:
+def latent_defects(content: bytes, row: object = None, recipe: object = None) -> Iterator[str]:
     """The defects of a KEY.safetensors: a JSON header, then the tensors' bytes end to end."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(_MAX_HEADER, len(content) - 8):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.check.clip import flac_defects, mp4_defects
-from javisc.compiler.check.latents import latent_defects
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.files import Store
-from javisc.compiler.store.rows import sample_json
-from javisc.compiler.store.shard import MEMBERS, Member, header, index_line, index_text, read_members
+from javisc.compiler.store.shard import Member, header, index_line, index_text, read_members
+from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import sha256_of
-from javisc.manifests.schema import MANIFEST_SCHEMA
+from javisc.manifests.kinds import extensions, held, kind_of
 
 #: A KEY.json longer than this is not one of ours.
 MAX_JSON = 16 << 20
@@ -59,7 +56,8 @@ def _archive(
             key, _, extension = name.partition(".")
             if raw != header(name, length):
                 yield f"tar: {name}: the header has other fields than mode 0644, time 0 and no owner"
-            if extension not in MEMBERS or key not in by_key:
+            kind = kind_of(extension)
+            if kind is None or key not in by_key:
                 yield f"tar: {name}: in no row of the manifest"
                 continue
             if extension == "json" and length > MAX_JSON:
@@ -72,43 +70,15 @@ def _archive(
             place = (offset, length, zlib.crc32(content))
             if place != tuple(found.get(f"{extension}_{part}") for part in ("offset", "size", "crc32")):
                 yield f"tar: {name}: offset, size or CRC-32 differ from the manifest"
-            if extension == "json":
-                defects = _json_defects(content, {name: found.get(name) for name in MANIFEST_SCHEMA})
-            elif extension == "mp4":
-                defects = mp4_defects(content, found, recipe)
-            elif extension == "safetensors":
-                defects = latent_defects(content)
-            else:
-                defects = flac_defects(content, found, recipe)
+            defects = named(kind.check)(content, found, recipe)
             yield from (f"tar: {name}: {defect}" for defect in defects)
     for key, found in by_key.items():
-        expected = [end for end in MEMBERS if found.get(f"{end}_offset") is not None]
+        expected = held(found)
         there = [member.extension for member in members.get(key, [])]
         if there != expected or "json" not in there:
             yield f"tar: {key}: members are {', '.join(there) or 'none'}, the manifest has {', '.join(expected) or 'none'}"
     if list(members) != sorted(by_key) or rows["key"].to_list() != sorted(by_key):
         yield "tar: samples of the shard or rows of the manifest are not in the order of their keys"
-
-
-def _json_defects(content: bytes, row: dict[str, Any]) -> Iterator[str]:
-    """KEY.json must say what the manifest says, in canonical form (32-bit floats are compared as such)."""
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        yield f"no JSON: {error}"
-        return
-    if not isinstance(parsed, dict) or not set(parsed) <= set(MANIFEST_SCHEMA):
-        yield "holds other fields than the manifest's columns"
-        return
-    if sample_json(parsed).encode() != content:
-        yield "is not in canonical form"
-    said = pl.DataFrame([parsed], schema={name: MANIFEST_SCHEMA[name] for name in parsed}, strict=False).row(
-        0, named=True
-    )
-    expected = json.loads(sample_json(row))
-    for name in sorted(set(expected) | set(said)):
-        if said.get(name) != row.get(name):
-            yield f"{name} is {said.get(name)!r}, the manifest has {row.get(name)!r}"
 
 
 def _readers(tar: Path, idx: Path, members: dict[str, list[Member]]) -> Iterator[str]:
@@ -120,7 +90,7 @@ def _readers(tar: Path, idx: Path, members: dict[str, list[Member]]) -> Iterator
         str(tar), shardshuffle=False, empty_check=False, handler=webdataset.reraise_exception
     )
     try:
-        read = {s["__key__"]: {end: len(s[end]) for end in MEMBERS if end in s} for s in source}
+        read = {s["__key__"]: {end: len(s[end]) for end in extensions() if end in s} for s in source}
     except Exception as error:  # noqa: BLE001 (whatever the reader raises is the defect)
         yield f"tar: webdataset cannot read it: {type(error).__name__}: {error}"
         read = sizes
@@ -141,7 +111,7 @@ def _dali(tar: Path, idx: Path, expected: list[dict[str, int]]) -> Iterator[str]
         components = fn.readers.webdataset(
             paths=[str(tar)],
             index_paths=[str(idx)],
-            ext=list(MEMBERS),
+            ext=list(extensions()),
             missing_component_behavior="empty",
             name="shard",
         )
@@ -157,7 +127,7 @@ def _dali(tar: Path, idx: Path, expected: list[dict[str, int]]) -> Iterator[str]
     except RuntimeError as error:
         yield f"idx: DALI cannot read the shard: {str(error).splitlines()[0]}"
         return
-    if sizes[:count] != [tuple(found.get(end, 0) for end in MEMBERS) for found in expected]:
+    if sizes[:count] != [tuple(found.get(end, 0) for end in extensions()) for found in expected]:
         yield f"idx: DALI reads {count} samples with other sizes than the tar has"
 
 

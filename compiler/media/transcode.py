@@ -38,11 +38,20 @@ DUMMY_HEIGHT, DUMMY_WIDTH, DUMMY_FPS = 720, 1280, 24
 
 @dataclass(frozen=True)
 class Clip:
-    """A compiled sample: files in the scratch folder and the manifest columns that are known by now."""
+    """A compiled sample: its members in the scratch folder, by extension, and the manifest columns that are known by now."""
 
-    mp4: Path | None
-    flac: Path | None
+    files: dict[str, Path]
     columns: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def mp4(self) -> Path | None:
+        """The pictures, where there are any."""
+        return self.files.get("mp4")
+
+    @property
+    def flac(self) -> Path | None:
+        """The sound, where there is any."""
+        return self.files.get("flac")
 
 
 def transcode(
@@ -73,8 +82,8 @@ def transcode(
         columns = once(may_copy=window is None and crop is None)
     except NotCopyable:
         columns = once(may_copy=False)
-    flac = scratch / "clip.flac"
-    return Clip(scratch / "clip.mp4", flac if flac.exists() else None, columns)
+    made = {"mp4": scratch / "clip.mp4", "flac": scratch / "clip.flac"}
+    return Clip({end: path for end, path in made.items() if path.exists()}, columns)
 
 
 def _limits(recipe: Recipe, window: tuple[float, float] | None) -> tuple[Fraction, Fraction]:
@@ -435,7 +444,7 @@ def transcode_audio(
             }
         finally:
             track.close()
-    return Clip(None, scratch / "clip.flac", columns)
+    return Clip({"flac": scratch / "clip.flac"}, columns)
 
 
 def _read_sound(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from javisc.compiler.recipe import Recipe
+from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
 
 #: What becomes of one file, by kind of recipe: `module:function`, called as f(source, recipe, scratch, window=…) -> Clip, and
@@ -86,12 +86,6 @@ class Engine(Protocol):
     """
 
     def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]: ...
-
-
-def named(entry: str) -> Any:
-    """What `module:attribute` names, imported at need: so the engine's floor never sees the floors its work is made of."""
-    module, _, attribute = entry.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 @dataclass(frozen=True)

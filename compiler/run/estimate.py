@@ -12,10 +12,12 @@ import polars as pl
 
 from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.run.engine import PROBE, Job, limit_of, named
+from javisc.compiler.run.engine import PROBE, Job, limit_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.sources import copies, fetching, local_source
 from javisc.compiler.run.unit import compile_input
+from javisc.manifests.entries import named
+from javisc.manifests.kinds import extensions
 
 HANDFUL = 8
 #: Seconds of each that are compiled for real.
@@ -151,5 +153,5 @@ def measure(
     if not seconds:
         raise Rejected("too_short", "nothing came out")
     scale = max(1.0, length / seconds)
-    made = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".mp4", ".flac"))
+    made = sum(file.stat().st_size for file in folder.iterdir() if file.suffix[1:] in extensions())
     return {"bytes": made * scale, "seconds": seconds * scale, "work": (time.perf_counter() - began) * scale}

@@ -18,6 +18,7 @@ from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
 from javisc.manifests.errors import UserError
+from javisc.manifests.kinds import extensions
 
 #: Packing is copying: this many bytes a second is slower than any disk worth building on, plus PACK_SECONDS.
 _PACK_RATE = 1e6
@@ -124,7 +125,7 @@ class LocalEngine:
         if outcome.error is None:
             row = manifest_row(source, outcome.value, self.job.split, self.job.seed)
             opened.rows.append(row)
-            for extension in ("mp4", "flac"):
+            for extension in extensions():
                 staged = opened.folder / f"{source['key']}.{extension}"
                 opened.staged += staged.stat().st_size if staged.exists() else 0
             report(Event(source["path"], source["source_bytes"] or 0, row["duration"] or 0.0, outcome.seconds))

@@ -10,10 +10,11 @@ from typing import Any
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.digests import digested
-from javisc.compiler.run.engine import named
 from javisc.compiler.run.sources import local_sources
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.shard import MAX_MEMBER, write_shard
+from javisc.manifests.entries import named
+from javisc.manifests.kinds import extensions
 
 
 def compile_input(
@@ -29,7 +30,7 @@ def compile_input(
     audio: str | None = None,
     fetched_audio: str | None = None,
 ) -> dict[str, Any]:
-    """Compile one input; its clip lands as `scratch`/KEY.mp4 and `scratch`/KEY.flac, complete or not at all.
+    """Compile one input; its members land as `scratch`/KEY.EXTENSION, complete or not at all.
 
     raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: a file of boxes to
     crop to, for a compiler that takes one. audio: the file of the sound, where it is not the source. fetched, fetched_audio: the
@@ -54,11 +55,10 @@ def compile_input(
             clip, digests = digested(
                 sources, lambda: compile_file(source, Recipe.from_json(recipe), work, window=span, **more)
             )
-            for extension, made in (("mp4", clip.mp4), ("flac", clip.flac)):
-                if made is not None:
-                    if made.stat().st_size > MAX_MEMBER:
-                        raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
-                    made.replace(Path(scratch, f"{key}.{extension}"))
+            for extension, made in clip.files.items():
+                if made.stat().st_size > MAX_MEMBER:
+                    raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
+                made.replace(Path(scratch, f"{key}.{extension}"))
             columns = {name: _plain(value) for name, value in clip.columns.items()}
             return {**columns, **digests, "source_bytes": source.stat().st_size}
     finally:
@@ -83,7 +83,7 @@ def pack(out: str, shard: int, samples: list[dict[str, str]], scratch: str, uplo
         for sample in samples:
             key = sample["key"]
             members: dict[str, bytes | Path] = {"json": sample["json"].encode()}
-            members |= {end: file for end in ("flac", "mp4") if (file := Path(scratch, f"{key}.{end}")).exists()}
+            members |= {end: file for end in extensions() if (file := Path(scratch, f"{key}.{end}")).exists()}
             yield key, members
 
     name = f"{shard:06d}"

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.kinds import extensions
 
 BLOCK = 512
 #: USTAR writes sizes as eleven octal digits.
 MAX_MEMBER = 8**11 - 1
-#: The order of a sample's members.
-MEMBERS = ("json", "flac", "mp4", "safetensors")
 INDEX_VERSION = "v1.2"
 _COPY = 1 << 20
 
@@ -52,7 +51,7 @@ def header(name: str, size: int) -> bytes:
 def write_shard(samples: Iterable[tuple[str, dict[str, bytes | Path]]], tar: Path, idx: Path) -> Packed:
     """Write samples (key, content by extension) as a shard and its index.
 
-    Members of a key stand in the order of MEMBERS. Contents are bytes, or files that are copied in. Raises OSError.
+    Members of a key stand in the order of manifests.kinds. Contents are bytes, or files that are copied in. Raises OSError.
     """
     digest = hashlib.sha256()
     packed: list[list[Member]] = []
@@ -68,7 +67,7 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes | Path]]], tar: Pat
 
         for key, contents in samples:
             members = []
-            for extension in MEMBERS:
+            for extension in extensions():
                 if (content := contents.get(extension)) is None:
                     continue
                 size = len(content) if isinstance(content, bytes) else content.stat().st_size

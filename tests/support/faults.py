@@ -25,7 +25,7 @@ def fake(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, fl
     mp4.write_bytes(digest * (len(content) % 97))
     flac.write_bytes(digest[:7])
     columns = {"num_frames": 24, "duration": 1.0, "channels": 1, "fps": 24.0, "audio_fps": 16000, "num_samples": 16000}
-    return Clip(mp4, flac, columns)
+    return Clip({"mp4": mp4, "flac": flac}, columns)
 
 
 def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:

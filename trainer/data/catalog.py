@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, scan_many, shard_path
+from javisc.manifests.kinds import MEMBERS
 from javisc.manifests.schema import DATASET_COLUMN
 from javisc.trainer.data.reader import Member
 
-MEMBERS = ("json", "flac", "mp4", "safetensors")
 _NUMBERS = (
     "num_frames",
     "height",
@@ -30,7 +30,7 @@ _NUMBERS = (
     "shard",
     "encoded_pass",
     "clip_seed",
-    *(f"{ext}_{what}" for ext in MEMBERS for what in ("offset", "size", "crc32")),
+    *(column for kind in MEMBERS for column in kind.columns),
 )
 #: The strings of a row that a catalog holds unless it is told otherwise.
 STRINGS = ("key", "text", "texts", "audio_text", "label", "unpaired_audio_path")

@@ -7,6 +7,7 @@ its time stamp alone and decoding may start at the last multiple of `gop` before
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -70,6 +71,16 @@ def samples(flac: bytes, first: int, count: int) -> NDArray[np.float32]:
     except (soundfile.LibsndfileError, ValueError, RuntimeError) as error:
         raise DecodeError(f"the sound cannot be decoded: {error}") from error
     return out
+
+
+def frames_of(mp4: bytes, row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """All pictures of a manifest row's clip, (num_frames, H, W, 3) uint8. Raises DecodeError."""
+    return frames(mp4, 0, int(row["num_frames"]), fps=Fraction(row["fps"]).limit_denominator(1001))
+
+
+def samples_of(flac: bytes, row: Mapping[str, Any]) -> NDArray[np.float32]:
+    """All sound of a manifest row's clip, (num_samples, channels) in [-1, 1]. Raises DecodeError."""
+    return samples(flac, 0, int(row["num_samples"]))
 
 
 def _decode(

@@ -74,6 +74,11 @@ def unpack(content: bytes, where: str) -> dict[str, Tensor]:
         raise CorruptSample(f"{where}: no safetensors ({error})") from error
 
 
+def tensors_of(content: bytes, row: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a manifest row's latents. Raises CorruptSample."""
+    return unpack(content, str(row["key"]))
+
+
 class _Sizes(BucketTable):
     """The windows' own sizes, with the recipe's batch sizes."""
 

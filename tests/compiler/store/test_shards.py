@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.store.shard import MEMBERS, Packed, index_line, index_text, read_members, write_shard
+from javisc.compiler.store.shard import Packed, index_line, index_text, read_members, write_shard
 from javisc.manifests.errors import UserError
+from javisc.manifests.kinds import extensions
 
 KEYS = st.text("abcdefghijklmnopqrstuvwxyz0123456789_", min_size=1, max_size=40)
 MEDIA = st.binary(max_size=1600)
@@ -36,7 +37,7 @@ def test_tarfile_reads_what_was_written_at_the_places_that_are_named(tmp_path: P
     assert len(raw) == packed.bytes and hashlib.sha256(raw).hexdigest() == packed.sha256
     assert hashlib.sha256(idx.read_bytes()).hexdigest() == packed.idx_sha256
     expected = [
-        (f"{key}.{end}", samples[key][end]) for key in sorted(samples) for end in MEMBERS if end in samples[key]
+        (f"{key}.{end}", samples[key][end]) for key in sorted(samples) for end in extensions() if end in samples[key]
     ]
     with tarfile.open(tar, "r:") as archive:
         found = []
@@ -100,7 +101,7 @@ def test_an_index_line_names_extension_offset_size_and_member() -> None:
 def test_webdataset_reads_it(shard: tuple[Path, Path, Samples]) -> None:
     webdataset = pytest.importorskip("webdataset")
     found = {
-        s["__key__"]: {end: s[end] for end in MEMBERS if end in s}
+        s["__key__"]: {end: s[end] for end in extensions() if end in s}
         for s in webdataset.WebDataset(str(shard[0]), shardshuffle=False)
     }
     assert found == shard[2]
@@ -116,7 +117,7 @@ def test_dali_reads_it_on_the_cpu(shard: tuple[Path, Path, Samples]) -> None:
             fn.readers.webdataset(
                 paths=[str(shard[0])],
                 index_paths=[str(shard[1])],
-                ext=list(MEMBERS),
+                ext=list(extensions()),
                 missing_component_behavior="empty",
                 name="r",
             )
@@ -131,7 +132,7 @@ def test_dali_reads_it_on_the_cpu(shard: tuple[Path, Path, Samples]) -> None:
         outputs = pipeline.run()
         found += zip(*([output.at(i).tobytes() for i in range(len(output))] for output in outputs), strict=True)
     assert found[:count] == [
-        tuple(contents.get(end, b"") for end in MEMBERS) for _, contents in sorted(shard[2].items())
+        tuple(contents.get(end, b"") for end in extensions()) for _, contents in sorted(shard[2].items())
     ]
 
 
