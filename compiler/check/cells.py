@@ -30,7 +30,7 @@ OF_SOUND = (
 MAY_BE_NULL = (
     "text", "audio_text", "unpaired_audio_path", "corpus", "split", "texts", "label", "lang", "offset_sec", "vstart_sec",
     "group", "audio_sha256", "clip_start", "clip_end",
-    "source_fps", "source_declared_frames", "source_declared_seconds", "loudness", "bandwidth",
+    "source_fps", "source_declared_frames", "source_declared_seconds", "loudness", "bandwidth", "source_size_changes",
 )  # fmt: skip
 #: A rate of frames is kept as a 64-bit float; times of it are equal to a few units of its last place.
 _EXACT = 1e-9
