@@ -123,7 +123,7 @@ def _rows(root: str, suffixes: frozenset[str], out: str | None, report: ScanRepo
     elif _suffix(absolute) in LIST_SUFFIXES:
         yield from _listed(absolute, report)
     else:
-        yield _input(absolute, os.path.basename(absolute), os.stat, seen=False)  # noqa: PTH119
+        yield _input(absolute, os.path.basename(absolute), os.stat, _beside(absolute), seen=False)  # noqa: PTH119
 
 
 def _suffix(name: str) -> str:

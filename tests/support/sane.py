@@ -159,6 +159,11 @@ def _sources(manifest: pl.DataFrame) -> Iterator[str]:
             known[path] = hashlib.sha256(content).hexdigest(), len(content)
         if (digest, size) != known[path]:
             yield f"{path}: digest and size are {digest}, {size}; the file's are {known[path]}"
+    for path, sound, digest in manifest.select("path", "audio_path", "audio_sha256").iter_rows():
+        if sound is None or sound == path or not Path(sound).is_file():
+            continue
+        if digest != (right := hashlib.sha256(Path(sound).read_bytes()).hexdigest()):
+            yield f"{path}: its sound {sound} has the digest {right}, the row says {digest}"
 
 
 def _members(root: Path, manifest: pl.DataFrame, media: int) -> Iterator[str]:
@@ -247,7 +252,7 @@ def watch() -> None:
                 self.store.root,
                 split=names if names else None,
                 media=0 if stand_in else 2,
-                sources=not stand_in and self.recipe.kind != "audio" and (not again or self.options.prune),
+                sources=not stand_in and (not again or self.options.prune),
                 rules=not stand_in,
             )
         return result

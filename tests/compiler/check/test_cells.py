@@ -101,7 +101,6 @@ def test_a_kind_has_its_members(manifest: pl.DataFrame, recipe: Recipe) -> None:
 
 def test_verify_tells_of_cells(films: Films, tmp_path: Path) -> None:
     copy = films.copy(tmp_path / "copy").dataset
-    assert verify(copy, workers=1).defects == []
     table = pl.read_parquet(copy / "manifest.parquet")
     table.with_columns(pl.lit(None, pl.String).alias("source_sha256")).write_parquet(copy / "manifest.parquet")
     assert f"manifest.parquet: 6 rows have no source_sha256: {table['key'][0]}, …" in verify(copy, workers=1).defects
