@@ -26,8 +26,8 @@ from javisc.compiler.run.progress import Reporter
 from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.files import Store, unwritable
-from javisc.compiler.store.lock import locked
-from javisc.compiler.store.scratch import clear, scratch_of, sweep
+from javisc.compiler.store.lock import Held, locked
+from javisc.compiler.store.scratch import Scratch, sweep
 from javisc.compiler.store.tables import merge
 from javisc.manifests.environment import UNWRITABLE
 from javisc.manifests.errors import UserError
@@ -88,7 +88,8 @@ class _Build:
 
     def __init__(self, recipe: Recipe, out: str, options: BuildOptions, reporter: Reporter) -> None:
         self.recipe, self.options, self.reporter = recipe, options, reporter
-        self.scratch = scratch_of(out, options.scratch)
+        self.work = Scratch(out, options.scratch)
+        self.scratch = self.work.path
         self.store = Store(out, self.scratch / "fetched")
         self.began = time.monotonic()
         self.notes: list[str] = []
@@ -96,16 +97,18 @@ class _Build:
     def run(self, inputs: Inputs | None) -> BuildResult:
         ranged = self.options.partial
         planner = Planner(self.store, self.recipe, self.options, self.scratch, guess=self._per_shard, say=self._note)
-        with locked(self.store, shared=ranged), stoppable():
-            if not ranged:
-                sweep(self.store, self.scratch)
+        with locked(self.store, shared=ranged) as held, stoppable():
+            if held.note:
+                self._note(held.note)
+            if held.alone:
+                sweep(self.store, self.work)
             try:
-                self.scratch.mkdir(parents=True, exist_ok=True)
+                self.work.open()
                 with locked(self.store, name="plan.lock", wait=True) if ranged else nullcontext():
                     path = planner.plan(inputs)
                 if self.options.write_plan:
                     return self._result(0, summary(path).height, 0, {}, 0)
-                return self._run(path)
+                return self._run(path, held)
             except KeyboardInterrupt:
                 raise UserError(self._interrupted(), exit_code=130) from None
             except (OSError, pl.exceptions.PolarsError) as error:
@@ -113,7 +116,7 @@ class _Build:
                     raise
                 raise unwritable(full.filename or self.scratch, full) from error
             finally:
-                clear(self.store, self.scratch)
+                self.work.close()
 
     def _interrupted(self) -> str:
         if not self.store.exists(*PLAN):
@@ -132,7 +135,7 @@ class _Build:
         self.notes.append(line)
         self.reporter.say(line)
 
-    def _run(self, path: Path) -> BuildResult:
+    def _run(self, path: Path, held: Held) -> BuildResult:
         """Run what is not published; merge unless this is a range of the whole."""
         shards = summary(path)
         parts = Parts(self.store)
@@ -155,6 +158,7 @@ class _Build:
             )
             with closing(engine.run(units, self.reporter.event)) as results:  # type: ignore[type-var]
                 for result in results:
+                    held.check()
                     made.update(samples=result.samples, bytes=result.bytes, shards=1)
                     refused.update(result.rejected)
                     self.reporter.unit(result)
@@ -167,7 +171,9 @@ class _Build:
                 "build them with --part or --shard-range, or run without --finish",
                 exit_code=1,
             )
-        sweep(self.store, self.scratch)
+        held.check()
+        if held.alone:
+            sweep(self.store, self.work)
         whole = merge(self.store, path, shards["shard"].to_list(), self.recipe, self.scratch)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,8 @@ def published(path: Path) -> Iterator[Path]:
     The rename is atomic and the folder is flushed too, so that after a crash `path` is whole or absent.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Several machines may write here, and process numbers are not theirs alone.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
         flush(temporary)

@@ -139,9 +139,33 @@ class Store:
             raise unwritable(self.path(*parts), error) from error
 
     def write(self, content: bytes, *parts: str) -> None:
-        """Publish a small file."""
-        with self.publish(*parts) as local:
-            local.write_bytes(content)
+        """Publish a small file. Raises UserError if nothing can be written here."""
+        if not self.remote:
+            with self.publish(*parts) as local:
+                local.write_bytes(content)
+            return
+        try:
+            self._ask(lambda: self.fs.pipe_file(join(self.base, *parts), content), *parts)
+        except OSError as error:
+            raise unwritable(self.path(*parts), error) from error
+
+    def create(self, content: bytes, *parts: str) -> bool:
+        """Write a small object only where there is none; False if there is one. For object stores (a conditional write)."""
+        where = join(self.base, *parts)
+
+        def attempt() -> bool:
+            try:
+                self.fs.pipe_file(where, content, mode="create")
+            except FileExistsError:
+                return False
+            except OSError:
+                # Stores say "precondition failed" in errors of their own: what counts is whether it is there now.
+                if self.exists(*parts):
+                    return False
+                raise
+            return True
+
+        return self._ask(attempt, *parts)
 
     def remove(self, *parts: str) -> None:
         """Remove a file if it is there."""
