@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.lists import MAX_FIELD, captions_of, open_bytes, plain, read_rows, typed
+from javisc.compiler.inputs.lists import folder_of, resolved
 from javisc.compiler.inputs.local import SIDECAR
+from javisc.compiler.inputs.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, read_rows
+from javisc.compiler.inputs.sidecars import NoCaption, read_sidecar
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, normal_relpath
-from javisc.manifests.absent import word
 from javisc.manifests.errors import UserError
+from javisc.manifests.urls import is_url
 
 #: What a table of captions may be joined by: the most exact first.
 JOIN_BY = ("path", "relpath", "id")
-#: Names under which captions are found in tables and JSON, besides `text`.
-CAPTION_NAMES = ("text", "caption", "texts", "captions")
 _SCHEMA = pl.Schema({"on": pl.String(), **{column.name: column.dtype for column in LABELS if column.name != "text"}})
+_CELLS = {name: name for name in (*JOIN_BY, *_SCHEMA) if name not in ("on", "texts")}
 _CHUNK = 50_000
+#: Sidecars in an object store are asked for so many at a time; each takes a round trip.
+_AT_ONCE = 16
+#: Names that a line shows.
+_SHOWN = 3
 
 
 @dataclass
 class CaptionReport:
-    """What matched and what did not, on either side."""
+    """What matched and what did not, on either side. `unreadable`: caption files that hold no caption; `why`: some of them."""
 
     source: str
     joined_by: str = ""
@@ -35,6 +40,7 @@ class CaptionReport:
     without: int = 0
     unused: int = 0
     unreadable: int = 0
+    why: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         by = f" joined by {self.joined_by}" if self.joined_by else ""
@@ -42,7 +48,10 @@ class CaptionReport:
         if self.unused:
             said.append(f"{self.unused} captions belong to no input")
         if self.unreadable:
-            said.append(f"{self.unreadable} caption files hold no caption that can be read")
+            more = ", …" if self.unreadable > len(self.why) else ""
+            said.append(
+                f"{self.unreadable} caption files hold no caption that can be read ({'; '.join(self.why)}{more})"
+            )
         return said
 
 
@@ -51,17 +60,18 @@ def attach(
 ) -> tuple[pl.LazyFrame, CaptionReport]:
     """Join captions onto a scan (SCAN_SCHEMA) and return a table of INPUT_SCHEMA and what matched.
 
-    spec: None for the files beside the inputs (.json, then .txt), a CSV, TSV, parquet or JSONL file with `path`, `relpath`
-    or `id` and `text` or `caption`, or `tavgbench:FILE`. Where it says nothing of an input, the labels it came with stay.
-    require: refuse inputs without a caption (`no_caption`). Raises UserError for a table that cannot be used.
+    spec: None for the files beside the inputs (.json, then .txt) that came without words of their own; a CSV, TSV, parquet or
+    JSONL file with `path`, `relpath` or `id` and `text` or `caption`; or `tavgbench:FILE`. Where it says nothing of an input, the
+    labels it came with stay. require: refuse inputs without a caption (`no_caption`). Raises UserError for a table that cannot be
+    used, matches nothing, or names several inputs by one name.
     """
     report = CaptionReport(spec or "files beside the inputs")
     if spec is None:
         joined = _sidecars(inputs, scratch / "captions.parquet", report)
     elif spec.startswith("tavgbench:"):
-        joined = _joined(inputs, _spool(tavgbench(spec.partition(":")[2]), scratch), ("id",), report)
+        joined = _joined(inputs, _Table(tavgbench(spec.partition(":")[2]), scratch, spec), ("id",), report)
     else:
-        joined = _joined(inputs, _spool(_tabled(spec), scratch), None, report)
+        joined = _joined(inputs, _Table(_tabled(spec), scratch, spec), JOIN_BY, report)
     joined = joined.select(INPUT_SCHEMA.names())
     if require:
         lacks = pl.col("text").is_null() & pl.col("refused").is_null()
@@ -75,60 +85,50 @@ def attach(
     return joined, report
 
 
-def read_sidecar(path: str) -> list[str] | None:
-    """The captions in a .txt (one a line) or .json file (`caption` or `text`, one or a list, or a list of them).
-
-    None if the file is too long, no UTF-8, or holds none.
-    """
-    try:
-        with open_bytes(path) as stream:
-            raw = stream.read(MAX_FIELD + 1)
-        if len(raw) > MAX_FIELD:
-            return None
-        text = raw.decode("utf-8-sig")
-        if not path.lower().endswith(".json"):
-            return captions_of(text.splitlines())
-        return _captions_in(json.loads(text))
-    except (OSError, ValueError, ImportError, RecursionError):
-        return None
-
-
-def _captions_in(value: Any) -> list[str] | None:
-    if isinstance(value, dict):
-        return next((found for name in CAPTION_NAMES if (found := captions_of(value.get(name)))), None)
-    if isinstance(value, list):
-        lists = [_captions_in(item) if isinstance(item, dict) else captions_of(item) for item in value]
-        return [text for texts in lists if texts for text in texts] or None
-    return captions_of(value)
-
-
 def _sidecars(inputs: pl.LazyFrame, spool: Path, report: CaptionReport) -> pl.LazyFrame:
-    """Read the file beside each input. Results go through the disk: the scan may be longer than memory."""
+    """Read the file beside each input without words. Results go through the disk: the scan may be longer than memory."""
     pieces = []
-    for number, batch in enumerate(
-        inputs.select("path", *_WINDOW, SIDECAR).drop_nulls(SIDECAR).collect_batches(chunk_size=_CHUNK)
-    ):
-        texts = [read_sidecar(path) for path in batch[SIDECAR]]
-        report.unreadable += sum(found is None for found in texts)
-        piece = spool.with_name(f"sidecar-{number:06d}.parquet")
-        frame = batch.select("path").with_columns(pl.Series("beside", texts, dtype=pl.List(pl.String)))
-        frame.unique("path").write_parquet(piece)
-        pieces.append(piece)
+    wordless = inputs.filter(pl.col("text").is_null(), pl.col(SIDECAR).is_not_null()).select("path", SIDECAR)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for number, batch in enumerate(wordless.collect_batches(chunk_size=_CHUNK)):
+            files = batch.unique("path", maintain_order=True)
+            names = [os.fsdecode(name) for name in files[SIDECAR]]
+            run = pool.map if names and is_url(names[0]) else map
+            texts = list(run(_read, names))
+            for name, found in zip(names, texts, strict=True):
+                if isinstance(found, NoCaption):
+                    report.unreadable += 1
+                    if len(report.why) < _SHOWN:
+                        shown = os.fsencode(os.path.basename(name)).decode("utf-8", "backslashreplace")  # noqa: PTH119
+                        report.why.append(f"{shown} {found}")
+            beside = [None if isinstance(found, NoCaption) else found for found in texts]
+            piece = spool.with_name(f"sidecar-{number:06d}.parquet")
+            files.select("path").with_columns(pl.Series("beside", beside, dtype=pl.List(pl.String))).write_parquet(
+                piece
+            )
+            pieces.append(piece)
     if not pieces:
         return inputs
-    beside = pl.scan_parquet(pieces).unique("path")
-    both = pl.coalesce("beside", "texts")
+    beside_them = pl.scan_parquet(pieces).unique("path")
+    own = pl.col("text").is_not_null()
     return (
-        inputs.join(beside, on="path", how="left", maintain_order="left")
-        .with_columns(text=pl.coalesce(pl.col("beside").list.first(), "text"), texts=both)
+        inputs.join(beside_them, on="path", how="left", maintain_order="left")
+        .with_columns(
+            text=pl.when(own).then("text").otherwise(pl.col("beside").list.first()),
+            texts=pl.when(own).then("texts").otherwise("beside"),
+        )
         .drop("beside")
     )
 
 
-_WINDOW = ("window_start", "window_end")
+def _read(path: str) -> list[str] | NoCaption:
+    try:
+        return read_sidecar(path)
+    except NoCaption as reason:
+        return reason
 
 
-def tavgbench(path: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+def tavgbench(path: str) -> Iterator[dict[str, Any]]:
     """Rows of TAVGBench's release_captions.txt: `{video}.mp4 caption words…` a line. Raises UserError."""
     try:
         stream = open_bytes(path)
@@ -138,88 +138,110 @@ def tavgbench(path: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
         while raw := stream.readline(MAX_FIELD):
             name, _, caption = raw.decode("utf-8", "replace").strip().partition(" ")
             if name.lower().endswith(".mp4") and caption.strip():
-                yield {"id": name[:-4]}, {"texts": [caption.strip()]}
+                yield {"id": name[:-4], "texts": [caption.strip()]}
 
 
-def _tabled(path: str) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+def _tabled(path: str) -> Iterator[dict[str, Any]]:
     """Rows of a caption table: what they can be joined by, and their labels."""
-    named = False
-    for row in read_rows(path):
-        if not named:
-            if not any(name in row for name in JOIN_BY):
-                raise UserError(f"--captions {path} has no column to join by: it needs one of {', '.join(JOIN_BY)}")
-            if not any(name in row for name in (*CAPTION_NAMES, "audio_text")):
-                raise UserError(f"--captions {path} has no captions: it needs a column {' or '.join(CAPTION_NAMES)}")
-            named = True
-        ids = {name: plain(text) for name in JOIN_BY if (text := word(row.get(name))) is not None}
-        labels = {name: typed(name, row.get(name)) for name in _SCHEMA if name not in ("on", "texts")}
-        labels["texts"] = _captions_in({name: row.get(name) for name in CAPTION_NAMES})
-        yield ids, labels
+    faults, folder = Faults(f"--captions {path}"), folder_of(path)
+    captioned = lines = False
+    for line, row in read_rows(path, faults):
+        lines = True
+        captioned = captioned or any(name in row for name in (*CAPTION_NAMES, "audio_text"))
+        if not any(name in row for name in JOIN_BY):
+            raise UserError(
+                f"--captions {path} has no column to join by (line {line}): it needs one of {', '.join(JOIN_BY)}"
+            )
+        found = cells(row, _CELLS, line, faults)
+        if "path" in found:
+            found["path"] = resolved(found["path"], folder)
+            found["path"] = found["path"] if is_url(found["path"]) else os.path.normpath(found["path"])
+        yield {**found, "texts": captions_in({name: row.get(name) for name in CAPTION_NAMES})}
+    faults.check()
+    if lines and not captioned:
+        raise UserError(f"--captions {path} has no captions: it needs a column {' or '.join(CAPTION_NAMES)}")
 
 
-def _spool(rows: Iterator[tuple[dict[str, str], dict[str, Any]]], scratch: Path) -> Callable[[str], pl.LazyFrame]:
-    """Write caption rows to disk; return a function that gives them by the column they are joined by."""
-    schema = pl.Schema({**{name: pl.String() for name in JOIN_BY}, **_SCHEMA})
-    pieces: list[Path] = []
-    batch: list[dict[str, Any]] = []
+class _Table:
+    """Caption rows on disk, by the column that they are joined by."""
 
-    def write() -> None:
-        piece = scratch / f"caption-table-{len(pieces):06d}.parquet"
-        pl.DataFrame(batch, schema=schema).write_parquet(piece)
-        pieces.append(piece)
-        batch.clear()
+    def __init__(self, rows: Iterator[dict[str, Any]], scratch: Path, spec: str) -> None:
+        self.spec = spec
+        schema = pl.Schema({**{name: pl.String() for name in JOIN_BY}, **_SCHEMA})
+        self.pieces: list[Path] = []
+        self.height = 0
+        batch: list[dict[str, Any]] = []
 
-    for ids, labels in rows:
-        batch.append({**ids, **labels})
-        if len(batch) >= _CHUNK:
-            write()
-    write()
-    return lambda name: pl.scan_parquet(pieces).drop("on").with_columns(on=_joinable(name)).drop_nulls("on")
+        def write() -> None:
+            piece = scratch / f"caption-table-{len(self.pieces):06d}.parquet"
+            pl.DataFrame(batch, schema=schema).write_parquet(piece)
+            self.pieces.append(piece)
+            self.height += len(batch)
+            batch.clear()
+
+        for row in rows:
+            batch.append(row)
+            if len(batch) >= _CHUNK:
+                write()
+        write()
+
+    def by(self, name: str) -> pl.LazyFrame:
+        """The rows that have the column, which is called `on`."""
+        return pl.scan_parquet(self.pieces).drop("on").with_columns(on=_joinable(name)).drop_nulls("on")
+
+    def example(self) -> tuple[str, str] | None:
+        """The first column that a row can be joined by, and its value."""
+        for name in JOIN_BY:
+            found = self.by(name).select("on").head(1).collect()
+            if found.height:
+                return name, str(found["on"][0])
+        return None
 
 
 def _joinable(name: str) -> pl.Expr:
-    """A column in the form it is compared in: ids without a media file's extension, relpaths normalised."""
+    """A column in the form it is compared in: ids without a media file's extension, relpaths and paths in one form."""
     column = pl.col(name)
     if name == "id":
         return column.str.replace(
-            r"(?i)(.)\.(mp4|avi|mov|mkv|m2ts|ts|webm|m4v|mpe?g|wav|flac|mp3|ogg|opus|m4a)$", "${1}"
+            r"(?i)(.)\.(mp4|avi|mov|mkv|m2ts|ts|webm|m4v|mpe?g|wav|flac|mp3|ogg|opus|m4a|aac|wma|aiff?)$", "${1}"
         )
-    if name == "relpath":
-        plain = column.str.contains(r"(^|/)\.{0,2}(/|$)")
-        return pl.when(plain).then(column.map_elements(normal_relpath, return_dtype=pl.String)).otherwise(column)
-    return (
-        pl.when(column.str.contains("://"))
-        .then(column)
-        .otherwise(column.map_elements(os.path.abspath, return_dtype=pl.String))
-    )
+    odd = column.str.contains(r"(^|/)\.{0,2}(/|$)") if name == "relpath" else column.str.contains(r"/\.{0,2}(/|$)")
+    one: Callable[[str], str] = normal_relpath if name == "relpath" else os.path.normpath
+    odd = odd & ~column.str.contains("://", literal=True)
+    return pl.when(odd).then(column.map_elements(one, return_dtype=pl.String)).otherwise(column)
 
 
-def _joined(
-    inputs: pl.LazyFrame, table: Callable[[str], pl.LazyFrame], by: tuple[str, ...] | None, report: CaptionReport
-) -> pl.LazyFrame:
+def _joined(inputs: pl.LazyFrame, table: _Table, by: tuple[str, ...], report: CaptionReport) -> pl.LazyFrame:
     """Left-join the labels by the column that matches most inputs; several captions of one input become a list."""
-    best: tuple[int, str] = (-1, "id")
-    for name in by or JOIN_BY:
-        matches = inputs.with_columns(on=_input_key(name)).join(table(name), on="on", how="semi")
+    best: tuple[int, str] = (-1, by[-1])
+    for name in by:
+        matches = inputs.with_columns(on=_joinable(name)).join(table.by(name), on="on", how="semi")
         count = int(matches.select(pl.len()).collect(engine="streaming").item())
         if count > best[0]:
             best = (count, name)
     count, name = best
     report.joined_by = name
     labels = (
-        table(name)
+        table.by(name)
         .with_row_index("order")
         .sort("order")
         .group_by("on", maintain_order=True)
         .agg(
             pl.col("texts").explode().drop_nulls(),
             *(pl.col(label).drop_nulls().first() for label in _SCHEMA if label not in ("on", "texts")),
+            splits=pl.col("split").drop_nulls().unique(maintain_order=True),
+            rows=pl.len(),
         )
         .with_columns(texts=pl.when(pl.col("texts").list.len() > 0).then("texts"))
+        .collect(engine="streaming")
+        .lazy()
     )
-    keyed = inputs.with_columns(on=_input_key(name))
-    report.unused = int(labels.join(keyed, on="on", how="anti").select(pl.len()).collect(engine="streaming").item())
-    joined = keyed.join(labels, on="on", how="left", suffix="_table", maintain_order="left")
+    keyed = inputs.with_columns(on=_joinable(name))
+    _check(keyed, labels, table, name, count)
+    left = labels.join(keyed, on="on", how="anti").select(pl.col("rows").sum()).collect(engine="streaming").item()
+    nameless = table.height - int(table.by(name).select(pl.len()).collect(engine="streaming").item())
+    report.unused = int(left or 0) + nameless
+    joined = keyed.join(labels.drop("splits", "rows"), on="on", how="left", suffix="_table", maintain_order="left")
     given = [pl.coalesce(f"{label}_table", label).alias(label) for label in _SCHEMA if label != "on"]
     texts = pl.coalesce("texts_table", "texts")
     return joined.with_columns(
@@ -227,5 +249,33 @@ def _joined(
     )
 
 
-def _input_key(name: str) -> pl.Expr:
-    return pl.col(name) if name == "relpath" else _joinable(name) if name == "id" else pl.col(name)
+def _check(keyed: pl.LazyFrame, labels: pl.LazyFrame, table: _Table, name: str, count: int) -> None:
+    """Raise UserError where the table matches nothing, or one of its names stands for several inputs or in several splits."""
+    if count == 0 and (any_input := keyed.select("path", "relpath", "id").head(1).collect()).height:
+        example = table.example()
+        if example is None:
+            raise UserError(f"--captions {table.spec} has no rows: nothing can be joined")
+        column, value = example
+        raise UserError(
+            f"--captions {table.spec}: none of its {table.height} rows belongs to an input: by {column} it names "
+            f"{value[:200]!r}, an input is {any_input[column][0][:200]!r}; mend the column, or give another of "
+            f"{', '.join(JOIN_BY)}"
+        )
+    if name != "path":
+        usable = keyed.filter(pl.col("refused").is_null()).join(labels.select("on"), on="on", how="semi")
+        several = (
+            usable.group_by("on").agg(pl.col("path").unique().sort().head(3)).filter(pl.col("path").list.len() > 1)
+        )
+        found = several.sort("on").head(1).collect(engine="streaming")
+        if found.height:
+            paths = " and ".join(found["path"][0].to_list()[:2])
+            raise UserError(
+                f"--captions {table.spec}: the {name} {found['on'][0]!r} stands for several inputs ({paths}): give the column "
+                f"{'relpath or path' if name == 'id' else 'path'}, which tells them apart"
+            )
+    torn = labels.filter(pl.col("splits").list.len() > 1).head(1).collect(engine="streaming")
+    if torn.height:
+        raise UserError(
+            f"--captions {table.spec}: {name} {torn['on'][0]!r} stands in several splits "
+            f"({', '.join(torn['splits'][0].to_list()[:4])}): give it one"
+        )

@@ -13,7 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.lists import LIST_SUFFIXES, read_list
+from javisc.compiler.inputs.lists import LIST_SUFFIXES, folder_of, read_list, resolved
+from javisc.compiler.inputs.sidecars import SUFFIXES, Beside, beside
 from javisc.compiler.inputs.table import INPUT_SCHEMA, normal_relpath, shown, undecodable
 from javisc.manifests.environment import ask_local, patiently
 from javisc.manifests.errors import UserError
@@ -24,10 +25,9 @@ VIDEO_SUFFIXES = frozenset(
     | {".3gp", ".3g2", ".wmv", ".asf", ".ogv", ".264", ".h264", ".265", ".h265", ".hevc"}
 )
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff"})
-SIDECAR_SUFFIXES = (".json", ".txt")
-#: Column of the scan beside INPUT_SCHEMA: the caption file that lies beside the input.
+#: Column of the scan beside INPUT_SCHEMA: the caption file that lies beside the input, as the system writes its name.
 SIDECAR = "sidecar"
-SCAN_SCHEMA = pl.Schema({**INPUT_SCHEMA, SIDECAR: pl.String()})
+SCAN_SCHEMA = pl.Schema({**INPUT_SCHEMA, SIDECAR: pl.Binary()})
 #: Suffixes that are counted apart, and that are named.
 MAX_KINDS, KINDS_SAID = 1000, 12
 OTHER = "other"
@@ -123,7 +123,7 @@ def _rows(root: str, suffixes: frozenset[str], out: str | None, report: ScanRepo
     elif _suffix(absolute) in LIST_SUFFIXES:
         yield from _listed(absolute, report)
     else:
-        yield _input(absolute, os.path.basename(absolute), os.stat, _beside(absolute), seen=False)  # noqa: PTH119
+        yield _input(absolute, os.path.basename(absolute), os.stat, beside(absolute), seen=False)  # noqa: PTH119
 
 
 def _suffix(name: str) -> str:
@@ -148,8 +148,7 @@ def _folder(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
                 raise UserError(f"{shown(root)} cannot be read: {error.strerror}; mend its permissions") from error
             yield _refused(folder, prefix.rstrip("/"), "unreadable", f"folder cannot be read: {error.strerror}")
             continue
-        beside = {entry.name for entry in entries if _suffix(entry.name) in SIDECAR_SUFFIXES}
-        sidecars = set(beside)
+        captions = Beside(entry.name for entry in entries)
         for entry in entries:
             path, relpath = os.path.join(folder, entry.name), prefix + entry.name  # noqa: PTH118
             media = _suffix(entry.name) in suffixes
@@ -166,24 +165,17 @@ def _folder(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
                 elif skip is None or here != skip:
                     stack.append((path, relpath + "/", (*ancestors, here)))
             elif media:
-                yield _input(path, relpath, lambda _, entry=entry: entry.stat(), _sidecar(folder, entry.name, sidecars))
-            elif entry.name not in beside:
+                found = captions.of(entry.name)
+                sidecar = None if found is None else os.path.join(folder, found)  # noqa: PTH118
+                yield _input(path, relpath, lambda _, entry=entry: entry.stat(), sidecar)
+            elif _suffix(entry.name) not in SUFFIXES:
                 report.pass_over(path)
-        report.stray_sidecars += len(sidecars)
+        report.stray_sidecars += captions.unused
 
 
 def _listing(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as found:
         return sorted(found, key=lambda entry: os.fsencode(entry.name))
-
-
-def _sidecar(folder: str, name: str, names: set[str]) -> str | None:
-    stem = os.path.splitext(name)[0]  # noqa: PTH122
-    for suffix in SIDECAR_SUFFIXES:
-        if stem + suffix in names:
-            names.discard(stem + suffix)
-            return os.path.join(folder, stem + suffix)  # noqa: PTH118
-    return None
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -207,7 +199,7 @@ def _input(path: str, relpath: str, ask: Any, sidecar: str | None = None, *, see
     row = _named(path, relpath)
     row.update(source_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
     if sidecar is not None:
-        row[SIDECAR] = shown(sidecar) if undecodable(sidecar) is None else None
+        row[SIDECAR] = os.fsencode(sidecar)
     return row
 
 
@@ -229,37 +221,37 @@ def _refused(path: str, relpath: str, reason: str, message: str) -> Row:
 
 def _listed(path: str, report: ScanReport) -> Iterator[Row]:
     """The rows of a list; relative paths start at the list's folder, or, not being there, at the working folder."""
-    folder = path.rsplit("/", 1)[0] if is_url(path) else os.path.dirname(path)  # noqa: PTH120
+    folder = folder_of(path)
     for labels in read_list(path):
-        name = labels.pop("path")
+        name = resolved(labels.pop("path"), folder)
         given = labels.pop("relpath", None)
-        sound = labels.pop("audio_path", name)
-        if is_url(name):
-            row = _remote_row(name, given or name.split("://", 1)[1])
-        else:
-            local = _absolute(name, folder)
-            if given is None:
-                inside = os.path.normpath(local)
-                given = inside[len(folder) + 1 :] if inside.startswith(folder.rstrip("/") + "/") else inside
-            row = _input(local, normal_relpath(given), os.stat, seen=False)
-            beside = _beside(local)
-            if beside is not None and not row.get("refused"):
-                row[SIDECAR] = beside
-        row |= {name: value for name, value in labels.items() if value is not None}
-        yield row if sound == name else _with_sound(row, sound if is_url(sound) else _absolute(sound, folder))
+        sound = resolved(labels.pop("audio_path", name), folder)
+        if given is None:
+            inside = name if is_url(name) else os.path.normpath(name)
+            within = inside.startswith(folder.rstrip("/") + "/")
+            given = inside[len(folder) + 1 :] if within else name.split("://", 1)[1] if is_url(name) else inside
+        row = _source(name, given)
+        if (
+            not is_url(name)
+            and not row.get("refused")
+            and "text" not in labels
+            and (caption := beside(name)) is not None
+        ):
+            row[SIDECAR] = os.fsencode(caption)
+        row |= labels
+        yield row if sound == name else _with_sound(row, sound)
 
 
-def _absolute(name: str, folder: str) -> str:
-    """A list's path: from the list's folder, or, not being there, from the working folder."""
-    local = name if os.path.isabs(name) or is_url(folder) else os.path.join(folder, name)  # noqa: PTH117, PTH118
-    if not os.path.lexists(local) and os.path.lexists(name):
-        local = os.path.abspath(name)  # noqa: PTH100
-    return local
+def _source(path: str, relpath: str) -> Row:
+    """The row of a file or URL that somebody named."""
+    if is_url(path):
+        return _remote_row(path, relpath)
+    return _input(path, normal_relpath(relpath), os.stat, seen=False)
 
 
 def _with_sound(row: Row, sound: str) -> Row:
     """The row with a file of its own for the sound; refused where that cannot be an input."""
-    heard = _remote_row(sound, sound.split("://", 1)[1]) if is_url(sound) else _input(sound, sound, os.stat)
+    heard = _source(sound, sound)
     row |= {
         "audio_path": heard["path"],
         "audio_bytes": heard.get("source_bytes"),
@@ -271,12 +263,6 @@ def _with_sound(row: Row, sound: str) -> Row:
             "refused_message": f"audio_path {heard['path']}: {heard['refused_message']}",
         }
     return row
-
-
-def _beside(path: str) -> str | None:
-    stem = os.path.splitext(path)[0]  # noqa: PTH122
-    found = (stem + suffix for suffix in SIDECAR_SUFFIXES)
-    return next((name for name in found if undecodable(name) is None and os.path.isfile(name)), None)  # noqa: PTH113
 
 
 def _remote_row(url: str, relpath: str) -> Row:
@@ -311,20 +297,18 @@ def _remote(root: str, suffixes: frozenset[str], out: str | None, report: ScanRe
         raise UserError(f"{root} holds nothing: give a prefix with files below it")
     scheme = root.split("://", 1)[0]
     inside_out = out.rstrip("/") + "/" if out is not None and is_url(out) else None
-    sidecars = {name for name in found if _suffix(name) in SIDECAR_SUFFIXES}
+    captions = Beside(found)
     for name in sorted(found):
         url = f"{scheme}://{name.lstrip('/') if scheme != 'file' else name}"
         if inside_out is not None and url.startswith(inside_out):
             continue
         if _suffix(name) not in suffixes:
-            if name not in sidecars:
+            if _suffix(name) not in SUFFIXES:
                 report.pass_over(url)
             continue
         relpath = name[len(base) :].lstrip("/") or name.rsplit("/", 1)[-1]
         row = _object(url, relpath, found[name])
-        stem = os.path.splitext(name)[0]  # noqa: PTH122
-        for suffix in SIDECAR_SUFFIXES:
-            if stem + suffix in sidecars:
-                row[SIDECAR] = os.path.splitext(url)[0] + suffix  # noqa: PTH122
-                break
+        if (caption := captions.of(name)) is not None:
+            row[SIDECAR] = (os.path.splitext(url)[0] + os.path.splitext(caption)[1]).encode()  # noqa: PTH122
         yield row
+    report.stray_sidecars += captions.unused

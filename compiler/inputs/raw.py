@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from javisc.compiler.inputs.captions import attach
-from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
-from javisc.compiler.inputs.table import shown
+from javisc.compiler.inputs.local import AUDIO_SUFFIXES, SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
+from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.manifests.errors import UserError
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
@@ -43,10 +43,10 @@ def from_raw(
         table, captioned = attach(found, captions, folder, require=require_caption)
         if captions is None:
             captioned.unused = report.stray_sidecars
-        if captions is not None or captioned.captioned:
+        if captions is not None or captioned.captioned or captioned.unreadable:
             for line in captioned.lines():
                 say(line)
-        return table
+        return _heard(table) if suffixes >= AUDIO_SUFFIXES else table
 
     return inputs
 
@@ -55,3 +55,14 @@ def _named(captions: str | None) -> frozenset[str]:
     """The paths or URLs that --captions may mean: FILE or KIND:FILE."""
     names = {captions, captions.partition(":")[2]} - {""} if captions else set()
     return frozenset(names | {os.path.abspath(name) for name in names if not is_url(name)})  # noqa: PTH100
+
+
+def _heard(table: pl.LazyFrame) -> pl.LazyFrame:
+    """A table for sounds alone: where a row names a file of its own for the sound, that is its source."""
+    own = pl.col("audio_path").is_not_null()
+    sound = {"path": "audio_path", "source_bytes": "audio_bytes", "mtime_ns": "audio_mtime_ns"}
+    table = table.with_columns(
+        *(pl.when(own).then(theirs).otherwise(name).alias(name) for name, theirs in sound.items()),
+        raw_path=pl.when(~own).then("raw_path"),
+    )
+    return table.with_columns(pl.lit(None, INPUT_SCHEMA[name]).alias(name) for name in sound.values())

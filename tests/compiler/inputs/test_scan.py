@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.inputs.lists import captions_of, read_list, typed
+from javisc.compiler.inputs.lists import read_list
 from javisc.compiler.inputs.local import (
     AUDIO_SUFFIXES,
     MAX_KINDS,
@@ -21,6 +22,7 @@ from javisc.compiler.inputs.local import (
     scan,
 )
 from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.inputs.rows import captions_of, cell
 from javisc.manifests.errors import UserError
 from support.raw import AWKWARD
 
@@ -96,7 +98,7 @@ def test_sidecars_are_found_beside_and_strays_are_counted(tmp_path: Path) -> Non
     make(tmp_path, "a.mp4", "a.txt", "a.json", "b.MP4", "b.txt", "c.mp4", "stray.json")
     rows, report = found(tmp_path)
     beside = dict(rows.select("relpath", SIDECAR).iter_rows())
-    assert beside == {"a.mp4": str(tmp_path / "a.json"), "b.MP4": str(tmp_path / "b.txt"), "c.mp4": None}
+    assert beside == {"a.mp4": bytes(tmp_path / "a.json"), "b.MP4": bytes(tmp_path / "b.txt"), "c.mp4": None}
     assert report.stray_sidecars == 2
 
 
@@ -143,10 +145,10 @@ def test_a_relpath_in_a_list_cannot_climb(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("l.csv", "file,text\na.mp4,t\n", "row 1 has no `path`"),
+        ("l.csv", "file,text\na.mp4,t\n", "line 2 has no `path`"),
         ("l.csv", "", "has no rows"),
-        ("l.jsonl", '{"path": "a"}\n[1]\n', "line 2 is no JSON object"),
-        ("l.jsonl", "{nonsense\n", "line 1 is no JSON"),
+        ("l.jsonl", '{"path": "a"}\n[1]\n', "line 2: is no JSON object"),
+        ("l.jsonl", "{nonsense\n", "line 1: is no JSON"),
         ("l.parquet", "no parquet", "cannot be read"),
     ],
 )
@@ -195,14 +197,16 @@ def test_awkward_names_go_through_lists(tmp_path: Path) -> None:
 def test_any_cell_becomes_its_columns_type_or_nothing(value: object) -> None:
     texts = captions_of(value)
     assert texts is None or (texts and all(isinstance(text, str) and text == text.strip() != "" for text in texts))
-    number = typed("offset_sec", value)
-    assert number is None or abs(number) < float("inf")
-    assert typed("label", value) is None or isinstance(typed("label", value), str)
+    with suppress(ValueError):
+        number = cell("offset_sec", value)
+        assert number is None or abs(number) < float("inf")
+    with suppress(ValueError):
+        assert cell("label", value) is None or isinstance(cell("label", value), str)
 
 
 def test_a_row_that_is_too_long_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path\n" + "x" * ((1 << 20) + 10) + "\n")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="line 2 is longer than"):
         list(read_list(str(tmp_path / "l.csv")))
 
 
