@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+import av
+import av.error
 import numpy as np
 import soundfile
 import soxr
@@ -14,22 +17,22 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from javisc.compiler.media.edits import Edit
+from javisc.compiler.media.mixing import Cancelling, mix_matrix
 from javisc.compiler.media.quality import Clipping
+from javisc.compiler.media.stamps import Placed, SampleClock, Sound
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
-Sound: TypeAlias = NDArray[np.float32]
-
-#: A gap or an overlap longer than this is filled with silence or cut; below it, the clock is followed by stretching.
-LEAP = Fraction(1, 50)
-#: Smoothed deviation between time stamps and sample count that starts a correction, and that ends it, seconds.
-DRIFT_ON, DRIFT_OFF = 0.001, 0.0002
-#: A correction never changes the speed by more than this.
-MAX_STRETCH = 0.01
 #: More channels than any layout has.
 MAX_CHANNELS = 64
 #: Samples that are handled together.
 RUN = 8192
+#: A longer silence is left out of resampling and of the scratch file, seconds.
+LONG_SILENCE = 10
+#: A sound without a picture that pauses for longer has no clock to pause on, seconds.
+MAX_PAUSE = 30
+#: More damaged packets than this share, and the file is refused.
+MAX_DAMAGED_SOUND = 0.1
 #: Sound that is decoded before the first picture is known is kept up to this many samples.
 MAX_WAITING = 64 * 1024 * 1024
 
@@ -43,115 +46,6 @@ def to_float(samples: NDArray[Any]) -> Sound:
     with np.errstate(over="ignore"):
         floats = samples.astype(np.float32)
     return floats if np.isfinite(floats).all() else np.nan_to_num(floats, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-#: Weight of a source channel in the left and right of a stereo mix (ITU-R BS.775; LFE is left out, as there).
-_HALF_POWER = 0.5**0.5
-_LEFT_RIGHT: dict[str, tuple[float, float]] = {
-    "FL": (1, 0),
-    "FR": (0, 1),
-    "FC": (_HALF_POWER, _HALF_POWER),
-    "LFE": (0, 0),
-    "LFE2": (0, 0),
-    "BL": (_HALF_POWER, 0),
-    "BR": (0, _HALF_POWER),
-    "SL": (_HALF_POWER, 0),
-    "SR": (0, _HALF_POWER),
-    "BC": (0.5, 0.5),
-    "FLC": (1, 0),
-    "FRC": (0, 1),
-    "WL": (1, 0),
-    "WR": (0, 1),
-    "DL": (1, 0),
-    "DR": (0, 1),
-}
-
-
-def mix_matrix(names: tuple[str, ...], channels: int) -> Sound:
-    """Weights (channels, len(names)) of a downmix to 1 or 2 channels that cannot clip: each row's sum is at most one.
-
-    Channels of unknown position count alike.
-    """
-    if len(names) == 1:
-        return np.ones((channels, 1), np.float32)
-    if all(name in _LEFT_RIGHT for name in names) and any(any(_LEFT_RIGHT[name]) for name in names):
-        matrix = np.array([_LEFT_RIGHT[name] for name in names], np.float64).T
-    else:
-        matrix = np.ones((2, len(names)))
-    if channels == 1:
-        matrix = matrix.sum(axis=0, keepdims=True)
-    return (matrix / max(matrix.sum(axis=1).max(), 1e-9)).astype(np.float32)
-
-
-class SampleClock:
-    """Puts chunks of one sample rate on a gapless line of samples, following their time stamps.
-
-    Sample n of the line is heard at n / rate. Jitter of time stamps (containers round to a millisecond) is ignored; a drift
-    of the smoothed deviation beyond 1 ms is followed by stretching chunks; leaps beyond 20 ms become silence or a cut.
-    """
-
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
-        self.line = 0
-        self.silence_head = 0
-        self.filled = 0
-        self.cut = 0
-        self.stretched = False
-        self._deviation = 0.0
-        self._correcting = False
-        self._started = False
-
-    def place(self, chunk: Sound, time: Fraction | None) -> Sound:
-        """What to append to the line for `chunk` (channels, n) heard at `time` seconds; None means right after the last."""
-        if time is not None:
-            chunk = self._follow(chunk, time)
-        self.line += chunk.shape[1]
-        return chunk
-
-    def _follow(self, chunk: Sound, time: Fraction) -> Sound:
-        ahead = time * self.rate - self.line  # samples missing (+) or too many (-)
-        if not self._started or abs(ahead) > LEAP * self.rate:
-            return self._leap(chunk, round(ahead))
-        share = min(chunk.shape[1] / (0.2 * self.rate), 1.0)  # smoothing over a fifth of a second
-        self._deviation += share * (float(ahead) / self.rate - self._deviation)
-        if abs(self._deviation) > DRIFT_ON:
-            self._correcting = True
-        elif abs(self._deviation) < DRIFT_OFF:
-            self._correcting = False
-        if self._correcting and chunk.shape[1] > 8:
-            limit = max(int(MAX_STRETCH * chunk.shape[1]), 1)
-            change = max(-limit, min(limit, round(self._deviation * self.rate)))
-            if change:
-                self._deviation -= change / self.rate
-                self.stretched = True
-                return stretch(chunk, chunk.shape[1] + change)
-        return chunk
-
-    def _leap(self, chunk: Sound, missing: int) -> Sound:
-        self._deviation, self._correcting = 0.0, False
-        if missing >= 0:
-            if not self._started:
-                self.silence_head = missing
-            else:
-                self.filled += missing
-            self._started = True
-            return np.concatenate([np.zeros((chunk.shape[0], missing), np.float32), chunk], axis=1)
-        kept = chunk[:, -missing:]
-        if kept.shape[1]:
-            self._started = True
-        self.cut += chunk.shape[1] - kept.shape[1]
-        return kept
-
-
-def stretch(chunk: Sound, length: int) -> Sound:
-    """Resample `chunk` (channels, n) to `length` samples by cubic Hermite interpolation (Catmull-Rom)."""
-    n = chunk.shape[1]
-    at = np.arange(length) * (n / length)
-    left = np.minimum(at.astype(np.int64), n - 1)
-    part = (at - left).astype(np.float32)
-    edge = np.pad(chunk, ((0, 0), (1, 2)), mode="edge")
-    a, b, c, d = (edge[:, left + shift] for shift in range(4))
-    return b + 0.5 * part * (c - a + part * (2 * a - 5 * b + 4 * c - d + part * (3 * (b - c) + d - a)))
 
 
 @dataclass
@@ -178,18 +72,30 @@ class _Run:
 
 
 class SoundTrack:
-    """Collects the recipe's samples in a scratch file, frame by frame; memory does not grow with the clip's length."""
+    """Collects the recipe's samples in a scratch file, frame by frame; memory does not grow with the clip's length.
 
-    def __init__(self, recipe: Recipe, scratch: Path, edit: Edit | None = None) -> None:
+    `take` names source channels that stand for a mixed one (by its number) whose channels cancel each other, see `Cancelling`.
+    """
+
+    def __init__(
+        self, recipe: Recipe, scratch: Path, edit: Edit | None = None, take: Mapping[int, int] | None = None
+    ) -> None:
         self.recipe = recipe
         self.edit = edit or Edit()
+        self.take = take or {}
         self.clipping = Clipping()
+        self.cancelling = Cancelling()
         self.first: Fraction | None = None
+        self.last = Fraction(0)
         self.rate = 0
         self.channels = 0
         self.frames = 0
+        self.packets = 0
+        self.damaged = 0
+        self.skipped = False
+        self.message = ""
         self.pad_head = 0
-        self.repaired = 0.0
+        self.wobble = self.stretched = self.cut = 0.0
         self.written = 0
         self.limit: int | None = None
         self._path = scratch / "sound.pcm"
@@ -200,16 +106,33 @@ class SoundTrack:
         self._run: _Run | None = None
         self._clock: SampleClock | None = None
         self._resampler: soxr.ResampleStream | None = None
+        self._gaps: list[tuple[int, int]] = []  # silence inside the sound, samples of the recipe
+        self._ended = False
 
     @property
     def full(self) -> bool:
-        """True once `limit` samples are there."""
-        return self.limit is not None and self.written >= self.limit
+        """True once `limit` samples are there, or no more can come before it."""
+        return self._ended or (self.limit is not None and self.written >= self.limit)
 
     @property
     def started(self) -> bool:
         """True once `start` was called."""
         return self._origin is not None
+
+    def decode(self, packet: av.Packet) -> None:
+        """Decode a packet of the sound's stream and add its frames. What does not decode is counted."""
+        if packet.size > 0:
+            self.packets += 1
+            self.skipped = self.skipped or (self.frames == 0 and packet.has_sidedata("skip_samples"))
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError as error:
+            self.damaged += 1
+            self.message = self.message or f"decode sound: {error}"
+            return
+        for frame in frames:
+            assert isinstance(frame, AudioFrame)
+            self.push(frame)
 
     def push(self, frame: AudioFrame) -> None:
         """Add a decoded frame. Frames that follow each other are handled together: `settle` ends such a run."""
@@ -242,13 +165,23 @@ class SoundTrack:
             source, time = self._edited(source, time + self.edit.shift, rate)
             if not source.shape[1]:
                 return
+        self.add(source, run.names, rate, time)
+
+    def add(self, source: Sound, names: tuple[str, ...], rate: int, time: Fraction | None) -> None:
+        """Add decoded samples (channels, n) of the named channels, heard at `time`; None: right after the last."""
         if self.first is None:
             self.first = time = time if time is not None else Fraction(0)
             self.rate, self.channels = rate, source.shape[0]
+        self.last = (self.last if time is None else time) + Fraction(source.shape[1], rate)
         self.clipping.push(source)
         chunk = source
         if source.shape[0] > 1 or self.recipe.channels > 1:
-            chunk = mix_matrix(run.names, self.recipe.channels) @ source
+            matrix = mix_matrix(names, self.recipe.channels)
+            for row, channel in self.take.items():
+                if channel < len(names):
+                    matrix[row] = np.eye(len(names), dtype=np.float32)[channel]
+            chunk = matrix @ source
+            self.cancelling.push(source, matrix, chunk, rate)
         if self._origin is None:
             self._waiting.append((chunk, rate, time))
             self._waiting_samples += chunk.size
@@ -276,21 +209,59 @@ class SoundTrack:
         assert self._origin is not None
         if self._clock is None or self._clock.rate != rate:
             self._flush()
-            self._clock = SampleClock(rate)
-            self._clock.line = round(Fraction(self.written * rate, self.recipe.sample_rate))
-            self._clock._started = self.written > 0
-            if rate != self.recipe.sample_rate:
-                self._resampler = soxr.ResampleStream(
-                    rate, self.recipe.sample_rate, self.recipe.channels, dtype="float32", quality="VHQ"
-                )
-        line = self._clock.place(chunk, None if time is None else time - self._origin)
-        if line.shape[1]:
-            self._resample(line, last=False)
+            line = round(Fraction(self.written * rate, self.recipe.sample_rate))
+            self._clock = SampleClock(rate, line, started=self.written > 0)
+            self._open_resampler(rate)
+        for placed in self._clock.push(chunk, None if time is None else time - self._origin):
+            self._add(self._clock, placed)
+
+    def _open_resampler(self, rate: int) -> None:
+        if rate != self.recipe.sample_rate:
+            self._resampler = soxr.ResampleStream(
+                rate, self.recipe.sample_rate, self.recipe.channels, dtype="float32", quality="VHQ"
+            )
+
+    def _add(self, clock: SampleClock, placed: Placed) -> None:
+        if self.full:
+            return
+        if placed.silence:
+            self._silence(clock, clock.line - placed.sound.shape[1], placed.silence)
+        if not self.full:
+            self._resample(placed.sound, last=False)
+
+    def _silence(self, clock: SampleClock, end: int, samples: int) -> None:
+        """Be silent for `samples` of the source up to its sample `end`. However long it is, it takes no memory."""
+        first, last = (
+            round(Fraction(at * self.recipe.sample_rate, clock.rate)) for at in (end - samples, end)
+        )
+        if self.limit is not None and last >= self.limit:
+            self._ended = True  # what comes after it has no place in the clip
+            return
+        if first > 0:
+            if samples > MAX_PAUSE * clock.rate and self.recipe.kind == "audio":
+                where = f"at {(end - samples) / clock.rate:.3f} s and then at {end / clock.rate:.3f} s"
+                raise Rejected("timestamps", f"the sound's time stamps leap: sound {where}")
+            self._gaps.append((first, last))
+        if samples <= LONG_SILENCE * clock.rate:
+            while samples:
+                part = min(samples, RUN * 16)
+                self._resample(np.zeros((self.recipe.channels, part), np.float32), last=False)
+                samples -= part
+            return
+        self._end_resampler()
+        self._pcm.seek(last * 2 * self.recipe.channels)
+        self.written = last
+        self._open_resampler(clock.rate)
 
     def _resample(self, line: Sound, last: bool) -> None:
         if self._resampler is not None:
             line = self._resampler.resample_chunk(np.ascontiguousarray(line.T), last=last).T
         self._write(line)
+
+    def _end_resampler(self) -> None:
+        if self._resampler is not None:
+            self._resample(np.zeros((self.recipe.channels, 0), np.float32), last=True)
+        self._resampler = None
 
     def _write(self, line: Sound) -> None:
         samples = np.clip(np.rint(line * 32768.0), -32768, 32767).astype("<i2")
@@ -300,13 +271,17 @@ class SoundTrack:
         self._pcm.write(np.ascontiguousarray(samples.T).tobytes())
 
     def _flush(self) -> None:
-        if self._clock is not None:
-            if self._resampler is not None:
-                self._resample(np.zeros((self.recipe.channels, 0), np.float32), last=True)
-            if self.pad_head == 0:
-                self.pad_head = round(Fraction(self._clock.silence_head * self.recipe.sample_rate, self._clock.rate))
-            self.repaired += (self._clock.filled + self._clock.cut) / self._clock.rate
-        self._clock = self._resampler = None
+        clock, self._clock = self._clock, None
+        if clock is None:
+            return
+        for placed in clock.finish():
+            self._add(clock, placed)
+        self._end_resampler()
+        if self.pad_head == 0:
+            self.pad_head = round(Fraction(clock.silence_head * self.recipe.sample_rate, clock.rate))
+        self.cut += clock.cut / clock.rate
+        self.stretched += clock.stretched / clock.rate
+        self.wobble = max(self.wobble, clock.wobble)
 
     def finish(self, samples: int | None) -> tuple[int, int]:
         """End the sound. With `samples`, pad or cut to that many. Returns (samples, samples of silence at the end)."""
@@ -314,12 +289,32 @@ class SoundTrack:
         self._flush()
         tail = 0
         if samples is not None:
-            tail = max(samples - self.written, 0)
+            sound = next((first for first, last in self._gaps if first < samples <= last), self.written)
+            tail = max(samples - sound, 0)
             width = 2 * self.recipe.channels
             self._pcm.flush()
             self._pcm.truncate(samples * width)
             self.written = samples
+        self._gaps = [gap for gap in self._gaps if gap[1] < self.written]
         return self.written, tail
+
+    def columns(self) -> dict[str, object]:
+        """What the finished sound's stamps and packets were like: a part of SOURCE."""
+        filled = sum(last - first for first, last in self._gaps) / self.recipe.sample_rate
+        return {
+            "audio_wobble_ms": self.wobble * 1000,
+            "audio_stretched_ms": self.stretched * 1000,
+            "audio_repaired_ms": (filled + self.cut) * 1000,
+            "source_inverted": bool(self.take),
+            "damaged_sound": self.damaged / self.packets if self.packets else 0.0,
+        }
+
+    def check(self) -> None:
+        """Raise `Rejected` if too much of the sound is damaged."""
+        if self.damaged > MAX_DAMAGED_SOUND * max(self.packets, 1):
+            raise Rejected(
+                "corrupt", f"{self.damaged} of {self.packets} packets of the sound are damaged; {self.message}"
+            )
 
     def blocks(self, samples: int = 1 << 16) -> list[NDArray[np.int16]]:
         """The finished samples, as a list of memory-mapped blocks (n, channels) of int16."""
