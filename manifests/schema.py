@@ -137,6 +137,37 @@ SOURCE = _columns(
     ("pad_head", pl.Int64, "samples of silence put before the sound because it starts after the picture"),
     ("pad_tail", pl.Int64, "samples of silence put after the sound because it ends before the picture"),
     ("copied", pl.Boolean, "true if the video stream was copied, not encoded again"),
+    (
+        "audio_wobble_ms",
+        pl.Float32,
+        "how far the sound's time stamps swing around its samples, at most, ms; the samples were left alone; null without sound",
+    ),
+    (
+        "audio_stretched_ms",
+        pl.Float32,
+        "by how much the sound was resampled to follow a drift of its time stamps, ms in all",
+    ),
+    (
+        "audio_repaired_ms",
+        pl.Float32,
+        "silence filled in and sound cut where the sound's time stamps leap for good, inside the clip, ms in all",
+    ),
+    (
+        "source_inverted",
+        pl.Boolean,
+        "true if channels cancel each other in the mix (one of them inverted) and the loudest one was taken alone",
+    ),
+    ("damaged_pictures", pl.Float32, "share of the pictures that do not decode; above 0.1 the file is refused"),
+    (
+        "damaged_sound",
+        pl.Float32,
+        "share of the clip's packets of sound that do not decode; above 0.1 the file is refused",
+    ),
+    (
+        "missing_tail",
+        pl.Float32,
+        "share of what the header declares that is missing at the end; above 0.5 the file is refused; null: it declares nothing",
+    ),
 )
 
 QUALITY = _columns(

@@ -19,18 +19,25 @@ ALWAYS = (
 OF_PICTURE = (
     "mp4_offset", "mp4_size", "mp4_crc32", "source_video_codec", "source_pixel_format", "source_height", "source_width",
     "source_vfr", "source_rotation", "source_interlaced", "source_hdr", "source_decoded_frames", "source_video_start",
-    "still_ratio", "black_ratio", "scene_cuts", "motion", "still",
+    "still_ratio", "black_ratio", "scene_cuts", "motion", "still", "damaged_pictures",
 )  # fmt: skip
 #: Columns of a row with sound, which is one with KEY.flac.
 OF_SOUND = (
     "flac_offset", "flac_size", "flac_crc32", "audio_path", "audio_fps", "source_audio_codec", "source_audio_start",
     "source_sample_rate", "source_channels", "pad_head", "pad_tail", "silence_ratio", "clipping_ratio", "silent",
+    "audio_wobble_ms", "audio_stretched_ms", "audio_repaired_ms", "source_inverted", "damaged_sound",
 )  # fmt: skip
 #: Columns that may be empty in any row: captions and labels that nobody gave, headers that say nothing, measures without a value.
 MAY_BE_NULL = (
     "text", "audio_text", "unpaired_audio_path", "corpus", "split", "texts", "label", "lang", "offset_sec", "vstart_sec",
     "group", "audio_sha256", "clip_start", "clip_end",
     "source_fps", "source_declared_frames", "source_declared_seconds", "loudness", "bandwidth", "source_size_changes",
+    "missing_tail",
+)  # fmt: skip
+#: Columns between 0 and 1.
+SHARES = (
+    "silence_ratio", "clipping_ratio", "still_ratio", "black_ratio", "motion",
+    "damaged_pictures", "damaged_sound", "missing_tail",
 )  # fmt: skip
 #: A rate of frames is kept as a 64-bit float; times of it are equal to a few units of its last place.
 _EXACT = 1e-9
@@ -80,7 +87,7 @@ def _rules(known: set[str], recipe: Recipe) -> Iterator[tuple[str, pl.Expr]]:
         "have a duration that is not num_samples / audio_fps",
         ~picture & ((pl.col("duration") - heard).abs() > _EXACT),
     )
-    for name in ("silence_ratio", "clipping_ratio", "still_ratio", "black_ratio", "motion"):
+    for name in SHARES:
         if name in known:
             yield f"have a {name} outside 0 to 1", ~pl.col(name).is_between(0, 1)
     for flag, measure in (("silent", "silence_ratio"), ("still", "still_ratio")):

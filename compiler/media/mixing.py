@@ -9,10 +9,10 @@ from javisc.compiler.media.stamps import Sound
 
 #: Channels cancel each other where their mix has less than this share of the power that unrelated ones would give.
 CANCELLED = 0.1
-#: Mean power below which there is nothing to cancel: -60 dB.
-AUDIBLE = 1e-6
+#: Mean power of the differences below which there is nothing to cancel: -80 dB.
+AUDIBLE = 1e-8
 #: Share of the sounding seconds that has to be cancelled.
-MAX_CANCELLED = 0.1
+MAX_CANCELLED = 0.25
 
 #: Weight of a source channel in the left and right of a stereo mix (ITU-R BS.775; LFE is left out, as there).
 _HALF_POWER = 0.5**0.5
@@ -56,7 +56,8 @@ class Cancelling:
     """Finds source channels that cancel each other in the mix, as the two of a stereo sound with one inverted do.
 
     Of unrelated channels the powers add: a mixed channel with weights w of channels with powers p has the power sum(w² p). For
-    two channels alike in power the share of it that a mix really has is one plus their correlation. Judged second by second.
+    two channels alike in power the share of it that a mix really has is one plus their correlation. Judged second by second, on
+    the differences of neighbouring samples: rumble and offsets, which correlate by chance, have no say.
     """
 
     def __init__(self) -> None:
@@ -73,8 +74,7 @@ class Cancelling:
             self.sounding, self._sums = 0, None
             self._weights = matrix.astype(np.float64)
             self._cancelled, self._powers = np.zeros(len(matrix), np.int64), np.zeros(matrix.shape[1])
-        before = np.einsum("cn,cn->c", source, source, dtype=np.float64)
-        after = np.einsum("cn,cn->c", mixed, mixed, dtype=np.float64)
+        before, after = _power(source), _power(mixed)
         if self._sums is not None:
             before, after = before + self._sums[0], after + self._sums[1]
         self._sums, self._samples = (before, after), self._samples + source.shape[1]
@@ -94,10 +94,22 @@ class Cancelling:
                 self._powers += before
         self._sums, self._samples = None, 0
 
+    @property
+    def found(self) -> bool:
+        """True if channels cancel each other; ask at the end."""
+        return bool(self.replacements())
+
     def replacements(self) -> dict[int, int]:
         """The loudest source channel of each mixed one whose channels cancel each other; call it at the end."""
         self._judge()
+        if not self.sounding:
+            return {}
         return {
             int(row): int((self._weights[row] ** 2 * self._powers).argmax())
             for row in np.flatnonzero(self._cancelled > MAX_CANCELLED * self.sounding)
         }
+
+
+def _power(sound: Sound) -> NDArray[np.float64]:
+    change = np.diff(sound, axis=1)
+    return np.einsum("cn,cn->c", change, change, dtype=np.float64)

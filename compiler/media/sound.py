@@ -35,6 +35,7 @@ MAX_PAUSE = 30
 MAX_DAMAGED_SOUND = 0.1
 #: Sound that is decoded before the first picture is known is kept up to this many samples.
 MAX_WAITING = 64 * 1024 * 1024
+STAMP_COLUMNS = ("audio_wobble_ms", "audio_stretched_ms", "audio_repaired_ms")
 
 
 def to_float(samples: NDArray[Any]) -> Sound:
@@ -121,18 +122,26 @@ class SoundTrack:
 
     def decode(self, packet: av.Packet) -> None:
         """Decode a packet of the sound's stream and add its frames. What does not decode is counted."""
+        wanted = packet.size > 0 and self._wanted(packet)
         if packet.size > 0:
-            self.packets += 1
+            self.packets += wanted
             self.skipped = self.skipped or (self.frames == 0 and packet.has_sidedata("skip_samples"))
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
-            self.damaged += 1
+            self.damaged += wanted
             self.message = self.message or f"decode sound: {error}"
             return
         for frame in frames:
             assert isinstance(frame, AudioFrame)
             self.push(frame)
+
+    def _wanted(self, packet: av.Packet) -> bool:
+        """True if a packet's sound belongs to the clip, as far as that is known."""
+        if packet.pts is None or self._origin is None:
+            return True
+        time = packet.pts * packet.time_base + self.edit.shift - self._origin
+        return time >= 0 and (self.limit is None or time < Fraction(self.limit, self.recipe.sample_rate))
 
     def push(self, frame: AudioFrame) -> None:
         """Add a decoded frame. Frames that follow each other are handled together: `settle` ends such a run."""
@@ -173,7 +182,7 @@ class SoundTrack:
             self.first = time = time if time is not None else Fraction(0)
             self.rate, self.channels = rate, source.shape[0]
         self.last = (self.last if time is None else time) + Fraction(source.shape[1], rate)
-        self.clipping.push(source)
+        self._judge_clipping(source, rate, time)
         chunk = source
         if source.shape[0] > 1 or self.recipe.channels > 1:
             matrix = mix_matrix(names, self.recipe.channels)
@@ -189,6 +198,16 @@ class SoundTrack:
                 raise Rejected("too_large", "more sound before the first picture than a worker may hold")
         else:
             self._place(chunk, rate, time)
+
+    def _judge_clipping(self, source: Sound, rate: int, time: Fraction | None) -> None:
+        """Count what is clipped inside the clip; what is only read to look ahead does not count."""
+        if self._origin is not None and time is not None:
+            first = round((self._origin - time) * rate)
+            end = source.shape[1]
+            if self.limit is not None:
+                end = first + round(Fraction(self.limit * rate, self.recipe.sample_rate))
+            source = source[:, max(first, 0) : max(end, 0)]
+        self.clipping.push(source)
 
     def _edited(self, source: Sound, time: Fraction, rate: int) -> tuple[Sound, Fraction]:
         """Cut what lies outside the edit; return the rest and its time."""
@@ -231,9 +250,7 @@ class SoundTrack:
 
     def _silence(self, clock: SampleClock, end: int, samples: int) -> None:
         """Be silent for `samples` of the source up to its sample `end`. However long it is, it takes no memory."""
-        first, last = (
-            round(Fraction(at * self.recipe.sample_rate, clock.rate)) for at in (end - samples, end)
-        )
+        first, last = (round(Fraction(at * self.recipe.sample_rate, clock.rate)) for at in (end - samples, end))
         if self.limit is not None and last >= self.limit:
             self._ended = True  # what comes after it has no place in the clip
             return
@@ -300,14 +317,20 @@ class SoundTrack:
 
     def columns(self) -> dict[str, object]:
         """What the finished sound's stamps and packets were like: a part of SOURCE."""
+        if not self.frames:
+            return {**dict.fromkeys(STAMP_COLUMNS), "source_inverted": False, "damaged_sound": self._damage}
         filled = sum(last - first for first, last in self._gaps) / self.recipe.sample_rate
         return {
             "audio_wobble_ms": self.wobble * 1000,
             "audio_stretched_ms": self.stretched * 1000,
             "audio_repaired_ms": (filled + self.cut) * 1000,
             "source_inverted": bool(self.take),
-            "damaged_sound": self.damaged / self.packets if self.packets else 0.0,
+            "damaged_sound": self._damage,
         }
+
+    @property
+    def _damage(self) -> float:
+        return self.damaged / self.packets if self.packets else 0.0
 
     def check(self) -> None:
         """Raise `Rejected` if too much of the sound is damaged."""

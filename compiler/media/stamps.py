@@ -129,9 +129,9 @@ class SampleClock:
         if not sound.shape[1]:
             return
         ahead = None if time is None else time * self.rate - self._next
-        if self._origin is None and not self._queue and ahead is not None and not self._continues:
-            if round(ahead) + sound.shape[1] <= 0:
-                return  # wholly before zero
+        fresh = self._origin is None and not self._queue and not self._continues
+        if fresh and ahead is not None and round(ahead) + sound.shape[1] <= 0:
+            return  # wholly before zero
         self._queue.append(_Chunk(sound, self._next, ahead, sound.shape[1] / self.rate))
         self._next += sound.shape[1]
         self._waiting += self._queue[-1].seconds
@@ -201,7 +201,8 @@ class SampleClock:
         if lasts:
             first = float(stamps.deviations[0])
             level = self._level(stamps)
-            if abs(level) >= LEAP and (abs(first) > FAR or self._abrupt(float(ahead[0]), level)):
+            lasts = first / level >= 0.5 if level else False  # else the step is still to come
+            if lasts and abs(level) >= LEAP and (abs(first) > FAR or self._abrupt(float(ahead[0]), level)):
                 self._leap(round(level * self.rate))
                 return self._slope
         return self._drift(stamps, lasts)

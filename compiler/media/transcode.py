@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import av.error
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 
+from javisc.compiler.media.clip import Clip, declared_seconds, limits, missing_tail, seconds
 from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.media.copying import Copier, NotCopyable
 from javisc.compiler.media.edits import Edit
@@ -22,36 +20,16 @@ from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
 from javisc.compiler.media.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
 from javisc.compiler.media.sound import SoundTrack, write_flac
+from javisc.compiler.media.sound_only import read_sound, transcode_audio
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
-#: The longest clip, so that a lying clock cannot fill the disk.
-MAX_SECONDS = Fraction(6 * 3600)
 #: More damaged packets and pictures than this share, and the file is refused.
-MAX_DAMAGE = 0.1
+MAX_DAMAGED_PICTURES = 0.1
 #: A window is looked for from this many seconds before it, so that decoders and filters have settled when it begins.
 RUN_UP = Fraction(2)
 #: Containers with an index of key frames.
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-DUMMY_HEIGHT, DUMMY_WIDTH, DUMMY_FPS = 720, 1280, 24
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A compiled sample: its members in the scratch folder, by extension, and the manifest columns that are known by now."""
-
-    files: dict[str, Path]
-    columns: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def mp4(self) -> Path | None:
-        """The pictures, where there are any."""
-        return self.files.get("mp4")
-
-    @property
-    def flac(self) -> Path | None:
-        """The sound, where there is any."""
-        return self.files.get("flac")
 
 
 def transcode(
@@ -86,21 +64,6 @@ def transcode(
     return Clip({end: path for end, path in made.items() if path.exists()}, columns)
 
 
-def _limits(recipe: Recipe, window: tuple[float, float] | None) -> tuple[Fraction, Fraction]:
-    """(start, length) in seconds of what is wanted of a file. Raises `Rejected` if it is nothing."""
-    if window is not None and not 0 <= window[0] < window[1]:
-        raise Rejected("filtered", f"a window from {window[0]} s to {window[1]} s is empty")
-    start = Fraction(0) if window is None else _seconds(window[0])
-    end = None if window is None or math.isinf(window[1]) else _seconds(window[1])
-    length = MAX_SECONDS if end is None else min(end - start, MAX_SECONDS)
-    return start, length if recipe.max_seconds is None else min(length, _seconds(recipe.max_seconds))
-
-
-def _seconds(value: float) -> Fraction:
-    """The decimal that a float was written as: 0.1 means a tenth."""
-    return Fraction(str(value))
-
-
 class _Pass:
     """The single pass over an opened file."""
 
@@ -116,7 +79,7 @@ class _Pass:
     ) -> None:
         self.container, self.recipe, self.scratch = source.container, recipe, scratch
         self.beside = beside
-        heard = beside or source
+        self.heard = heard = beside or source
         video, self.audio = source.video(), heard.audio()
         if video is None:
             raise Rejected("no_video")
@@ -129,7 +92,7 @@ class _Pass:
             if stream is not None:
                 stream.codec_context.thread_count = 1
                 stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        self.start, length = _limits(recipe, window)
+        self.start, length = limits(recipe, window)
         self.max_frames = max(round(length * recipe.rate), 1)
         self.crop, self.first_tick = crop, nearest_tick(self.start, recipe.rate)
         self.audio_edit = Edit() if self.audio is None else heard.edit_of(self.audio)
@@ -137,7 +100,7 @@ class _Pass:
         self.sound = SoundTrack(recipe, scratch, self.audio_edit)
         self.sound.limit = samples_for(self.max_frames, recipe.sample_rate, recipe.rate)
         self.slots = Slots() if self.container.format.name == "avi" else None
-        self.clock = PictureClock(video, source.edit_of(video), self.slots, _seconds(recipe.max_hold))
+        self.clock = PictureClock(video, source.edit_of(video), self.slots, seconds(recipe.max_hold))
         self.deinterlacer = Deinterlacer()
         self.hold: Hold[tuple[VideoFrame, Luma]] = Hold(recipe.rate)
         self.statistics = PictureStatistics()
@@ -162,8 +125,7 @@ class _Pass:
             self._read()
             self._end()
             if self.beside is not None and self.audio is not None:
-                message, skipped = _read_sound(self.beside.container, self.audio, self.sound, self.start)
-                self.message, self.moved = self.message or message, self.moved or skipped
+                read_sound(self.beside.container, self.audio, self.sound, self.start)
             return self._finish()
         finally:
             self.sound.close()
@@ -209,7 +171,7 @@ class _Pass:
                     if not self.done:
                         self._decode_video(packet)
                 elif not self.sound.full:
-                    self._decode_audio(packet)
+                    self.sound.decode(packet)
                 if self.done and (audio is None or self.sound.full):
                     return
         except (av.error.FFmpegError, OSError) as error:
@@ -241,17 +203,6 @@ class _Pass:
             self.copier.add(packet)
         if self.slots is not None:
             self.slots.settle(self.video.codec_context.reorder_depth)
-
-    def _decode_audio(self, packet: av.Packet) -> None:
-        self.moved = self.moved or (self.sound.frames == 0 and packet.size > 0 and packet.has_sidedata("skip_samples"))
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError as error:
-            self.message = self.message or f"decode sound: {error}"
-            return
-        for frame in frames:
-            assert isinstance(frame, av.AudioFrame)
-            self.sound.push(frame)
 
     def _picture(self, frame: VideoFrame) -> None:
         for placed, time in self.clock.place(frame):
@@ -318,16 +269,22 @@ class _Pass:
         if writer is None or frames == 0 or self.converter is None or self.converter.size is None:
             raise Rejected("corrupt", self.message or "no picture decodes")
         self.clock.check()
-        if self.damaged > MAX_DAMAGE * max(self.packets, 1):
+        if self.damaged > MAX_DAMAGED_PICTURES * max(self.packets, 1):
             raise Rejected("corrupt", f"{self.damaged} of {self.packets} pictures are damaged; {self.message}")
         if frames < recipe.min_frames:
             raise Rejected("too_short", f"{frames} frames; {self.message}")
         width, height = self.converter.size
-        samples, tail = self.sound.finish(samples_for(frames, recipe.sample_rate, recipe.rate))
+        wanted = samples_for(frames, recipe.sample_rate, recipe.rate)
+        samples, tail = self.sound.finish(wanted)
+        if self.sound.cancelling.found and not self.sound.take:
+            self._hear_again()
+            samples, tail = self.sound.finish(wanted)
         has_sound = self.sound.pad_head + tail < samples
         if not has_sound and not recipe.allow_silent:
             why = "the sound does not overlap the picture" if self.sound.frames else "no sound decodes"
-            raise Rejected("no_audio", self.message or why)
+            raise Rejected("no_audio", self.message or self.sound.message or why)
+        self.sound.check()
+        missing = self._missing_tail()
         writer.close()
         copied, self.encoder, self.copier = self.copier is not None, None, None
         quality = SILENT_COLUMNS
@@ -350,9 +307,33 @@ class _Pass:
             "pad_head": self.sound.pad_head if has_sound else 0,
             "pad_tail": tail if has_sound else 0,
             "copied": copied,
+            "damaged_pictures": self.damaged / max(self.packets, 1),
+            "missing_tail": missing,
+            **self.sound.columns(),
             **quality,
             **self.statistics.columns(),
         }
+
+    def _hear_again(self) -> None:
+        """Read the sound once more, with single channels in place of those that cancel each other."""
+        assert self.origin is not None
+        take, limit = self.sound.cancelling.replacements(), self.sound.limit
+        self.sound.close()
+        self.sound = SoundTrack(self.recipe, self.scratch, self.audio_edit, take)
+        self.sound.limit = limit
+        if self.beside is None:
+            self.sound.start(self.origin)
+        with open_source(self.heard.path) as opened:
+            stream = opened.audio()
+            if stream is not None:
+                read_sound(opened.container, stream, self.sound, self.start)
+
+    def _missing_tail(self) -> float | None:
+        """The share of the wanted part that the header promises and that is not there. Raises `Rejected` if it is too much."""
+        assert self.origin is not None
+        ends = [self.clock.end] + ([self.sound.last] if self.sound.frames and self.beside is None else [])
+        wanted = None if self.done else self.origin + self.max_frames / self.recipe.rate
+        return missing_tail(self.container, self.origin, max(ends), wanted)
 
     def _source_columns(self, frame: VideoFrame) -> dict[str, object]:
         """What is known at the first picture."""
@@ -376,7 +357,7 @@ class _Pass:
         return {
             "source_fps": self.clock.fps,
             "source_vfr": self.clock.variable,
-            "source_edit_list": self.moved,
+            "source_edit_list": self.moved or self.sound.skipped,
             "source_interlaced": self.deinterlacer.used,
             "source_hdr": self.converter.hdr,
             "source_size_changes": self.converter.size_changes or None,
@@ -386,95 +367,3 @@ class _Pass:
             "source_sample_rate": self.sound.rate or None,
             "source_channels": self.sound.channels or None,
         }
-
-
-def transcode_audio(
-    source: Path,
-    recipe: Recipe,
-    scratch: Path,
-    *,
-    window: tuple[float, float] | None = None,
-    sound: Path | None = None,
-) -> Clip:
-    """Compile the sound of one file; no picture. Columns describe JavisDiT's placeholder video. Raises `Rejected`.
-
-    Time zero is the first sound. `sound`: the file to take instead of `source`.
-    """
-    start, length = _limits(recipe, window)
-    with open_source(sound or source) as opened:
-        container, stream = opened.container, opened.audio()
-        if stream is None:
-            raise Rejected("no_audio", "no audio stream")
-        stream.codec_context.thread_count = 1
-        edit = opened.edit_of(stream)
-        track = SoundTrack(recipe, scratch, edit)
-        track.limit = round(length * recipe.sample_rate)
-        try:
-            message, skipped = _read_sound(container, stream, track, start)
-            samples, _ = track.finish(None)
-            duration = samples / recipe.sample_rate
-            if samples == 0:
-                raise Rejected("corrupt" if message else "no_audio", message or "no sound decodes")
-            if int(duration * DUMMY_FPS) < recipe.min_frames:
-                raise Rejected("too_short", f"{duration:.3f} s of sound; {message}")
-            write_flac(track, scratch / "clip.flac")
-            columns: dict[str, object] = {
-                "num_frames": int(duration * DUMMY_FPS),
-                "height": DUMMY_HEIGHT,
-                "width": DUMMY_WIDTH,
-                "aspect_ratio": DUMMY_HEIGHT / DUMMY_WIDTH,
-                "fps": float(DUMMY_FPS),
-                "resolution": DUMMY_HEIGHT * DUMMY_WIDTH,
-                "audio_fps": recipe.sample_rate,
-                "num_samples": samples,
-                "channels": recipe.channels,
-                "duration": duration,
-                "source_container": container.format.name,
-                "source_audio_codec": stream.codec_context.name,
-                "source_audio_tracks": len(container.streams.audio),
-                "source_declared_seconds": declared_seconds(container),
-                "source_edit_list": skipped or not edit.trivial,
-                "source_audio_start": None if track.first is None else float(track.first),
-                "source_sample_rate": track.rate,
-                "source_channels": track.channels,
-                "pad_head": track.pad_head,
-                "pad_tail": 0,
-                "copied": False,
-                **sound_columns(track.blocks(), recipe.sample_rate, track.clipping),
-            }
-        finally:
-            track.close()
-    return Clip({"flac": scratch / "clip.flac"}, columns)
-
-
-def _read_sound(
-    container: InputContainer, stream: av.AudioStream, sound: SoundTrack, start: Fraction
-) -> tuple[str, bool]:
-    """Decode until the end or the limit; return the library's complaint, if any, and whether samples were skipped."""
-    message, skipped = "", False
-    try:
-        for packet in container.demux(stream):
-            skipped = skipped or (sound.frames == 0 and packet.size > 0 and packet.has_sidedata("skip_samples"))
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError as error:
-                message = message or f"decode {stream.codec_context.name}: {error}"
-                continue
-            for frame in frames:
-                assert isinstance(frame, av.AudioFrame)
-                sound.push(frame)
-                if not sound.started and sound.first is not None:
-                    sound.start(sound.first + start)
-            if sound.full:
-                break
-        sound.settle()
-        if not sound.started and sound.first is not None:
-            sound.start(sound.first + start)
-    except (av.error.FFmpegError, OSError) as error:
-        message = f"read: {error}"
-    return message, skipped
-
-
-def declared_seconds(container: InputContainer) -> float | None:
-    """The duration that the header declares."""
-    return None if container.duration is None else container.duration / av.time_base

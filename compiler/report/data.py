@@ -142,6 +142,18 @@ def _charts(frame: pl.LazyFrame) -> list[Bars]:
         ("Black picture", "black_ratio"),
     ):
         charts.append(_numeric(frame, title, "share of the clip", column, [k / 20 for k in range(21)]))
+    for title, column in (
+        ("Damaged pictures", "damaged_pictures"),
+        ("Damaged sound", "damaged_sound"),
+        ("Missing tail", "missing_tail"),
+    ):
+        charts.append(_numeric(frame, title, "share of what should be there", column, [k / 20 for k in range(21)]))
+    for title, column in (
+        ("Wobble of the sound's time stamps", "audio_wobble_ms"),
+        ("Sound stretched to follow its time stamps", "audio_stretched_ms"),
+        ("Sound filled in or cut at leaps", "audio_repaired_ms"),
+    ):
+        charts.append(_ranged(frame, title, "ms", column, 0.0))
     charts.append(_ranged(frame, "Sound bandwidth", "Hz", "bandwidth", 0.0))
     charts.append(_ranged(frame, "Motion", "mean difference of frames", "motion", 0.0))
     return [bars for bars in charts if sum(bars.counts)]

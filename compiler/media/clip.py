@@ -1,0 +1,85 @@
+"""What becomes of one source, and how much of it is wanted and there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+
+from javisc.compiler.reasons import Rejected
+from javisc.compiler.recipe import Recipe
+
+#: The longest clip, so that a lying clock cannot fill the disk.
+MAX_SECONDS = Fraction(6 * 3600)
+#: Demuxers whose duration is what the header declares: not the last time stamp, not a guess by the bit rate, and not, as in AVI
+#: and FLV, a number that recorders leave at will.
+DECLARING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mxf", "wav", "w64", "flac", "aiff", "caf")
+#: Less than this many seconds is no loss: headers count encoders' padding, and the last picture's length, in their own ways.
+TAIL_TOLERANCE = Fraction(1, 4)
+#: A file is refused if more than this share of what it declares is missing at its end.
+MAX_MISSING_TAIL = 0.5
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A compiled sample: its members in the scratch folder, by extension, and the manifest columns that are known by now."""
+
+    files: dict[str, Path]
+    columns: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def mp4(self) -> Path | None:
+        """The pictures, where there are any."""
+        return self.files.get("mp4")
+
+    @property
+    def flac(self) -> Path | None:
+        """The sound, where there is any."""
+        return self.files.get("flac")
+
+
+def limits(recipe: Recipe, window: tuple[float, float] | None) -> tuple[Fraction, Fraction]:
+    """(start, length) in seconds of what is wanted of a file. Raises `Rejected` if it is nothing."""
+    if window is not None and not 0 <= window[0] < window[1]:
+        raise Rejected("filtered", f"a window from {window[0]} s to {window[1]} s is empty")
+    start = Fraction(0) if window is None else seconds(window[0])
+    end = None if window is None or math.isinf(window[1]) else seconds(window[1])
+    length = MAX_SECONDS if end is None else min(end - start, MAX_SECONDS)
+    return start, length if recipe.max_seconds is None else min(length, seconds(recipe.max_seconds))
+
+
+def seconds(value: float) -> Fraction:
+    """The decimal that a float was written as: 0.1 means a tenth."""
+    return Fraction(str(value))
+
+
+def declared_seconds(container: InputContainer) -> float | None:
+    """The duration that the header declares."""
+    return None if container.duration is None else container.duration / av.time_base
+
+
+def missing_tail(container: InputContainer, begin: Fraction, end: Fraction, wanted: Fraction | None) -> float | None:
+    """The share of the seconds from `begin` on, up to `wanted` at most, that the header declares and that end at `end` already.
+
+    None where the header declares nothing; 0 with `wanted` None: all that was wanted came. Times on the container's clock.
+    Raises `Rejected` if it is more than MAX_MISSING_TAIL.
+    """
+    declared = declared_seconds(container)
+    if declared is None or container.format.name not in DECLARING:
+        return None
+    if wanted is None:
+        return 0.0
+    starts = Fraction(container.start_time or 0, av.time_base)
+    promised = min(starts + Fraction(declared), wanted)
+    if promised - end <= TAIL_TOLERANCE or promised <= begin:
+        return 0.0
+    share = float((promised - max(end, begin)) / (promised - begin))
+    if share > MAX_MISSING_TAIL:
+        raise Rejected(
+            "corrupt", f"{share:.0%} of the {float(promised - begin):.3f} s that the header declares are missing"
+        )
+    return share
