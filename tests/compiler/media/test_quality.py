@@ -149,6 +149,7 @@ def test_still_moving_black_and_cut(tmp_path: Path) -> None:
 
 def test_columns_are_the_schemas(tmp_path: Path) -> None:
     result = transcode(film(tmp_path / "film.mkv", [scene(1)] * 30), SILENT_TOO, tmp_path).columns
-    built = {"source_sha256", "source_bytes", "audio_sha256", "clip_start", "clip_end"}  # what the build knows of the input
+    # what the build knows of the input
+    built = {"source_sha256", "source_bytes", "audio_sha256", "clip_start", "clip_end"}
     assert {column.name for column in SOURCE + QUALITY} - built <= set(result)
     assert set(result) <= set(MANIFEST_SCHEMA)
