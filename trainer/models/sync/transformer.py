@@ -64,7 +64,10 @@ class TokenDropout(nn.Module):
 
 
 class FusionTransformer(nn.Module):
-    """[OFF | visual | MOD | audio] through encoder blocks; (B,S,C) and (B,S',C) → (B, 2+S+S', C)."""
+    """[OFF | visual | MOD | audio] through encoder blocks; (B,S,C) and (B,S',C) → (B, 2+S+S', C).
+
+    `pos_emb_cfg` adds positions to the whole sequence: none here, where the tokens come with theirs.
+    """
 
     def __init__(self, width: int, config: FusionConfig) -> None:
         super().__init__()
@@ -74,13 +77,14 @@ class FusionTransformer(nn.Module):
         self.aud_in_lnorm = nn.LayerNorm(width)
         self.tok_drop = TokenDropout(config.tok_pdrop)
         self.drop = nn.Dropout(config.embd_pdrop)
+        self.pos_emb_cfg: nn.Module = nn.Identity()
         self.blocks = nn.Sequential(*(EncoderBlock(width, config) for _ in range(config.n_layer)))
         self.ln_f = nn.LayerNorm(width)
 
     def forward(self, vis: Tensor, aud: Tensor) -> Tensor:
         vis, aud = self.tok_drop(self.vis_in_lnorm(vis)), self.tok_drop(self.aud_in_lnorm(aud))
         off, mod = (token.expand(len(vis), -1, -1) for token in (self.OFF_tok, self.MOD_tok))
-        return self.ln_f(self.blocks(self.drop(torch.cat((off, vis, mod, aud), 1))))
+        return self.ln_f(self.blocks(self.drop(self.pos_emb_cfg(torch.cat((off, vis, mod, aud), 1)))))
 
 
 class FusionMLP(nn.Module):

@@ -1,0 +1,113 @@
+"""The models of Synchformer's three stages: extractors that learn from contrast, offsets, and whether a clip can be synchronised.
+
+Shapes: B clips, S segments, T and t time steps of a segment in picture and sound, C width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from javisc.trainer.models.sync.attention import init_weights
+from javisc.trainer.models.sync.positions import FullTable
+from javisc.trainer.models.sync.transformer import FusionTransformer
+from javisc.trainer.models.synchformer.audio import AudioExtractor
+from javisc.trainer.models.synchformer.config import JoinConfig, SegmentContrastConfig, SynchformerConfig
+from javisc.trainer.models.synchformer.visual import VisualExtractor
+
+
+class JoinTransformer(FusionTransformer):
+    """(B,N,C) of the picture and (B,N',C) of the sound → logits (B,classes)."""
+
+    def __init__(self, config: JoinConfig) -> None:
+        super().__init__(config.width, config)
+        self.pos_emb_cfg = FullTable((config.rows,), config.width)
+        classes = config.classes if config.head == "offset" else 2
+        self.head_name = "off_head" if config.head == "offset" else "sync_head"
+        self.register_module(self.head_name, nn.Linear(config.width, classes))
+        self.apply(init_weights)
+        nn.init.normal_(self.pos_emb_cfg.pos_emb)
+
+    def forward(self, vis: Tensor, aud: Tensor) -> Tensor:
+        rows, tokens = self.pos_emb_cfg.pos_emb.shape[1], 2 + vis.shape[1] + aud.shape[1]
+        if tokens != rows:
+            raise ValueError(
+                f"{tokens} tokens, but the position table has {rows} rows: take windows of the length it was trained for"
+            )
+        logits: Tensor = self.get_submodule(self.head_name)(super().forward(vis, aud)[:, 0])
+        return logits
+
+
+class Synchformer(nn.Module):
+    """vis (B,S,frames,3,H,W), aud (B·K,S,1,mels,columns) → (loss or None, logits (B·K,classes)); a clip's K sounds lie together.
+
+    `vis` is normalised to [-1, 1], `aud` a normalised log-mel. The loss is the mean cross entropy against `targets` (B·K,).
+    """
+
+    def __init__(self, config: SynchformerConfig | None = None) -> None:
+        super().__init__()
+        config = config or SynchformerConfig()
+        self.config = config
+        self.vfeat_extractor = VisualExtractor(config.visual)
+        self.afeat_extractor = AudioExtractor(config.audio)
+        self.vproj = nn.Linear(config.visual.width, config.transformer.width)
+        self.aproj = nn.Linear(config.audio.width, config.transformer.width)
+        self.transformer = JoinTransformer(config.transformer)
+        for extractor in self._resting():
+            extractor.requires_grad_(False)
+
+    def _resting(self) -> list[nn.Module]:
+        return [] if self.config.train_extractors else [self.vfeat_extractor, self.afeat_extractor]
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts of all three networks."""
+        return [*extractor_blocks(self.vfeat_extractor, self.afeat_extractor), *self.transformer.blocks]
+
+    def train(self, mode: bool = True) -> Synchformer:
+        super().train(mode)
+        for extractor in self._resting():
+            extractor.eval()
+        return self
+
+    def features(self, vis: Tensor, aud: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,S,T,C) and (B,S,t,C'): every segment alone, so that any batching of segments gives the same."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_extractors):
+            return self.vfeat_extractor(vis), self.afeat_extractor(aud)
+
+    def join(self, vis: Tensor, aud: Tensor) -> Tensor:
+        """Features of a window's segments (B,S,T,C), (B·K,S,t,C') → logits (B·K,classes). Raises ValueError for other lengths."""
+        seen, heard = self.vproj(vis).flatten(1, 2), self.aproj(aud).flatten(1, 2)
+        return self.transformer(seen.repeat_interleave(len(heard) // len(seen), 0), heard)
+
+    def forward(self, vis: Tensor, aud: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+        logits = self.join(*self.features(vis, aud))
+        return (None if targets is None else F.cross_entropy(logits, targets)), logits
+
+
+class SegmentContrast(nn.Module):
+    """Stage 1: vis (B,S,frames,3,H,W), aud (B,S,1,mels,columns) → unit vectors (B·S,C) of picture and sound, and temperature."""
+
+    def __init__(self, config: SegmentContrastConfig | None = None) -> None:
+        super().__init__()
+        config = config or SegmentContrastConfig()
+        self.config = config
+        self.logit_scale = nn.Parameter(torch.tensor(config.temperature))
+        self.v_encoder = VisualExtractor(config.visual)
+        self.a_encoder = AudioExtractor(config.audio)
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts of both extractors."""
+        return extractor_blocks(self.v_encoder, self.a_encoder)
+
+    def forward(self, vis: Tensor, aud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            self.logit_scale.clamp_(self.config.least, self.config.most)
+        seen = F.normalize(self.v_encoder(vis).mean(2).flatten(0, 1), dim=-1)
+        heard = F.normalize(self.a_encoder(aud).mean(2).flatten(0, 1), dim=-1)
+        return seen, heard, self.logit_scale
+
+
+def extractor_blocks(visual: VisualExtractor, audio: AudioExtractor) -> list[nn.Module]:
+    """Both extractors' blocks."""
+    return [*visual.blocks, *audio.ast.layers]

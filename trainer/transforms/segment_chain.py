@@ -1,0 +1,183 @@
+"""Synchformer's transforms in their order, on SparseSync's windows: what is cut into segments, and what happens to each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.transforms import sync_audio
+from javisc.trainer.transforms.draws import Draws
+from javisc.trainer.transforms.segment_mel import normalised_log_mel
+from javisc.trainer.transforms.segments import SegmentRule
+from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, augmented, centred
+from javisc.trainer.transforms.sync_window import Lengths, Window
+
+TARGETS = ("offset", "synchronizability")
+
+
+@dataclass
+class SegmentTransforms(SyncTransforms):
+    """The settings of Synchformer's chains; defaults are those of the second stage.
+
+    `segments` of `segment_frames` frames, `step` of a segment apart. With `do_offset` they are cut from a crop of `crop_len_sec`,
+    without from the whole clip, with draws of their own for each (the first stage). `target` synchronizability draws clips whose
+    sound is of another moment altogether, half of the time (the third stage). `half` rounds pictures to half precision, in
+    which the published weights were trained. `pad`: see `segment_mel`. `min_offsets` is unused: the grid is SparseSync's.
+    """
+
+    segments: int = 14
+    segment_frames: int = 16
+    step: float = 0.5
+    fps: int = 25
+    target: str = "offset"
+    half: bool = True
+    mels: int = 128
+    columns: int = 66
+    pad: str = "official"
+
+    def check(self) -> None:
+        """Raise UserError for settings that do not go together."""
+        super().check()
+        if self.target not in TARGETS:
+            raise UserError(f"transforms.target={self.target!r}: it may be {', '.join(TARGETS)}")
+        if self.segments < 1 or self.segment_frames < 1 or not 0 < self.step <= 1:
+            raise UserError(
+                f"transforms.segments={self.segments}, segment_frames={self.segment_frames}, step={self.step}: at least one "
+                "segment of at least one frame, a step above 0 and up to 1"
+            )
+        if self.do_offset and self.crop_len_sec + 1e-9 < self.covered_sec:
+            raise UserError(
+                f"transforms.crop_len_sec={self.crop_len_sec}: {self.segments} segments cover {self.covered_sec} s, "
+                "give at least that"
+            )
+
+    @property
+    def rule(self) -> SegmentRule:
+        """Where the segments lie."""
+        return SegmentRule(self.segment_frames, self.step, self.segments)
+
+    @property
+    def covered_sec(self) -> float:
+        """Seconds that the segments cover."""
+        return self.rule.span(self.segments) / self.fps
+
+    @property
+    def room_sec(self) -> float:
+        if not self.do_offset:
+            return self.covered_sec
+        return 2 * self.crop_len_sec if self.target == "synchronizability" else super().room_sec
+
+    @property
+    def window_sec(self) -> float:
+        return self.covered_sec
+
+    @property
+    def whole_fps(self) -> int | None:
+        return self.fps
+
+    def label(self, window: Window) -> int | None:
+        return window.sync_target if self.target == "synchronizability" else window.offset_target
+
+    def window(self, clip: Lengths, draws: Draws, *, train: bool, fixed: FixedOffset | None = None) -> Window:
+        """The window of the crop's segments alone: a crop is longer than what its segments cover."""
+        if not self.do_offset:
+            cut = self.rule.cut(clip, draws if train else None, self.audio_jitter_sec)
+            return Window(cut.v_starts[0], cut.covered[0], cut.a_starts[0], cut.covered[1])
+        rule = self.crop_rule(train=train)
+        if fixed is not None:
+            crop = rule.fixed(clip, fixed.offset_sec, fixed.v_start_sec)
+            crop = replace(crop, sync_target=int(abs(fixed.offset_sec) <= self.max_off_sec))
+        elif self.target == "synchronizability":
+            crop = rule.synchronizable(clip, draws)
+        else:
+            crop = rule.random(clip, draws)
+        return self._narrowed([crop], clip, draws if train else None)[0]
+
+    def several(self, clip: Lengths, draws: Draws, count: int) -> list[Window]:
+        if self.target == "synchronizability" or not self.do_offset:
+            raise UserError("data.offsets_per_clip above 1 is for training of offsets alone: set it to 1")
+        return self._narrowed(self.crop_rule(train=True).several(clip, draws, count), clip, draws)
+
+    def _narrowed(self, crops: list[Window], clip: Lengths, draws: Draws | None) -> list[Window]:
+        first = crops[0]
+        cut = self.rule.cut(Lengths(first.v_len, first.a_len, clip.fps, clip.rate), draws)
+        frames, samples = cut.covered
+        return [
+            replace(
+                crop,
+                v_first=crop.v_first + cut.v_starts[0],
+                v_len=frames,
+                a_first=crop.a_first + cut.a_starts[0],
+                a_len=samples,
+            )
+            for crop in crops
+        ]
+
+    def pictures(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
+        """uint8 (T,3,H,W) of the window → (S,frames,3,side,side), float32 in [-1, 1]."""
+        starts = range(0, len(video) - self.segment_frames + 1, int(self.step * self.segment_frames))
+        if not train:
+            video = centred(self, video)
+        elif self.do_offset:
+            video = augmented(self, video, draws)
+        parts = [video[start : start + self.segment_frames] for start in starts]
+        if train and not self.do_offset:
+            # The crop is the clip's, what follows is drawn for every segment.
+            parts = [
+                augmented(self, part, _Renamed(draws, f"segment{number}_", ("upscale", "crop_top", "crop_left")))
+                for number, part in enumerate(parts)
+            ]
+        return self.scaled(torch.stack(parts))
+
+    def scaled(self, video: Tensor) -> Tensor:
+        """uint8 → [-1, 1], rounded to half precision on the way if `half`."""
+        if self.half:
+            return (video.half().div_(255).sub_(0.5).div_(0.5)).float()
+        return (video.float() / 255 - 0.5) / 0.5
+
+    def sounds(self, wave: Tensor, rate: int, draws: Draws, *, train: bool) -> Tensor:
+        """(n,) of the window → (S,1,mels,columns)."""
+        _, size, _, step = self.rule.sizes(self.fps, rate)
+        if train and self.do_offset:
+            wave = sync_audio.augment(wave, rate, self.p_audio_aug, draws)
+        parts = wave.unfold(0, size, step)
+        if train and not self.do_offset:
+            parts = torch.stack(
+                [
+                    sync_audio.augment(part, rate, self.p_audio_aug, _Renamed(draws, f"segment{number}_"))
+                    for number, part in enumerate(parts)
+                ]
+            )
+        return self.spectrogram(parts, rate)
+
+    def spectrogram(self, waves: Tensor, rate: int) -> Tensor:
+        """(S,n) → (S,1,mels,columns)."""
+        return normalised_log_mel(waves, rate, self.mels, self.columns, self.pad).unsqueeze(1)
+
+
+class _Renamed:
+    """Draws under names of one segment, except those that all segments share."""
+
+    def __init__(self, draws: Draws, prefix: str, shared: tuple[str, ...] = ()) -> None:
+        self.draws, self.prefix, self.shared = draws, prefix, shared
+
+    def _name(self, name: str) -> str:
+        return name if name in self.shared else self.prefix + name
+
+    def uniform(self, name: str, low: float, high: float) -> float:
+        return self.draws.uniform(self._name(name), low, high)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        return self.draws.integer(self._name(name), low, high)
+
+    def choice(self, name: str, values: object) -> float:
+        return self.draws.choice(self._name(name), values)  # type: ignore[arg-type]
+
+    def order(self, name: str, length: int) -> list[int]:
+        return self.draws.order(self._name(name), length)
+
+    def normal(self, name: str, shape: object) -> Tensor:
+        return self.draws.normal(self._name(name), shape)  # type: ignore[arg-type]
