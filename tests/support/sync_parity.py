@@ -1,4 +1,4 @@
-"""Reading SparseSync parity sets: fixtures by the set's own manifest, weights by its recipe. Any set of the layout will do."""
+"""Reading the parity sets of both sync families: fixtures by the set's own manifest, weights by its recipe. Any set of the layout will do."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from torch import Tensor
 
 from support.shared import PARITY
 
-SETS = (
-    sorted(folder for folder in PARITY.glob("sparsesync*") if (folder / "manifest.json").exists())
-    if PARITY.exists()
-    else []
-)
+
+def _sets(family: str) -> list[Path]:
+    if not PARITY.exists():
+        return []
+    return sorted(folder for folder in PARITY.glob(f"{family}*") if (folder / "manifest.json").exists())
 
 
-def fixtures(*kinds: str) -> list[Any]:
+SETS = _sets("sparsesync")
+SYNCHFORMER = _sets("synchformer")
+
+
+def fixtures(*kinds: str, sets: list[Path] = SETS) -> list[Any]:
     """A pytest parameter (folder, name) for every fixture of the kinds, or one that skips and says what is missing."""
     found = []
-    for folder in SETS:
+    for folder in sets:
         for name, entry in json.loads((folder / "manifest.json").read_text()).items():
             if entry["kind"] in kinds:
                 slow = [pytest.mark.slow] if entry.get("cpu_seconds", 0) > 5 or _pixels(entry) > 1e7 else []
@@ -60,16 +64,19 @@ class Fixture:
         make = recipe(folder)
         if self.meta["weights"] == "stored":
             self.state: dict[str, Tensor] = load_file(folder / f"{name}.weights.safetensors")
+        elif self.meta["weights"] == "recipe":
+            scales = {"scales": self.meta["weight_scales"]} if "weight_scales" in self.meta else {}
+            self.state = make.make_state_dict(
+                self.meta["weight_shapes"], self.meta["seed"], self.meta["key_prefix"], **scales
+            )
         else:
-            self.state = make.make_state_dict(self.meta["weight_shapes"], self.meta["seed"], self.meta["key_prefix"])
-        for key, want in self.meta["weight_fingerprint"].items():
+            self.state = {}
+        for key, want in self.meta.get("weight_fingerprint", {}).items():
             got = make.fingerprint(self.state[key])
             assert all(abs(a - b) <= 1e-5 * abs(b) + 1e-6 for a, b in zip(got, want, strict=True)), key
-        self.inputs: dict[str, Tensor] = {}
-        for key in ("vis", "aud"):
-            if f"in/{key}" in self.tensors:
-                self.inputs[key] = self.tensors[f"in/{key}"]
-            elif key in self.meta.get("input_shapes", {}):
+        self.inputs: dict[str, Tensor] = self.named("in/")
+        for key in self.meta.get("input_shapes", {}):
+            if key not in self.inputs:
                 shape, scale = self.meta["input_shapes"][key], self.meta.get("input_scale", 1.0)
                 self.inputs[key] = make.make_input(shape, self.meta["seed"], self.meta["input_names"][key], scale)
 

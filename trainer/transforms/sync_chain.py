@@ -5,19 +5,27 @@ The two halves are apart so that a loader can plan from metadata and decode noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from javisc.manifests.errors import UserError
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.transforms import sync_audio, sync_video
 from javisc.trainer.transforms.draws import Draws, happens
 from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, Lengths, Window, equalify, kept_part
 
+#: How much earlier than its picture sound may have been taken for a checkpoint: more is no reader's mistake.
+MAX_ADVANCE_SEC = 1.0
+
 
 @dataclass
 class SyncTransforms:
-    """The settings of the chains: defaults are the pre-training recipe's. All p_* are probabilities."""
+    """The settings of the chains: defaults are the pre-training recipe's. All p_* are probabilities.
+
+    `audio_advance_sec`: by how much the sound is taken later than the clock says, for weights whose training data was read so.
+    """
 
     crop_len_sec: float = setting(5.0, "Seconds of a crop.", above=0, most=3600)
     max_off_sec: float = setting(2.0, "The largest offset of the grid, in seconds.", above=0, most=3600)
@@ -38,6 +46,66 @@ class SyncTransforms:
     to_corrupt_audio: bool = False
     corrupt_type: str = "mute"
     active_min_overlap_sec: float = setting(1.0, "Seconds that picture and sound must share.", least=0)
+    audio_advance_sec: float = setting(
+        0.0,
+        "By how much sound is taken later than the clock says: of weights whose data was read so.",
+        least=0,
+        most=MAX_ADVANCE_SEC,
+    )
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot be."""
+        if not 0 <= self.audio_advance_sec <= MAX_ADVANCE_SEC:
+            raise UserError(f"audio_advance_sec={self.audio_advance_sec}: it may be 0 to {MAX_ADVANCE_SEC:g} seconds")
+        try:
+            self.crop_rule(train=True)
+        except ValueError as error:
+            raise UserError(f"transforms.{error}") from error
+
+    def crop_rule(self, *, train: bool) -> CropRule:
+        """The crop rule of the settings; there is no jitter outside training."""
+        grid = ClassGrid(self.max_off_sec, self.classes)
+        return CropRule(grid, self.crop_len_sec, self.audio_jitter_sec if train else 0.0)
+
+    @property
+    def room_sec(self) -> float:
+        """Seconds of picture and sound, from their common start, that hold a window whatever is drawn."""
+        return self.crop_len_sec + (self.max_off_sec if self.do_offset else 0.0)
+
+    @property
+    def window_sec(self) -> float:
+        """Seconds of a window."""
+        return self.crop_len_sec
+
+    @property
+    def whole_fps(self) -> int | None:
+        """The only frame rate that suits, None for any."""
+        return None
+
+    def label(self, window: Window) -> int | None:
+        """The class that is to be told, None without one."""
+        return window.offset_target
+
+    def window(self, clip: Lengths, draws: Draws, *, train: bool, fixed: FixedOffset | None = None) -> Window:
+        """One window of a clip of which `plan` has taken away what does not count. Raises InfeasibleCrop."""
+        rule = self.crop_rule(train=train)
+        if not self.do_offset:
+            return rule.unshifted(clip, draws if train else None)
+        if fixed is not None:
+            return rule.fixed(clip, fixed.offset_sec, fixed.v_start_sec)
+        return rule.random(clip, draws)
+
+    def several(self, clip: Lengths, draws: Draws, count: int) -> list[Window]:
+        """Like `window`, in training: `count` sounds at different offsets for one picture crop."""
+        return self.crop_rule(train=True).several(clip, draws, count)
+
+    def pictures(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
+        """uint8 (T,3,H,W) of the window → what the model sees."""
+        return seen(self, video, draws, train=train)
+
+    def sounds(self, wave: Tensor, rate: int, draws: Draws, *, train: bool) -> Tensor:
+        """(n,) of the window → what the model hears."""
+        return heard(self, wave, rate, draws, train=train)[0].unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -59,30 +127,37 @@ class FixedOffset:
     v_start_sec: float
 
 
-def crop_rule(config: SyncTransforms, *, train: bool) -> CropRule:
-    """The crop rule of the settings; there is no jitter outside training."""
-    grid = ClassGrid(config.max_off_sec, config.classes)
-    return CropRule(grid, config.crop_len_sec, config.audio_jitter_sec if train else 0.0)
-
-
 def plan(
     config: SyncTransforms, clip: Lengths, draws: Draws, *, train: bool, fixed: FixedOffset | None = None
 ) -> Window:
     """Which frames and samples of the clip make the sample. Raises InfeasibleCrop if it is too short for them."""
-    rule, clip = crop_rule(config, train=train), equalify(clip, config.clip_max_len_sec)
-    if not config.do_offset:
-        return rule.unshifted(clip, draws if train else None)
-    if fixed is not None:
-        return rule.fixed(clip, fixed.offset_sec, fixed.v_start_sec)
-    return rule.random(clip, draws)
+    left, skipped = _advanced(config, clip)
+    return _later(config.window(left, draws, train=train, fixed=fixed), skipped)
 
 
 def plan_several(config: SyncTransforms, clip: Lengths, draws: Draws, count: int) -> list[Window]:
     """Training windows that share one picture crop: `count` sounds at different offsets. Raises InfeasibleCrop."""
-    return crop_rule(config, train=True).several(equalify(clip, config.clip_max_len_sec), draws, count)
+    left, skipped = _advanced(config, clip)
+    return [_later(window, skipped) for window in config.several(left, draws, count)]
 
 
-def _augmented(config: SyncTransforms, video: Tensor, draws: Draws) -> Tensor:
+def _advanced(config: SyncTransforms, clip: Lengths) -> tuple[Lengths, int]:
+    """What is left of a clip whose first samples are dropped before anything else, and how many are."""
+    skipped = round(config.audio_advance_sec * clip.rate)
+    left = Lengths(clip.frames, max(clip.samples - skipped, 0), clip.fps, clip.rate)
+    return equalify(left, config.clip_max_len_sec), skipped
+
+
+def _later(window: Window, skipped: int) -> Window:
+    return replace(window, a_first=window.a_first + skipped)
+
+
+def advance_ticks(config: SyncTransforms, fps: int) -> int:
+    """Frames at the end of a clip that have no sound left because of the advance."""
+    return math.ceil(config.audio_advance_sec * fps)
+
+
+def augmented(config: SyncTransforms, video: Tensor, draws: Draws) -> Tensor:
     """uint8 (T,3,H,W) of the window → float32 (T,3,S,S), augmented."""
     video = sync_video.crop_sometimes_upscaled(
         video, config.input_size, config.upscaled_from, config.sometimes_upscale_p, draws
@@ -116,7 +191,7 @@ def apply(
 def seen(config: SyncTransforms, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
     """The picture's half of `apply`: uint8 (T,3,H,W) → float32 (T,3,S,S)."""
     frames = len(video)
-    video = _augmented(config, video, draws) if train else centred(config, video)
+    video = augmented(config, video, draws) if train else centred(config, video)
     if config.to_freeze_frames:
         keep_sec = config.max_off_sec + config.active_min_overlap_sec
         video = sync_video.freeze_outside(

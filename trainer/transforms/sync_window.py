@@ -6,7 +6,7 @@ the published test rows depend on it (1.16 s at 25 fps is frame 28).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -33,10 +33,12 @@ class ClassGrid:
     kind: str = "linspace"
 
     def __post_init__(self) -> None:
-        if self.classes < 3:
-            raise ValueError(f"classes={self.classes}: a grid of offsets needs at least 3")
         if self.kind not in ("linspace", "uniform"):
             raise ValueError(f"grid kind {self.kind!r}: it may be linspace or uniform")
+        # Two points of a line are both extremes; the centres of two cells say early or late.
+        least = 3 if self.kind == "linspace" else 2
+        if self.classes < least:
+            raise ValueError(f"classes={self.classes}: a {self.kind} grid of offsets needs at least {least}")
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -57,7 +59,8 @@ class ClassGrid:
     def check_jitter(self, jitter_sec: float) -> None:
         """Raise ValueError if a jitter could carry the sound over to the next class."""
         half = (self.values[1] - self.values[0]) / np.float32(2)
-        if np.float32(jitter_sec) > half:
+        # The tolerance lets decimals through that float32 puts a bit above half a step.
+        if np.float32(jitter_sec - 1e-6) > half:
             raise ValueError(
                 f"audio_jitter_sec={jitter_sec}: at most half of the grid's step, {half:.4g} s, keeps the class true"
             )
@@ -75,7 +78,10 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Window:
-    """The crop of a clip: which frames and samples, and what is true of them. Without offsets the last four are None."""
+    """The crop of a clip: which frames and samples, and what is true of them. Without offsets the others are None.
+
+    `sync_target`: 1 where picture and sound can be synchronised, 0 where they are of different moments; None if it is not asked.
+    """
 
     v_first: int
     v_len: int
@@ -85,6 +91,7 @@ class Window:
     v_start_sec: float | None = None
     offset_label: float | None = None
     offset_target: int | None = None
+    sync_target: int | None = None
 
 
 def equalify(clip: Lengths, max_len_sec: float = 10) -> Lengths:
@@ -134,6 +141,16 @@ class CropRule:
         return self._random(clip, draws, [draws.choice("offset", [float(value) for value in self.grid.values])], [""])[
             0
         ]
+
+    def synchronizable(self, clip: Lengths, draws: Draws) -> Window:
+        """Half of the time a window of a random offset of the grid, else one whose sound is a whole crop earlier or later.
+
+        `sync_target` says which. Raises InfeasibleCrop if the clip is too short for what was drawn.
+        """
+        together = draws.uniform("synchronizable", 0.0, 1.0) < 0.5
+        grid = [float(value) for value in self.grid.values]
+        offset = draws.choice("offset", grid if together else [-self.crop_len_sec, self.crop_len_sec])
+        return replace(self._random(clip, draws, [offset], [""])[0], sync_target=int(together))
 
     def several(self, clip: Lengths, draws: Draws, count: int) -> list[Window]:
         """`count` windows of one picture crop, at as many different offsets, each with its own jitter.

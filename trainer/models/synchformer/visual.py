@@ -119,8 +119,10 @@ class VisualExtractor(nn.Module):
         self.patch_embed = _Patches(nn.Conv2d(3, width, square, square)).requires_grad_(False)
         tube = (config.tubelet, *square)
         self.patch_embed_3d = _Patches(nn.Conv3d(3, width, tube, tube))
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
-        self.blocks = nn.ModuleList(Block(width, config.heads, rate) for rate in rates)
+        last = max(config.depth - 1, 1)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.drop_path * number / last) for number in range(config.depth)
+        )
         self.norm = nn.LayerNorm(width, _EPS)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
