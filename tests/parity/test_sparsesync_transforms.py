@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ from javisc.trainer.transforms.sync_window import (
     CropRule,
     InfeasibleCrop,
     Lengths,
-    Window,
     equalify,
     kept_part,
     position,
 )
-from support.sync_parity import SETS, rel
+from support.sync_parity import SETS, RecordedDraws, check_window, rel, rule_of
 
 FOLDERS = [folder for folder in SETS if (folder / "transforms.json").exists()]
 pytestmark = pytest.mark.skipif(not FOLDERS, reason="no parity set with transforms.json (set JAVISC_PARITY)")
@@ -48,51 +46,6 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "transforms.safetensors")
 
 
-class RecordedDraws:
-    """Gives out the reference's draws in its order and checks that the same ranges were asked for."""
-
-    def __init__(self, draws: list[list[Any]]) -> None:
-        self.left: Iterator[list[Any]] = iter(draws)
-
-    def choice(self, name: str, values: Sequence[float]) -> float:
-        kind, value = next(self.left)
-        # Some records hold the value after it was rounded to two decimals.
-        assert kind == "choice" and min(abs(value - other) for other in values) < 1e-6, name
-        return value
-
-    def uniform(self, name: str, low: float, high: float) -> float:
-        kind, want_low, want_high, value = next(self.left)
-        assert kind == "uniform", name
-        assert (low, high) == pytest.approx((want_low, want_high), abs=1e-12), name
-        return value
-
-    def integer(self, name: str, low: int, high: int) -> int:
-        kind, want_low, want_high, value = next(self.left)
-        assert kind == "randint" and (low, high) == (want_low, want_high), name
-        return value
-
-    def order(self, name: str, length: int) -> list[int]:
-        raise AssertionError(f"{name}: nothing here draws an order")
-
-    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
-        raise AssertionError(f"{name}: nothing here draws noise")
-
-    def used_up(self) -> bool:
-        return next(self.left, None) is None
-
-
-def check_window(got: Window, want: dict[str, Any]) -> None:
-    for ours, theirs in (("v_first", "v_first"), ("v_len", "v_len"), ("a_first", "a_first"), ("a_len", "a_len")):
-        assert getattr(got, ours) == want[theirs], ours
-    for ours, theirs in (
-        ("offset_sec",) * 2,
-        ("v_start_sec", "v_start_i_sec"),
-        ("offset_label",) * 2,
-        ("offset_target",) * 2,
-    ):
-        assert getattr(got, ours) == want.get(theirs), ours
-
-
 def test_seconds_to_positions(tables: dict[str, Any]) -> None:
     for seconds, rate, want in tables["sec2frames"]:
         assert position(seconds, rate) == want, (seconds, rate)
@@ -111,12 +64,6 @@ def test_equalify(tables: dict[str, Any]) -> None:
         got = equalify(Lengths(case["v_frames"], case["a_frames"], case["v_fps"], case["a_fps"]), case["max_len_sec"])
         assert (got.frames, got.samples) == (case["v_len"], case["a_len"]), case
         assert case["v_first"] == case["a_first"] == 0
-
-
-def rule_of(case: dict[str, Any]) -> tuple[CropRule, Lengths]:
-    grid = ClassGrid(case.get("max_off_sec", 2), case.get("grid_size", 21))
-    clip = Lengths(case["v_frames"], case["a_frames"], case.get("v_fps", 25.0), case.get("a_fps", 16000))
-    return CropRule(grid, case.get("crop_len_sec", 5), case.get("max_wiggle_sec") or 0.0), clip
 
 
 def test_windows_of_given_offsets(tables: dict[str, Any]) -> None:

@@ -15,45 +15,16 @@ from torch import Tensor, nn
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.synchformer.aggregation import Aggregation, Mean
 from javisc.trainer.models.synchformer.audio import AudioExtractor
-from javisc.trainer.models.synchformer.config import (
-    AudioConfig,
-    JoinConfig,
-    SegmentContrastConfig,
-    SynchformerConfig,
-    VisualConfig,
-)
+from javisc.trainer.models.synchformer.config import JoinConfig, SegmentContrastConfig, SynchformerConfig
 from javisc.trainer.models.synchformer.model import JoinTransformer, SegmentContrast, Synchformer
 from javisc.trainer.models.synchformer.official import own_names, published_names
 from javisc.trainer.models.synchformer.visual import DropPath, VisualExtractor
 from javisc.trainer.objectives.segment_contrast import segment_contrast, shifted_windows, similarities
-from support.sync_parity import SYNCHFORMER, Fixture, fixtures, rel
+from support.sync_parity import SYNCHFORMER, Fixture, rel
+from support.synchformer_parity import audio_config, cases, join_config, visual_config
 
 #: A tanh GELU is only 2e-4 off, so the sets ask for 1e-5.
 OUTPUT, GRADIENT = 1e-5, 1e-4
-
-
-def cases(*kinds: str) -> Any:
-    return pytest.mark.parametrize(("folder", "name"), fixtures(*kinds, sets=SYNCHFORMER))
-
-
-def visual_config(config: dict[str, Any], drop_path: float = 0.0) -> VisualConfig:
-    v = config["visual"]
-    kind = "mean" if config.get("agg_space") == "AveragePooling" else "transformer"
-    return VisualConfig(
-        v["dim"], v["depth"], v["heads"], v["image"], v["patch"], v["frames"], v["tubelet"], drop_path, kind
-    )
-
-
-def audio_config(config: dict[str, Any]) -> AudioConfig:
-    a = config["audio"]
-    kind = "mean" if config.get("agg_freq") == "AveragePooling" else "transformer"
-    return AudioConfig(a["dim"], a["depth"], a["heads"], a["ff"], a["mels"], a["columns"], kind)
-
-
-def join_config(config: dict[str, Any], drop: float = 0.1) -> JoinConfig:
-    t = config["transformer"]
-    return JoinConfig(t["depth"], t["heads"], drop, drop, drop, width=t["dim"], rows=t["rows"], classes=t["classes"],
-                      head=t["head"])  # fmt: skip
 
 
 def loaded(module: nn.Module, fixture: Fixture) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, Lengths, Window
 from support.shared import PARITY
 
 
@@ -89,3 +91,55 @@ def rel(got: Tensor, want: Tensor) -> float:
     """Largest absolute difference over the largest absolute value; shapes must agree."""
     assert got.shape == want.shape, f"shape {tuple(got.shape)}, wanted {tuple(want.shape)}"
     return float((got.double() - want.double()).abs().max() / want.double().abs().max().clamp_min(1e-12))
+
+
+class RecordedDraws:
+    """Gives out the reference's draws in its order and checks that the same ranges were asked for."""
+
+    def __init__(self, draws: list[list[Any]]) -> None:
+        self.left: Iterator[list[Any]] = iter(draws)
+
+    def choice(self, name: str, values: Sequence[float]) -> float:
+        kind, value = next(self.left)
+        # Some records hold the value after it was rounded to two decimals.
+        assert kind == "choice" and min(abs(value - other) for other in values) < 1e-6, name
+        return value
+
+    def uniform(self, name: str, low: float, high: float) -> float:
+        kind, *limits, value = next(self.left)
+        assert kind in ("uniform", "random"), name
+        want_low, want_high = limits or (0.0, 1.0)
+        assert (low, high) == pytest.approx((want_low, want_high), abs=1e-12), name
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        kind, want_low, want_high, value = next(self.left)
+        assert kind == "randint" and (low, high) == (want_low, want_high), name
+        return value
+
+    def order(self, name: str, length: int) -> list[int]:
+        raise AssertionError(f"{name}: nothing here draws an order")
+
+    def normal(self, name: str, shape: Sequence[int]) -> Tensor:
+        raise AssertionError(f"{name}: nothing here draws noise")
+
+    def used_up(self) -> bool:
+        return next(self.left, None) is None
+
+
+def check_window(got: Window, want: dict[str, Any]) -> None:
+    for ours, theirs in (("v_first", "v_first"), ("v_len", "v_len"), ("a_first", "a_first"), ("a_len", "a_len")):
+        assert getattr(got, ours) == want[theirs], ours
+    for ours, theirs in (
+        ("offset_sec",) * 2,
+        ("v_start_sec", "v_start_i_sec"),
+        ("offset_label",) * 2,
+        ("offset_target",) * 2,
+    ):
+        assert getattr(got, ours) == want.get(theirs), ours
+
+
+def rule_of(case: dict[str, Any]) -> tuple[CropRule, Lengths]:
+    grid = ClassGrid(case.get("max_off_sec", 2), case.get("grid_size", 21))
+    clip = Lengths(case["v_frames"], case["a_frames"], case.get("v_fps", 25.0), case.get("a_fps", 16000))
+    return CropRule(grid, case.get("crop_len_sec", 5), case.get("max_wiggle_sec") or 0.0), clip

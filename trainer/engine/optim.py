@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,17 @@ from javisc.trainer.engine.settings import setting
 from javisc.trainer.task import CarryOver
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+DECAYS = ("all", "matrices")
+#: Words in the names of tensors that `weight_decay_on: matrices` leaves alone, beside those of fewer than two dimensions.
+_NO_DECAY = ("bn", "ln", "bias", "logit_scale")
 
 
 @dataclass
 class OptimizerConfig:
-    """`lr` is multiplied by the number of processes where `scale_lr_by_world` is set. `eps` is Adam's."""
+    """`lr` is multiplied by the number of processes where `scale_lr_by_world` is set. `eps` is Adam's.
+
+    `weight_decay_on`: all, or matrices, which leaves biases, norms and temperatures as they are (OpenCLIP's two groups).
+    """
 
     name: str = setting("adam", "The rule of the update.", choices=OPTIMIZERS)
     lr: float = setting(5e-6, "The learning rate, before the schedule.", above=0)
@@ -28,6 +35,7 @@ class OptimizerConfig:
     eps: float = setting(1e-7, "Adam's smallest denominator.", least=0)
     momentum: float = setting(0.9, "SGD's.", least=0, most=1 - 1e-12)
     weight_decay: float = setting(0.0, "Decoupled with adamw, part of the gradient else.", least=0)
+    weight_decay_on: str = setting("all", "What decays.", choices=DECAYS)
     clip_norm: float | None = setting(1.0, "The largest norm of a step's gradient; null clips nothing.", above=0)
 
 
@@ -41,7 +49,22 @@ class LossScaleConfig:
     growth_interval: int = setting(2000, "Steps without an overflow after which it grows.", least=1)
 
 
-def build_optimizer(params: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+def groups_of(named: Sequence[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """The parameters as groups of one weight decay each."""
+    if config.weight_decay_on == "all" or not config.weight_decay:
+        return [{"params": [p for _, p in named]}]
+    kept = {name for name, p in named if p.ndim < 2 or any(word in name for word in _NO_DECAY)}
+    parts = ([p for name, p in named if name in kept], [p for name, p in named if name not in kept])
+    return [
+        {"params": part, "weight_decay": decay}
+        for part, decay in zip(parts, (0.0, config.weight_decay), strict=True)
+        if part
+    ]
+
+
+def build_optimizer(
+    params: Sequence[nn.Parameter] | list[dict[str, Any]], config: OptimizerConfig
+) -> torch.optim.Optimizer:
     """A fused optimizer: its kernels skip an update when the tensor `found_inf` says so, which is what the guard relies on."""
     beta1, beta2 = config.betas
     match config.name:
@@ -50,7 +73,8 @@ def build_optimizer(params: Sequence[nn.Parameter], config: OptimizerConfig) -> 
         case "adamw":
             return torch.optim.AdamW(params, config.lr, (beta1, beta2), config.eps, config.weight_decay, fused=True)
         case "sgd":
-            if any(isinstance(p, DTensor) for p in params):
+            flat = [one for p in params for one in (p["params"] if isinstance(p, dict) else [p])]
+            if any(isinstance(p, DTensor) for p in flat):
                 raise UserError(
                     "optimizer.name=sgd knows no sharded tensors: use adam or adamw with parallel.strategy=fsdp2, or ddp"
                 )
@@ -70,7 +94,7 @@ class Stepper:
         self.config, self.scaling = config, scaling
         self.named = [(clean(name), p) for name, p in model.named_parameters() if p.requires_grad]
         self.params = [p for _, p in self.named]
-        self.optimizer = build_optimizer(self.params, config)
+        self.optimizer = build_optimizer(groups_of(self.named, config), config)
         self.scale = torch.tensor(1.0 if scaling is None else scaling.initial, device=device)
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
         #: Steps skipped in a row.

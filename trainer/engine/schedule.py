@@ -9,14 +9,15 @@ from typing import Any
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.settings import setting
 
-KINDS = ("constant", "cosine")
+KINDS = ("constant", "cosine", "openclip")
 
 
 @dataclass
 class ScheduleConfig:
     """A linear warm-up from `start_factor` of the rate over `warmup_steps`, then the kind's own course.
 
-    `constant` keeps the rate; `cosine` lets it fall to `end_factor` of it at step run.steps.
+    `constant` keeps the rate; `cosine` lets it fall to `end_factor` of it at step run.steps. `openclip` is cosine after a warm-up
+    that begins at one step's share, whatever `start_factor` says.
     """
 
     kind: str = setting("constant", "The course after the warm-up.", choices=KINDS)
@@ -29,11 +30,13 @@ def rate_factor(config: ScheduleConfig, step: int, last: int = 0) -> float:
     """By what the base rate is multiplied in step `step` (from 0) of `last`.
 
     In the warm-up f + (1 - f) · t / warmup with f = start_factor; after it 1, or with `cosine`, e being end_factor,
-    e + (1 - e) · (1 + cos(π · (t - warmup) / (last - warmup))) / 2.
+    e + (1 - e) · (1 + cos(π · (t - warmup) / (last - warmup))) / 2. With `openclip`, (t + 1) / warmup in the warm-up.
     """
     if config.kind not in KINDS:
         raise UserError(f"schedule.kind={config.kind!r}: it may be {', '.join(KINDS)}")
     warmup = max(config.warmup_steps, 0)
+    if step < warmup and config.kind == "openclip":
+        return (step + 1) / warmup
     if step < warmup:
         return config.start_factor + (1 - config.start_factor) * step / warmup
     if config.kind == "constant":

@@ -207,7 +207,7 @@ class CropRule:
         room = clip.frames - v_len
         if room < 0:
             raise InfeasibleCrop(f"{clip.frames} frames are too short for {v_len}")
-        v_first = round(room / 2) if draws is None else draws.integer("v_start", 0, room)
+        v_first = round(room / 2) if draws is None or not room else draws.integer("v_start", 0, room)
         a_first = position(v_first / v_fps, a_fps)
         if a_first + a_len > clip.samples:
             raise InfeasibleCrop(f"samples {a_first} to {a_first + a_len} of {clip.samples}")

@@ -1,4 +1,4 @@
-"""How well offsets are told: SparseSync's metrics over pooled logits (N,C) and targets (N,)."""
+"""How well offsets, or anything else, are told: both families' metrics over pooled logits (N,C) and targets (N,)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ def _cumulative(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 def sync_metrics(logits: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
     """accuracy_k, accuracy_k_tol1 (a neighbouring class counts too), mAP, mROCAUC and dprime.
 
-    k is capped at the number of classes. A class that never occurs makes mAP 0 and mROCAUC 0.5. Logits that are not all
-    finite are replaced by chance, with a warning, as in the reference: a diverged model scores what it deserves.
+    k is capped at the number of classes. Of equal probabilities the higher class ranks first (scikit-learn's rule). Of two classes
+    there is one accuracy, by a probability above a half; neighbours would say nothing. A class that never occurs makes mAP 0 and
+    mROCAUC 0.5. Logits that are not all finite are replaced by chance, with a warning, as in the reference: a diverged model scores
+    what it deserves.
     """
     logits, targets = logits.detach().float().cpu(), targets.detach().cpu()
     classes = logits.shape[1]
@@ -47,13 +49,18 @@ def sync_metrics(logits: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5)) 
         _log.warning("the logits hold inf or nan: scored as random guesses")
         logits = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0))
     result: dict[str, float] = {}
-    ranked = logits.topk(min(max(ks), classes), dim=1).indices
-    for k in sorted({min(k, classes) for k in ks}):
-        result[f"accuracy_{k}"] = float((ranked[:, :k] == targets[:, None]).any(1).float().mean())
-    near = torch.stack([(targets + step).clamp(0, classes - 1) for step in (-1, 0, 1)], 1)
-    for k in sorted({min(k, classes) for k in ks}):
-        result[f"accuracy_{k}_tol1"] = float((ranked[:, :k, None] == near[:, None]).any(2).any(1).float().mean())
     probabilities = logits.softmax(1)
+    if classes == 2:
+        result["accuracy_1"] = float(((probabilities[:, 1] > 0.5) == targets).float().mean())
+    else:
+        most = sorted({min(k, classes) for k in ks})
+        ranked = probabilities.sort(dim=1, stable=True).indices.flip(1)
+        result |= {f"accuracy_{k}": float((ranked[:, :k] == targets[:, None]).any(1).float().mean()) for k in most}
+        near = torch.stack([(targets + step).clamp(0, classes - 1) for step in (-1, 0, 1)], 1)
+        ranked = logits.topk(most[-1], dim=1).indices
+        for k in most:
+            found = (ranked[:, :k, None] == near[:, None]).any(2).any(1)
+            result[f"accuracy_{k}_tol1"] = float(found.float().mean())
     if len(torch.unique(targets)) < classes or classes < 2 or len(targets) == 0:
         result |= {"mAP": 0.0, "mROCAUC": 0.5}
     else:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.weights import load_strictly
+from javisc.trainer.models.sync.checkpoint import SyncCheckpoint
 from javisc.trainer.models.sync.config import (
     AVSyncConfig,
     FullAttentionConfig,
@@ -19,6 +21,7 @@ from javisc.trainer.models.sync.config import (
 )
 from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.models.sync.transformer import FullAttention, SyncTransformer
+from javisc.trainer.transforms.sync_chain import SyncTransforms
 
 #: Class names that published configs use, by what they mean here. Only the last part of a dotted path is looked at.
 _PRE_NORMS = {"LayerNorm": "layer", "L2Normalize": "l2", "Identity": "identity"}
@@ -146,3 +149,20 @@ def visual_trunk_state(container: Mapping[str, Any]) -> dict[str, Tensor]:
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+def published(checkpoint: SyncCheckpoint) -> tuple[AVSync, SyncTransforms]:
+    """The model that a checkpoint's own config describes, with its weights, and its transforms. Raises UserError."""
+    node = checkpoint.config.get("model")
+    if not isinstance(node, Mapping):
+        raise UserError(f"{checkpoint.source} holds no config of its model: name the model's settings instead")
+    model = build_model(node)
+    load_strictly(model, checkpoint.model, checkpoint.source)
+    data, known = checkpoint.config.get("data") or {}, SyncTransforms()
+    return model, SyncTransforms(
+        crop_len_sec=float(data.get("crop_len_sec", known.crop_len_sec)),
+        max_off_sec=float(data.get("max_off_sec", known.max_off_sec)),
+        input_size=int(data.get("input_size", known.input_size)),
+        classes=model.config.head.classes,
+        audio_advance_sec=checkpoint.advance_sec,
+    )

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.weights import load_strictly
+from javisc.trainer.models.sync.checkpoint import SyncCheckpoint
 from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
+from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
 
 #: A layer of the audio transformer: (published, ours).
@@ -50,19 +53,9 @@ def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_renamed(name, back, "layers", "encoder.layer"): value for name, value in state.items()}
 
 
-def is_published(state: Mapping[str, Tensor]) -> bool:
-    """True if the audio transformer's layers have their published names."""
-    return any(".encoder.layer." in name for name in state)
-
-
-def without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the prefix that DistributedDataParallel puts before every name."""
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
 def extractor_states(state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The visual and the audio extractor's tensors under our names, out of a file of any stage. Raises UserError."""
-    state = own_names(without_wrapper(state))
+    state = own_names(state)
     found = []
     for first, later in _STAGE_1:
         prefix = first if any(name.startswith(first) for name in state) else later
@@ -73,21 +66,35 @@ def extractor_states(state: Mapping[str, Tensor], source: str) -> tuple[dict[str
     return found[0], found[1]
 
 
-def is_first_stage(state: Mapping[str, Tensor]) -> bool:
-    """True for the extractors of the first stage, which tell no offsets."""
-    return any(name.startswith("v_encoder.") for name in without_wrapper(state))
-
-
 def _depth(state: Mapping[str, Tensor], pattern: str) -> int:
     return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=-1)
 
 
-def config_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> SynchformerConfig:
-    """The model that a state dict under our names is of, sizes by its shapes, heads by the published settings.
+def published(checkpoint: SyncCheckpoint) -> tuple[Synchformer, SegmentTransforms]:
+    """The model of a checkpoint of the second or third stage, with its weights, and its transforms. Raises UserError."""
+    state = own_names(checkpoint.model)
+    config = config_of(state, checkpoint.config.get("model") or {}, checkpoint.source)
+    with torch.device("meta"):
+        model = Synchformer(config)
+    # The file's own tensors become the model's: it is in memory once.
+    load_strictly(model, state, checkpoint.source, assign=True)
+    for extractor in (model.vfeat_extractor, model.afeat_extractor):
+        extractor.requires_grad_(False)
+    return model, transforms_of(config, checkpoint.config.get("data") or {}, checkpoint.advance_sec)
+
+
+def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str) -> SynchformerConfig:
+    """The model that a state dict under our names is of: sizes by its shapes, heads and dropout by its config {target, params}.
 
     Raises UserError if it is no Synchformer's.
     """
-    params = settings.get("transformer", {}).get("params", {}) if isinstance(settings.get("transformer"), Mapping) else {}
+    every = node.get("params") or {}
+
+    def params_of(name: str) -> Mapping[str, Any]:
+        found = (every.get(name) or {}).get("params")
+        return found if isinstance(found, Mapping) else {}
+
+    params = params_of("transformer")
     try:
         head = "offset" if "transformer.off_head.weight" in state else "sync"
         width, _, tubelet, patch, _ = state["vfeat_extractor.patch_embed_3d.proj.weight"].shape
@@ -96,7 +103,7 @@ def config_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: 
         visual = VisualConfig(
             width=width,
             depth=_depth(state, r"vfeat_extractor\.blocks\.(\d+)\."),
-            heads=_HEADS,
+            heads=int(params_of("vfeat_extractor").get("num_heads", _HEADS)),
             image=round(places**0.5) * patch,
             patch=patch,
             frames=steps * tubelet,
@@ -104,11 +111,14 @@ def config_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: 
         )
         hidden, heard = state["afeat_extractor.ast.layers.0.mlp.fc1.weight"].shape
         positions = state["afeat_extractor.ast.embeddings.position_embeddings"].shape[1]
+        known = AudioConfig()
         audio = AudioConfig(
             width=heard,
             depth=_depth(state, r"afeat_extractor\.ast\.layers\.(\d+)\."),
-            heads=_HEADS,
+            heads=int(params_of("afeat_extractor").get("num_heads", _HEADS)),
             intermediate=hidden,
+            mels=int(params_of("afeat_extractor").get("num_mel_bins", known.mels)),
+            columns=int(params_of("afeat_extractor").get("max_spec_t", known.columns)),
         )
         if positions != 2 + audio.grid[0] * audio.grid[1]:
             raise UserError(
@@ -134,14 +144,14 @@ def config_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], source: 
 def transforms_of(config: SynchformerConfig, data: Mapping[str, Any], advance: float) -> SegmentTransforms:
     """The chain that a published model wants, by its own settings where it has any."""
     known = SegmentTransforms()
-    segments = config.segments
     own = SegmentTransforms(
         max_off_sec=float(data.get("max_off_sec", known.max_off_sec)),
         classes=config.transformer.classes if config.transformer.head == "offset" else known.classes,
         input_size=config.visual.image,
         audio_advance_sec=advance,
-        segments=segments,
+        segments=config.segments,
         segment_frames=config.visual.frames,
+        fps=int(data.get("vfps", known.fps)),
         step=float(data.get("step_size_seg", known.step)),
         mels=config.audio.mels,
         columns=config.audio.columns,
