@@ -1,4 +1,4 @@
-"""SparseSync's batches from compiled shards: offset and window decided by metadata, the rest done in the decoding threads."""
+"""The sync models' batches from compiled shards: offset and window decided by metadata, the rest in the decoding threads."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from javisc.trainer.data.reader import ReaderOptions
 from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.windows import Window
 from javisc.trainer.transforms.draws import SeededDraws
-from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, heard, plan, plan_several, seen
+from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan, plan_several
 from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths
 
 
 @dataclass(frozen=True)
 class SyncWindow:
-    """The window policy of SparseSync's chains. `fixed` takes offset and start from the manifest where a row has them.
+    """The window policy of a sync model's chain. `fixed` takes offset and start from the manifest where a row has them.
 
     With `offsets` above 1, a training window is one picture crop and the stretch of sound that so many offset crops need.
     """
@@ -40,11 +40,12 @@ class SyncWindow:
     offsets: int = 1
 
     def feasible(self, numbers: Mapping[str, NDArray[np.int64]], count: int, stride: int) -> NDArray[np.bool_]:
-        """Clips in which a crop fits at every offset of the grid, sound and picture."""
-        margin = self.transforms.max_off_sec if self.transforms.do_offset else 0.0
-        wanted = self.transforms.crop_len_sec + margin
+        """Clips in which a window fits whatever is drawn, sound and picture."""
+        # A hair less: 1.44 s at 25 fps are 36 frames, whatever the product's last bit says.
+        wanted = self.transforms.room_sec - 1e-9
         rates = np.maximum(numbers["audio_fps"], 1)
-        return (numbers["num_frames"] >= wanted * float(self.fps)) & (numbers["num_samples"] >= wanted * rates)
+        heard = wanted + self.transforms.audio_advance_sec
+        return (numbers["num_frames"] >= wanted * float(self.fps)) & (numbers["num_samples"] >= heard * rates)
 
     def windows(
         self,
@@ -83,7 +84,7 @@ class SyncWindow:
 
 @dataclass(frozen=True)
 class SyncBatch:
-    """vis (B, T, 3, S, S) normalised; aud (B·K, 1, 257, Ta) standardised; target (B·K,) classes, -1 without offsets; names.
+    """vis (B, …) and aud (B·K, …) as the model takes them; target (B·K,) classes, -1 without; names.
 
     K sounds of a clip lie together. `shift` (B·K,) is how many seconds later than the picture each really was taken.
     """
@@ -98,7 +99,7 @@ class SyncBatch:
 
 @dataclass(frozen=True)
 class SyncDataOptions:
-    """Where SparseSync's batches come from. `split` keeps rows of that split; None keeps all.
+    """Where a sync model's batches come from. `split` keeps rows of that split; None keeps all.
 
     `offsets_per_clip` sounds go with each picture crop in training; `cache_bytes` of decoded clips are kept in memory.
     """
@@ -137,6 +138,11 @@ class SyncBatches:
         if len(rates) != 1:
             raise UserError(f"the datasets have {len(rates)} frame rates ({rates[:4]}): build them with one --fps")
         fps = Fraction(float(rates[0])).limit_denominator(1001)
+        if transforms.whole_fps not in (None, fps):
+            raise UserError(
+                f"the datasets have {float(fps):g} frames a second, the model's segments {transforms.whole_fps}: "
+                f"build them with --fps {transforms.whole_fps}"
+            )
         if min(int(catalog.numbers["height"].min()), int(catalog.numbers["width"].min())) < transforms.input_size:
             raise UserError(
                 f"clips are smaller than input_size={transforms.input_size}: "
@@ -144,7 +150,7 @@ class SyncBatches:
             )
         policy = SyncWindow(transforms, fps, options.train, options.fixed, options.offsets_per_clip)
         table: BucketTable = single_bucket(
-            round(transforms.crop_len_sec * fps), transforms.input_size, transforms.input_size, options.batch_size
+            round(transforms.window_sec * fps), transforms.input_size, transforms.input_size, options.batch_size
         )
         # In training every rank must have a batch in every step; evaluation must see every clip.
         sampler_options = SamplerOptions(seed=options.seed, windows=policy, tail="drop" if options.train else "split")
@@ -166,16 +172,17 @@ class SyncBatches:
     def _sample(self, picture: NDArray[np.uint8], sound: NDArray[np.float32], clip: Clip) -> Any:
         rate = int(self.catalog.numbers["audio_fps"][clip.row])
         wave = torch.from_numpy(sound.mean(axis=1))
-        vis = seen(
-            self.transforms, torch.from_numpy(picture).permute(0, 3, 1, 2), SeededDraws(clip.seed), train=self.train
+        vis = self.transforms.pictures(
+            torch.from_numpy(picture).permute(0, 3, 1, 2), SeededDraws(clip.seed), train=self.train
         )
         sounds, targets, shifts = [], [], []
         for number, window in enumerate(clip.window.detail):
             first = window.a_first - clip.window.audio_first
             drawn = SeededDraws(clip.seed if number == 0 else int(draws.bits(clip.seed, "sound", number)[0]))
             piece = wave[first : first + window.a_len]
-            sounds.append(heard(self.transforms, piece, rate, drawn, train=self.train)[0].unsqueeze(0))
-            targets.append(-1 if window.offset_target is None else window.offset_target)
+            sounds.append(self.transforms.sounds(piece, rate, drawn, train=self.train))
+            label = self.transforms.label(window)
+            targets.append(-1 if label is None else label)
             shifts.append(window.a_first / rate - window.v_first / float(self.loader.options.fps))
         return vis, torch.stack(sounds), targets, shifts
 

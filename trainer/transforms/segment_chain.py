@@ -25,7 +25,7 @@ class SegmentTransforms(SyncTransforms):
     `segments` of `segment_frames` frames, `step` of a segment apart. With `do_offset` they are cut from a crop of `crop_len_sec`,
     without from the whole clip, with draws of their own for each (the first stage). `target` synchronizability draws clips whose
     sound is of another moment altogether, half of the time (the third stage). `half` rounds pictures to half precision, in
-    which the published weights were trained. `pad`: see `segment_mel`. `min_offsets` is unused: the grid is SparseSync's.
+    which the published weights were trained. `pad`: see `segment_mel`.
     """
 
     segments: int = 14
@@ -130,11 +130,12 @@ class SegmentTransforms(SyncTransforms):
                 augmented(self, part, _Renamed(draws, f"segment{number}_", ("upscale", "crop_top", "crop_left")))
                 for number, part in enumerate(parts)
             ]
-        return self.scaled(torch.stack(parts))
+        # The first stage looked at its held-out clips in full precision.
+        return self.scaled(torch.stack(parts), half=self.half and (train or self.do_offset))
 
-    def scaled(self, video: Tensor) -> Tensor:
-        """uint8 → [-1, 1], rounded to half precision on the way if `half`."""
-        if self.half:
+    def scaled(self, video: Tensor, half: bool | None = None) -> Tensor:
+        """uint8 → [-1, 1], rounded to half precision on the way if `half`, by default the setting."""
+        if self.half if half is None else half:
             return (video.half().div_(255).sub_(0.5).div_(0.5)).float()
         return (video.float() / 255 - 0.5) / 0.5
 
