@@ -37,7 +37,7 @@ def sync(
     """
     import torch
 
-    from javisc.trainer.tasks.sync import evaluate_selector
+    from javisc.trainer.tasks.selector import evaluate_selector
     from javisc.trainer.use.selector import load_selector
 
     model, transforms = load_selector(checkpoint)

@@ -18,7 +18,7 @@ from javisc.trainer.engine.schedule import ScheduleConfig, rate_factor
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.sync.official import build_transformer
-from javisc.trainer.tasks.sync import carried_over
+from javisc.trainer.tasks.selector import carried_over
 from support.sync_parity import SETS, rel
 
 SAMPLES = [path for folder in SETS for path in folder.glob("ckpt_format_sample*.pt")]

@@ -17,7 +17,8 @@ from javisc.trainer.engine.config import load_recipe, recipe_names, task_of
 from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.tasks.registry import load
-from javisc.trainer.tasks.sync import SyncRecipe, SyncTask, pooled_metrics, whole_model_state
+from javisc.trainer.tasks.selector import pooled_metrics, whole_model_state
+from javisc.trainer.tasks.sync import SyncRecipe, SyncTask
 from support import compiled, selector
 
 #: A run of a few steps of SparseSync itself, which the demonstration's own head stands in for.
@@ -156,5 +157,5 @@ def test_eval_measures_what_training_measured(dataset: Path, tmp_path: Path) -> 
     got = json.loads(told.stdout[told.stdout.index("{") :])
     assert got["clips"] == 4
     assert got == pytest.approx({key: measured[key] for key in got}, rel=1e-4, abs=1e-6)
-    with pytest.raises(UserError, match="iter_times"):
+    with pytest.raises(UserError, match="--iter-times above 1 needs --random-crops"):
         CliRunner().invoke(cli, [*arguments[:-1], "--iter-times", "2"], catch_exceptions=False, standalone_mode=False)

@@ -19,7 +19,7 @@ from javisc.trainer.models.sync.config import TRUNK_SIZES
 from javisc.trainer.models.sync.flops import audio_grid, classifier_flops
 from javisc.trainer.models.sync.model import AudioClassifier
 from javisc.trainer.task import CarryOver
-from javisc.trainer.tasks.sync import metric_names, pooled_metrics
+from javisc.trainer.tasks.selector import metric_names, pooled_metrics
 from javisc.trainer.transforms.sync_chain import AudioClipTransforms
 
 

@@ -11,7 +11,7 @@ from javisc.compiler.demo.acts import HELD_OUT, LEARNT
 from javisc.compiler.demo.sync import make_datasets, shifted_clip
 from javisc.trainer.engine.loop import train
 from javisc.trainer.tasks.registry import load
-from javisc.trainer.tasks.sync import evaluate_selector
+from javisc.trainer.tasks.selector import evaluate_selector
 from javisc.trainer.use.selector import Prediction, load_selector, predict
 
 #: How late, in seconds, the sound of the clips comes that are shifted on purpose.

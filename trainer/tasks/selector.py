@@ -1,0 +1,282 @@
+"""What training any sync model shares: its batches, its metrics, weights to start from, an optimizer that is carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.data import draws
+from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
+from javisc.trainer.engine.checkpoint_io import read_pt
+from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.settings import setting
+from javisc.trainer.engine.weights import read_weights
+from javisc.trainer.models.sync.checkpoint import SyncCheckpoint, read_sync_checkpoint
+from javisc.trainer.models.sync.metrics import sync_metrics
+from javisc.trainer.task import CarryOver
+from javisc.trainer.transforms.sync_chain import SyncTransforms
+
+#: How the reference's files end; anything else is read as safetensors.
+PICKLED = (".pt", ".pth", ".pyth")
+
+
+@dataclass
+class SyncData:
+    """The batches. Splits are the manifest's; `fixed_offsets` takes evaluation crops from its columns where it has them.
+
+    `iter_times` passes over the held-out data are pooled: more than one needs random crops. `evaluate_at_most` batches per
+    pass and process are looked at, 0 meaning all. In training, each of `batch_size` picture crops goes with `offsets_per_clip`
+    sounds at different offsets. `cache_mb` megabytes (10^6) of decoded clips are kept in memory by each process.
+    """
+
+    paths: list[str] = setting([], "The datasets; --data sets it.")
+    batch_size: int = setting(10, "Clips of a process in a batch.", least=1)
+    train_split: str | None = setting(
+        "train", "Rows that are trained on, by the manifest's column split; null takes all."
+    )
+    valid_split: str | None = setting("val", "Rows that are held out; null validates nothing.")
+    fixed_offsets: bool = setting(True, "Take evaluation crops from the manifest's columns where it has them.")
+    iter_times: int = setting(1, "Passes over the held-out data that are pooled.", least=1)
+    evaluate_at_most: int = setting(0, "Batches of a validation, per pass and process; 0 takes all.", least=0)
+    threads: int = setting(2, "Threads that decode.", least=1)
+    ahead: int = setting(2, "Batches that are read ahead.", least=1)
+    offsets_per_clip: int = setting(1, "Sounds that each picture crop goes with.", least=1)
+    cache_mb: int = setting(0, "Megabytes of decoded clips that each process keeps; 0 keeps none.", least=0)
+
+
+@dataclass
+class SelectorRecipe(Recipe):
+    """What the recipes of all sync models share. Each adds its model and where it starts, and may have transforms of its own."""
+
+    data: SyncData = field(default_factory=SyncData)
+    transforms: SyncTransforms = field(default_factory=SyncTransforms)
+
+
+class SelectorTask:
+    """A model (vis, aud) → (…, logits) over shards, and how well it tells what it was asked."""
+
+    def __init__(self, recipe: Any, classes: int) -> None:
+        recipe.transforms.check()
+        if recipe.data.iter_times > 1 and recipe.data.fixed_offsets:
+            raise UserError(
+                "data.iter_times > 1 needs data.fixed_offsets=false: with fixed crops all passes would be the same"
+            )
+        most = (classes + 1) // 2
+        if not 1 <= recipe.data.offsets_per_clip <= most:
+            raise UserError(
+                f"data.offsets_per_clip={recipe.data.offsets_per_clip}: 1 to {most}, half of the classes, fit"
+            )
+        if not recipe.data.paths:
+            raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
+        self.recipe, self.classes = recipe, classes
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The model's repeated parts."""
+        blocks: list[nn.Module] = model.blocks()  # type: ignore[operator]
+        return blocks
+
+    def source(self, rank: int, world: int) -> SyncBatches:
+        """Training batches of one rank."""
+        data = self.recipe.data
+        options = SyncDataOptions(
+            data.batch_size,
+            self.recipe.seed,
+            data.train_split,
+            threads=data.threads,
+            ahead=data.ahead,
+            offsets_per_clip=data.offsets_per_clip,
+            cache_bytes=data.cache_mb * 1_000_000,
+        )
+        return SyncBatches(data.paths, self.recipe.transforms, options, rank=rank, world=world)
+
+    def size(self, batch: SyncBatch) -> int:
+        return len(batch.target)
+
+    def keys(self, batch: SyncBatch) -> list[str]:
+        return batch.keys
+
+    def metrics(self) -> tuple[str, ...]:
+        """What `validate` measures."""
+        return () if self.recipe.data.valid_split is None else metric_names(self.classes)
+
+    def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
+        """The metrics over the held-out split, each process looking at its share; {} if the recipe names none."""
+        split = self.recipe.data.valid_split
+        return {} if split is None else self.evaluate(model, split, rank, world, device)
+
+    def evaluate(
+        self, model: nn.Module, split: str | None, rank: int, world: int, device: torch.device
+    ) -> dict[str, float]:
+        """The metrics and the loss over a split, all logits of all processes and passes pooled."""
+        recipe = self.recipe
+        return evaluate(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world, device)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    data: SyncData,
+    transforms: SyncTransforms,
+    seed: int,
+    split: str | None,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """`SelectorTask.evaluate` for a model that has no recipe."""
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    for _, batch in held_out(model, data, transforms, seed, split, rank, world, device):
+        logits.append(model(batch.vis.to(device), batch.aud.to(device))[1].float().cpu())
+        targets.append(batch.target)
+    return pooled_metrics(logits, targets, world)
+
+
+def held_out(
+    model: nn.Module,
+    data: SyncData,
+    transforms: SyncTransforms,
+    seed: int,
+    split: str | None,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> Iterator[tuple[int, SyncBatch]]:
+    """(pass, batch) of this process's share of a split. All processes take the same number where the model is sharded."""
+    for turn in range(data.iter_times):
+        # Every pass draws other crops; the same ones in every evaluation, so that a curve moves by the model alone.
+        drawn = int(draws.bits(seed, "evaluate", turn)[0]) & (2**31 - 1)
+        options = SyncDataOptions(
+            data.batch_size,
+            drawn,
+            split,
+            train=False,
+            fixed=data.fixed_offsets,
+            threads=data.threads,
+            ahead=data.ahead,
+        )
+        source = SyncBatches(data.paths, transforms, options, rank=rank, world=world)
+        try:
+            for number, batch in enumerate(source, 1):
+                if isinstance(model, FSDPModule) and world > 1:
+                    _same_steps(number, device)
+                yield turn, batch
+                if number == data.evaluate_at_most:
+                    break
+        finally:
+            source.close()
+
+
+def evaluate_selector(
+    model: nn.Module,
+    transforms: SyncTransforms,
+    paths: Sequence[str],
+    split: str | None,
+    *,
+    fixed: bool = True,
+    times: int = 1,
+    batch_size: int = 10,
+    threads: int = 2,
+    seed: int = 1337,
+) -> dict[str, float]:
+    """A trained selector's metrics on a split of compiled datasets, in this process. Raises UserError."""
+    data = SyncData(list(paths), batch_size, valid_split=split, fixed_offsets=fixed, iter_times=times, threads=threads)
+    if times > 1 and fixed:
+        raise UserError("--iter-times above 1 needs --random-crops: with fixed crops all passes would be the same")
+    transforms.check()
+    return evaluate(model, data, transforms, seed, split, 0, 1, next(model.parameters()).device)
+
+
+def _same_steps(number: int, device: torch.device) -> None:
+    """Sharded parameters are gathered in every forward pass, so all processes must take the same number of them."""
+    step = torch.tensor([number], device=device)
+    dist.all_reduce(step, dist.ReduceOp.MIN)
+    if int(step.item()) != number:
+        raise UserError(
+            "the held-out split does not divide evenly over the processes: with fsdp2 set data.evaluate_at_most"
+        )
+
+
+def pooled(mine: tuple[Tensor, ...] | None, world: int) -> tuple[Tensor, ...]:
+    """All processes' tensors, each kind in a row. Raises UserError if no process has any."""
+    parts: list[tuple[Tensor, ...] | None] = [None] * world
+    if world > 1:
+        dist.all_gather_object(parts, mine)
+    else:
+        parts = [mine]
+    have = [part for part in parts if part is not None]
+    if not have:
+        raise UserError("the held-out split has no clip that fits: check data.valid_split and the clips' lengths")
+    return tuple(torch.cat(kind) for kind in zip(*have, strict=True))
+
+
+def pooled_metrics(logits: Sequence[Tensor], targets: Sequence[Tensor], world: int) -> dict[str, float]:
+    """Metrics and mean loss over all processes' logits. Raises UserError if there are none."""
+    every, wanted = pooled((torch.cat(list(logits)), torch.cat(list(targets))) if logits else None, world)
+    return {**sync_metrics(every, wanted), "loss": float(F.cross_entropy(every, wanted)), "clips": float(len(wanted))}
+
+
+def metric_names(classes: int) -> tuple[str, ...]:
+    """What `pooled_metrics` measures of so many classes."""
+    return tuple(pooled_metrics([torch.zeros(1, classes)], [torch.zeros(1, dtype=torch.long)], 1))
+
+
+def carried_over(checkpoint: SyncCheckpoint, model: nn.Module, order: Sequence[str] | None = None) -> CarryOver:
+    """A checkpoint's optimizer by this model's names: the reference numbers parameters in the order of its own model.
+
+    `order`: the parameters' names in that order, where this model's is another. Raises UserError if the checkpoint has no optimizer
+    or it is of another model.
+    """
+    optimizer, schedule, scaler = checkpoint.optimizer, checkpoint.lr_scheduler, checkpoint.scaler or {}
+    named = dict(model.named_parameters())
+    parameters = [(name, named[name]) for name in (order or named)]
+    try:
+        assert optimizer is not None and schedule is not None
+        group = optimizer["param_groups"][0]
+        numbers = [int(number) for number in group["params"]]
+        if len(numbers) != len(parameters):
+            raise UserError(f"{checkpoint.source} optimizes {len(numbers)} tensors, the model has {len(parameters)}")
+        moments: dict[str, dict[str, Tensor]] = {}
+        for number, (name, p) in zip(numbers, parameters, strict=True):
+            state = optimizer["state"].get(number)
+            if state is None:
+                continue
+            moments[name] = {"step": torch.as_tensor(float(state["step"]))}
+            for key in ("exp_avg", "exp_avg_sq"):
+                if state[key].shape != p.shape:
+                    raise UserError(
+                        f"{checkpoint.source}: the optimizer's {key} of tensor {number} does not fit {name}"
+                    )
+                moments[name][key] = state[key]
+        rate = schedule["_schedulers"][0]["base_lrs"][0] if "_schedulers" in schedule else group["lr"]
+        scale = scaler.get("scale")
+        growth = int(scaler.get("_growth_tracker", 0))
+        return CarryOver(
+            moments, float(rate), int(schedule["last_epoch"]), None if scale is None else float(scale), growth
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"{checkpoint.source} holds no optimizer and schedule of the reference: set start.carry_over=false"
+        ) from error
+
+
+def contents(path: str) -> dict[str, Tensor]:
+    """A weight file's tensors: the reference's .pt with whatever it holds, or safetensors."""
+    loaded = read_pt(path) if path.endswith(PICKLED) else read_weights(Path(path))
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds no weights by name")
+    return loaded
+
+
+def whole_model_state(path: str) -> dict[str, Tensor]:
+    """A whole model's state dict from the reference's checkpoint, or from what a run of ours left (`best/`)."""
+    return read_sync_checkpoint(path).model if path.endswith(PICKLED) else read_weights(Path(path))
