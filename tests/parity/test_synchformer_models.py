@@ -168,7 +168,9 @@ def test_whole_model(folder: Path, name: str) -> None:
     fixture = Fixture(folder, name)
     config = fixture.meta["config"]
     trains = bool(fixture.named("grad/"))
-    settings = SynchformerConfig(visual_config(config), audio_config(config), join_config(config), train_extractors=trains)
+    settings = SynchformerConfig(
+        visual_config(config), audio_config(config), join_config(config), trains, config["segments"]
+    )
     assert settings.segments == config["segments"]
     module = loaded(Synchformer(settings), fixture)
     seen = stages(module, fixture)

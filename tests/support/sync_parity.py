@@ -1,4 +1,4 @@
-"""Reading the parity sets of both sync families: fixtures by the set's own manifest, weights by its recipe. Any set of the layout will do."""
+"""Reading the parity sets of both sync families: by their own manifests, weights by their recipes. Any such set will do."""
 
 from __future__ import annotations
 

@@ -86,7 +86,8 @@ class SyncWindow:
 class SyncBatch:
     """vis (B, …) and aud (B·K, …) as the model takes them; target (B·K,) classes, -1 without; names.
 
-    K sounds of a clip lie together. `shift` (B·K,) is how many seconds later than the picture each really was taken.
+    K sounds of a clip lie together. `shift` (B·K,) is how many seconds later than the picture each really was taken, `starts` the
+    pictures' first frames, by clip.
     """
 
     vis: torch.Tensor
@@ -95,6 +96,7 @@ class SyncBatch:
     shift: torch.Tensor
     keys: list[str]
     replaced: tuple[tuple[int, str], ...] = ()
+    starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,12 @@ class SyncBatches:
                 f"the datasets have {float(fps):g} frames a second, the model's segments {transforms.whole_fps}: "
                 f"build them with --fps {transforms.whole_fps}"
             )
+        heard = np.unique(catalog.numbers["audio_fps"][catalog.numbers["num_samples"] > 0])
+        if transforms.whole_rate is not None and list(heard) != [transforms.whole_rate]:
+            raise UserError(
+                f"the datasets have {', '.join(map(str, heard[:4]))} samples a second, the model's segments "
+                f"{transforms.whole_rate}: build them with that rate"
+            )
         if min(int(catalog.numbers["height"].min()), int(catalog.numbers["width"].min())) < transforms.input_size:
             raise UserError(
                 f"clips are smaller than input_size={transforms.input_size}: "
@@ -184,7 +192,7 @@ class SyncBatches:
             label = self.transforms.label(window)
             targets.append(-1 if label is None else label)
             shifts.append(window.a_first / rate - window.v_first / float(self.loader.options.fps))
-        return vis, torch.stack(sounds), targets, shifts
+        return vis, torch.stack(sounds), targets, shifts, clip.window.first
 
     def __len__(self) -> int:
         """Batches left in the epoch."""
@@ -194,7 +202,7 @@ class SyncBatches:
         """The rest of the epoch."""
         for loaded in self.loader:
             if loaded.items:
-                vis, aud, target, shift = zip(*loaded.items, strict=True)
+                vis, aud, target, shift, starts = zip(*loaded.items, strict=True)
                 keys = [str(label["key"]) for label in loaded.labels]
                 yield SyncBatch(
                     torch.stack(vis),
@@ -203,6 +211,7 @@ class SyncBatches:
                     torch.tensor([one for some in shift for one in some]),
                     keys,
                     loaded.replaced,
+                    starts,
                 )
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def similarities(seen: Tensor, heard: Tensor, temperature: Tensor) -> tuple[Tens
 
 
 def segment_contrast(seen: Tensor, heard: Tensor, temperature: Tensor) -> Tensor:
-    """½ [CE(picture → sound) + CE(sound → picture)] (InfoNCE, as CLIP's): the positive is the segment of the same clip and time."""
+    """½ [CE(picture → sound) + CE(sound → picture)] (InfoNCE, as CLIP's): the positive is of the same clip and time."""
     own = torch.arange(len(seen), device=seen.device)
     forth, back = similarities(seen, heard, temperature)
     return (F.cross_entropy(forth, own) + F.cross_entropy(back, own)) / 2

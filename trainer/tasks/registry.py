@@ -14,6 +14,8 @@ from javisc.trainer.task import Measures, Task
 #: task → (module, its recipe's class, its own class)
 TASKS: dict[str, tuple[str, str, str]] = {
     "sync": ("javisc.trainer.tasks.sync", "SyncRecipe", "SyncTask"),
+    "synchformer": ("javisc.trainer.tasks.synchformer", "SynchformerRecipe", "SynchformerTask"),
+    "synchformer-avclip": ("javisc.trainer.tasks.synchformer_avclip", "SegmentContrastRecipe", "SegmentContrastTask"),
     "sync-audio": ("javisc.trainer.tasks.sync_audio", "SyncAudioRecipe", "SyncAudioTask"),
     "audio": ("javisc.trainer.tasks.audio", "DiTRecipe", "AudioTask"),
     "prior": ("javisc.trainer.tasks.prior", "PriorRecipe", "PriorTask"),
@@ -40,6 +42,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Task[Any]]:
 def changes(name: str, overrides: Sequence[str]) -> list[str]:
     """Lines `key: old → new` for every setting that the overrides change in the recipe."""
     return differences(as_dict(recipe_of(name)), as_dict(recipe_of(name, overrides)))
+
+
+def parts_of(task: str) -> tuple[type[Recipe], Any]:
+    """A known task's recipe class and its own class."""
+    module, recipe_class, task_class = TASKS[task]
+    made = importlib.import_module(module)
+    return getattr(made, recipe_class), getattr(made, task_class)
 
 
 def _entry(name: str) -> tuple[ModuleType, str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,20 @@ class SelectorTask:
         """The model's repeated parts."""
         blocks: list[nn.Module] = model.blocks()  # type: ignore[operator]
         return blocks
+
+    def carried(
+        self, model: nn.Module, order: Callable[[SyncCheckpoint], Sequence[str]] | None = None
+    ) -> CarryOver | None:
+        """The optimizer of start.model, where the recipe asks for it. `order`: see `carried_over`. Raises UserError."""
+        start = self.recipe.start
+        if not start.carry_over:
+            return None
+        if not start.model or not start.model.endswith(PICKLED):
+            raise UserError(
+                "start.carry_over=true needs start.model=CHECKPOINT.pt of the reference: weights alone hold no optimizer"
+            )
+        checkpoint = read_sync_checkpoint(start.model)
+        return carried_over(checkpoint, model, order(checkpoint) if order else None)
 
     def source(self, rank: int, world: int) -> SyncBatches:
         """Training batches of one rank."""
@@ -233,8 +247,8 @@ def metric_names(classes: int) -> tuple[str, ...]:
 def carried_over(checkpoint: SyncCheckpoint, model: nn.Module, order: Sequence[str] | None = None) -> CarryOver:
     """A checkpoint's optimizer by this model's names: the reference numbers parameters in the order of its own model.
 
-    `order`: the parameters' names in that order, where this model's is another. Raises UserError if the checkpoint has no optimizer
-    or it is of another model.
+    `order`: the parameters' names in that order, where this model's is another. Raises UserError if the checkpoint has no
+    optimizer or it is of another model.
     """
     optimizer, schedule, scaler = checkpoint.optimizer, checkpoint.lr_scheduler, checkpoint.scaler or {}
     named = dict(model.named_parameters())

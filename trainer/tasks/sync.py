@@ -15,17 +15,14 @@ from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.forecast.flops import Tally
 from javisc.trainer.models.sync.alignment import PARTS
-from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.sync.config import AVSyncConfig
 from javisc.trainer.models.sync.flops import sync_flops, sync_grids
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.models.sync.official import audio_trunk_state, visual_trunk_state
 from javisc.trainer.task import CarryOver
 from javisc.trainer.tasks.selector import (
-    PICKLED,
     SelectorRecipe,
     SelectorTask,
-    carried_over,
     contents,
     whole_model_state,
 )
@@ -104,14 +101,7 @@ class SyncTask(SelectorTask):
 
     def carry_over(self, model: nn.Module) -> CarryOver | None:
         """The reference checkpoint's optimizer, where the recipe asks for it."""
-        start = self.recipe.start
-        if not start.carry_over:
-            return None
-        if not start.model or not start.model.endswith(PICKLED):
-            raise UserError(
-                "start.carry_over=true needs start.model=CHECKPOINT.pt of the reference: weights alone hold no optimizer"
-            )
-        return carried_over(read_sync_checkpoint(start.model), model)
+        return self.carried(model)
 
     def tokens(self, batch: SyncBatch) -> int:
         """Context tokens of both streams."""

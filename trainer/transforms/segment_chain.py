@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.settings import setting
 from javisc.trainer.transforms import sync_audio
 from javisc.trainer.transforms.draws import Draws
-from javisc.trainer.transforms.segment_mel import normalised_log_mel
+from javisc.trainer.transforms.segment_mel import PADS, normalised_log_mel
 from javisc.trainer.transforms.segments import SegmentRule
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, augmented, centred
 from javisc.trainer.transforms.sync_window import Lengths, Window
@@ -28,26 +29,25 @@ class SegmentTransforms(SyncTransforms):
     which the published weights were trained. `pad`: see `segment_mel`.
     """
 
-    segments: int = 14
-    segment_frames: int = 16
-    step: float = 0.5
-    fps: int = 25
-    target: str = "offset"
-    half: bool = True
-    mels: int = 128
-    columns: int = 66
-    pad: str = "official"
+    segments: int = setting(14, "Segments of a window.", least=1)
+    segment_frames: int = setting(16, "Frames of a segment.", least=1)
+    step: float = setting(0.5, "From one segment's start to the next one's, as a part of a segment.", above=0, most=1)
+    fps: int = setting(25, "Frames a second of the datasets.", least=1)
+    rate: int = setting(16000, "Samples a second of the datasets.", least=1000)
+    target: str = setting("offset", "What is to be told.", choices=TARGETS)
+    half: bool = setting(True, "Round pictures to half precision, as published weights saw them.")
+    mels: int = setting(128, "Bands of the spectrogram.", least=16)
+    columns: int = setting(66, "Columns of the spectrogram.", least=16)
+    pad: str = setting("official", "What fills a short spectrogram.", choices=PADS)
+    grid_starts: bool = setting(
+        False, "Start training pictures at whole steps from the clip's start, so that their features can be kept."
+    )
 
     def check(self) -> None:
         """Raise UserError for settings that do not go together."""
         super().check()
-        if self.target not in TARGETS:
-            raise UserError(f"transforms.target={self.target!r}: it may be {', '.join(TARGETS)}")
-        if self.segments < 1 or self.segment_frames < 1 or not 0 < self.step <= 1:
-            raise UserError(
-                f"transforms.segments={self.segments}, segment_frames={self.segment_frames}, step={self.step}: at least one "
-                "segment of at least one frame, a step above 0 and up to 1"
-            )
+        if int(self.step * self.segment_frames) < 1:
+            raise UserError(f"transforms.step={self.step}: of {self.segment_frames} frames that is none; make it larger")
         if self.do_offset and self.crop_len_sec + 1e-9 < self.covered_sec:
             raise UserError(
                 f"transforms.crop_len_sec={self.crop_len_sec}: {self.segments} segments cover {self.covered_sec} s, "
@@ -78,6 +78,14 @@ class SegmentTransforms(SyncTransforms):
     def whole_fps(self) -> int | None:
         return self.fps
 
+    @property
+    def whole_rate(self) -> int | None:
+        return self.rate
+
+    @property
+    def asks(self) -> str:
+        return self.target
+
     def label(self, window: Window) -> int | None:
         return window.sync_target if self.target == "synchronizability" else window.offset_target
 
@@ -105,16 +113,22 @@ class SegmentTransforms(SyncTransforms):
         first = crops[0]
         cut = self.rule.cut(Lengths(first.v_len, first.a_len, clip.fps, clip.rate), draws)
         frames, samples = cut.covered
+        v_moved, a_moved = cut.v_starts[0], cut.a_starts[0]
+        if draws is not None and self.grid_starts:
+            back = self._back(first.v_first + v_moved, min(crop.a_first for crop in crops) + a_moved, clip)
+            v_moved, a_moved = v_moved - back, a_moved - back * int(clip.rate) // int(clip.fps)
         return [
-            replace(
-                crop,
-                v_first=crop.v_first + cut.v_starts[0],
-                v_len=frames,
-                a_first=crop.a_first + cut.a_starts[0],
-                a_len=samples,
-            )
+            replace(crop, v_first=crop.v_first + v_moved, v_len=frames, a_first=crop.a_first + a_moved, a_len=samples)
             for crop in crops
         ]
+
+    def _back(self, frame: int, sample: int, clip: Lengths) -> int:
+        """By how many frames both streams start earlier so that the picture's segments lie on the clip's own grid.
+
+        0 where the sound has no room for it: that window then lies where it was drawn.
+        """
+        back = frame % int(self.step * self.segment_frames)
+        return back if back * int(clip.rate) // int(clip.fps) <= sample else 0
 
     def pictures(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
         """uint8 (T,3,H,W) of the window → (S,frames,3,side,side), float32 in [-1, 1]."""

@@ -46,7 +46,7 @@ class SegmentRule:
     def cut(self, clip: Lengths, draws: Draws | None, jitter_sec: float = 0.0) -> Segments:
         """The segments of a clip: from a random frame on if there are draws, else in the middle.
 
-        With draws, a jitter of up to so many seconds moves all sounds together, as far as the clip has any. Raises InfeasibleCrop.
+        With draws, a jitter of up to so many seconds moves all sounds together, as far as there is room. Raises InfeasibleCrop.
         """
         fps, rate = int(clip.fps), int(clip.rate)
         v_size, a_size, v_step, a_step = self.sizes(fps, rate)

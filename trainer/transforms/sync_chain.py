@@ -82,6 +82,16 @@ class SyncTransforms:
         """The only frame rate that suits, None for any."""
         return None
 
+    @property
+    def whole_rate(self) -> int | None:
+        """The only sample rate that suits, None for any."""
+        return None
+
+    @property
+    def asks(self) -> str:
+        """What the model is to tell: offset, or synchronizability."""
+        return "offset"
+
     def label(self, window: Window) -> int | None:
         """The class that is to be told, None without one."""
         return window.offset_target

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from javisc.compiler.media.transcode import transcode
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.decode import frames, samples
 from javisc.trainer.engine.weights import load_strictly, read_weights
+from javisc.trainer.models.families import family_of_task
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
-from javisc.trainer.models.sync.model import AVSync
-from javisc.trainer.tasks.sync import SyncRecipe
+from javisc.trainer.tasks.registry import parts_of
+from javisc.trainer.tasks.selector import PICKLED
 from javisc.trainer.transforms.draws import SeededDraws
-from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, plan
+from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan
 from javisc.trainer.transforms.sync_window import ClassGrid, InfeasibleCrop, Lengths
 
 #: What `loop.save_weights` leaves beside the weights.
@@ -40,43 +43,39 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The offset that was asked for, as the nearest of the grid, and all offsets from the likeliest down."""
+    """The offset that was asked for, as the nearest of the grid, and all offsets from the likeliest down.
+
+    A model of synchronizability tells one probability instead: that this crop can be synchronised at all. `audio_advance_sec`: by
+    how much later than the clock says the sound was taken, see `SyncTransforms`.
+    """
 
     truth: Guess
-    ranked: list[Guess]
+    ranked: list[Guess] = field(default_factory=list)
+    synchronizable: float | None = None
+    audio_advance_sec: float = 0.0
 
 
-def load_selector(path: str) -> tuple[AVSync, SyncTransforms]:
-    """A trained selector and the transforms it wants: the reference's `.pt`, or the folder `best` of a run.
+def load_selector(path: str) -> tuple[nn.Module, SyncTransforms]:
+    """A trained model of any family and the transforms it wants: a published `.pt`, or the folder `best` of a run.
 
-    Raises UserError if the file is neither, broken or hostile.
+    Which family it is of, the file says. Raises UserError if the file is neither, broken or hostile.
     """
-    if path.endswith((".pt", ".pth")):
-        checkpoint = read_sync_checkpoint(path)
-        model = checkpoint.build()
-        data = checkpoint.config.get("data") or {}
-        known = SyncTransforms()
-        return model.eval(), SyncTransforms(
-            crop_len_sec=float(data.get("crop_len_sec", known.crop_len_sec)),
-            max_off_sec=float(data.get("max_off_sec", known.max_off_sec)),
-            input_size=int(data.get("input_size", known.input_size)),
-            classes=(model.config.full_attention or model.config.transformer).classes,
-        )
+    if path.endswith(PICKLED):
+        model, transforms = read_sync_checkpoint(path).build()
+        return model.eval(), transforms
     settings = Path(path) / RECIPE
     if not settings.is_file() or settings.stat().st_size > _MAX_RECIPE_BYTES:
-        raise UserError(f"{path} is no trained selector: give the reference's .pt, or the folder 'best' of a run")
+        raise UserError(f"{path} is no trained selector: give a published .pt, or the folder 'best' of a run")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(SyncRecipe), json.loads(settings.read_text(encoding="utf-8")))
-        recipe = OmegaConf.to_object(merged)
+        stored = json.loads(settings.read_text(encoding="utf-8"))
+        name = stored.get("task") if isinstance(stored, dict) else None
+        if family_of_task(str(name)) is None:
+            raise UserError(f"{settings} is no recipe of a sync run: its task is {name!r}")
+        recipe_class, task_class = parts_of(str(name))
+        recipe: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(recipe_class), stored))
     except (ValueError, OmegaConfBaseException) as error:
         raise UserError(f"{settings} is no recipe of a sync run ({str(error).splitlines()[0]})") from error
-    assert isinstance(recipe, SyncRecipe)
-    if recipe.model.head.classes != recipe.transforms.classes:
-        raise UserError(
-            f"{settings}: the model has {recipe.model.head.classes} classes, the transforms {recipe.transforms.classes}: "
-            "take the folder 'best' as the run left it"
-        )
-    model = AVSync(recipe.model)
+    model = task_class.selector(recipe)
     load_strictly(model, read_weights(Path(path)), path)
     return model.eval(), recipe.transforms
 
@@ -86,9 +85,18 @@ def short_side(transforms: SyncTransforms) -> int:
     return 256 if transforms.input_size == 224 else transforms.input_size
 
 
+def with_advance(transforms: SyncTransforms, seconds: float | None) -> SyncTransforms:
+    """The transforms with another `audio_advance_sec`, None for their own. Raises UserError for one that cannot be."""
+    if seconds is None:
+        return transforms
+    changed = replace(transforms, audio_advance_sec=seconds)
+    changed.check()
+    return changed
+
+
 @torch.no_grad()
 def predict(
-    model: AVSync,
+    model: nn.Module,
     transforms: SyncTransforms,
     video: Path,
     *,
@@ -114,25 +122,32 @@ def predict(
         window = plan(transforms, lengths, draws, train=False, fixed=FixedOffset(offset_sec, v_start_sec))
     except InfeasibleCrop as error:
         raise UserError(f"{video}: {error}; give another --offset-sec or --v-start-sec") from error
-    pictures = torch.from_numpy(frames(mp4, window.v_first, window.v_len, fps=recipe.rate, gop=recipe.gop)).permute(
-        0, 3, 1, 2
-    )
+    decoded = frames(mp4, window.v_first, window.v_len, fps=recipe.rate, gop=recipe.gop)
+    vis = transforms.pictures(torch.from_numpy(decoded).permute(0, 3, 1, 2), draws, train=False)
     wave = torch.from_numpy(samples(flac, window.a_first, window.a_len)).mean(1)
-    sample = apply(transforms, pictures, wave, window, recipe.sample_rate, draws, train=False)
+    aud = transforms.sounds(wave, recipe.sample_rate, draws, train=False)
     device = next(model.parameters()).device
-    _, logits = model(sample.vis[None].to(device), sample.aud[None].to(device))
-    chances = logits[0].float().softmax(0)
+    logits = model(vis[None].to(device), aud[None].to(device))[1][0].float()
+    chances, advance = logits.softmax(0), transforms.audio_advance_sec
+    assert window.offset_target is not None and window.offset_label is not None
+    if transforms.asks == "synchronizability":
+        truth = Guess(0.0, 0.0, window.offset_label, window.offset_target)
+        return Prediction(truth, synchronizable=float(chances[1]), audio_advance_sec=advance)
     grid = ClassGrid(transforms.max_off_sec, transforms.classes).values
-    guesses = [Guess(float(chances[c]), float(logits[0, c]), float(grid[c]), c) for c in range(transforms.classes)]
-    assert window.offset_target is not None
+    guesses = [Guess(float(chances[c]), float(logits[c]), float(grid[c]), c) for c in range(transforms.classes)]
     ranked = sorted(guesses, key=lambda guess: (-guess.logit, guess.offset_class))
-    return Prediction(guesses[window.offset_target], ranked)
+    return Prediction(guesses[window.offset_target], ranked, audio_advance_sec=advance)
 
 
 def told(prediction: Prediction, at_most: int = 5) -> str:
     """The reference's own wording: probability, logit, offset and class, from the likeliest down."""
     truth = prediction.truth
-    lines = [f"Ground Truth offset (sec): {truth.offset_sec:.2f} ({truth.offset_class})", "", "Prediction Results:"]
+    lines = [f"Ground Truth offset (sec): {truth.offset_sec:.2f} ({truth.offset_class})"]
+    if prediction.audio_advance_sec:
+        lines.append(f"Sound taken {prediction.audio_advance_sec:.3f} s later, as these weights want (--audio-advance-sec)")
+    lines += ["", "Prediction Results:"]
+    if prediction.synchronizable is not None:
+        lines.append(f"p={prediction.synchronizable:.4f}, can be synchronised")
     for guess in prediction.ranked[:at_most]:
         lines.append(f'p={guess.probability:.4f} ({guess.logit:.4f}), "{guess.offset_sec:.2f}" ({guess.offset_class})')
     return "\n".join(lines)

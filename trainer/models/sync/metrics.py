@@ -38,10 +38,10 @@ def _cumulative(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 def sync_metrics(logits: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
     """accuracy_k, accuracy_k_tol1 (a neighbouring class counts too), mAP, mROCAUC and dprime.
 
-    k is capped at the number of classes. Of equal probabilities the higher class ranks first (scikit-learn's rule). Of two classes
-    there is one accuracy, by a probability above a half; neighbours would say nothing. A class that never occurs makes mAP 0 and
-    mROCAUC 0.5. Logits that are not all finite are replaced by chance, with a warning, as in the reference: a diverged model scores
-    what it deserves.
+    k is capped at the number of classes. Of equal probabilities the higher class ranks first (scikit-learn's rule). Of two
+    classes there is one accuracy, by a probability above a half; neighbours would say nothing. A class that never occurs makes
+    mAP 0 and mROCAUC 0.5. Logits that are not all finite are replaced by chance, with a warning, as in the reference: a
+    diverged model scores what it deserves.
     """
     logits, targets = logits.detach().float().cpu(), targets.detach().cpu()
     classes = logits.shape[1]

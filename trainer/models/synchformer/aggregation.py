@@ -13,9 +13,7 @@ class Aggregation(nn.TransformerEncoderLayer):
     """
 
     def __init__(self, width: int, heads: int, hidden: int, rows: int | None = None) -> None:
-        super().__init__(
-            width, heads, hidden, 0.0, nn.GELU(), layer_norm_eps=1e-6, batch_first=True, norm_first=True
-        )
+        super().__init__(width, heads, hidden, 0.0, nn.GELU(), layer_norm_eps=1e-6, batch_first=True, norm_first=True)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_emb = None if rows is None else nn.Parameter(torch.zeros(1, rows, width))
         for layer in (self.self_attn.out_proj, self.linear1, self.linear2):

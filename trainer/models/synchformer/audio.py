@@ -1,4 +1,4 @@
-"""The audio extractor: transformers' Audio Spectrogram Transformer (Gong et al., 2021) on the spectrogram of one short segment."""
+"""The audio extractor: transformers' Audio Spectrogram Transformer (Gong et al., 2021) on one short segment."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class AudioExtractor(nn.Module):
         assert self.ast.embeddings.position_embeddings.shape[1] == 2 + config.grid[0] * config.grid[1]
         self.freq_attn_agg = aggregation(config.aggregation, config.width, config.heads, config.intermediate)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """A segment's features: time steps and width."""
+        return self.config.grid[1], self.config.width
+
     def forward(self, aud: Tensor) -> Tensor:
         config = self.config
         batch, segments = aud.shape[:2]
@@ -37,5 +42,5 @@ class AudioExtractor(nn.Module):
         if aud.shape[2:] != wanted:
             raise ValueError(f"spectrograms of {tuple(aud.shape[2:])}: this model's tables are for {wanted}")
         x = self.ast(aud.flatten(0, 2).transpose(1, 2)).last_hidden_state
-        x = x[:, 2:].unflatten(1, config.grid).transpose(1, 2)
-        return self.freq_attn_agg(x.flatten(0, 1)).view(batch, segments, config.grid[1], -1)
+        x = x[:, 2:].view(len(x), *config.grid, config.width).transpose(1, 2).flatten(0, 1)
+        return self.freq_attn_agg(x).view(batch, segments, config.grid[1], -1)

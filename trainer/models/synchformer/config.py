@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.models.sync.config import FusionConfig, check_choice
+from javisc.trainer.engine.settings import setting
+from javisc.trainer.models.sync.config import FusionConfig
 
 AGGREGATIONS = ("transformer", "mean")
 HEADS = ("offset", "sync")
@@ -18,18 +19,17 @@ class VisualConfig:
     `drop_path`: how often the last block's branches are left out in training; it grows from 0 at the first one.
     """
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    image: int = 224
-    patch: int = 16
-    frames: int = 16
-    tubelet: int = 2
-    drop_path: float = 0.2
-    aggregation: str = "transformer"
+    width: int = setting(768, "Width of a token.", least=1)
+    depth: int = setting(12, "Blocks.", least=1)
+    heads: int = setting(12, "Heads of attention.", least=1)
+    image: int = setting(224, "Pixels of a picture's side.", least=1, most=4096)
+    patch: int = setting(16, "Pixels of a patch's side.", least=1)
+    frames: int = setting(16, "Frames of a segment.", least=1)
+    tubelet: int = setting(2, "Frames of a token.", least=1)
+    drop_path: float = setting(0.2, "Probability of leaving out the last block's branches.", least=0, most=0.99)
+    aggregation: str = setting("transformer", "How a step's patches become one vector.", choices=AGGREGATIONS)
 
     def __post_init__(self) -> None:
-        check_choice("model.visual.aggregation", self.aggregation, AGGREGATIONS)
         _divides("model.visual.heads", self.heads, "model.visual.width", self.width)
         _divides("model.visual.patch", self.patch, "model.visual.image", self.image)
         _divides("model.visual.tubelet", self.tubelet, "model.visual.frames", self.frames)
@@ -44,20 +44,16 @@ class VisualConfig:
 class AudioConfig:
     """The audio extractor on spectrograms of `mels` bands and `columns`, in overlapping patches of 16 at every 10th place."""
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    intermediate: int = 3072
-    mels: int = 128
-    columns: int = 66
-    aggregation: str = "transformer"
+    width: int = setting(768, "Width of a token.", least=1)
+    depth: int = setting(12, "Layers.", least=1)
+    heads: int = setting(12, "Heads of attention.", least=1)
+    intermediate: int = setting(3072, "Width inside a layer's MLP.", least=1)
+    mels: int = setting(128, "Bands of the spectrogram.", least=16)
+    columns: int = setting(66, "Columns of the spectrogram.", least=16)
+    aggregation: str = setting("transformer", "How a column's patches become one vector.", choices=AGGREGATIONS)
 
     def __post_init__(self) -> None:
-        check_choice("model.audio.aggregation", self.aggregation, AGGREGATIONS)
         _divides("model.audio.heads", self.heads, "model.audio.width", self.width)
-        for name, size in (("mels", self.mels), ("columns", self.columns)):
-            if size < 16:
-                raise UserError(f"model.audio.{name}={size}: a patch has 16, give at least that")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -72,13 +68,12 @@ class JoinConfig(FusionConfig):
     `head`: offset (classes of the grid) or sync (two classes: can the clip be synchronised at all).
     """
 
-    width: int = 768
-    rows: int = 198
-    classes: int = 21
-    head: str = "offset"
+    width: int = setting(768, "Width of a token.", least=1)
+    rows: int = setting(198, "Rows of the position table: 2 and every token of all segments.", least=4)
+    classes: int = setting(21, "Offsets of the grid.", least=2)
+    head: str = setting("offset", "What is told.", choices=HEADS)
 
     def __post_init__(self) -> None:
-        check_choice("model.transformer.head", self.head, HEADS)
         _divides("model.transformer.n_head", self.n_head, "model.transformer.width", self.width)
 
 
@@ -89,7 +84,10 @@ class SynchformerConfig:
     visual: VisualConfig = field(default_factory=VisualConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     transformer: JoinConfig = field(default_factory=JoinConfig)
-    train_extractors: bool = False
+    train_extractors: bool = setting(False, "Train the extractors too; false lets them rest.")
+    segments_at_once: int = setting(
+        4, "Segments that resting extractors take together: 150 MB each at full size.", least=1
+    )
 
     @property
     def tokens(self) -> int:
@@ -98,7 +96,7 @@ class SynchformerConfig:
 
     @property
     def segments(self) -> int:
-        """Segments that the position table has rows for: 14 in the published model of offsets, 13 in that of synchronizability."""
+        """Segments that the position table has rows for: 14 in the published model, 13 in that of synchronizability."""
         return (self.transformer.rows - 2) // self.tokens
 
 
@@ -108,9 +106,9 @@ class SegmentContrastConfig:
 
     visual: VisualConfig = field(default_factory=VisualConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
-    temperature: float = 0.07
-    least: float = 0.001
-    most: float = 0.5
+    temperature: float = setting(0.07, "The temperature at the start.", above=0)
+    least: float = setting(0.001, "The lowest temperature.", above=0)
+    most: float = setting(0.5, "The highest temperature.", above=0)
 
 
 def _divides(name: str, part: int, of: str, whole: int) -> None:

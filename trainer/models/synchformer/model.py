@@ -22,15 +22,16 @@ class JoinTransformer(FusionTransformer):
 
     def __init__(self, config: JoinConfig) -> None:
         super().__init__(config.width, config)
-        self.pos_emb_cfg = FullTable((config.rows,), config.width)
+        self.config = config
+        self.pos_emb_cfg = table = FullTable((config.rows,), config.width)
         classes = config.classes if config.head == "offset" else 2
         self.head_name = "off_head" if config.head == "offset" else "sync_head"
         self.register_module(self.head_name, nn.Linear(config.width, classes))
         self.apply(init_weights)
-        nn.init.normal_(self.pos_emb_cfg.pos_emb)
+        nn.init.normal_(table.pos_emb)
 
     def forward(self, vis: Tensor, aud: Tensor) -> Tensor:
-        rows, tokens = self.pos_emb_cfg.pos_emb.shape[1], 2 + vis.shape[1] + aud.shape[1]
+        rows, tokens = self.config.rows, 2 + vis.shape[1] + aud.shape[1]
         if tokens != rows:
             raise ValueError(
                 f"{tokens} tokens, but the position table has {rows} rows: take windows of the length it was trained for"
@@ -42,7 +43,8 @@ class JoinTransformer(FusionTransformer):
 class Synchformer(nn.Module):
     """vis (B,S,frames,3,H,W), aud (B·K,S,1,mels,columns) → (loss or None, logits (B·K,classes)); a clip's K sounds lie together.
 
-    `vis` is normalised to [-1, 1], `aud` a normalised log-mel. The loss is the mean cross entropy against `targets` (B·K,).
+    `vis` is normalised to [-1, 1], `aud` a normalised log-mel. The loss is the mean cross entropy against `targets` (B·K,). `seen`
+    (B,S,T,C) are the pictures' features where they are known; `vis` is then not looked at.
     """
 
     def __init__(self, config: SynchformerConfig | None = None) -> None:
@@ -72,16 +74,32 @@ class Synchformer(nn.Module):
 
     def features(self, vis: Tensor, aud: Tensor) -> tuple[Tensor, Tensor]:
         """(B,S,T,C) and (B,S,t,C'): every segment alone, so that any batching of segments gives the same."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_extractors):
+        if self.config.train_extractors and torch.is_grad_enabled():
             return self.vfeat_extractor(vis), self.afeat_extractor(aud)
+        with torch.no_grad():
+            return self._rested(self.vfeat_extractor, vis), self._rested(self.afeat_extractor, aud)
+
+    def _rested(self, extractor: VisualExtractor | AudioExtractor, segments: Tensor) -> Tensor:
+        """A few segments at a time: what a window of the published size needs would be gigabytes."""
+        if segments.shape[0] * segments.shape[1] <= self.config.segments_at_once:
+            return extractor(segments)
+        parts = segments.flatten(0, 1).unsqueeze(1).split(self.config.segments_at_once)
+        return torch.cat([extractor(part) for part in parts]).view(*segments.shape[:2], *extractor.shape)
 
     def join(self, vis: Tensor, aud: Tensor) -> Tensor:
         """Features of a window's segments (B,S,T,C), (B·K,S,t,C') → logits (B·K,classes). Raises ValueError for other lengths."""
         seen, heard = self.vproj(vis).flatten(1, 2), self.aproj(aud).flatten(1, 2)
         return self.transformer(seen.repeat_interleave(len(heard) // len(seen), 0), heard)
 
-    def forward(self, vis: Tensor, aud: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
-        logits = self.join(*self.features(vis, aud))
+    def forward(
+        self, vis: Tensor, aud: Tensor, targets: Tensor | None = None, seen: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        if seen is None:
+            logits = self.join(*self.features(vis, aud))
+        else:
+            with torch.no_grad():
+                heard = self._rested(self.afeat_extractor, aud)
+            logits = self.join(seen, heard)
         return (None if targets is None else F.cross_entropy(logits, targets)), logits
 
 

@@ -16,7 +16,9 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.checkpoint import SyncCheckpoint
 from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
+from javisc.trainer.models.synchformer.audio import AudioExtractor
 from javisc.trainer.models.synchformer.model import Synchformer
+from javisc.trainer.models.synchformer.visual import VisualExtractor
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
 
 #: A layer of the audio transformer: (published, ours).
@@ -30,6 +32,8 @@ _LAYER = (
 )
 #: The extractors in files of the first stage, and in those of the others.
 _STAGE_1 = (("v_encoder.", "vfeat_extractor."), ("a_encoder.", "afeat_extractor."))
+TABLES = ("official", "by part")
+AST_POSITIONS = ("official", "grid")
 #: Heads of the published model: a state dict does not tell them.
 _HEADS = 12
 
@@ -73,14 +77,16 @@ def _depth(state: Mapping[str, Tensor], pattern: str) -> int:
 def published(checkpoint: SyncCheckpoint) -> tuple[Synchformer, SegmentTransforms]:
     """The model of a checkpoint of the second or third stage, with its weights, and its transforms. Raises UserError."""
     state = own_names(checkpoint.model)
-    config = config_of(state, checkpoint.config.get("model") or {}, checkpoint.source)
+    settings = {key: checkpoint.config.get(key) for key in ("model", "data")}
+    settings = {key: value if isinstance(value, Mapping) else {} for key, value in settings.items()}
+    config = config_of(state, settings["model"], checkpoint.source)
     with torch.device("meta"):
         model = Synchformer(config)
     # The file's own tensors become the model's: it is in memory once.
     load_strictly(model, state, checkpoint.source, assign=True)
     for extractor in (model.vfeat_extractor, model.afeat_extractor):
         extractor.requires_grad_(False)
-    return model, transforms_of(config, checkpoint.config.get("data") or {}, checkpoint.advance_sec)
+    return model, transforms_of(config, settings["data"], checkpoint.advance_sec)
 
 
 def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str) -> SynchformerConfig:
@@ -88,11 +94,13 @@ def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str)
 
     Raises UserError if it is no Synchformer's.
     """
-    every = node.get("params") or {}
+
+    def inside(mapping: object, key: str) -> Mapping[str, Any]:
+        found = mapping.get(key) if isinstance(mapping, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
 
     def params_of(name: str) -> Mapping[str, Any]:
-        found = (every.get(name) or {}).get("params")
-        return found if isinstance(found, Mapping) else {}
+        return inside(inside(inside(node, "params"), name), "params")
 
     params = params_of("transformer")
     try:
@@ -126,7 +134,6 @@ def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str)
                 f"have {2 + audio.grid[0] * audio.grid[1]}: it was trained on others, which are not supported"
             )
         table = state["transformer.pos_emb_cfg.pos_emb"]
-        drop = {key: float(params[key]) for key in ("embd_pdrop", "attn_pdrop", "resid_pdrop", "tok_pdrop") if key in params}
         join = JoinConfig(
             n_layer=_depth(state, r"transformer\.blocks\.(\d+)\."),
             n_head=int(params.get("n_head", 8)),
@@ -134,9 +141,10 @@ def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str)
             rows=table.shape[1],
             classes=state[f"transformer.{'off_head' if head == 'offset' else 'sync_head'}.weight"].shape[0],
             head=head,
-            **drop,
         )
-    except (KeyError, ValueError, IndexError) as error:
+        for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop", "tok_pdrop"):
+            setattr(join, name, float(params.get(name, getattr(join, name))))
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{source} is no Synchformer's file: it lacks {error}") from error
     return SynchformerConfig(visual, audio, join)
 
@@ -164,16 +172,71 @@ def transforms_of(config: SynchformerConfig, data: Mapping[str, Any], advance: f
     return own
 
 
-def trimmed_table(table: Tensor, rows: int, seen: int, heard: int, kind: str) -> Tensor:
-    """A position table (1,R,C) of [OFF, `seen`, MOD, `heard`] for `rows`, which are fewer, in the same shares of seen and heard.
+def fitted(state: Mapping[str, Tensor], model: Synchformer, table: str, source: str) -> dict[str, Tensor]:
+    """A whole model's tensors for one of another head or fewer segments: the head stays fresh, the table is cut.
 
-    `official` keeps the first rows, so that MOD and the sound get rows of the picture; `by part` keeps the first of each part.
+    Raises UserError where the table is too short.
+    """
+    own, name = model.state_dict(), "transformer.pos_emb_cfg.pos_emb"
+    made = dict(state)
+    rows = model.config.transformer.rows
+    if name in made and made[name].shape[1] != rows:
+        if made[name].shape[1] < rows:
+            raise UserError(
+                f"{source} has positions for {made[name].shape[1]} tokens, the model needs {rows}: use fewer segments"
+            )
+        config = model.config
+        made[name] = trimmed_table(made[name], config.segments, config.visual.steps, config.audio.grid[1], table)
+    heads = [key for key in made if key.startswith(("transformer.off_head.", "transformer.sync_head."))]
+    if any(key not in own for key in heads):
+        made = {key: value for key, value in made.items() if key not in heads}
+        made |= {key: value for key, value in own.items() if key.startswith(f"transformer.{model.transformer.head_name}.")}
+    return made
+
+
+def trimmed_table(table: Tensor, segments: int, seen: int, heard: int, kind: str) -> Tensor:
+    """A table (1,R,C) of [OFF | picture | MOD | sound] cut to fewer `segments` of `seen` and `heard` tokens.
+
+    `official` keeps the first rows, so that MOD and sounds get rows of pictures; `by part` the first of each part.
     """
     if kind == "official":
-        return table[:, :rows].clone()
-    segments = table.shape[1] - 2
-    kept = (rows - 2) * seen // segments
-    first = [0, *range(1, 1 + kept)]
-    second = [1 + seen, *range(2 + seen, 2 + seen + rows - 2 - kept)]
-    assert seen + heard == segments
-    return table[:, torch.tensor([*first, *second])].clone()
+        return table[:, : 2 + segments * (seen + heard)].clone()
+    before = (table.shape[1] - 2) // (seen + heard)
+    middle = 1 + before * seen
+    kept = [*range(1 + segments * seen), *range(middle, middle + 1 + segments * heard)]
+    return table[:, torch.tensor(kept)].clone()
+
+
+def pretrained_visual(state: Mapping[str, Tensor], extractor: VisualExtractor, source: str) -> dict[str, Tensor]:
+    """Motionformer's tensors for the extractor: its classifier is dropped, the aggregation stays fresh."""
+    fresh = {name: value for name, value in extractor.state_dict().items() if name.startswith("spatial_attn_agg.")}
+    taken = {name: value for name, value in state.items() if not name.startswith(("head.", "pre_logits."))}
+    if not any(name.startswith("patch_embed_3d.") for name in taken):
+        raise UserError(f"{source} is no Motionformer: it has no patch_embed_3d; give its .pyth")
+    return {**fresh, **taken}
+
+
+def pretrained_audio(
+    state: Mapping[str, Tensor], extractor: AudioExtractor, positions: str, source: str
+) -> dict[str, Tensor]:
+    """An AST's tensors (transformers' names, old or new) for the extractor: no classifier, positions cut to its own.
+
+    Of the 12 x 101 positions of ten seconds, `official` keeps the first ones, which are of one band; `grid` those of the first
+    columns of every band.
+    """
+    prefix = "audio_spectrogram_transformer."
+    taken = {name.removeprefix(prefix): value for name, value in state.items() if not name.startswith("classifier.")}
+    made = own_names({f"ast.{name}": value for name, value in taken.items()})
+    name = "ast.embeddings.position_embeddings"
+    bands, steps = extractor.config.grid
+    if name not in made or made[name].dim() != 3 or made[name].shape[1] < 2 + bands * steps:
+        raise UserError(f"{source} is no AST of at least {bands * steps} positions: give its folder")
+    table = made[name]
+    if positions == "official":
+        made[name] = table[:, : 2 + bands * steps].clone()
+    else:
+        columns = (table.shape[1] - 2) // bands
+        grid = table[:, 2:].view(1, bands, columns, -1)[:, :, :steps].flatten(1, 2)
+        made[name] = torch.cat((table[:, :2], grid), 1)
+    fresh = {name: value for name, value in extractor.state_dict().items() if name.startswith("freq_attn_agg.")}
+    return {**fresh, **made}

@@ -26,20 +26,20 @@ class DividedAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        query, key, value = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).unbind(2)
         first = attention(query[:, :1], key, value)
         grouped = attention(
             self._groups(query[:, 1:], steps),
             *(torch.cat((self._repeated(t, steps), self._groups(t[:, 1:], steps)), 1) for t in (key, value)),
         )
-        grouped = grouped.unflatten(0, (len(x), -1))
+        grouped = grouped.view(len(x), -1, *grouped.shape[1:])
         if self.over == "time":
             grouped = grouped.transpose(1, 2)
         return self.proj(torch.cat((first, grouped.flatten(1, 2)), 1).flatten(2))
 
     def _groups(self, x: Tensor, steps: int) -> Tensor:
         """(B,T·N,H,D) → (B·N,T,H,D) or (B·T,N,H,D)."""
-        x = x.unflatten(1, (steps, -1))
+        x = x.reshape(len(x), steps, -1, *x.shape[2:])
         return (x.transpose(1, 2) if self.over == "time" else x).flatten(0, 1)
 
     def _repeated(self, x: Tensor, steps: int) -> Tensor:
@@ -133,6 +133,11 @@ class VisualExtractor(nn.Module):
         nn.init.zeros_(self.patch_embed_3d.proj.weight)
         self.spatial_attn_agg = aggregation(config.aggregation, width, config.heads, 4 * width)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """A segment's features: time steps and width."""
+        return self.config.steps, self.config.width
+
     def forward(self, vis: Tensor) -> Tensor:
         config = self.config
         batch, segments = vis.shape[:2]
@@ -145,5 +150,5 @@ class VisualExtractor(nn.Module):
         x = torch.cat((first.to(x.dtype), x + positions.to(x.dtype)), 1)
         for block in self.blocks:
             x = block(x, config.steps)
-        x = self.norm(x[:, 1:]).unflatten(1, (config.steps, -1))
-        return self.spatial_attn_agg(x.flatten(0, 1)).view(batch, segments, config.steps, -1)
+        x = self.norm(x[:, 1:]).view(len(x) * config.steps, -1, config.width)
+        return self.spatial_attn_agg(x).view(batch, segments, config.steps, -1)
