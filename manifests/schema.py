@@ -238,6 +238,21 @@ SCORES = _columns(
         "the probability that the selector gives to sync_offset, the mean over the clip's crops",
     ),
     ("sync_margin", pl.Float32, "sync_confidence less the probability of the next likeliest offset"),
+    (
+        "desync",
+        pl.Float64,
+        "seconds that picture and sound are apart (DeSync): size of the likeliest offset, mean of the first and last window",
+    ),
+    (
+        "synchronizable",
+        pl.Float32,
+        "the probability that the clip can be synchronised at all, by a model that tells it",
+    ),
+    (
+        "audio_advance_sec",
+        pl.Float64,
+        "by how much later the sound was taken, because the model's training data was read so",
+    ),
 )
 SCORES_SCHEMA = pl.Schema({column.name: column.dtype for column in SCORES})
 

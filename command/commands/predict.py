@@ -11,7 +11,12 @@ import click
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("videos", metavar="VIDEO…", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--checkpoint", required=True, metavar="C", help="SparseSync's .pt, or the folder 'best' of a run.")
+@click.option(
+    "--checkpoint",
+    required=True,
+    metavar="C",
+    help="A published .pt of SparseSync or Synchformer, or the folder 'best' of a run.",
+)
 @click.option(
     "--offset-sec", type=float, default=0.0, show_default=True, metavar="S", help="Take the sound so much later."
 )
@@ -21,19 +26,32 @@ import click
 @click.option(
     "--fps", type=click.IntRange(1, 240), default=25, show_default=True, help="The rate the selector was trained at."
 )
+@click.option(
+    "--audio-advance-sec",
+    type=click.FloatRange(0, 1),
+    metavar="S",
+    help="Take the sound so much later than the clock says.  [default: what the checkpoint is known to want, else 0]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per video.")
 def predict(
-    videos: tuple[Path, ...], checkpoint: str, offset_sec: float, v_start_sec: float, fps: int, as_json: bool
+    videos: tuple[Path, ...],
+    checkpoint: str,
+    offset_sec: float,
+    v_start_sec: float,
+    fps: int,
+    audio_advance_sec: float | None,
+    as_json: bool,
 ) -> int:
     """Rank the offsets between picture and sound of video files. Positive: the sound shows what will be seen later."""
     import torch
 
     from javisc.compiler.reasons import Rejected
     from javisc.manifests.errors import UserError
-    from javisc.trainer.use.selector import load_selector, told
+    from javisc.trainer.use.selector import load_selector, told, with_advance
     from javisc.trainer.use.selector import predict as run
 
     model, transforms = load_selector(checkpoint)
+    transforms = with_advance(transforms, audio_advance_sec)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     failed = 0
     for video in videos:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 
 @click.command()
 @click.argument("source", metavar="DS|TABLE")
-@click.option("--checkpoint", required=True, metavar="C", help="SparseSync's .pt, or the folder 'best' of a run.")
+@click.option(
+    "--checkpoint",
+    required=True,
+    metavar="C",
+    help="A published .pt of SparseSync or Synchformer, or the folder 'best' of a run.",
+)
 @click.option(
     "--out",
     help="The view to write: a new folder, or one table if it ends in .parquet.  [default: DS's own manifest gets the columns]",
@@ -40,6 +47,18 @@ import click
     "--parts", metavar="DIR", help="Where finished parts are kept, for resuming.  [default: DS/.score or .OUT.score]"
 )
 @click.option("--part-size", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Clips of a part.")
+@click.option(
+    "--audio-advance-sec",
+    type=click.FloatRange(0, 1),
+    metavar="S",
+    help="Take the sound so much later than the clock says.  [default: what the checkpoint is known to want, else 0]",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["av-benchmark", "javisbench"]),
+    help="Compute desync as that evaluator does: its windows, whole pictures, exact sound, fp32. For Synchformer.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, from the manifest alone, and score nothing.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
 @click.option("--force", is_flag=True, help="Replace a view or table that is there.")
 def score(
@@ -56,10 +75,14 @@ def score(
     precision: str,
     parts: str | None,
     part_size: int,
+    audio_advance_sec: float | None,
+    preset: str | None,
+    dry_run: bool,
     relative: bool,
     force: bool,
 ) -> None:
-    """Rate every clip's sync: columns sync_offset (seconds), sync_confidence and sync_margin (0 to 1) of the manifest.
+    """Rate every clip's sync: columns sync_offset (seconds), sync_confidence and sync_margin (0 to 1) of the manifest, desync
+    (seconds apart, 0 is in sync), synchronizable (0 to 1, by a checkpoint that tells it) and audio_advance_sec.
 
     Kill it at any moment: the same command goes on where it stood. Then keep what is in sync:
 
@@ -68,12 +91,27 @@ def score(
       javisc filter DS 'sync_confidence > 0.5 and abs(sync_offset) <= 0.2' --out GOOD
     """
     from javisc.manifests.io import check_output
-    from javisc.trainer.use.score import ScoreOptions
+    from javisc.trainer.use.score import ScoreOptions, forecast
     from javisc.trainer.use.score import score as run
 
     if out:
         check_output(out, force=force)
-    options = ScoreOptions(crops, fps, short_side, device, workers, batch_size, threads, precision, part_size)
+    options = ScoreOptions(
+        crops,
+        fps,
+        short_side,
+        device,
+        workers,
+        batch_size,
+        threads,
+        precision,
+        part_size,
+        audio_advance_sec,
+        preset or "",
+    )
+    if dry_run:
+        _tell(forecast(source, checkpoint, options))
+        return
     say = lambda line: click.echo(line, err=True)  # noqa: E731
     done = run(source, checkpoint, out, options=options, parts=parts, relative=relative, say=say)
     for line in done.named:
@@ -82,3 +120,11 @@ def score(
         click.echo(f"{count:>12} without a score: {reason}")
     scored = done.rows - sum(done.reasons.values())
     click.echo(f"{scored:>12} of {done.rows} scored, {done.fresh} of them now → {out or source}")
+
+
+def _tell(cost: Any) -> None:
+    each = cost.flop / max(cost.clips, 1) / 1e12
+    click.echo(f"{cost.clips:>12} clips, {cost.pieces} crops or segments, {cost.windows} windows")
+    click.echo(f"{cost.flop / 1e12:>12.4g} TFLOP, {each:.3g} a clip")
+    for reason, count in cost.reasons.items():
+        click.echo(f"{count:>12} without a score: {reason}")

@@ -24,6 +24,7 @@ from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.transforms.segments import SegmentRule
 from javisc.trainer.transforms.sync_chain import FixedOffset, plan
 from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, InfeasibleCrop, Lengths, equalify, position
+from javisc.trainer.use.families import published_model
 from support.sync_parity import SYNCHFORMER, RecordedDraws, check_window, rel, rule_of
 
 FOLDERS = [folder for folder in SYNCHFORMER if (folder / "transforms.json").exists()]
@@ -245,4 +246,4 @@ def test_checkpoint_samples(folder: Path, tables: dict[str, Any]) -> None:
     assert {name: list(value.shape) for name, value in first.model.items()} == shapes
     assert first.metrics == told["metrics"]["sync_w_shifts"] and first.epoch == told["epoch"]
     with pytest.raises(UserError, match="no sync model that is known"):
-        first.build()
+        published_model(first)

@@ -59,15 +59,21 @@ class SyncTask(SelectorTask):
     """SparseSync over shards: `loss` is the cross entropy of the offset's class."""
 
     def __init__(self, recipe: SyncRecipe) -> None:
+        self.check_fit(recipe)
         transformer = recipe.model.head
-        if transformer.classes != recipe.transforms.classes:
-            raise UserError(
-                f"the model has {transformer.classes} classes, transforms.classes={recipe.transforms.classes}: give both the same"
-            )
         parts = recipe.model.correlation.n_head if recipe.model.correlation else PARTS
         if recipe.alignment_weight and transformer.width % parts:
             raise UserError(f"alignment_weight above 0 needs a width that {parts} divides, it is {transformer.width}")
         super().__init__(recipe, transformer.classes)
+
+    @staticmethod
+    def check_fit(recipe: SyncRecipe) -> None:
+        """Raise UserError unless the model tells what the transforms ask."""
+        if recipe.model.head.classes != recipe.transforms.classes:
+            raise UserError(
+                f"the model has {recipe.model.head.classes} classes, transforms.classes={recipe.transforms.classes}: "
+                "give both the same"
+            )
 
     @staticmethod
     def selector(recipe: SyncRecipe) -> AVSync:

@@ -42,7 +42,7 @@ class SynchformerData(SyncData):
 
 @dataclass
 class SynchformerStart:
-    """What the weights start from: a whole model of either stage, or the first stage's extractors. Published .pt, or a run's folder."""
+    """What the weights start from: a whole model of either stage, or the first stage's extractors; .pt or a run's folder."""
 
     model: str | None = None
     extractors: str | None = None
@@ -64,8 +64,24 @@ class SynchformerTask(SelectorTask):
     """Offsets or synchronizability from segments: `loss` is the cross entropy of the class."""
 
     def __init__(self, recipe: SynchformerRecipe) -> None:
+        self.check_fit(recipe)
+        transforms, data = recipe.transforms, recipe.data
+        if data.feature_cache_mb and (
+            not transforms.grid_starts or augments(transforms) or recipe.model.train_extractors
+        ):
+            raise UserError(
+                "data.feature_cache_mb keeps what segments look like: it needs transforms.grid_starts=true, "
+                "model.train_extractors=false, and pictures as they are: p_horizontal_flip, p_color_jitter, p_gray_scale and "
+                "sometimes_upscale_p 0"
+            )
+        super().__init__(recipe, transforms.classes if transforms.target == "offset" else 2)
+        self.cache = SegmentCache(data.feature_cache_mb * 1_000_000)
+
+    @staticmethod
+    def check_fit(recipe: SynchformerRecipe) -> None:
+        """Raise UserError unless the model takes what the transforms give and tells what they ask."""
         check_fit(recipe.model, recipe.transforms)
-        join, transforms, data = recipe.model.transformer, recipe.transforms, recipe.data
+        join, transforms = recipe.model.transformer, recipe.transforms
         wanted = "offset" if transforms.target == "offset" else "sync"
         if join.head != wanted:
             raise UserError(
@@ -75,13 +91,6 @@ class SynchformerTask(SelectorTask):
             raise UserError(
                 f"the model has {join.classes} classes, transforms.classes={transforms.classes}: give both the same"
             )
-        if data.feature_cache_mb and (not transforms.grid_starts or augments(transforms) or recipe.model.train_extractors):
-            raise UserError(
-                "data.feature_cache_mb keeps what segments look like: it needs transforms.grid_starts=true, no augmentation of "
-                "pictures (p_horizontal_flip, p_color_jitter, p_gray_scale, sometimes_upscale_p 0) and model.train_extractors=false"
-            )
-        super().__init__(recipe, join.classes if wanted == "offset" else 2)
-        self.cache = SegmentCache(data.feature_cache_mb * 1_000_000)
 
     @staticmethod
     def selector(recipe: SynchformerRecipe) -> Synchformer:

@@ -117,7 +117,7 @@ class SegmentContrastTask(SelectorTask):
     def evaluate(
         self, model: nn.Module, split: str | None, rank: int, world: int, device: torch.device
     ) -> dict[str, float]:
-        """How often windows of segments find their own in the other stream, over all clips of a split; and the contrast's loss."""
+        """How often windows of segments find their own in the other stream, over a split; and the contrast's loss."""
         recipe = self.recipe
         found: list[Tensor] = []
         batches = held_out(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world, device)

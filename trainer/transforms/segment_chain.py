@@ -47,7 +47,9 @@ class SegmentTransforms(SyncTransforms):
         """Raise UserError for settings that do not go together."""
         super().check()
         if int(self.step * self.segment_frames) < 1:
-            raise UserError(f"transforms.step={self.step}: of {self.segment_frames} frames that is none; make it larger")
+            raise UserError(
+                f"transforms.step={self.step}: of {self.segment_frames} frames that is none; make it larger"
+            )
         if self.do_offset and self.crop_len_sec + 1e-9 < self.covered_sec:
             raise UserError(
                 f"transforms.crop_len_sec={self.crop_len_sec}: {self.segments} segments cover {self.covered_sec} s, "

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import HEADER, Dataset, check_output, write_header, write_table, write_view
 from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA
 from javisc.manifests.urls import join
-from javisc.trainer.use.score_clip import NEEDED
-from javisc.trainer.use.score_worker import WorkerOptions, failure
-from javisc.trainer.use.selector import load_selector, short_side
+from javisc.trainer.transforms.sync_chain import SyncTransforms
+from javisc.trainer.use.rating import Rater, failure, gives
+from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore, ticks_of
+from javisc.trainer.use.score_worker import WorkerOptions
+from javisc.trainer.use.selector import rater_of, short_side
 
 #: Raised when the meaning of a score changes: parts of another version are not used.
-VERSION = 1
+VERSION = 2
 PART_SCHEMA = pl.Schema(
     {"key": pl.String(), **SCORES_SCHEMA, "crops": pl.Int16(), "reason": pl.String(), "message": pl.String()}
 )
@@ -43,6 +46,8 @@ FUNCTION = "javisc.trainer.use.score_worker:score_rows"
 RETRIED = ("crashed", "unreadable")
 #: Seconds a worker may take to load a selector, and for a clip: several crops of the full model on one slow core.
 _START, _CLIP = 600.0, 300.0
+#: FLOP/s of one slow and busy core: a full-size Synchformer's clip takes it the better part of an hour.
+_SLOWEST = 2e9
 #: Seconds between lines of progress, and failed clips that are named at the end.
 _EVERY, _NAMED = 10.0, 5
 
@@ -53,9 +58,10 @@ class ScoreOptions:
 
     crops: at most so many of a clip, evenly spaced, overlapping by half at most. fps, short_side: what the selector was trained
     on; clips of another rate or size are resampled in memory, None is what its crops are cut from in `javisc predict`.
-    device: auto, cuda or cpu. workers: processes, None for one per GPU or core. batch_size: crops; threads: decoding, of a
-    process. precision: auto is fp16 on a GPU, as the published evaluation, and fp32 on a CPU. part_size: clips of a part, which
-    is what a kill can cost each worker.
+    audio_advance_sec: None is the checkpoint's own. preset: one of `desync.PRESETS`, which sets windows, pictures, precision and
+    advance as that evaluator does. device: auto, cuda or cpu. workers: processes, None for one per GPU or core. batch_size: crops
+    or segments; threads: decoding, of a process. precision: auto is fp16 on a GPU, as the published evaluation, and fp32 on a CPU.
+    part_size: clips of a part, which is what a kill can cost each worker.
     """
 
     crops: int = 3
@@ -67,6 +73,8 @@ class ScoreOptions:
     threads: int | None = None
     precision: str = "auto"
     part_size: int = 100
+    audio_advance_sec: float | None = None
+    preset: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def score(
     made = run.table(names)
     settings = {"command": "score", "inputs": [source], "checkpoint": checkpoint, **run.identity}
     if out is not None:
-        write_view(_with_scores(dataset.located(), made), out, made_by=settings, relative=relative)
+        write_view(_with_scores(dataset.located(), made, run.given), out, made_by=settings, relative=relative)
     else:
         _write_in_place(dataset, run, names, made, settings)
     told = made.select("key", "reason", "message").filter(pl.col("reason").is_not_null())
@@ -129,10 +137,15 @@ def parts_folder(dataset: Dataset, out: str | None) -> str:
     return join(folder or ("/" if (out or dataset.path).startswith("/") else "."), f".{name}.score")
 
 
-def _with_scores(frame: pl.LazyFrame, made: pl.LazyFrame) -> pl.LazyFrame:
-    """A manifest with the scores as its last columns, in place of those it had."""
-    kept = [name for name in frame.collect_schema() if name not in SCORES_SCHEMA]
-    return pl.concat([frame.select(kept), made.select(SCORES_SCHEMA.names())], how="horizontal")
+def _with_scores(frame: pl.LazyFrame, made: pl.LazyFrame, given: Sequence[str]) -> pl.LazyFrame:
+    """A manifest with the scores as its last columns. What this model does not give keeps what it had."""
+    had = frame.collect_schema().names()
+    other = [name for name in SCORES_SCHEMA if name not in given and name in had]
+    fresh = [name for name in SCORES_SCHEMA if name not in other]
+    kept = [name for name in had if name not in SCORES_SCHEMA]
+    return pl.concat([frame.select(kept + other), made.select(fresh)], how="horizontal").select(
+        kept + SCORES_SCHEMA.names()
+    )
 
 
 def _write_in_place(
@@ -143,7 +156,7 @@ def _write_in_place(
     with locked(Store(dataset.path, run.scratch)) if built else nullcontext():
         if [name for name, _ in run.units()] != names:
             raise UserError(f"{dataset.path} has changed meanwhile: run the same command again, it scores what is new")
-        write_table(_with_scores(dataset.manifest(), made), dataset.table)
+        write_table(_with_scores(dataset.manifest(), made, run.given), dataset.table)
         if not dataset.bare:
             header = dict(Dataset.open(dataset.path).header)
             write_header(join(dataset.path, HEADER), {**header, "scored": dict(settings)})
@@ -155,18 +168,10 @@ class _Run:
     def __init__(
         self, dataset: Dataset, checkpoint: str, options: ScoreOptions, parts: str, say: Callable[[str], None]
     ) -> None:
-        model, transforms = load_selector(checkpoint)
-        side = options.short_side or short_side(transforms)
-        if side < transforms.input_size:
-            raise UserError(
-                f"--short-side {side}: the selector looks at {transforms.input_size} pixels, give at least that"
-            )
-        length = transforms.crop_len_sec * options.fps
-        if length != int(length):
-            raise UserError(
-                f"--fps {options.fps}: the selector's {transforms.crop_len_sec} s are no whole number of frames; "
-                "give the rate it was trained at"
-            )
+        if options.preset:
+            options = replace(options, audio_advance_sec=0.0, precision="fp32")
+        self.rater, cropping, transforms = rater_for(checkpoint, options)
+        self.given = gives(transforms)
         devices = _devices(options)
         cuda = devices[0].startswith("cuda")
         precision = ("fp16" if cuda else "fp32") if options.precision == "auto" else options.precision
@@ -174,11 +179,13 @@ class _Run:
         #: Everything beside the rows that decides a score.
         self.identity = {
             "version": VERSION,
-            "weights": digest_of(model, transforms),
+            "weights": digest_of(self.rater.model, transforms),
             "crops": options.crops,
             "fps": options.fps,
-            "short_side": side,
+            "short_side": cropping.short_side,
             "precision": precision,
+            "audio_advance_sec": transforms.audio_advance_sec,
+            "preset": options.preset,
         }
         self.folder = tempfile.TemporaryDirectory(prefix="javisc-score-")
         self.scratch = Path(self.folder.name)
@@ -191,12 +198,23 @@ class _Run:
             precision=precision,
             crops=options.crops,
             fps=options.fps,
-            short_side=side,
+            short_side=cropping.short_side,
+            audio_advance_sec=transforms.audio_advance_sec,
+            preset=options.preset,
         )
+        self.clip_sec = _CLIP if cuda else max(_CLIP, self._most() / _SLOWEST)
         self.dataset, self.part_size, self.say = dataset, options.part_size, say
         self.store = Store(parts, self.scratch)
         self.rows = self.fresh = 0
         self.crashes: Counter[str] = Counter()
+
+    def _most(self) -> float:
+        """FLOP of the most expensive clip there can be: one that has room for all windows."""
+        windows = self.worker.crops * self.rater.transforms.window_sec * self.worker.fps
+        try:
+            return self.rater.cost(2 * math.ceil(windows) + 1)[2]
+        except NoScore:
+            return 0.0
 
     def units(self) -> Iterator[tuple[str, pl.DataFrame]]:
         """The manifest in its order, `part_size` rows at a time, each with its part's name."""
@@ -278,7 +296,9 @@ class _Run:
         rows = part.rows if row is None else part.rows[row : row + 1]
         arguments = {"rows": rows.to_dicts(), "options": asdict(self.worker)}
         # A clip that is tried alone was in a part that has ended two workers: once more is enough.
-        return Call((part, row), FUNCTION, arguments, _START + _CLIP * len(rows), attempts=0 if row is None else 1)
+        return Call(
+            (part, row), FUNCTION, arguments, _START + self.clip_sec * len(rows), attempts=0 if row is None else 1
+        )
 
     def _take(self, outcome: Outcome, pool: Pool) -> int:
         """Publish a part that is whole; returns its rows. A part that kills its worker is scored clip by clip."""
@@ -303,6 +323,56 @@ class _Run:
         pl.DataFrame(rows, schema=PART_SCHEMA).write_parquet(buffer, compression="zstd")
         self.store.write(buffer.getvalue(), f"{part.name}.parquet")
         return len(rows)
+
+
+def rater_for(checkpoint: str, options: ScoreOptions) -> tuple[Rater, CropOptions, SyncTransforms]:
+    """What rates clips by these options, how it crops them, and its transforms. Raises UserError for options that do not fit."""
+    cropping = CropOptions(options.crops, options.fps, options.short_side or 0, options.preset)
+    rater = rater_of(checkpoint, cropping, options.audio_advance_sec)
+    transforms = rater.transforms
+    side = options.short_side or (transforms.input_size if options.preset else short_side(transforms))
+    if side < transforms.input_size:
+        raise UserError(
+            f"--short-side {side}: the selector looks at {transforms.input_size} pixels, give at least that"
+        )
+    length = transforms.window_sec * options.fps
+    if abs(length - round(length)) > 1e-6:
+        raise UserError(
+            f"--fps {options.fps}: the selector's {transforms.window_sec} s are no whole number of frames; "
+            "give the rate it was trained at"
+        )
+    rater.options = replace(cropping, short_side=side)
+    return rater, rater.options, transforms
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What scoring would cost: clips, pieces (crops or segments), windows, FLOP; and clips without a score by reason."""
+
+    clips: int
+    pieces: int
+    windows: int
+    flop: float
+    reasons: Mapping[str, int]
+
+
+def forecast(source: str, checkpoint: str, options: ScoreOptions | None = None) -> Forecast:
+    """The cost of `score`, nothing decoded and nothing written. Raises UserError."""
+    options = options or ScoreOptions()
+    if options.preset:
+        options = replace(options, audio_advance_sec=0.0)
+    rater, cropping, transforms = rater_for(checkpoint, options)
+    clips, pieces, windows, flop, reasons = 0, 0, 0, 0.0, Counter[str]()
+    frame = Dataset.open(source).located().select(NEEDED)
+    for batch in frame.collect_batches(maintain_order=True, engine="streaming"):
+        for row in batch.iter_rows(named=True):
+            try:
+                several = rater.cost(ticks_of(row, transforms, cropping.fps))
+            except NoScore as error:
+                reasons[error.reason] += 1
+                continue
+            clips, pieces, windows, flop = clips + 1, pieces + several[0], windows + several[1], flop + several[2]
+    return Forecast(clips, pieces, windows, flop, dict(reasons))
 
 
 def _named(rows: pl.DataFrame, seed: bytes) -> tuple[str, pl.DataFrame]:

@@ -1,6 +1,6 @@
-"""A clip's crops for the sync selector: evenly spaced, on the selector's own clock, picture and sound from the same moment.
+"""Stretches of a clip for a sync model, on its own clock: picture and sound from the same moment.
 
-Legend: C seconds of a crop; T ticks (frames at the selector's rate) of it; S pixels.
+Legend: C seconds of a stretch; T ticks (frames at the model's rate) of it; S pixels.
 """
 
 from __future__ import annotations
@@ -56,11 +56,15 @@ class NoScore(Exception):
 
 @dataclass(frozen=True)
 class CropOptions:
-    """How clips are cropped. `fps` and `short_side` (pixels) are what the selector was trained on, `crops` how many at most."""
+    """How clips are cropped. `fps` and `short_side` (pixels) are what the selector was trained on, `crops` how many at most.
+
+    `preset`: one of `desync.PRESETS`, whose windows then take the place of `crops`; "" for none.
+    """
 
     crops: int = 3
     fps: int = 25
     short_side: int = 256
+    preset: str = ""
 
 
 def spaced(ticks: int, wanted: int, at_most: int) -> list[int]:
@@ -84,13 +88,17 @@ def shown(first: int, count: int, clip: Fraction, fps: int) -> NDArray[np.int64]
     return np.array([math.ceil(Fraction(2 * tick + 1, 2) * clip / fps) - 1 for tick in range(first, first + count)])
 
 
-def crops_of(
-    row: Mapping[str, Any], reader: Reader, transforms: SyncTransforms, options: CropOptions
-) -> list[tuple[Tensor, Tensor]]:
-    """A located row's crops: (T,3,S,S) uint8 and (1,257,C·16000 // 128 + 1) float32 each. Raises NoScore.
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a clip from tick `first` on: video (T,3,S,S) uint8, wave (C·16000,) float32."""
 
-    Crops in which nothing sounds are left out: standardised silence is noise.
-    """
+    first: int
+    video: Tensor
+    wave: Tensor
+
+
+def ticks_of(row: Mapping[str, Any], transforms: SyncTransforms, fps: int) -> int:
+    """Ticks of a located row that have picture and sound. Raises NoScore for one that cannot be looked at."""
     if row["mp4_offset"] is None:
         raise NoScore("no picture")
     if row["flac_offset"] is None or not row["num_samples"]:
@@ -100,40 +108,70 @@ def crops_of(
     if not (1 <= (row["fps"] or 0) <= 1000 and 1 <= (row["audio_fps"] or 0) <= 1_000_000):
         raise NoScore("corrupt", f"{row['fps']} frames and {row['audio_fps']} samples a second")
     clip = Fraction(row["fps"]).limit_denominator(1001)
-    wanted = int(transforms.crop_len_sec * options.fps)
-    ticks = min(
-        nearest_tick((row["num_frames"] or 0) / clip, Fraction(options.fps)),
-        row["num_samples"] * options.fps // row["audio_fps"],
-    )
-    firsts = spaced(ticks, wanted, options.crops)
+    heard = row["num_samples"] - round(transforms.audio_advance_sec * row["audio_fps"])
+    return min(nearest_tick((row["num_frames"] or 0) / clip, Fraction(fps)), max(heard, 0) * fps // row["audio_fps"])
+
+
+def stretches(
+    row: Mapping[str, Any],
+    reader: Reader,
+    transforms: SyncTransforms,
+    options: CropOptions,
+    firsts: Sequence[int],
+    wanted: int,
+    *,
+    silent_too: bool = False,
+) -> list[Stretch]:
+    """Stretches of `wanted` ticks from the ticks `firsts` on, those in which nothing sounds left out unless asked for.
+
+    Raises NoScore: `silent` if nothing is left, else for bytes that cannot be had or read.
+    """
+    clip = Fraction(row["fps"]).limit_denominator(1001)
     try:
         data = reader.read(
             shard_path(row[DATASET_COLUMN], row["shard"]), [_member(row, ext) for ext in ("flac", "mp4")]
         )
-        heard = [_wave(data["flac"], first, wanted, row["audio_fps"], options.fps) for first in firsts]
-        kept = [(first, wave) for first, wave in zip(firsts, heard, strict=True) if wave.any()]
+        later = round(transforms.audio_advance_sec * RATE)
+        heard = [_wave(data["flac"], first, wanted, row["audio_fps"], options.fps, later) for first in firsts]
+        kept = [(first, wave) for first, wave in zip(firsts, heard, strict=True) if silent_too or wave.any()]
         if not kept:
             raise NoScore("silent")
         pictures = _pictures(data["mp4"], [first for first, _ in kept], wanted, clip, transforms, options)
     except (CorruptSample, DecodeError, ValueError) as error:
         # A shard that cannot be had may be there tomorrow; bytes that are not what they should be stay so.
         raise NoScore("unreadable" if isinstance(error.__cause__, OSError) else "corrupt", str(error)) from error
+    return [Stretch(first, video, wave) for (first, wave), video in zip(kept, pictures, strict=True)]
+
+
+def crops_of(
+    row: Mapping[str, Any], reader: Reader, transforms: SyncTransforms, options: CropOptions
+) -> list[tuple[Tensor, Tensor]]:
+    """A located row's crops for SparseSync: (T,3,S,S) uint8 and (1,257,C·16000 // 128 + 1) float32 each. Raises NoScore.
+
+    Crops in which nothing sounds are left out: standardised silence is noise.
+    """
+    wanted = int(transforms.crop_len_sec * options.fps)
+    firsts = spaced(ticks_of(row, transforms, options.fps), wanted, options.crops)
     none = SeededDraws(0)  # nothing is drawn outside training
-    sounds = [spectrogram(wave, none, 0.0, 0.0, 0.0)[0].unsqueeze(0) for _, wave in kept]
-    return list(zip(pictures, sounds, strict=True))
+    return [
+        (one.video, spectrogram(one.wave, none, 0.0, 0.0, 0.0)[0].unsqueeze(0))
+        for one in stretches(row, reader, transforms, options, firsts, wanted)
+    ]
 
 
 def _member(row: Mapping[str, Any], ext: str) -> Member:
     return Member(ext, row[f"{ext}_offset"], row[f"{ext}_size"] or 0, row[f"{ext}_crc32"])
 
 
-def _wave(flac: bytes, first: int, wanted: int, rate: int, fps: int) -> Tensor:
-    """The crop's sound, mono at RATE, from the moment of its first tick on."""
+def _wave(flac: bytes, first: int, wanted: int, rate: int, fps: int, later: int) -> Tensor:
+    """The stretch's sound, mono at RATE, from `later` samples after the moment of its first tick on."""
     start, count = samples_of(first, wanted, Fraction(fps), RATE)
+    start += later
     if rate == RATE:
         return torch.from_numpy(samples(flac, start, count).mean(axis=1))
-    begin = int((Fraction(first, fps) - min(Fraction(first, fps), _MARGIN)) * rate)
-    length = math.ceil(Fraction(first + wanted, fps) * rate + _MARGIN * rate) - begin
+    moment = Fraction(first, fps) + Fraction(later, RATE)
+    begin = int((moment - min(moment, _MARGIN)) * rate)
+    length = math.ceil((moment + Fraction(wanted, fps)) * rate + _MARGIN * rate) - begin
     wave = soxr.resample(samples(flac, begin, length).mean(axis=1), rate, RATE)
     skipped = start - round(Fraction(begin, rate) * RATE)
     return torch.from_numpy(np.ascontiguousarray(wave[skipped : skipped + count]))
@@ -142,7 +180,7 @@ def _wave(flac: bytes, first: int, wanted: int, rate: int, fps: int) -> Tensor:
 def _pictures(
     mp4: bytes, firsts: Sequence[int], wanted: int, clip: Fraction, transforms: SyncTransforms, options: CropOptions
 ) -> list[Tensor]:
-    """The crops' pictures, each decoded once: crops that overlap are cut from one stretch."""
+    """The stretches' pictures, each decoded once: those that overlap are cut from one longer stretch."""
     together = len(firsts) > 1 and all(b - a < wanted for a, b in pairwise(firsts))
     out = []
     for stretch in [firsts] if together else [[first] for first in firsts]:

@@ -1,4 +1,4 @@
-"""In a worker process: clips become scores. Threads decode ahead of the model, which sees batches of crops."""
+"""In a worker process: clips become scores. Threads decode ahead of the model, which sees batches of their pieces."""
 
 from __future__ import annotations
 
@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.manifests.schema import SCORES_SCHEMA
 from javisc.trainer.data.reader import Reader
 from javisc.trainer.engine.distributed import PRECISIONS
-from javisc.trainer.models.sync.model import AVSync, to_channels_last
-from javisc.trainer.transforms.sync_chain import SyncTransforms
-from javisc.trainer.transforms.sync_video import normalise
-from javisc.trainer.transforms.sync_window import ClassGrid
-from javisc.trainer.use.score_clip import CropOptions, NoScore, crops_of
-from javisc.trainer.use.selector import load_selector
+from javisc.trainer.use.rating import Cut, Rater, failure
+from javisc.trainer.use.score_clip import CropOptions, NoScore
+from javisc.trainer.use.selector import rater_of
 
 
 @dataclass(frozen=True)
@@ -42,93 +37,62 @@ class WorkerOptions:
     crops: int
     fps: int
     short_side: int
+    audio_advance_sec: float
+    preset: str
 
 
 def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Scores of located rows, in their order: sync_offset, sync_confidence, sync_margin, crops, reason and message.
+    """Scores of located rows, in their order: the columns of SCORES_SCHEMA, crops (windows), reason and message.
 
     The batches depend on the rows alone, so the same rows give the same scores in every run. Raises UserError if memory does
     not suffice.
     """
     settings = WorkerOptions(**options)
-    model, transforms, device = _loaded(settings)
+    rater, device = _loaded(settings)
     told: list[dict[str, Any]] = [{} for _ in rows]
-    sums: dict[int, tuple[Tensor, int]] = {}
-    crops = _decoded(rows, transforms, settings, told)
+    held: dict[int, tuple[Cut, list[Any]]] = {}
+    pieces = _decoded(rows, rater, settings, told)
+    low = settings.precision != "fp32"
     try:
-        while batch := list(islice(crops, settings.batch_size)):
-            chances = _chances(model, [vis for _, vis, _ in batch], [aud for _, _, aud in batch], device, settings)
-            for (number, _, _), chance in zip(batch, chances, strict=True):
-                total, count = sums.get(number, (torch.zeros_like(chance), 0))
-                sums[number] = (total + chance, count + 1)
+        with torch.no_grad(), torch.autocast(device.type, PRECISIONS[settings.precision]) if low else nullcontext():
+            while batch := list(islice(pieces, settings.batch_size)):
+                seen, heard = zip(*(cut.pieces[at] for _, cut, at in batch), strict=True)
+                said = rater.see(seen, heard)
+                for (number, cut, _), one in zip(batch, said, strict=True):
+                    cut, parts = held.setdefault(number, (cut, []))
+                    parts.append(one)
+                    if len(parts) == len(cut.pieces):
+                        told[number] = rater.conclude(parts, cut.windows)
+                        del held[number]
     except torch.OutOfMemoryError as error:
         raise UserError(f"{device} has too little memory for --batch-size {settings.batch_size}: lower it") from error
-    grid = ClassGrid(transforms.max_off_sec, transforms.classes).values
-    for number, (total, count) in sums.items():
-        told[number] = rating(total / count, grid.tolist()) | {"crops": count}
     return told
 
 
-def rating(chances: Tensor, grid: Sequence[float]) -> dict[str, Any]:
-    """A clip's score from the probabilities (classes,) of the offsets in `grid` (seconds); equal ones rank by class."""
-    if not chances.isfinite().all():
-        return failure("not finite")
-    ranked = chances.argsort(descending=True, stable=True)
-    first, second = chances[ranked[:2]].tolist()
-    # The grid is float32; its decimals are what was meant, so that `sync_offset <= 0.2` holds for 0.2.
-    return {
-        "sync_offset": round(grid[int(ranked[0])], 4) + 0.0,
-        "sync_confidence": first,
-        "sync_margin": first - second,
-        "reason": None,
-        "message": None,
-    }
-
-
-def failure(reason: str, message: str = "") -> dict[str, Any]:
-    """What stands in the place of a score."""
-    return {**dict.fromkeys(SCORES_SCHEMA), "crops": 0, "reason": reason, "message": message[:500]}
-
-
 def _decoded(
-    rows: Sequence[Mapping[str, Any]], transforms: SyncTransforms, settings: WorkerOptions, told: list[dict[str, Any]]
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(row number, picture, sound) of every crop in order, decoded ahead; failures go to `told`.
+    rows: Sequence[Mapping[str, Any]], rater: Rater, settings: WorkerOptions, told: list[dict[str, Any]]
+) -> Iterator[tuple[int, Cut, int]]:
+    """(row number, its cut, number of the piece) of every piece in order, decoded ahead; failures go to `told`.
 
     What waits is bounded: a batch's worth of clips, and one for each thread.
     """
-    options = CropOptions(settings.crops, settings.fps, settings.short_side)
     ahead = settings.threads + -(-settings.batch_size // settings.crops)
-    waiting: deque[tuple[int, Future[list[tuple[Tensor, Tensor]]]]] = deque()
+    waiting: deque[tuple[int, Future[Cut]]] = deque()
     coming = iter(enumerate(rows))
     with ThreadPoolExecutor(settings.threads, thread_name_prefix="javisc-score") as pool:
         while True:
             for number, row in islice(coming, ahead - len(waiting)):
-                waiting.append((number, pool.submit(crops_of, row, _reader(), transforms, options)))
+                waiting.append((number, pool.submit(rater.cut, row, _reader())))
             if not waiting:
                 return
             number, future = waiting.popleft()
             try:
-                crops = future.result()
+                cut = future.result()
             except NoScore as error:
                 told[number] = failure(error.reason, str(error))
                 continue
-            for picture, sound in crops:
-                yield number, picture, sound
-
-
-@torch.no_grad()
-def _chances(
-    model: AVSync, pictures: list[Tensor], sounds: list[Tensor], device: torch.device, settings: WorkerOptions
-) -> Tensor:
-    """Probabilities (B, classes), float64, of a batch of crops. Pictures travel to the device as bytes."""
-    on_gpu = device.type == "cuda"
-    vis = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=on_gpu)
-    torch.stack(pictures, out=vis)
-    low = settings.precision != "fp32"
-    with torch.autocast(device.type, PRECISIONS[settings.precision]) if low else nullcontext():
-        _, logits = model(normalise(vis.to(device, non_blocking=True)), torch.stack(sounds).to(device))
-    return logits.double().softmax(1).cpu()
+            for at in range(len(cut.pieces)):
+                yield number, cut, at
 
 
 @cache
@@ -136,19 +100,19 @@ def _reader() -> Reader:
     return Reader()
 
 
-_model: tuple[str, AVSync, SyncTransforms, torch.device] | None = None
+_rater: tuple[WorkerOptions, Rater, torch.device] | None = None
 
 
-def _loaded(settings: WorkerOptions) -> tuple[AVSync, SyncTransforms, torch.device]:
-    """The selector on this process's device, loaded once."""
-    global _model
-    if _model is None or _model[0] != settings.checkpoint:
+def _loaded(settings: WorkerOptions) -> tuple[Rater, torch.device]:
+    """The model on this process's device, loaded once."""
+    global _rater
+    if _rater is None or _rater[0] != settings:
         device = torch.device(claim(Path(settings.folder), settings.devices))
         torch.set_num_threads(1)  # there is a process for every core, or a thread
-        model, transforms = load_selector(settings.checkpoint)
-        model.to(device)
-        _model = settings.checkpoint, to_channels_last(model) if device.type == "cuda" else model, transforms, device
-    return _model[1:]
+        cropping = CropOptions(settings.crops, settings.fps, settings.short_side, settings.preset)
+        rater = rater_of(settings.checkpoint, cropping, settings.audio_advance_sec)
+        _rater = settings, rater.to(device), device
+    return _rater[1:]
 
 
 def claim(folder: Path, devices: Sequence[str]) -> str:

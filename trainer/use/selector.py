@@ -18,13 +18,15 @@ from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.decode import frames, samples
 from javisc.trainer.engine.weights import load_strictly, read_weights
-from javisc.trainer.models.families import family_of_task
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.tasks.registry import parts_of
 from javisc.trainer.tasks.selector import PICKLED
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan
 from javisc.trainer.transforms.sync_window import ClassGrid, InfeasibleCrop, Lengths
+from javisc.trainer.use.families import Family, family_of, family_of_task
+from javisc.trainer.use.rating import Rater
+from javisc.trainer.use.score_clip import CropOptions
 
 #: What `loop.save_weights` leaves beside the weights.
 RECIPE = "recipe.json"
@@ -60,24 +62,39 @@ def load_selector(path: str) -> tuple[nn.Module, SyncTransforms]:
 
     Which family it is of, the file says. Raises UserError if the file is neither, broken or hostile.
     """
+    return _loaded(path)[1:]
+
+
+def _loaded(path: str) -> tuple[Family, nn.Module, SyncTransforms]:
     if path.endswith(PICKLED):
-        model, transforms = read_sync_checkpoint(path).build()
-        return model.eval(), transforms
+        checkpoint = read_sync_checkpoint(path)
+        family = family_of(checkpoint.model, checkpoint.source)
+        model, transforms = family.published(checkpoint)
+        return family, model.eval(), transforms
     settings = Path(path) / RECIPE
     if not settings.is_file() or settings.stat().st_size > _MAX_RECIPE_BYTES:
         raise UserError(f"{path} is no trained selector: give a published .pt, or the folder 'best' of a run")
     try:
         stored = json.loads(settings.read_text(encoding="utf-8"))
-        name = stored.get("task") if isinstance(stored, dict) else None
-        if family_of_task(str(name)) is None:
+        name = str(stored.get("task")) if isinstance(stored, dict) else ""
+        found = family_of_task(name)
+        if found is None:
             raise UserError(f"{settings} is no recipe of a sync run: its task is {name!r}")
-        recipe_class, task_class = parts_of(str(name))
+        recipe_class, task_class = parts_of(name)
         recipe: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(recipe_class), stored))
     except (ValueError, OmegaConfBaseException) as error:
         raise UserError(f"{settings} is no recipe of a sync run ({str(error).splitlines()[0]})") from error
+    task_class.check_fit(recipe)
     model = task_class.selector(recipe)
     load_strictly(model, read_weights(Path(path)), path)
-    return model.eval(), recipe.transforms
+    return found, model.eval(), recipe.transforms
+
+
+def rater_of(path: str, options: CropOptions, advance: float | None) -> Rater:
+    """What rates clips with a trained model. `advance`: another `audio_advance_sec` than the model's own. Raises UserError."""
+    family, model, transforms = _loaded(path)
+    rater: Rater = family.rates()(model, with_advance(transforms, advance), options)
+    return rater
 
 
 def short_side(transforms: SyncTransforms) -> int:
@@ -144,7 +161,9 @@ def told(prediction: Prediction, at_most: int = 5) -> str:
     truth = prediction.truth
     lines = [f"Ground Truth offset (sec): {truth.offset_sec:.2f} ({truth.offset_class})"]
     if prediction.audio_advance_sec:
-        lines.append(f"Sound taken {prediction.audio_advance_sec:.3f} s later, as these weights want (--audio-advance-sec)")
+        lines.append(
+            f"Sound taken {prediction.audio_advance_sec:.3f} s later, as these weights want (--audio-advance-sec)"
+        )
     lines += ["", "Prediction Results:"]
     if prediction.synchronizable is not None:
         lines.append(f"p={prediction.synchronizable:.4f}, can be synchronised")

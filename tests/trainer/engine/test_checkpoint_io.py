@@ -19,6 +19,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.engine import checkpoint_io
 from javisc.trainer.engine.checkpoint_io import read_pt, state_dict_of
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
+from javisc.trainer.use.families import published_model
 
 
 class Calls:
@@ -75,7 +76,7 @@ def test_a_training_checkpoint_round_trips(tmp_path: Path) -> None:
     assert checkpoint.metrics_nested and checkpoint.metrics == {"accuracy_1": 0.5, "mAP": 0.25, "dprime": -1.5}
     assert checkpoint.epoch == 3 and checkpoint.model.keys() == {"weight", "bias"}
     with pytest.raises(UserError, match="of no sync model that is known"):
-        read_sync_checkpoint(saved(tmp_path / "d.pt", {"model": model.state_dict()})).build()
+        published_model(read_sync_checkpoint(saved(tmp_path / "d.pt", {"model": model.state_dict()})))
 
 
 def test_a_bare_state_dict_is_found(tmp_path: Path) -> None:

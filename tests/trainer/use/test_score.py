@@ -78,7 +78,9 @@ def test_a_dataset_is_scored_in_place_and_grows(tmp_path: Path, best: str) -> No
     assert contents(out / "shards") == shards and verify(out, workers=1).defects == []
     # The middle crop of a clip in shards says what `javisc predict` says of that second of the video file.
     row = Dataset.open(out).located().filter(pl.col("id") == "1").select(NEEDED).collect().to_dicts()
-    (told_here,) = score_rows(row, asdict(WorkerOptions(best, str(tmp_path), ["cpu"], 1, 1, "fp32", 1, 25, 32)))
+    (told_here,) = score_rows(
+        row, asdict(WorkerOptions(best, str(tmp_path), ["cpu"], 1, 1, "fp32", 1, 25, 32, 0.0, ""))
+    )
     first, second = predict(*load_selector(best), raw / "1.mp4", v_start_sec=0.48).ranked[:2]
     assert told_here["sync_offset"] == pytest.approx(first.offset_sec, abs=1e-6)
     assert told_here["sync_confidence"] == pytest.approx(first.probability, abs=1e-4)
@@ -110,7 +112,10 @@ def test_views_and_tables_of_several_rates_then_filter(tmp_path: Path, best: str
     assert "1 without a score: too short" in told.output and "8 of 9 scored, 8 of them now" not in told.output
     assert "8 of 9 scored" in told.output and "00000002: too short" in told.stderr
     rows = pl.read_parquet(tmp_path / "scored" / "manifest.parquet")
-    assert rows.select(NAMES).null_count().row(0) == (1, 1, 1) and rows["sync_offset"].n_unique() > 2
+    # This model tells nothing of synchronizability.
+    told = rows.select(pl.col(NAMES).exclude("synchronizable"))
+    assert set(told.null_count().row(0)) == {1} and rows["sync_offset"].n_unique() > 2
+    assert rows["synchronizable"].null_count() == len(rows)
     assert rows["key"].to_list() == pl.read_parquet(tmp_path / "all" / "manifest.parquet")["key"].to_list()
     assert Dataset.open(tmp_path / "scored").header["made_by"]["command"] == "score"
     # Each clip is what it is by itself, whatever table it stands in.

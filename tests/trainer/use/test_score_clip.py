@@ -23,8 +23,9 @@ from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, plan
 from javisc.trainer.transforms.sync_video import normalise
 from javisc.trainer.transforms.sync_window import Lengths
+from javisc.trainer.use.rating import rating
 from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore, _wave, crops_of, shown, spaced
-from javisc.trainer.use.score_worker import WorkerOptions, claim, rating, score_rows
+from javisc.trainer.use.score_worker import WorkerOptions, claim, score_rows
 from javisc.trainer.use.selector import load_selector
 from support import compiled, selector
 
@@ -131,7 +132,7 @@ def test_sound_of_another_rate_is_heard_at_the_same_moment(first: int, rate: int
 
     out = io.BytesIO()
     soundfile.write(out, tones(rate, 3.0), rate, format="FLAC", subtype="PCM_24")
-    heard = _wave(out.getvalue(), first, 25, rate, 25)
+    heard = _wave(out.getvalue(), first, 25, rate, 25, 0)
     wanted = tones(16000, 3.0)[first * 640 :][:16000]
     assert len(heard) == 16000
     assert np.abs(heard.numpy() - wanted).max() < 0.01  # a sample too late would be 0.05
@@ -177,7 +178,7 @@ def test_crops_without_any_sound_do_not_count(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_score_is_the_mean_over_crops(rows: list[Row], best: Path, tmp_path: Path) -> None:
-    settings = WorkerOptions(str(best), str(tmp_path), ["cpu"], 2, 2, "fp32", 3, 25, 32)
+    settings = WorkerOptions(str(best), str(tmp_path), ["cpu"], 2, 2, "fp32", 3, 25, 32, 0.0, "")
     told = score_rows(rows, asdict(settings))
     model, transforms = load_selector(str(best))
     for row, score in zip(rows, told, strict=True):
@@ -195,13 +196,21 @@ def test_a_score_is_the_mean_over_crops(rows: list[Row], best: Path, tmp_path: P
 
 
 def test_ratings() -> None:
-    grid = [-0.2, 0.0, 0.2]
-    told = rating(torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64), grid)
+    def of(*windows: list[float], **options: bool) -> Row:
+        return rating([torch.tensor(one, dtype=torch.float64) for one in windows], grid, **options)
+
+    grid = SyncTransforms(max_off_sec=0.2, classes=3)
+    told = of([0.4, 0.4, 0.2])
     assert (told["sync_offset"], told["sync_confidence"], told["sync_margin"]) == (-0.2, 0.4, 0.0)
-    told = rating(torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64), [-0.2, 0.0, 0.20000000298])
+    assert told["desync"] == 0.2 and told["synchronizable"] is None and told["audio_advance_sec"] == 0.0
+    told = of([0.1, 0.2, 0.7])
     assert told["sync_offset"] == 0.2 and told["sync_margin"] == pytest.approx(0.5)
-    told = rating(torch.tensor([0.1, float("nan"), 0.7], dtype=torch.float64), grid)
-    assert told["reason"] == "not finite" and told["sync_offset"] is None
+    told = of([0.1, float("nan"), 0.7])
+    assert told["reason"] == "not finite" and told["sync_offset"] is None and told["desync"] is None
+    # The mean of sizes, not the size of the mean; the first and the last window, or all of them.
+    windows = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
+    assert of(*windows)["desync"] == 0.2 and of(*windows, all_of_them=True)["desync"] == pytest.approx(0.1)
+    assert of(*windows)["sync_offset"] == 0.0
 
 
 def test_every_process_gets_a_device_of_its_own(tmp_path: Path) -> None:

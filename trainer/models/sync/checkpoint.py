@@ -6,15 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.checkpoint_io import read_pt, state_dict_of
-
-if TYPE_CHECKING:
-    from javisc.trainer.transforms.sync_chain import SyncTransforms
 
 #: How the reference names its experiments: by when they were started.
 _STAMP = re.compile(r"\d\d-\d\d-\d\dT\d\d-\d\d-\d\d")
@@ -68,12 +65,6 @@ class SyncCheckpoint:
     def advance_sec(self) -> float:
         """By how much this experiment's sound was early (seconds): 0 unless it is one that is known to."""
         return ADVANCES.get(self.stamp or "", 0.0)
-
-    def build(self) -> tuple[nn.Module, SyncTransforms]:
-        """The model that this is of, with its weights, and the transforms it wants. Raises UserError if it is none."""
-        from javisc.trainer.models.families import family_of
-
-        return family_of(self.model).published(self)
 
 
 def read_sync_checkpoint(path: Path | str) -> SyncCheckpoint:

@@ -43,8 +43,8 @@ class JoinTransformer(FusionTransformer):
 class Synchformer(nn.Module):
     """vis (B,S,frames,3,H,W), aud (B·K,S,1,mels,columns) → (loss or None, logits (B·K,classes)); a clip's K sounds lie together.
 
-    `vis` is normalised to [-1, 1], `aud` a normalised log-mel. The loss is the mean cross entropy against `targets` (B·K,). `seen`
-    (B,S,T,C) are the pictures' features where they are known; `vis` is then not looked at.
+    `vis` is normalised to [-1, 1], `aud` a normalised log-mel. The loss is the mean cross entropy against `targets` (B·K,).
+    `seen` (B,S,T,C) are the pictures' features where they are known; `vis` is then not looked at.
     """
 
     def __init__(self, config: SynchformerConfig | None = None) -> None:

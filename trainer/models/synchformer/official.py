@@ -15,8 +15,8 @@ from torch import Tensor
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.checkpoint import SyncCheckpoint
-from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
 from javisc.trainer.models.synchformer.audio import AudioExtractor
+from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.models.synchformer.visual import VisualExtractor
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
@@ -190,7 +190,9 @@ def fitted(state: Mapping[str, Tensor], model: Synchformer, table: str, source: 
     heads = [key for key in made if key.startswith(("transformer.off_head.", "transformer.sync_head."))]
     if any(key not in own for key in heads):
         made = {key: value for key, value in made.items() if key not in heads}
-        made |= {key: value for key, value in own.items() if key.startswith(f"transformer.{model.transformer.head_name}.")}
+        made |= {
+            key: value for key, value in own.items() if key.startswith(f"transformer.{model.transformer.head_name}.")
+        }
     return made
 
 

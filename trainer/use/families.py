@@ -5,49 +5,61 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-
-if TYPE_CHECKING:
-    from javisc.trainer.models.sync.checkpoint import SyncCheckpoint
-    from javisc.trainer.transforms.sync_chain import SyncTransforms
+from javisc.trainer.models.sync.checkpoint import SyncCheckpoint
+from javisc.trainer.transforms.sync_chain import SyncTransforms
 
 
 @dataclass(frozen=True)
 class Family:
-    """`mark`: a name, or the start of one, that only state dicts of this family hold. `task`: of the recipes that train it.
+    """`mark`: the start of names that only state dicts of this family have. `task`: of the recipes that train it.
 
-    `folder` is where `official.published(checkpoint)` gives the model with its weights and the transforms, and `rating.Rater`
-    what `javisc score` asks.
+    `folder`: of the model, whose `official.published(checkpoint)` gives it with its weights and transforms. `rater`: the module
+    whose Rater says what `javisc score` asks.
     """
 
     title: str
     mark: str
     task: str
     folder: str
+    rater: str
 
     def published(self, checkpoint: SyncCheckpoint) -> tuple[nn.Module, SyncTransforms]:
         """The published model of a checkpoint, with its weights, and its transforms. Raises UserError."""
-        made: tuple[nn.Module, SyncTransforms] = self.part("official").published(checkpoint)
+        official = importlib.import_module(f"{self.folder}.official")
+        made: tuple[nn.Module, SyncTransforms] = official.published(checkpoint)
         return made
 
-    def part(self, name: str) -> Any:
-        """One of the family's modules."""
-        return importlib.import_module(f"{self.folder}.{name}")
+    def rates(self) -> Any:
+        """The family's Rater class."""
+        return importlib.import_module(self.rater).Rater
 
 
 FAMILIES = (
-    Family("SparseSync", "vfeat_extractor.base.", "sync", "javisc.trainer.models.sync"),
-    Family("Synchformer", "vfeat_extractor.patch_embed_3d.", "synchformer", "javisc.trainer.models.synchformer"),
+    Family(
+        "SparseSync",
+        "vfeat_extractor.base.",
+        "sync",
+        "javisc.trainer.models.sync",
+        "javisc.trainer.use.rate_crops",
+    ),
+    Family(
+        "Synchformer",
+        "vfeat_extractor.patch_embed_3d.",
+        "synchformer",
+        "javisc.trainer.models.synchformer",
+        "javisc.trainer.use.rate_segments",
+    ),
 )
 #: The extractors of Synchformer's first stage, which tell nothing by themselves.
 _FIRST_STAGE = "v_encoder.patch_embed_3d."
 
 
-def family_of(state: Mapping[str, Tensor], source: str = "the checkpoint") -> Family:
+def family_of(state: Mapping[str, Tensor], source: str) -> Family:
     """The family whose state dict this is. Raises UserError if it is none's."""
     for family in FAMILIES:
         if any(name.startswith(family.mark) for name in state):
@@ -64,3 +76,8 @@ def family_of(state: Mapping[str, Tensor], source: str = "the checkpoint") -> Fa
 def family_of_task(task: str) -> Family | None:
     """The family that a recipe's task trains a selector of, or None."""
     return next((family for family in FAMILIES if family.task == task), None)
+
+
+def published_model(checkpoint: SyncCheckpoint) -> tuple[nn.Module, SyncTransforms]:
+    """The model of a published checkpoint of any family, with its weights, and the transforms it wants. Raises UserError."""
+    return family_of(checkpoint.model, checkpoint.source).published(checkpoint)
