@@ -60,7 +60,7 @@ class ScoreOptions:
     on; clips of another rate or size are resampled in memory, None is what its crops are cut from in `javisc predict`.
     audio_advance_sec: None is the checkpoint's own. preset: one of `desync.PRESETS`, which sets windows, pictures, precision and
     advance as that evaluator does. device: auto, cuda or cpu. workers: processes, None for one per GPU or core. batch_size: crops
-    or segments; threads: decoding, of a process. precision: auto is fp16 on a GPU, as the published evaluation, and fp32 on a CPU.
+    or segments; threads: decoding, of a process. precision: auto is fp16 on a GPU, as published, and fp32 on a CPU.
     part_size: clips of a part, which is what a kill can cost each worker.
     """
 

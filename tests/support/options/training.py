@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
+from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support.options import Command, Row
 
 
@@ -16,7 +17,7 @@ class _Found:
     truth: float = 0.0
 
 
-_SELECTOR = {"javisc.trainer.use.selector:load_selector": (torch.nn.Identity(), "transforms")}
+_SELECTOR = {"javisc.trainer.use.selector:load_selector": (torch.nn.Identity(), SyncTransforms())}
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
@@ -82,7 +83,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command(
         "score A --checkpoint C",
-        {"javisc.trainer.use.score:score": SimpleNamespace(named=[], reasons={}, rows=3, fresh=3)},
+        {
+            "javisc.trainer.use.score:score": SimpleNamespace(named=[], reasons={}, rows=3, fresh=3),
+            "javisc.trainer.use.score:forecast": SimpleNamespace(clips=3, pieces=42, windows=6, flop=5e12, reasons={}),
+        },
         {
             "SOURCE": Row("B", "score.source", "B", alone=("A",)),
             "--checkpoint": Row("--checkpoint D", "score.checkpoint", "D", alone=("--checkpoint",)),
@@ -97,6 +101,9 @@ COMMANDS: dict[str, Command] = {
             "--precision": Row("--precision", "score.options.precision"),
             "--parts": Row("--parts PARTS", "score.parts", "PARTS"),
             "--part-size": Row("--part-size 9", "score.options.part_size", 9),
+            "--audio-advance-sec": Row("--audio-advance-sec 0.064", "score.options.audio_advance_sec", 0.064),
+            "--preset": Row("--preset", "score.options.preset"),
+            "--dry-run": Row("--dry-run", "said", lambda said: "3 clips, 42 crops or segments, 6 windows" in said),
             "--relative": Row("--relative", "score.relative", True),
             "--force": Row("--force", "check_output.force", True, more="--out {folder}/view"),
         },
@@ -111,12 +118,13 @@ COMMANDS: dict[str, Command] = {
             "--offset-sec": Row("--offset-sec 0.3", "predict.offset_sec", 0.3),
             "--v-start-sec": Row("--v-start-sec 1.5", "predict.v_start_sec", 1.5),
             "--fps": Row("--fps 30", "predict.fps", 30),
+            "--audio-advance-sec": Row("--audio-advance-sec 0.064", "predict.transforms.audio_advance_sec", 0.064),
             "--json": Row("--json", "said", lambda said: said.startswith('{"path"')),
         },
     ),
     "eval sync": Command(
         "eval sync C --data A",
-        {**_SELECTOR, "javisc.trainer.tasks.sync:evaluate_selector": {"accuracy": 1.0}},
+        {**_SELECTOR, "javisc.trainer.tasks.selector:evaluate_selector": {"accuracy": 1.0}},
         {
             "CHECKPOINT": Row("D", "load_selector.path", "D", alone=("C",)),
             "--data": Row("--data B", "evaluate_selector.paths", ("A", "B")),
@@ -125,6 +133,9 @@ COMMANDS: dict[str, Command] = {
             "--iter-times": Row("--iter-times 4", "evaluate_selector.times", 4),
             "--batch-size": Row("--batch-size 7", "evaluate_selector.batch_size", 7),
             "--threads": Row("--threads 6", "evaluate_selector.threads", 6),
+            "--audio-advance-sec": Row(
+                "--audio-advance-sec 0.064", "evaluate_selector.transforms.audio_advance_sec", 0.064
+            ),
         },
     ),
     "kernels": Command(
