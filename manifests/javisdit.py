@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,15 @@ from pathlib import Path
 import polars as pl
 import soundfile
 
+from javisc.manifests.absent import WORDS
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.manifests.io import absolute, complete, write_table
 from javisc.manifests.members import MemberReader, check_key
 from javisc.manifests.merge import repeats
+from javisc.manifests.rows import Faults, cells, read_rows
 from javisc.manifests.schema import DATASET_COLUMN, JAVISDIT, MANIFEST_SCHEMA
+from javisc.manifests.spool import spool
 
 COMMON = tuple(column.name for column in JAVISDIT[:12])
 #: kind → its columns, in order
@@ -176,22 +180,22 @@ def import_csv(paths: Sequence[str], out: str, *, root: str | None = None) -> in
     """Turn JavisDiT's CSVs (or parquet tables) into a list that `javisc build` takes as RAW: a parquet table with one row
     per source file.
 
-    Columns: path, relpath, id, text, audio_text, and unpaired_audio_path where a table has any. The file of a row with
-    a dummy picture is its sound. Relative paths are relative to `root` (default: the working folder, as in its
-    trainer). Raises UserError if a table lacks `path`, names a file outside its root in `relpath`, or two rows have one
-    `relpath`, from which keys are made. Returns the number of rows.
+    Columns: path, relpath, id, text, audio_text, and audio_path and unpaired_audio_path where a table has any: the sound of
+    a row comes from its `audio_path`, where that is another file than its `path`. The file of a row with a dummy picture is
+    its sound. Relative paths are relative to `root` (default: the working folder, as in its trainer). Two rows may have one
+    `relpath`: the build tells them apart by their paths. Raises UserError if a table lacks `path`, names a file outside its
+    root in `relpath`, or has the same picture with the same sound twice. Returns the number of rows.
     """
     if not paths:
         raise UserError("--csv: no table given")
-    try:
-        return _import_all(paths, out, root)
-    except pl.exceptions.PolarsError as error:  # rows are read as late as they are written
-        raise UserError(f"--csv {', '.join(paths)} cannot be read as a table: {str(error).splitlines()[0]}") from error
+    with tempfile.TemporaryDirectory(prefix="javisc-import-") as folder:
+        schema = pl.Schema(dict.fromkeys(IMPORTED, pl.String()))
+        frame = spool((piece for path in paths for piece in _rows_of(path, schema)), Path(folder), schema)
+        return _import_all(frame, out, root)
 
 
-def _import_all(paths: Sequence[str], out: str, root: str | None) -> int:
+def _import_all(frame: pl.LazyFrame, out: str, root: str | None) -> int:
     base = str(Path(root or ".").absolute()).rstrip("/") + "/"
-    frame = pl.concat([_import_one(path) for path in paths])
 
     def whole(name: str) -> pl.Expr:
         path = pl.col(name)
@@ -212,6 +216,9 @@ def _import_all(paths: Sequence[str], out: str, root: str | None) -> int:
     frame = frame.with_columns(
         whole("path"),
         whole("unpaired_audio_path"),
+        pl.when(~pl.col("dummy") & (whole("audio_path") != whole("path")))
+        .then(whole("audio_path"))
+        .alias("audio_path"),
         pl.coalesce(text, pl.when("dummy").then("audio_text")).alias("text"),
         pl.coalesce("relpath", pl.col("path").str.split("/").list.last()).alias("relpath"),
     )
@@ -225,30 +232,34 @@ def _import_all(paths: Sequence[str], out: str, root: str | None) -> int:
         raise UserError(
             f"relpath {bad['relpath'][0]!r} (path {bad['path'][0]!r}) is not a path inside a folder: mend the table"
         )
-    for again in repeats(frame, ["relpath"]):
+    sources = frame.select("path", pl.col("audio_path").fill_null(""))
+    for again in repeats(sources, ["path", "audio_path"]):
         if again.height:
             raise UserError(
-                f"relpath {again['relpath'][0]} is there twice: keys are made of it, so import the tables one by one"
+                f"path {again['path'][0]} is there twice with the same sound: one of the rows would be lost"
             )
-    unpaired = frame.select(pl.col("unpaired_audio_path").is_not_null().any()).collect(engine="streaming").item()
-    write_table(frame.drop("audio_path", "dummy", *([] if unpaired else ["unpaired_audio_path"])), out)
+    optional = ("audio_path", "unpaired_audio_path")
+    given = frame.select(pl.col(name).is_not_null().any() for name in optional).collect(engine="streaming").row(0)
+    empty = [name for name, any_row in zip(optional, given, strict=True) if not any_row]
+    write_table(frame.drop("dummy", *empty), out)
     return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
 
 
 IMPORTED = ("path", "relpath", "id", "text", "audio_text", "unpaired_audio_path", "audio_path")
 
 
-def _import_one(path: str) -> pl.LazyFrame:
-    try:
-        if path.endswith(".parquet"):
-            frame = pl.scan_parquet(path, glob=False)
-        else:  # pandas writes missing text as nothing; numbers are not used, so every column is read as text
-            frame = pl.scan_csv(path, infer_schema=False, glob=False, null_values=["", "nan", "NaN"])
-        found = frame.collect_schema()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"--csv {path} cannot be read as a table: {str(error).splitlines()[0]}") from error
-    if "path" not in found and "audio_path" not in found:
-        raise UserError(f"--csv {path} has no column path or audio_path: its columns are {', '.join(found)}")
-    return frame.select(
-        (pl.col(name).cast(pl.String) if name in found else pl.lit(None, pl.String)).alias(name) for name in IMPORTED
-    )
+def _rows_of(path: str, schema: pl.Schema) -> Iterator[pl.DataFrame]:
+    """The rows of a table in batches. Raises UserError for what cannot be read, with the lines of bad rows."""
+    faults = Faults(f"--csv {path}")
+    batch: list[dict[str, str]] = []
+    for line, row in read_rows(path, faults):
+        if "path" not in row and "audio_path" not in row:
+            raise UserError(f"--csv {path} has no column path or audio_path: its columns are {', '.join(row)}")
+        found = cells(row, {name: name for name in IMPORTED}, line, faults)
+        # pandas writes a missing path as nan, and no table of JavisDiT's names a file of that name.
+        batch.append({name: value for name, value in found.items() if value not in WORDS})
+        if len(batch) >= BATCH:
+            yield pl.DataFrame(batch, schema=schema)
+            batch = []
+    faults.check()
+    yield pl.DataFrame(batch, schema=schema)

@@ -13,10 +13,10 @@ import polars as pl
 
 from javisc.compiler.inputs.lists import folder_of, resolved
 from javisc.compiler.inputs.local import SIDECAR
-from javisc.compiler.inputs.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, read_rows
 from javisc.compiler.inputs.sidecars import NoCaption, read_sidecar
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, normal_relpath
 from javisc.manifests.errors import UserError
+from javisc.manifests.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, read_rows
 from javisc.manifests.urls import is_url
 
 #: What a table of captions may be joined by: the most exact first.

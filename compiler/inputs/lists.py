@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from javisc.compiler.inputs.rows import Faults, captions_in, cells, open_bytes, read_rows
 from javisc.manifests.errors import UserError
+from javisc.manifests.rows import Faults, captions_in, cells, open_bytes, read_rows
 from javisc.manifests.schema import CARRIED
 from javisc.manifests.urls import is_url, join
 

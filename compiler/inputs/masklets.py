@@ -18,9 +18,9 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
-from javisc.compiler.inputs.rows import MAX_FIELD, open_bytes
 from javisc.compiler.inputs.table import INPUT_SCHEMA
 from javisc.compiler.recipe import PRESETS
+from javisc.manifests.rows import MAX_FIELD, open_bytes
 from javisc.manifests.spool import spool
 
 #: Objects are small and a mask's edge matters; half a dozen frames may be a whole object. They have no sound.

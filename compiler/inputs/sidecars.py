@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Iterable
 
-from javisc.compiler.inputs.rows import MAX_FIELD, captions_in, captions_of, open_bytes
 from javisc.manifests.environment import ask_local, said
 from javisc.manifests.errors import UserError
+from javisc.manifests.rows import MAX_FIELD, captions_in, captions_of, open_bytes
 from javisc.manifests.urls import is_url
 
 SUFFIXES = (".json", ".txt")

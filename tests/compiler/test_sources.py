@@ -21,6 +21,7 @@ from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS, Recipe
 from javisc.compiler.run.unit import compile_input
 from javisc.manifests.io import Dataset
+from javisc.manifests.javisdit import import_csv
 from javisc.manifests.schema import LATER, MANIFEST_SCHEMA
 from javisc.manifests.splits import split_of
 from support import media
@@ -239,3 +240,24 @@ def test_a_dataset_of_before_these_columns_is_read_verified_and_added_to(tmp_pat
         rows.filter(pl.col("shard") == 1)["split"].to_list() == before.filter(pl.col("shard") == 1)["split"].to_list()
     )
     assert verify(out, workers=1).defects == []
+
+
+def test_javisdits_own_table_becomes_a_dataset_with_its_sounds(tmp_path: Path) -> None:
+    """`javisc import --csv` and `javisc build jav`: one relpath in two folders, and one picture with two sounds."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_clip(tmp_path / name / "x.mp4", seconds=1.5, seed=ord(name))
+        soundfile.write(tmp_path / name / "x.wav", media.sound(16000, 1.5, (0.25 if name == "a" else 0.75,)), 16000)
+    soundfile.write(tmp_path / "other.wav", media.sound(16000, 1.5, (1.0,)), 16000)
+    rows = ["path,relpath,audio_path,text"]
+    rows += [f"{tmp_path}/{name}/x.mp4,x.mp4,{tmp_path}/{name}/x.wav,{name}" for name in ("a", "b")]
+    rows += [f"{tmp_path}/a/x.mp4,x.mp4,{tmp_path}/other.wav,other"]
+    (tmp_path / "train_jav.csv").write_text("\n".join(rows) + "\n")
+    import_csv([str(tmp_path / "train_jav.csv")], str(tmp_path / "list.parquet"))
+    build(from_raw([str(tmp_path / "list.parquet")]), RECIPES["jav"], tmp_path / "ds", BuildOptions(workers=1))
+    made = {row["text"]: row for row in pl.read_parquet(tmp_path / "ds" / "manifest.parquet").iter_rows(named=True)}
+    assert len(made) == 3 and len({row["key"] for row in made.values()}) == 3
+    for text, beep in (("a", 0.25), ("b", 0.75), ("other", 1.0)):
+        assert heard(tmp_path / "ds", made[text], (beep,)) == pytest.approx([beep], abs=1e-3)
+        assert made[text]["audio_sha256"] == digest(Path(made[text]["audio_path"]))
+    assert verify(tmp_path / "ds", workers=1).defects == []

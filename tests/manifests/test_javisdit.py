@@ -141,7 +141,7 @@ def test_an_export_comes_back_as_inputs(tmp_path: Path) -> None:
 
 
 def test_audio_rows_come_back_by_their_sound(tmp_path: Path) -> None:
-    table = rows(2, text="placeholder", audio_text="rain", audio_path="sounds/a.wav")
+    table = rows(2, text="placeholder", audio_text="rain").with_columns(audio_path=pl.Series(["sounds/a.wav", "b.wav"]))
     export_csv(scan_many([dataset(tmp_path / "ds", table)])[1], str(tmp_path / "t.csv"), "audio")
     import_csv([str(tmp_path / "t.csv")], str(tmp_path / "list.parquet"), root="/data")
     row = pl.read_parquet(tmp_path / "list.parquet").row(0, named=True)
@@ -162,8 +162,11 @@ def test_audio_rows_come_back_by_their_sound(tmp_path: Path) -> None:
         ("path,relpath\n/a.mp4,../a.mp4\n", "not a path inside"),
         ("path,relpath\n/a.mp4,/etc/a.mp4\n", "not a path inside"),
         ("path,relpath\n,a.mp4\n", "not a path inside"),
-        ("path,relpath\n/a/x.mp4,x.mp4\n/b/x.mp4,x.mp4\n", "x.mp4 is there twice"),
-        ('path,relpath\n"/a/x.mp4,x.mp4\n', "cannot be read"),
+        ("path,text\n/a/x.mp4,x\n/a/x.mp4,y\n", "x.mp4 is there twice with the same sound"),
+        ("path,audio_path\n/x.mp4,/x.wav\n/x.mp4,/x.wav\n", "x.mp4 is there twice with the same sound"),
+        ('path,relpath\n"/a/x.mp4,x.mp4\n', "line 2: its quotes do not pair"),
+        ("path,text\n/a.mp4,a dog, barking\n", "line 2: 3 fields where the header has 2"),
+        ("path,text\n/a.mp4,x\n/b.mp4\n", "line 3: 1 fields where the header has 2"),
     ],
 )
 def test_tables_that_cannot_become_inputs_are_one_line(tmp_path: Path, text: str, told: str) -> None:
@@ -179,3 +182,22 @@ def test_a_table_of_pandas_is_read(tmp_path: Path) -> None:
     assert back["path"].to_list() == [f"{tmp_path}/sub/a.mp4", f"{tmp_path}/b.MP4"]
     assert back["relpath"].to_list() == ["a.mp4", "b.MP4"] and back["text"].to_list() == [None, "hi"]
     assert "unpaired_audio_path" not in back.columns
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_the_sound_of_a_row_comes_from_the_file_that_the_row_names(tmp_path: Path, form: str) -> None:
+    """JavisDiT's own train_jav.csv names a wav for every mp4; rows of one relpath are told apart by path."""
+    table = pl.DataFrame(
+        {
+            "path": ["/a/x.mp4", "b/x.mp4", "/c.mp4", "/c.mp4", "/d.mp4", "nan", "/e.mp4"],
+            "relpath": ["x.mp4", "x.mp4", "c.mp4", "c.mp4", "d.mp4", "s.wav", "e.mp4"],
+            "audio_path": ["/a/x.wav", "b/x.wav", "/c1.wav", "/c2.wav", "/d.mp4", "s.wav", None],
+        }
+    )
+    source = tmp_path / f"t.{form}"
+    {"csv": table.write_csv, "parquet": table.write_parquet}[form](source)  # type: ignore[operator]
+    assert import_csv([str(source)], str(tmp_path / "list.parquet"), root="/r") == 7
+    back = pl.read_parquet(tmp_path / "list.parquet")
+    assert back["path"].to_list() == ["/a/x.mp4", "/r/b/x.mp4", "/c.mp4", "/c.mp4", "/d.mp4", "/r/s.wav", "/e.mp4"]
+    assert back["audio_path"].to_list() == ["/a/x.wav", "/r/b/x.wav", "/c1.wav", "/c2.wav", None, None, None]
+    assert back["relpath"].to_list() == table["relpath"].to_list()

@@ -22,8 +22,8 @@ from javisc.compiler.inputs.local import (
     scan,
 )
 from javisc.compiler.inputs.raw import from_raw
-from javisc.compiler.inputs.rows import captions_of, cell
 from javisc.manifests.errors import UserError
+from javisc.manifests.rows import captions_of, cell
 from support.raw import AWKWARD
 
 PLAIN = (st.none(), st.text(), st.integers(), st.floats())

@@ -16,9 +16,9 @@ from javisc.compiler.inputs.captions import attach
 from javisc.compiler.inputs.lists import read_list
 from javisc.compiler.inputs.local import AUDIO_SUFFIXES, SCAN_SCHEMA, scan
 from javisc.compiler.inputs.raw import from_raw
-from javisc.compiler.inputs.rows import Faults, read_rows
 from javisc.compiler.inputs.sidecars import NoCaption, read_sidecar
 from javisc.manifests.errors import UserError
+from javisc.manifests.rows import Faults, read_rows
 from support.shared import SHARED, need
 
 WORDS = st.text(st.sampled_from("ab ,\"'\t;\n"), min_size=1, max_size=12)
