@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 import polars as pl
 
+from javisc.manifests import places
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.manifests.schema import (
@@ -51,13 +52,13 @@ def absolute(path: str) -> str:
 
 
 def shard_path(root: str, shard: int) -> str:
-    """The tar of a shard of the dataset at `root`."""
-    return join(root, "shards", f"{shard:06d}.tar")
+    """The tar of a shard of the dataset at `root`. Raises UserError if that is a URL on a host that the user did not name."""
+    return join(places.check(root), "shards", f"{shard:06d}.tar")
 
 
 def index_path(root: str, shard: int) -> str:
-    """The DALI index of a shard of the dataset at `root`."""
-    return join(root, "shards", f"{shard:06d}.idx")
+    """The DALI index of a shard of the dataset at `root`. Raises UserError as `shard_path` does."""
+    return join(places.check(root), "shards", f"{shard:06d}.idx")
 
 
 def read_header(path: str) -> dict[str, Any]:
@@ -144,6 +145,7 @@ class Dataset:
     def open(cls, path: str | os.PathLike[str]) -> Dataset:
         """Open a folder (or URL) with dataset.json, or a .parquet table. Raises UserError if it is neither."""
         text = os.fspath(path)
+        places.name(text)
         if text.endswith(".parquet"):
             if not is_url(text) and not Path(text).is_file():
                 raise UserError(f"{text} is not there: give a dataset's folder or a .parquet table")

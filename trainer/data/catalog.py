@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from javisc.manifests import places
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, scan_many, shard_path
 from javisc.manifests.kinds import MEMBERS
@@ -76,7 +77,11 @@ class Catalog:
         digests = {
             (number, int(shard)): str(digest)
             for number, root in enumerate(roots)
-            for shard, digest in Dataset.open(root).shards().select("shard", "sha256").collect().iter_rows()
+            for shard, digest in Dataset.open(places.check(root))
+            .shards()
+            .select("shard", "sha256")
+            .collect()
+            .iter_rows()
         }
         return cls(
             numbers={name: rows[name].cast(pl.Int64).fill_null(-1).to_numpy() for name in _NUMBERS if name in have},
