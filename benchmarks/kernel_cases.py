@@ -174,16 +174,18 @@ def two_calls(q: Tensor, k: Tensor, v_row: Tensor, v_col: Tensor, *, one: Functi
 
 def temporal() -> list[Case]:
     """Attention over T in the projection's own layout, against transposes, compiled norm and rope, and a fused attention."""
-    from javisc.kernels.rms_norm_rope.reference import rms_norm_rope
+    from javisc.kernels.attention.reference import rms_norm
     from javisc.kernels.temporal_attention import temporal_attention
-    from javisc.kernels.temporal_attention.reference import temporal_attention_reference
+    from javisc.kernels.temporal_attention.reference import rotate, temporal_attention_reference
 
     def inputs(device: str, dtype: torch.dtype, B: int, T: int, S: int) -> dict[str, Tensor]:
         angles = torch.arange(T, device=device)[:, None] / 1e4 ** (torch.arange(0, D, 2, device=device) / D)
         leaves = normal(device, dtype, qkv=(B, T, S, 3, H, D), q_weight=(D,), k_weight=(D,))
         return leaves | {"cos": angles.cos(), "sin": angles.sin()}
 
-    norm_rope = torch.compile(rms_norm_rope)
+    @torch.compile
+    def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return rotate(rms_norm(x, weight, 1e-6), cos[:, None], sin[:, None]).to(x.dtype)
 
     def usual(
         qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, *, backend: SDPBackend
@@ -213,7 +215,7 @@ def temporal() -> list[Case]:
 
 def selector() -> list[Case]:
     """SparseSync's 16 queries over the visual tokens of 5 to 60 seconds; 2 clips where N passes 3000."""
-    from javisc.kernels.selector_attention import absorbed_selector_attention, reference, selector_attention
+    from javisc.kernels.selector_attention import reference, selector_attention
 
     cases = []
     for seconds, clips in ((5, 10), (20, 2), (60, 2)):
@@ -224,33 +226,6 @@ def selector() -> list[Case]:
             Case("selector_attention", f"{seconds} s, {clips} clips, {keys} keys", qkv, sizes, tiny,
                  partial(selector_attention, backend="triton"), reference.selector_attention, attention_peers(),
                  goals=(goal,) if keys > 3000 else (), **attention_work(**sizes))
-        )  # fmt: skip
-
-        def inputs(device: str, dtype: torch.dtype, B: int, N: int) -> dict[str, Tensor]:
-            drawn = normal(
-                device,
-                dtype,
-                q=(B, 16, 8, 64),
-                context=(B, N, 512),
-                w_k=(512, 512),
-                w_v=(512, 512),
-                b_k=(512,),
-                b_v=(512,),
-            )
-            return {k: (x.detach() * 512**-0.5).requires_grad_() if k.startswith("w") else x for k, x in drawn.items()}
-
-        def projected(q: Tensor, context: Tensor, w_k: Tensor, w_v: Tensor, b_k: Tensor, b_v: Tensor) -> Tensor:
-            k, v = (
-                F.linear(context, w_k, b_k).unflatten(-1, (8, 64)),
-                F.linear(context, w_v, b_v).unflatten(-1, (8, 64)),
-            )
-            return selector_attention(q, k, v)
-
-        product, moved = 2.0 * clips * keys * 128 * 512, 2.0 * clips * keys * 512
-        cases.append(
-            Case("absorbed_selector_attention", f"{seconds} s, {clips} clips, {keys} keys", inputs, {"B": clips, "N": keys},
-                 {"B": 2, "N": 200}, absorbed_selector_attention, reference.absorbed_selector_attention,
-                 {"projected keys and values": projected}, (2 * product, 5 * product), (moved, 2 * moved))
         )  # fmt: skip
     return cases
 
@@ -322,36 +297,6 @@ def norms() -> list[Case]:
     return cases
 
 
-def head_norm() -> list[Case]:
-    """The RMS norm of query heads in spatial blocks, and with rope over time."""
-    from javisc.kernels.rms_norm_rope import reference, rms_norm_rope
-
-    def inputs(device: str, dtype: torch.dtype, B: int, L: int, H: int, d: int) -> dict[str, Tensor]:
-        angles = torch.arange(L, device=device)[:, None] / 1e4 ** (torch.arange(0, d, 2, device=device) / d)
-        return normal(device, dtype, x=(B, L, H, d), weight=(d,)) | {"cos": angles.cos(), "sin": angles.sin()}
-
-    cases = []
-    for name, v in VIDEO.items():
-        sizes, tiny = {"B": v["B"] * v["S"], "L": v["T"], "H": H, "d": D}, {"B": 3, "L": 15, "H": 2, "d": D}
-        bytes_ = 2.0 * v["B"] * v["T"] * v["S"] * C
-        ours = partial(rms_norm_rope, backend="triton")
-        cases.append(
-            Case(
-                "rms_norm_rope",
-                name,
-                inputs,
-                sizes,
-                tiny,
-                ours,
-                reference.rms_norm_rope,
-                {},
-                (0, 0),
-                (2 * bytes_, 3 * bytes_),
-            )
-        )
-    return cases
-
-
 FAMILIES: dict[str, Callable[[], list[Case]]] = {
     "attention": spatial,
     "temporal_attention": temporal,
@@ -359,7 +304,6 @@ FAMILIES: dict[str, Callable[[], list[Case]]] = {
     "selector_attention": selector,
     "prior_attention": prior,
     "modulated_norm": norms,
-    "rms_norm_rope": head_norm,
 }
 
 

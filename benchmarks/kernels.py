@@ -205,7 +205,6 @@ def cpu_time(function: Callable[[], Any], repeats: int = 5) -> float:
 def torch_forms() -> list[str]:
     """CPU times of what saves work whatever runs it: distinct keys, absorbed projections."""
     from javisc.kernels.prior_attention import prior_attention
-    from javisc.kernels.selector_attention import absorbed_selector_attention, selector_attention
 
     out = ["| work (forward, float32, one thread) | usual form ms | javisc's form ms | ratio |", "|---|---:|---:|---:|"]
     torch.manual_seed(0)
@@ -229,22 +228,6 @@ def torch_forms() -> list[str]:
         text = f"spatial prior, 2 clips, {q.shape[1]} queries (a quarter of {frames} × {patches}), 4 heads: "
         text += f"keys repeated {frames} times or once"
         row(text, repeated, distinct)
-    for keys in (784, 3136, 9408):
-        q, context = torch.randn(1, 16, 8, 64), torch.randn(1, keys, 512)
-        w_k, w_v, b_k, b_v = torch.randn(512, 512) / 23, torch.randn(512, 512) / 23, torch.randn(512), torch.randn(512)
-
-        def projected(q: Tensor = q, c: Tensor = context, w: tuple[Tensor, ...] = (w_k, b_k, w_v, b_v)) -> Tensor:
-            k, v = F.linear(c, *w[:2]).unflatten(-1, (8, 64)), F.linear(c, *w[2:]).unflatten(-1, (8, 64))
-            return selector_attention(q, k, v, backend="torch")
-
-        def absorbed(q: Tensor = q, c: Tensor = context, w: tuple[Tensor, ...] = (w_k, b_k, w_v, b_v)) -> Tensor:
-            return absorbed_selector_attention(q, c, *w)
-
-        row(
-            f"selector over {keys} tokens ({keys * 5 // 784} s of video): keys and values projected or absorbed",
-            projected,
-            absorbed,
-        )
     return out
 
 
@@ -252,7 +235,7 @@ def resources() -> list[str]:
     """The compiled kernels: the most that any configuration of each uses."""
     from javisc.kernels import aot
 
-    rows = aot.compile_all(aot.cases())
+    rows = aot.compile_all([v for arch in (80, 90) for v in aot.variants(arch)])
     out = [
         "| kernel | configurations | architecture | most registers | spilled bytes | most shared KB |",
         "|---|---:|---|---:|---:|---:|",

@@ -29,7 +29,6 @@ from measure import exponent
 
 WIDTH, HEADS, QUERIES = 512, 8, 16
 FORMS = {
-    "absorbed": "selector, projections absorbed (keys and values never formed)",
     "projected": "selector, projected keys and values",
     "full": "full self-attention over all tokens, projected (PyTorch's fused kernel)",
     "stored": "full self-attention with its probabilities stored, as SparseSync's baseline computes it",
@@ -38,7 +37,7 @@ FORMS = {
 
 def step(form: str, keys: int) -> Callable[[], object]:
     """Return one forward and backward over `keys` context tokens."""
-    from javisc.kernels.selector_attention import absorbed_selector_attention, selector_attention
+    from javisc.kernels.selector_attention import selector_attention
 
     generator = torch.Generator().manual_seed(0)
 
@@ -53,12 +52,7 @@ def step(form: str, keys: int) -> Callable[[], object]:
         return torch.nn.functional.linear(context, weight, bias).unflatten(-1, (HEADS, -1))
 
     def run() -> object:
-        if form == "absorbed":
-            out, leaves = (
-                absorbed_selector_attention(queries, context, w_k, None, w_v, bias),
-                (context, w_k, w_v, queries),
-            )
-        elif form == "projected":
+        if form == "projected":
             out, leaves = selector_attention(queries, heads(w_k), heads(w_v)), (context, w_k, w_v, queries)
         else:
             q, k, v = (heads(w).transpose(1, 2) for w in (w_q, w_k, w_v))
@@ -144,11 +138,7 @@ def main() -> int:
         options.out.write_text(text)
     else:
         print(text)
-    slopes = [
-        exponent([(n, r[m]) for n, r in rows[f].items()])
-        for f in ("absorbed", "projected")
-        for m in ("seconds", "bytes")
-    ]
+    slopes = [exponent([(n, r[m]) for n, r in rows[f].items()]) for f in ("projected",) for m in ("seconds", "bytes")]
     return int(max(slopes) > 1.05)
 
 

@@ -1,7 +1,8 @@
-"""Compile every kernel and configuration ahead of time, without a GPU, and tell what each uses: registers, spills, shared memory.
+"""Compile what really runs, without a GPU, and tell what it uses: registers, spills, shared memory, instructions.
 
-Run as `python -P -m javisc.kernels.aot`. Needs Triton outside its interpreter. Each op's `kernels/<op>/aot.py` has
-`cases()`, which yields `Case`s: one per kernel × configuration table entry × dtype that matters.
+`python -P -m javisc.kernels.aot` runs the ops at the models' shapes on tensors without memory, catches every launch and compiles
+exactly these variants. `capturing` does so for any code: a whole training step on fake tensors, say. Needs Triton outside its
+interpreter.
 """
 
 from __future__ import annotations
@@ -14,49 +15,65 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-#: Shared memory one block may use, bytes (CUDA programming guide, compute capabilities 8.0 and 9.0).
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+import torch
+from torch import Tensor
+
+from javisc.kernels import dispatch
+
+#: Compute capability → shared memory one block may use, bytes (CUDA programming guide).
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+#: Why a kernel may spill: (kernel, text in the variant's label, bytes per thread, reason). Any other spill fails.
+EXCUSES = [
+    ("", "fp32", 2000, "float32 is for checks: `auto` leaves its products to torch"),
+    ("attention_bwd", "D=128", 800, "no model here has heads of 128, and smaller tiles spill too"),
+    ("bidirectional", "D=72", 220, "seven products and two accumulators of 128 × 80 leave no registers for addresses"),
+]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One compilation.
+class Variant:
+    """One compilation, as a launch asks for it. kernel: "module:function"; constants and divisible (by 16): by argument path."""
 
-    kernel: "module:function". types: run-time argument → Triton type ("*bf16", "i32", "fp32"). constants: constexpr
-    arguments. divisible: integer arguments known to be multiples of 16 (pointers always are). excuse: why a spill of at most
-    `spill_limit` bytes per thread is accepted; without one any spill fails.
-    """
-
-    op: str
     kernel: str
-    label: str
     arch: int
-    types: Mapping[str, str]
-    constants: Mapping[str, Any]
-    warps: int
-    stages: int
-    divisible: Sequence[str] = ()
-    excuse: str = ""
-    spill_limit: int = 0
+    signature: tuple[tuple[str, Any], ...]
+    constants: tuple[tuple[tuple[int, ...], Any], ...]
+    divisible: tuple[tuple[int, ...], ...]
+    options: tuple[tuple[str, Any], ...]
 
     @property
     def name(self) -> str:
-        return f"{self.op}/{self.kernel.rpartition(':')[2]}/{self.label}/sm_{self.arch}"
+        return self.kernel.rpartition(":")[2]
+
+    @property
+    def label(self) -> str:
+        """The constants, and of the types whether it computes in 16 bits or in float32."""
+        names = [name for name, _ in self.signature]
+        said = [f"{names[path[0]]}={value}" for path, value in self.constants if len(path) == 1 and value is not None]
+        blocks = [
+            f"{names[path[0]]}.{'.'.join(map(str, path[1:]))}={value}"
+            for path, value in self.constants
+            if len(path) > 1
+        ]
+        types = {kind for _, kind in self.signature if isinstance(kind, str) and kind.startswith("*")}
+        width = "bf16" if types & {"*bf16", "*fp16"} else "fp32"
+        return " ".join([width, *said, *(b for b in blocks if not re.search(r"BLOCKS", b))])
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled case uses per thread (registers, spill bytes) and per block (shared bytes). error: why it has none."""
+    """What a compiled variant uses. Per thread: registers, spill (bytes). Per block: shared (bytes). instructions: of the machine
+    code, `loop` those of its longest innermost loop, `kinds` how many of some. problem: why it fails, "" if it does not."""
 
-    name: str
-    op: str
     kernel: str
     label: str
     arch: int
@@ -65,103 +82,185 @@ class Resources:
     registers: int = 0
     spill: int = 0
     shared: int = 0
+    instructions: int = 0
+    loop: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
     excuse: str = ""
-    problem: str = field(default="")
+    problem: str = ""
 
 
-def ops_with_kernels() -> list[str]:
-    """The folders below kernels/ that have ahead-of-time cases, sorted."""
-    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/aot.py"))
+class _Pointer:
+    """Stands for a tensor in a launch that is only compiled: its type, and how its address is aligned."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.dtype = tensor.dtype
+        self.address = tensor.storage_offset() * tensor.element_size()
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def ptr_range(self) -> int:
+        return 0
 
 
-def cases(ops: Iterable[str] = ()) -> list[Case]:
-    """Every case of the named ops (default: all); names are unique. Imports no Triton."""
-    found: list[Case] = []
-    for op in ops or ops_with_kernels():
-        found += importlib.import_module(f"javisc.kernels.{op}.aot").cases()
-    names = [case.name for case in found]
-    assert len(set(names)) == len(names), f"two cases have one name: {sorted(n for n in names if names.count(n) > 1)}"
-    return found
+@contextmanager
+def capturing(arch: int) -> Iterator[Counter[Variant]]:
+    """Run no kernel inside the block: count what would be launched on a device of that architecture (80, 90, …).
+
+    The ops take Triton on tensors without memory (meta or fake ones), as if they were on such a device.
+    """
+    from triton.backends.compiler import GPUTarget  # type: ignore[import-untyped]
+    from triton.compiler import make_backend  # type: ignore[import-untyped]
+    from triton.runtime.jit import JITFunction, create_function_from_signature  # type: ignore[import-untyped]
+
+    backend = make_backend(GPUTarget("cuda", arch, 32))
+    found: Counter[Variant] = Counter()
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        bind = create_function_from_signature(self.signature, self.params, backend)
+        given = [_Pointer(a) if isinstance(a, Tensor) else a for a in args]
+        bound, specialised, rest = bind(
+            *given, **{k: _Pointer(v) if isinstance(v, Tensor) else v for k, v in options.items()}
+        )
+        _, signature, constants, attributes = self._pack_args(backend, options, bound, specialised, rest)
+        found[
+            Variant(
+                f"{self.fn.__module__}:{self.fn.__name__}",
+                arch,
+                tuple(signature.items()),
+                tuple(constants.items()),
+                tuple(attributes),
+                tuple(sorted(rest.items())),
+            )
+        ] += 1
+
+    before, launcher = dispatch.pretended, JITFunction.run
+    dispatch.pretended, JITFunction.run = (arch // 10, arch % 10), run
+    try:
+        yield found
+    finally:
+        dispatch.pretended, JITFunction.run = before, launcher
 
 
-def _usage(cubin: bytes) -> tuple[int, int]:
-    """(registers, stack and local bytes) per thread, as the cuobjdump inside Triton's wheel tells them."""
+def _machine_code(cubin: bytes) -> tuple[int, int, list[str]]:
+    """(registers, stack and local bytes) per thread and the instructions, as the tools inside Triton's wheel tell them."""
     import triton  # type: ignore[import-untyped]
 
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], check=True, capture_output=True, text=True).stdout
-    rows = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
-    assert rows, text
-    return max(int(r) for r, _, _ in rows), max(int(s) + int(l) for _, s, l in rows)
+        usage, code = (
+            subprocess.run(
+                [tools / command[0], *command[1:], file.name], check=True, capture_output=True, text=True
+            ).stdout
+            for command in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
+        )
+    rows = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    assert rows, usage
+    lines = re.findall(r"^(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_.]*)(.*)", code, re.MULTILINE)
+    listing = [label + ":" if label else f"{name} {rest}" for label, name, rest in lines]
+    return max(int(r) for r, _, _ in rows), max(int(s) + int(l) for _, s, l in rows), listing
 
 
-def compile_case(case: Case) -> Resources:
-    """Compile one case for its architecture and read its resources; a compiler's error becomes `problem`."""
-    import triton  # type: ignore[import-untyped]
-    from triton.backends.compiler import GPUTarget  # type: ignore[import-untyped]
-    from triton.compiler import ASTSource  # type: ignore[import-untyped]
+#: Instructions that a report counts: products, exponentials, barriers, local memory (spills).
+KINDS = ("HGMMA", "HMMA", "UTCHMMA", "MUFU", "BAR", "LDL", "STL")
 
-    module, _, attribute = case.kernel.partition(":")
+
+def _longest_loop(listing: Sequence[str]) -> int:
+    """Instructions of the longest loop that has no other inside: from a label to the branch back to it."""
+    at: dict[str, int] = {}
+    spans: list[tuple[int, int]] = []
+    for number, line in enumerate(listing):
+        if line.endswith(":"):
+            at[line[:-1]] = number
+        elif line.startswith("BRA") and (target := re.search(r"\.L_x_\d+", line)) and target[0] in at:
+            spans.append((at[target[0]], number))
+    inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
+    return max((sum(not line.endswith(":") for line in listing[a : b + 1]) for a, b in inner if b - a > 1), default=0)
+
+
+def compile_variant(variant: Variant) -> Resources:
+    """Compile one variant and read its resources; a compiler's error becomes `problem`. Fills Triton's cache on the way."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    module, _, attribute = variant.kernel.partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    facts = (case.name, case.op, attribute, case.label, case.arch, case.warps, case.stages)
-    missing = set(function.arg_names) - set(case.types) - set(case.constants)
-    unknown = (set(case.types) | set(case.constants)) - set(function.arg_names)
-    if missing or unknown:
-        return Resources(*facts, problem=f"arguments: missing {sorted(missing)}, unknown {sorted(unknown)}")
-    signature = {name: case.types.get(name, "constexpr") for name in function.arg_names}
-    aligned = [i for i, n in enumerate(function.arg_names) if signature[n].startswith("*") or n in case.divisible]
+    options = dict(variant.options)
+    facts = (variant.name, variant.label, variant.arch, options.get("num_warps", 4), options.get("num_stages", 3))
     source = ASTSource(
         fn=function,
-        signature=signature,
-        constexprs=dict(case.constants),
-        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+        signature=dict(variant.signature),
+        constexprs=dict(variant.constants),
+        attrs={path: [["tt.divisibility", 16]] for path in variant.divisible},
     )
-    options = {"num_warps": case.warps, "num_stages": case.stages}
     try:
-        compiled = triton.compile(source, target=GPUTarget("cuda", case.arch, 32), options=options)
-    except Exception as error:  # noqa: BLE001  whatever the compiler raises is this case's result, and fails the test
+        compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=options)
+    except Exception as error:  # noqa: BLE001  whatever the compiler raises is this variant's result, and fails the test
         return Resources(*facts, problem=" ".join(f"{type(error).__name__}: {error}".split())[:400])
-    registers, spill = _usage(compiled.asm["cubin"])
+    registers, spill, listing = _machine_code(compiled.asm["cubin"])
     shared = int(compiled.metadata.shared)
+    code = [line.split()[0] for line in listing if not line.endswith(":")]
+    kinds = {kind: count for kind in KINDS if (count := sum(name.startswith(kind) for name in code))}
+    allowed, excuse = next(
+        (
+            (limit, why)
+            for kernel, text, limit, why in EXCUSES
+            if variant.name.startswith(kernel) and text in variant.label
+        ),
+        (0, ""),
+    )
     problem = ""
-    if spill > case.spill_limit:
-        problem = f"spills {spill} bytes per thread, allowed {case.spill_limit}"
-    elif shared > SHARED_LIMIT[case.arch]:
-        problem = f"needs {shared} bytes of shared memory, sm_{case.arch} has {SHARED_LIMIT[case.arch]}"
-    return Resources(*facts, registers, spill, shared, case.excuse if spill else "", problem)
+    if spill > allowed:
+        problem = f"spills {spill} bytes per thread, allowed {allowed}"
+    elif shared > SHARED_LIMIT[variant.arch]:
+        problem = f"needs {shared} bytes of shared memory, sm_{variant.arch} has {SHARED_LIMIT[variant.arch]}"
+    return Resources(
+        *facts, registers, spill, shared, len(code), _longest_loop(listing), kinds, excuse if spill else "", problem
+    )
 
 
-def compile_all(selected: Sequence[Case], processes: int = 2) -> list[Resources]:
-    """Compile the cases in that many processes; results in the cases' order. Triton's own cache (TRITON_CACHE_DIR) is used."""
+def compile_all(variants: Sequence[Variant], processes: int = 2) -> list[Resources]:
+    """Compile the variants in that many processes; results in their order. Triton's own cache (TRITON_CACHE_DIR) is used."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(compile_case, selected))
+        return list(pool.map(compile_variant, variants))
+
+
+def variants(arch: int, match: str = "") -> list[Variant]:
+    """What the models' calls launch on an architecture, each variant once, of calls whose name holds `match`."""
+    from javisc.kernels.calls import calls
+
+    found: Counter[Variant] = Counter()
+    for call in calls():
+        if match in call.name:
+            with capturing(arch) as seen:
+                call.run(torch.device("meta"))
+            found.update(seen)
+    return list(found)
 
 
 def table(rows: Sequence[Resources]) -> str:
-    """The rows as Markdown, one section per op."""
-    import triton  # type: ignore[import-untyped]
+    """The rows as Markdown, one section per kernel."""
+    import triton
 
     out = [
         "# Kernels compiled ahead of time",
         "",
-        f"Every kernel × configuration, compiled by Triton {triton.__version__} for sm_80 and sm_90 without a GPU, by",
+        f"What the models' calls launch, compiled by Triton {triton.__version__} without a GPU:",
         "`python -P -m javisc.kernels.aot --write FILE`. Registers and spilled bytes are per thread, shared memory per block",
-        "(limits: 255 registers; 163 KB on sm_80, 227 KB on sm_90). A spill fails the tests unless its row says why.",
+        "(limits: 255; 163 KB on sm_80, 227 KB on sm_90 and sm_100). Loop: instructions of the longest innermost loop.",
     ]
-    for op in dict.fromkeys(row.op for row in rows):
+    for kernel in dict.fromkeys(row.kernel for row in rows):
+        out += ["", f"## {kernel}", ""]
         out += [
-            "",
-            f"## {op}",
-            "",
-            "| kernel | configuration | arch | warps | stages | registers | spill B | shared KB | note |",
+            "| variant | arch | warps | stages | registers | spill B | shared KB | instructions | loop | of them | note |"
         ]
-        out += ["|---|---|---|---|---|---|---|---|---|"]
-        for r in (row for row in rows if row.op == op):
+        out += ["|---|---|---|---|---|---|---|---|---|---|---|"]
+        for r in (row for row in rows if row.kernel == kernel):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in r.kinds.items())
             cells = (
-                r.kernel,
                 r.label,
                 f"sm_{r.arch}",
                 r.warps,
@@ -169,16 +268,20 @@ def table(rows: Sequence[Resources]) -> str:
                 r.registers,
                 r.spill,
                 f"{r.shared / 1024:.1f}",
+                r.instructions,
+                r.loop,
             )
-            out.append("| " + " | ".join(map(str, cells)) + f" | {r.problem or r.excuse} |")
+            out.append("| " + " | ".join(map(str, cells)) + f" | {kinds} | {r.problem or r.excuse} |")
     return "\n".join(out) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, print the table (or JSON), and return 1 if any case has a problem."""
+    """Compile, print the table (or JSON), and return 1 if any variant has a problem."""
     parser = argparse.ArgumentParser(prog="python -P -m javisc.kernels.aot", description=__doc__)
-    parser.add_argument("--op", action="append", default=[], help="only this op (repeatable)")
-    parser.add_argument("--match", default="", help="only cases whose name holds this text")
+    parser.add_argument("--match", default="", help="only calls whose name holds this text")
+    parser.add_argument(
+        "--arch", type=int, action="append", default=[], help="80, 90 or 100 (repeatable; default: all three)"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument(
@@ -190,7 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "javisc.kernels.aot: TRITON_INTERPRET is set; unset it, the interpreter compiles nothing", file=sys.stderr
         )
         return 2
-    rows = compile_all([c for c in cases(options.op) if options.match in c.name], options.processes)
+    wanted = [v for arch in options.arch or (80, 90, 100) for v in variants(arch, options.match)]
+    rows = sorted(compile_all(wanted, options.processes), key=lambda r: (r.kernel, r.arch, r.label))
     if options.write:
         options.write.parent.mkdir(parents=True, exist_ok=True)
         options.write.write_text(table(rows))
@@ -198,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))
     for row in rows:
         if row.problem:
-            print(f"{row.name}: {row.problem}", file=sys.stderr)
+            print(f"{row.kernel} {row.label} sm_{row.arch}: {row.problem}", file=sys.stderr)
     return int(any(row.problem for row in rows))
 
 

@@ -7,6 +7,7 @@ imports neither Triton nor xformers, so choosing the torch backend never loads t
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -63,6 +64,8 @@ class Verdict:
     chosen: bool
 
 
+#: The compute capability of a device that is only imagined, while launches are captured on tensors without memory (`aot`).
+pretended: tuple[int, int] | None = None
 #: op → its rows, in the order in which `auto` tries them. Op modules fill it with `register`.
 TABLE: dict[str, list[Backend]] = {}
 _recorders: list[list[tuple[Request, str]]] = []
@@ -71,6 +74,21 @@ _recorders: list[list[tuple[Request, str]]] = []
 def always(request: Request) -> bool:
     """Preferred whenever it can run."""
     return True
+
+
+def never(request: Request) -> bool:
+    """Taken only where it is asked for by name."""
+    return False
+
+
+def on_cuda(request: Request) -> bool:
+    """Preferred on CUDA devices."""
+    return request.device.type == "cuda" or pretended is not None
+
+
+def on_cuda_in_16_bits(request: Request) -> bool:
+    """Preferred on CUDA devices for float16 and bfloat16."""
+    return on_cuda(request) and request.dtype.itemsize == 2
 
 
 def register(
@@ -91,8 +109,38 @@ def register(
     rows.append(Backend(op, name, needs, when, refuse, prefer))
 
 
-#: Which of the optional packages can be imported, found without importing them (once: `choose` runs under tracing too).
+#: Which of the optional packages are installed, found without importing them (once: `choose` runs under tracing too).
 INSTALLED = {package: importlib.util.find_spec(package) is not None for package in ("triton", "xformers")}
+
+
+_broken: dict[str, str] = {}
+
+
+def _broken_once(name: str, attempt: Callable[[], object], said: str) -> str:
+    """Why the attempt fails, "" if it does not; made once per process. An installed package is not yet one that runs."""
+    if name not in _broken:
+        try:
+            attempt()
+        except Exception as error:  # noqa: BLE001  whatever it raises is the reason
+            _broken[name] = f"{said} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        else:
+            _broken[name] = ""
+    return _broken[name]
+
+
+def broken_triton() -> str:
+    """Why Triton cannot be imported, "" if it can."""
+    return _broken_once("triton", lambda: importlib.import_module("triton"), "the package triton cannot be imported")
+
+
+def broken_xformers(index: int) -> str:
+    """Why xformers' attention does not run on that CUDA device, "" if it does: tried on one token."""
+
+    def attempt() -> None:
+        token = torch.zeros((1, 1, 1, 8), dtype=torch.float16, device=torch.device("cuda", index))
+        importlib.import_module("xformers.ops").memory_efficient_attention(token, token, token)
+
+    return _broken_once(f"xformers on {index}", attempt, "xformers does not run here")
 
 
 def interpreting() -> bool:
@@ -101,12 +149,13 @@ def interpreting() -> bool:
 
 
 def capability(index: int) -> tuple[int, int]:
-    """A CUDA device's compute capability."""
-    return torch.cuda.get_device_capability(index)
+    """A CUDA device's compute capability, or that of the device that is imagined."""
+    return pretended or torch.cuda.get_device_capability(index)
 
 
 # Tracing takes the answer as a constant: what torch.compiler.assume_constant_result sets, which would import Triton.
-capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _constant in (capability, broken_triton, broken_xformers):
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuse_triton(request: Request) -> str | None:
@@ -115,15 +164,15 @@ def refuse_triton(request: Request) -> str | None:
         return "the package triton is not installed (pip install 'javisc[train]')"
     if request.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"it takes float32, float16 and bfloat16, not {str(request.dtype).removeprefix('torch.')}"
-    if request.device.type == "cuda":
+    if request.device.type == "cuda" or pretended is not None:
         if torch.version.hip is not None:
             return "its configurations are for NVIDIA devices"
         found = capability(request.device.index or 0)
         if found < (8, 0):
             return f"it needs compute capability 8.0 or newer, the device has {found[0]}.{found[1]}"
-        return None
+        return broken_triton() or None
     if interpreting():
-        return None
+        return broken_triton() or None
     return f"it needs a CUDA device, not {request.device.type} (or TRITON_INTERPRET=1, set before Triton is imported)"
 
 
@@ -137,7 +186,7 @@ def refuse_xformers(request: Request) -> str | None:
         return f"it takes float32, float16 and bfloat16, not {str(request.dtype).removeprefix('torch.')}"
     if request.head_dim % 8 and request.dtype != torch.float32:
         return f"its operators need a head dim divisible by 8, not {request.head_dim}"
-    return None
+    return broken_xformers(request.device.index or 0) or None
 
 
 def requested(op: str) -> str:
@@ -182,12 +231,15 @@ def choose(request: Request, backend: str | None = None) -> str:
     for row in TABLE[request.op]:
         if asked not in ("auto", row.name):
             continue
+        if asked == "auto" and not row.prefer(request):  # asked first: it costs nothing, a refusal may try the backend
+            refusals.append(f"{row.name}: not preferred")
+            continue
         reason = row.refuse(request)
-        if reason is None and (asked == row.name or row.prefer(request)):
+        if reason is None:
             for recorder in _recorders:
                 recorder.append((request, row.name))
             return row.name
-        refusals.append(f"{row.name}: {reason or 'not preferred'}")
+        refusals.append(f"{row.name}: {reason}")
     have = ", ".join(row.name for row in TABLE[request.op])
     if asked == "auto":
         raise BackendError(f"{request.op}: no backend can run this call ({'; '.join(refusals)})")

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
+
+from javisc.kernels import dispatch
 
 #: Programs in one launch along x. Kernels use x alone: y and z end at 65,535, which batch × positions passes. Half of what x
 #: takes, so that `first` + program_id(0) stays within 32 bits as long as `first` is passed as 32.
 MAX_PROGRAMS = 2**30
+
+
+class Config(NamedTuple):
+    """A kernel's tile and launch: rows owned or streamed, columns (keys, times, channels) beside them, warps, pipeline stages."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int = 1
 
 
 def launches(programs: int) -> Iterator[tuple[int, int]]:
@@ -18,27 +30,34 @@ def launches(programs: int) -> Iterator[tuple[int, int]]:
         yield first, min(MAX_PROGRAMS, programs - first)
 
 
-@functools.cache
-def _architecture(index: int) -> int:
-    return 90 if torch.cuda.get_device_capability(index) >= (9, 0) else 80
-
-
 def architecture(device: torch.device) -> int:
-    """The configuration table's column: 90 for Hopper and newer, 80 for Ampere and Ada; 90 off CUDA (the interpreter)."""
-    return _architecture(device.index or 0) if device.type == "cuda" else 90
+    """The configuration table's column: 90 for data-centre devices since Hopper, 80 for others; 90 off CUDA (the interpreter).
+
+    The entries of 80 fit 99 KB of shared memory a block, what 8.6, 8.9 and 12.x have.
+    """
+    if device.type != "cuda" and dispatch.pretended is None:
+        return 90
+    # Capability 12 has the product instructions of 9.0's predecessors, and less shared memory.
+    return 90 if (9, 0) <= dispatch.capability(device.index or 0) < (12, 0) else 80
 
 
 @functools.cache
+def _multiprocessors(index: int) -> int:
+    return int(torch.cuda.get_device_properties(index).multi_processor_count)
+
+
 def multiprocessors(device: torch.device) -> int:
     """Streaming multiprocessors of a CUDA device; 132 (an H100's or H200's) off CUDA, so that splits are the same there."""
-    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 132
+    return _multiprocessors(device.index or 0) if device.type == "cuda" and dispatch.pretended is None else 132
 
 
-def head_tiles(head_dim: int) -> tuple[int, int]:
-    """Cover a head dim with two power-of-two tiles, each at least 16 wide (0: no second tile): 72 → (64, 16), not 128."""
-    first = max(16, 1 << (head_dim.bit_length() - 1))
-    rest = head_dim - first
-    if rest <= 0:
-        return first, 0
-    second = max(16, 1 << (rest - 1).bit_length())
-    return (2 * first, 0) if second == first else (first, second)
+def parts(programs: int, tiles: int, device: torch.device, *, least: int, most: int = 64, waves: int = 2) -> int:
+    """Into how many parts to cut the `tiles` that each of `programs` streams, each part of at least `least` tiles: as many as
+    make at most that many whole waves of programs, so that the last wave is not nearly empty."""
+    wanted = waves * multiprocessors(device) // max(programs, 1)
+    return max(1, min(wanted, tiles // least, most))
+
+
+def is_long(stride: int, rows: int) -> bool:
+    """Whether offsets within a tile of `rows` rows, `stride` elements apart, pass 32 bits."""
+    return stride * rows + 4096 >= 2**31

@@ -1,13 +1,16 @@
-"""Layouts as numbers, without Triton: rows cut into power-of-two blocks, token rows with one stride."""
+"""Layouts as numbers, without Triton: rows cut into power-of-two blocks."""
 
 from __future__ import annotations
-
-from torch import Tensor
 
 
 def ceil_div(a: int, b: int) -> int:
     """Return a / b, rounded up."""
     return -(-a // b)
+
+
+def power_of_two(a: int) -> int:
+    """Return the smallest power of two that is at least `a`."""
+    return 1 << max(a - 1, 0).bit_length()
 
 
 def column_blocks(width: int, *, smallest: int = 16, most: int = 4) -> tuple[tuple[int, int], ...]:
@@ -24,32 +27,6 @@ def column_blocks(width: int, *, smallest: int = 16, most: int = 4) -> tuple[tup
     return tuple(blocks)
 
 
-def token_stride(x: Tensor) -> int | None:
-    """Return the one stride between the tokens of `x` (…, H, d), or None where the leading axes do not fold into one.
-
-    A slice `qkv[..., 0, :, :]` of a contiguous (…, 3, H, d) has it, so kernels read it in place.
-    """
-    heads, dim = x.shape[-2:]
-    if x.numel() == 0:
-        return None
-    if (x.stride(-1) != 1 and dim > 1) or (x.stride(-2) != dim and heads > 1):
-        return None
-    stride = None
-    expected = None
-    for size, step in zip(reversed(x.shape[:-2]), reversed(x.stride()[:-2])):
-        if size == 1:
-            continue
-        if stride is None:
-            stride = step
-        elif step != expected:
-            return None
-        expected = step * size
-    return heads * dim if stride is None else stride
-
-
-def as_tokens(x: Tensor) -> tuple[Tensor, int]:
-    """Return `x`, copied only if its tokens have no common stride, and that stride."""
-    stride = token_stride(x)
-    if stride is not None:
-        return x, stride
-    return x.contiguous(), x.shape[-2] * x.shape[-1]
+def head_blocks(dim: int) -> tuple[tuple[int, int], ...]:
+    """The blocks of an attention head: one or two, 72 = 64 + 16, not 128."""
+    return column_blocks(dim, most=2)

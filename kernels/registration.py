@@ -1,20 +1,22 @@
-"""How a kernel becomes an op of PyTorch: opaque to tracing, known to fake tensors, FLOP counters and checkpointing.
+"""How a kernel becomes an op of PyTorch: opaque to tracing, known to fake tensors, FLOP counters, checkpointing and autograd.
 
-`define` registers schema, implementation and fake with torch.library; the caller wraps forward and backward ops in a plain
-`torch.autograd.Function`. This form passes `torch.library.opcheck` and `torch.compile(fullgraph=True)` even while the
-kernels run under Triton's interpreter, and costs half of `custom_op` with `register_autograd` per call.
+`define` registers schema, implementation and fake with torch.library; `differentiable` does so for a forward and a backward and
+joins them in a plain `torch.autograd.Function`. This form passes `torch.library.opcheck` and `torch.compile(fullgraph=True)` even
+while the kernels run under Triton's interpreter, and costs half of `custom_op` with `register_autograd` per call.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from javisc.kernels.dispatch import interpreting
+from javisc.kernels import dispatch
 
 NAMESPACE = "javisc"
 _must_save: list[Any] = []
@@ -28,18 +30,22 @@ def define(
     *,
     flops: Callable[..., int] | None = None,
     save: bool = False,
+    strided: Collection[str] = (),
 ) -> Any:
     """Register `javisc::name` and return it.
 
-    schema: "(Tensor x, float eps) -> (Tensor, Tensor)", with the space before the arrow. implementation: runs on CPU (under
-    the interpreter) and CUDA tensors. fake: the same arguments → empty tensors of the shapes, dtypes and strides that the
+    schema: "(Tensor x, float eps) -> Tensor[]", with the space before the arrow. implementation: runs on CPU (under the
+    interpreter) and CUDA tensors. fake: the same arguments → empty tensors of the shapes, dtypes and strides that the
     implementation returns. flops: the same arguments (tensors, not shapes) and `out_val` → FLOPs, 2 per multiply-add.
-    save: selective activation checkpointing should keep its outputs instead of running it twice.
+    save: selective activation checkpointing should keep its outputs instead of running it twice. strided: the tensors that the
+    implementation reads by their strides; every other one reaches it contiguous, so that no kernel reads past a view.
     """
     qualified = f"{NAMESPACE}::{name}"
+    names = [argument.name for argument in torch._C.parse_schema(qualified + schema).arguments]
+    assert set(strided) <= set(names), f"{name} has no argument {sorted(set(strided) - set(names))}"
     torch.library.define(qualified, schema)
-    torch.library.impl(qualified, ("CPU", "CUDA"), _runner(implementation, fake))
-    torch.library.register_fake(qualified, fake)
+    torch.library.impl(qualified, ("CPU", "CUDA"), _runner(implementation, fake, names, strided))
+    torch.library.register_fake(qualified, _shape_of(implementation, fake, names, strided))
     packet = getattr(getattr(torch.ops, NAMESPACE), name)
     if flops is not None:
         register_flop_formula(packet, get_raw=True)(flops)
@@ -53,31 +59,160 @@ def must_save() -> tuple[Any, ...]:
     return tuple(_must_save)
 
 
-def _runner(implementation: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+def _runner(
+    implementation: Callable[..., Any], fake: Callable[..., Any], names: Sequence[str], strided: Collection[str]
+) -> Callable[..., Any]:
     """Run on the first tensor's device; under the interpreter, whose bfloat16 arithmetic is wrong, compute in float32."""
 
     @functools.wraps(implementation)
     def run(*args: Any) -> Any:
-        tensor = next(arg for arg in args if isinstance(arg, torch.Tensor))
-        if tensor.is_cuda:
-            with torch.cuda.device(tensor.device):
-                return implementation(*args)
-        if not (interpreting() and any(isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 for a in args)):
-            return implementation(*args)
-        wide = [a.float() if isinstance(a, torch.Tensor) and a.dtype == torch.bfloat16 else a for a in args]
-        results, like = implementation(*wide), fake(*args)
-        if isinstance(results, torch.Tensor):
+        given = [a if n in strided else _each(a, Tensor.contiguous) for n, a in zip(names, args)]
+        tensors = [x for a in given for x in (a if isinstance(a, list | tuple) else [a]) if isinstance(x, Tensor)]
+        if tensors[0].is_cuda:
+            with torch.cuda.device(tensors[0].device):
+                return implementation(*given)
+        if not (dispatch.interpreting() and any(x.dtype == torch.bfloat16 for x in tensors)):
+            return implementation(*given)
+        results = implementation(*(_each(a, lambda x: x.float() if x.dtype == torch.bfloat16 else x) for a in given))
+        like = fake(*args)
+        if isinstance(results, Tensor):
             return results.to(like.dtype)
-        return tuple(result.to(model.dtype) for result, model in zip(results, like, strict=True))
+        return [result.to(model.dtype) for result, model in zip(results, like, strict=True)]
 
     return run
+
+
+def _shape_of(
+    implementation: Callable[..., Any], fake: Callable[..., Any], names: Sequence[str], strided: Collection[str]
+) -> Callable[..., Any]:
+    """The fake; while launches are captured, the implementation itself, whose launches then run nothing."""
+
+    @functools.wraps(fake)
+    def run(*args: Any) -> Any:
+        if dispatch.pretended is None:
+            return fake(*args)
+        return implementation(*(a if n in strided else _each(a, Tensor.contiguous) for n, a in zip(names, args)))
+
+    return run
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The argument with its tensors changed: a tensor, a list of them, or anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [change(x) if isinstance(x, Tensor) else x for x in value]
+    return change(value) if isinstance(value, Tensor) else value
+
+
+class Host(Protocol):
+    """What runs an op's kernels. `made`: what forward returned; `needs`: for each differentiable input whether its gradient is
+    wanted; backward returns the wanted ones, in order."""
+
+    forward: Callable[..., list[Tensor]]
+    forward_fake: Callable[..., list[Tensor]]
+    forward_flops: Callable[..., int]
+    backward: Callable[..., list[Tensor]]
+    backward_fake: Callable[..., list[Tensor]]
+    backward_flops: Callable[..., int]
+
+
+class Differentiable(NamedTuple):
+    """An op with its gradient. `apply` takes the schema's inputs and returns the results; the others are its two ops."""
+
+    apply: Callable[..., Any]
+    forward: Any
+    backward: Any
+
+
+def differentiable(
+    name: str,
+    inputs: str,
+    host: Host,
+    *,
+    gradients: Sequence[str],
+    strided: Collection[str] = (),
+    results: Callable[..., int] = lambda *inputs: 1,
+    unsaved: Callable[..., Collection[str]] = lambda *inputs: (),
+    straight: Callable[..., dict[str, int]] = lambda *inputs: {},
+    save: bool = False,
+) -> Differentiable:
+    """Register `name_fwd` (inputs) → Tensor[] and `name_bwd` (Tensor[] grads, inputs, Tensor[] made, bool[] needs) → Tensor[].
+
+    inputs: a schema's arguments, "Tensor q, Tensor? weight, float scale". gradients: the inputs that get one, in the order of
+    backward's results. Of the inputs' values depend: results, how many of forward's tensors are the op's result (the rest is
+    kept for backward); unsaved, which inputs backward can do without; straight, inputs whose gradient is that of a result, by
+    its number. strided, save: see `define`, for the forward's inputs.
+
+    Gradients of frozen inputs are not computed. The gradient itself cannot be differentiated: trying so raises, as do
+    torch.func's transforms.
+    """
+    arguments = torch._C.parse_schema(f"{NAMESPACE}::{name}_fwd({inputs}) -> Tensor[]").arguments
+    names = [argument.name for argument in arguments]
+    later = inputs.replace("Tensor ", "Tensor? ")  # what backward does without is None
+    forward = define(
+        f"{name}_fwd",
+        f"({inputs}) -> Tensor[]",
+        host.forward,
+        host.forward_fake,
+        flops=host.forward_flops,
+        save=save,
+        strided=strided,
+    )
+    backward = define(
+        f"{name}_bwd",
+        f"(Tensor[] grads, {later}, Tensor[] made, bool[] needs) -> Tensor[]",
+        host.backward,
+        host.backward_fake,
+        flops=host.backward_flops,
+        strided=strided,
+    )
+    tensors = [i for i, argument in enumerate(arguments) if "Tensor" in str(argument.type)]
+    wanted = [names.index(gradient) for gradient in gradients]
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *values: Any) -> Any:
+            made = forward(*values)
+            count, without = results(*values), unsaved(*values)
+            kept = [None if names[i] in without else values[i] for i in tensors]
+            ctx.save_for_backward(*kept, *made)
+            ctx.rest = [None if i in tensors else value for i, value in enumerate(values)]
+            ctx.straight = straight(*values)
+            return tuple(made[:count]) if count > 1 else made[0]
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, *grads: Tensor) -> Any:
+            saved = ctx.saved_tensors
+            values = list(ctx.rest)
+            for i, tensor in zip(tensors, saved):
+                values[i] = tensor
+            needs = [ctx.needs_input_grad[i] and names[i] not in ctx.straight for i in wanted]
+            answer: list[Any] = [None] * len(names)
+            if any(needs):
+                found = backward(list(grads), *values, list(saved[len(tensors) :]), needs)
+                for i, gradient in zip([i for i, need in zip(wanted, needs) if need], found):
+                    answer[i] = gradient
+            for key, number in ctx.straight.items():
+                answer[names.index(key)] = grads[number]
+            return tuple(answer)
+
+    Function.__name__ = Function.__qualname__ = name
+
+    def apply(*values: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                f"{name}: the Triton kernels know no torch.func transforms (grad, vmap, jvp, hessian): give backend='torch'"
+            )
+        return Function.apply(*values)  # type: ignore[no-untyped-call]
+
+    return Differentiable(apply, forward, backward)
 
 
 def autocast(*tensors: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
     """Cast floating tensors as `scaled_dot_product_attention` does under autocast: to its dtype, never from float64."""
     first = next(tensor for tensor in tensors if tensor is not None)
     kind = first.device.type
-    if not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]

@@ -1,13 +1,21 @@
-"""Pieces that the Triton kernels share: tiles of a row-major matrix, ranges of sequences, dot products in two tiles.
+"""Pieces that the Triton kernels share: rows as tuples of column blocks, products of them, ranges of sequences, ordered sums.
 
-Legend of the kernel files: H heads, D head dim, D0 and D1 the two tiles that cover it (D1 = 0: one is enough), BM and BN rows of
-a query and of a key tile, `n` rows that exist. Loops carry scalar base pointers and add 32-bit offsets inside a tile, so that
-64-bit arithmetic stays out of the inner loop while no tensor is too large.
+Legend of the kernel files: H heads, D width of a row, BLOCKS its cut into powers of two as ((width, first column), …), see
+`layout.column_blocks`: a row of 72 is a tuple of two blocks, 64 and 16 wide. BM and BN are rows of a query and of a key tile.
+Loops carry scalar base pointers and add offsets within a tile, of 32 bits unless LONG says that its rows lie further apart.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from javisc.kernels.launch import launches
+
+# ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
+# mypy: disable-error-code="no-untyped-def, assignment"
 
 #: float32 products run as three TF32 products on tensor cores, with about float32's error; 16-bit inputs ignore it.
 PRECISION = tl.constexpr("tf32x3")
@@ -17,61 +25,195 @@ PADDED = tl.constexpr(2)
 
 
 @triton.jit
-def load_tile(base, rows, stride, n, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, MASK: tl.constexpr):
-    """Columns OFFSET… of `rows` of an (n, D) matrix; zeros beyond D and, with MASK, beyond n."""
-    columns = OFFSET + tl.arange(0, WIDTH)
-    pointers = base + rows[:, None] * stride + columns[None, :]
-    if OFFSET + WIDTH > D:
-        if MASK:
-            x = tl.load(pointers, mask=(rows[:, None] < n) & (columns[None, :] < D), other=0.0)
-        else:
-            x = tl.load(pointers, mask=columns[None, :] < D, other=0.0)
+def elements(stride, LONG: tl.constexpr):
+    """A stride given in units of 8 elements, in elements."""
+    if LONG:
+        out = tl.cast(stride, tl.int64) * 8
     else:
-        if MASK:
-            x = tl.load(pointers, mask=rows[:, None] < n, other=0.0)
+        out = stride * 8
+    return out
+
+
+@triton.jit
+def far(stride):
+    """A stride between sequences or heads, given in units of 8 elements, in elements: once per program, so always 64 bits."""
+    return tl.cast(stride, tl.int64) * 8
+
+
+@triton.jit
+def load(base, offsets, inside, D: tl.constexpr, BLOCKS: tl.constexpr):
+    """The rows that start at `base + offsets` as a tuple of blocks; zeros beyond D and where not `inside` (None: all are)."""
+    out = ()
+    for i in tl.static_range(len(BLOCKS)):
+        columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
+        at = base + offsets[:, None] + columns[None, :]
+        if BLOCKS[i][0] + BLOCKS[i][1] > D:
+            if inside is None:
+                x = tl.load(at, mask=(columns < D)[None, :], other=0.0)
+            else:
+                x = tl.load(at, mask=inside[:, None] & (columns < D)[None, :], other=0.0)
         else:
-            x = tl.load(pointers)
-    return x
+            if inside is None:
+                x = tl.load(at)
+            else:
+                x = tl.load(at, mask=inside[:, None], other=0.0)
+        out = out + (x,)
+    return out
 
 
 @triton.jit
-def store_tile(base, x, rows, stride, n, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    """Write the part of the tile that lies inside the (n, D) matrix."""
-    columns = OFFSET + tl.arange(0, WIDTH)
-    mask = (rows[:, None] < n) & (columns[None, :] < D)
-    tl.store(base + rows[:, None] * stride + columns[None, :], x.to(base.dtype.element_ty), mask=mask)
+def store(base, offsets, inside, values, D: tl.constexpr, BLOCKS: tl.constexpr):
+    """The counterpart of `load`; casts to the pointer's type."""
+    for i in tl.static_range(len(BLOCKS)):
+        columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
+        at = base + offsets[:, None] + columns[None, :]
+        tl.store(at, values[i].to(base.dtype.element_ty), mask=inside[:, None] & (columns < D)[None, :])
 
 
 @triton.jit
-def load_vector(base, OFFSET: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    """Elements OFFSET… of a vector of D, in float32; zeros beyond D."""
-    columns = OFFSET + tl.arange(0, WIDTH)
-    return tl.load(base + columns, mask=columns < D, other=0.0).to(tl.float32)
+def load_vector(base, D: tl.constexpr, BLOCKS: tl.constexpr):
+    """A vector of D as a tuple of blocks in float32; zeros beyond D."""
+    out = ()
+    for i in tl.static_range(len(BLOCKS)):
+        columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
+        out = out + (tl.load(base + columns, mask=columns < D, other=0.0).to(tl.float32),)
+    return out
 
 
 @triton.jit
-def sequence(bounds, b, length, MODE: tl.constexpr):
+def store_vector(base, values, D: tl.constexpr, BLOCKS: tl.constexpr):
+    """The counterpart of `load_vector`."""
+    for i in tl.static_range(len(BLOCKS)):
+        columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
+        tl.store(base + columns, values[i].to(base.dtype.element_ty), mask=columns < D)
+
+
+@triton.jit
+def zeros(ROWS: tl.constexpr, BLOCKS: tl.constexpr):
+    """`ROWS` rows of zeros in float32."""
+    out = ()
+    for i in tl.static_range(len(BLOCKS)):
+        out = out + (tl.full([ROWS, BLOCKS[i][0]], 0.0, tl.float32),)
+    return out
+
+
+@triton.jit
+def zero_vector(BLOCKS: tl.constexpr):
+    """A vector of zeros as a tuple of blocks in float32."""
+    out = ()
+    for i in tl.static_range(len(BLOCKS)):
+        out = out + (tl.full([BLOCKS[i][0]], 0.0, tl.float32),)
+    return out
+
+
+@triton.jit
+def scaled(rows, factor):
+    """Every block times the factor, which broadcasts against it."""
+    out = ()
+    for i in tl.static_range(len(rows)):
+        out = out + (rows[i] * factor,)
+    return out
+
+
+@triton.jit
+def added(rows, others):
+    """The sum of two tuples of blocks."""
+    out = ()
+    for i in tl.static_range(len(rows)):
+        out = out + (rows[i] + others[i],)
+    return out
+
+
+@triton.jit
+def chosen(condition, rows):
+    """The rows where the condition (rows, 1) holds, zeros elsewhere."""
+    out = ()
+    for i in tl.static_range(len(rows)):
+        out = out + (tl.where(condition, rows[i], 0.0),)
+    return out
+
+
+@triton.jit
+def row_sums(rows, others):
+    """Σ of rows · others along each row, in float32."""
+    out = tl.sum(rows[0].to(tl.float32) * others[0].to(tl.float32), 1)
+    for i in tl.static_range(1, len(rows)):
+        out += tl.sum(rows[i].to(tl.float32) * others[i].to(tl.float32), 1)
+    return out
+
+
+@triton.jit
+def dot_rows(a, b):
+    """a · bᵀ over the whole width, in float32."""
+    out = tl.dot(a[0], tl.trans(b[0]), input_precision=PRECISION)
+    for i in tl.static_range(1, len(a)):
+        out = tl.dot(a[i], tl.trans(b[i]), out, input_precision=PRECISION)
+    return out
+
+
+@triton.jit
+def dot(p, rows):
+    """p · rows, a tuple of blocks in float32."""
+    out = ()
+    for i in tl.static_range(len(rows)):
+        out = out + (tl.dot(p, rows[i], input_precision=PRECISION),)
+    return out
+
+
+@triton.jit
+def dot_add(p, rows, sums):
+    """sums + p · rows."""
+    out = ()
+    for i in tl.static_range(len(rows)):
+        out = out + (tl.dot(p, rows[i], sums[i], input_precision=PRECISION),)
+    return out
+
+
+@triton.jit
+def sequence(bounds, b, length, rows, MODE: tl.constexpr):
     """Sequence b of a batch: its first row in the flattened rows, how many rows it has, how many rows it owns.
 
-    DENSE: every sequence has `length` rows. PACKED: bounds are cumulated lengths. PADDED: bounds are lengths, within `length`.
+    DENSE: every sequence has `length` rows. PACKED: bounds are cumulated lengths, within `rows`. PADDED: bounds are lengths,
+    within `length`. What lies outside is cut off, so that no row of another sequence or tensor is read.
     """
     start = b * length
     n = length
     owned = length
     if MODE == PACKED:
-        first = tl.load(bounds + b).to(tl.int32)
-        n = tl.load(bounds + b + 1).to(tl.int32) - first
-        start = first.to(tl.int64)
+        low = tl.minimum(tl.maximum(tl.load(bounds + b).to(tl.int32), 0), rows)
+        n = tl.maximum(tl.minimum(tl.load(bounds + b + 1).to(tl.int32), rows) - low, 0)
+        start = low.to(tl.int64)
         owned = n
     if MODE == PADDED:
-        n = tl.load(bounds + b).to(tl.int32)
+        n = tl.minimum(tl.maximum(tl.load(bounds + b).to(tl.int32), 0), length)
     return start, n, owned
 
 
-@triton.jit
-def dot_rows(a0, a1, b0, b1, D1: tl.constexpr):
-    """a · bᵀ over both tiles of the head dim, in float32."""
-    s = tl.dot(a0, tl.trans(b0), input_precision=PRECISION)
-    if D1 > 0:
-        s = tl.dot(a1, tl.trans(b1), s, input_precision=PRECISION)
-    return s
+@triton.jit(do_not_specialize=["first", "count"])
+def ordered_sum_kernel(PART, OUT, first, count, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """OUT[slot] = Σ_p PART[slot, p]. Program: COLUMNS columns of one slot."""
+    blocks = tl.cdiv(C, COLUMNS)
+    program = first + tl.program_id(0)
+    slot = (program // blocks).to(tl.int64)
+    columns = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros([COLUMNS], tl.float32)
+    for start in range(0, count, ROWS):
+        p = start + tl.arange(0, ROWS)
+        inside = (p < count)[:, None] & (columns < C)[None, :]
+        part = tl.load(PART + (slot * count + p)[:, None] * C + columns[None, :], mask=inside, other=0.0)
+        total += tl.sum(part, 0)
+    tl.store(OUT + slot * C + columns, total.to(OUT.dtype.element_ty), mask=columns < C)
+
+
+SUM_ROWS, SUM_COLUMNS, SUM_WARPS = 16, 128, 4
+
+
+def ordered_sum(partial: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sum of `partial` (K, P, C) float32 over P, in the order of P: the same bits every time, without atomics."""
+    slots, count, width = partial.shape
+    out = partial.new_empty((slots, width), dtype=dtype)
+    for first, programs in launches(slots * -(-width // SUM_COLUMNS)):
+        ordered_sum_kernel[(programs,)](
+            partial, out, first, count, width, ROWS=SUM_ROWS, COLUMNS=SUM_COLUMNS, num_warps=SUM_WARPS
+        )
+    return out

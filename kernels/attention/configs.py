@@ -3,21 +3,11 @@ compiled code (benchmarks/results/aot.md); no search at run time, so the first s
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from javisc.kernels.launch import Config
+from javisc.kernels.layout import head_blocks
 
-from javisc.kernels.launch import head_tiles
-
-
-class Config(NamedTuple):
-    """Rows of a query tile, rows of a key tile, warps, pipeline stages."""
-
-    bm: int
-    bn: int
-    warps: int
-    stages: int
-
-
-#: (pass, head class, architecture) → configuration. Head class: 64 (d ≤ 64), 96 (two tiles, 72…96), 128.
+#: (pass, head class, architecture) → rows of a query tile, rows of a key tile, warps, stages. Head class: 64 (d ≤ 64), 96 (two
+#: blocks, 72…96), 128.
 TABLE: dict[tuple[str, int, int], Config] = {
     ("fwd", 64, 90): Config(128, 64, 4, 3),
     ("fwd", 96, 90): Config(128, 64, 8, 3),
@@ -46,12 +36,13 @@ SHORT = {"fwd": Config(32, 32, 4, 2), "dkv": Config(16, 16, 2, 2), "dq": Config(
 WIDE = Config(16, 16, 4, 1)
 
 
-def configuration(kind: str, head_dim: int, arch: int, rows: int, element_size: int, norm: bool) -> Config:
-    """The entry for a pass ("fwd", "dkv", "dq"); rows: of the longest sequence on the tile's own side."""
+def configuration(kind: str, head_dim: int, arch: int, own: int, other: int, element_size: int, norm: bool) -> Config:
+    """The entry for a pass ("fwd", "dkv", "dq"); own, other: rows of the longest sequence on the tile's own and other side."""
     if element_size > 2:
         return WIDE
-    if rows <= 32:
+    if own <= 32:
         return SHORT[kind]
-    width = sum(head_tiles(head_dim))
+    width = sum(size for size, _ in head_blocks(head_dim))
     key = (kind, 64 if width <= 64 else 96 if width <= 96 else 128, arch)
-    return NORMED.get(key, TABLE[key]) if norm else TABLE[key]
+    config = NORMED.get(key, TABLE[key]) if norm else TABLE[key]
+    return config._replace(columns=32) if other <= 32 and kind != "dkv" else config

@@ -37,10 +37,15 @@ def with_sdpa(
 ) -> Tensor:  # fmt: skip
     """One padded call with a key mask; packed inputs are gathered and scattered on the device, without a synchronisation."""
     packed_rows = q.shape[0] if q.ndim == 3 else None
+    cu_q, cu_k = (bounds if x.ndim == 3 else None for x, bounds in ((q, bounds_q), (k, bounds_k)))
     q, k = _normed(q, k, q_weight, k_weight, eps)
     q, q_exists = _padded(q, bounds_q, max_q)
     k, k_exists = _padded(k, bounds_k, max_k)
     v, _ = _padded(v, bounds_k, max_k)
+    too_long = torch.zeros((), dtype=torch.bool, device=q.device)
+    for bounds, longest in ((cu_q, max_q), (cu_k, max_k)):
+        if bounds is not None:
+            too_long = too_long | (bounds.diff() > longest)
     mask = None
     if k_exists is not None:
         # A sequence without keys sees its (zero) padding, which makes its output zero with finite gradients.
@@ -50,13 +55,17 @@ def with_sdpa(
     else:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
+    if cu_q is not None or cu_k is not None:  # as the kernels do, so that rows left out do not go unnoticed
+        out = torch.where(too_long[:, None, None, None], float("nan"), out)
     if packed_rows is not None:
         assert bounds_q is not None
         row = torch.arange(packed_rows, device=q.device)
         sequence = torch.searchsorted(bounds_q[1:].contiguous(), row.to(bounds_q.dtype), right=True)
         inside = sequence < q.shape[0]
         sequence = sequence.clamp(max=q.shape[0] - 1)
-        out = torch.where(inside[:, None, None], out[sequence, (row - bounds_q[sequence]).clamp(0, max_q - 1)], 0)
+        out = torch.where(
+            inside[:, None, None], out[sequence, (row - bounds_q[sequence]).clamp(0, max(max_q - 1, 0))], 0
+        )
     elif q_exists is not None:
         out = torch.where(q_exists[..., None, None], out, 0)
     return out.contiguous()

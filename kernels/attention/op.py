@@ -1,9 +1,8 @@
-"""`attention`: the public function, its opaque ops, its gradient, its rows of the backend table."""
+"""`attention`: the public function, its rows of the backend table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import itertools
 
 import torch
 from torch import Tensor
@@ -11,73 +10,49 @@ from torch import Tensor
 from javisc.kernels import dispatch
 from javisc.kernels.attention import host
 from javisc.kernels.dispatch import Request
-from javisc.kernels.registration import autocast, define
+from javisc.kernels.registration import autocast, differentiable
 
-_COMMON = "Tensor? bounds_q, Tensor? bounds_k, SymInt max_q, SymInt max_k, Tensor? q_weight, Tensor? k_weight"
-FORWARD = define(
-    "attention_fwd",
-    f"(Tensor q, Tensor k, Tensor v, {_COMMON}, float eps, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
-    host.forward,
-    host.forward_fake,
-    flops=host.forward_flops,
+OP = differentiable(
+    "attention",
+    "Tensor q, Tensor k, Tensor v, Tensor? bounds_q, Tensor? bounds_k, SymInt max_q, SymInt max_k, "
+    "Tensor? q_weight, Tensor? k_weight, float eps, float scale",
+    host,
+    gradients=("q", "k", "v", "q_weight", "k_weight"),
+    strided=("q", "k", "v"),
     save=True,
 )
-BACKWARD = define(
-    "attention_bwd",
-    "(Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor rq, Tensor rk, "
-    f"{_COMMON}, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    host.backward,
-    host.backward_fake,
-    flops=host.backward_flops,
-)
+#: From this many queries a frame PyTorch's attention is taken for normed heads, until ours is measured there.
+LONG = 900
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor | None, bounds_k: Tensor | None, max_q: int, max_k: int,
-        q_weight: Tensor | None, k_weight: Tensor | None, eps: float, scale: float,
-    ) -> Tensor:  # fmt: skip
-        o, lse, rq, rk = FORWARD(q, k, v, bounds_q, bounds_k, max_q, max_k, q_weight, k_weight, eps, scale)
-        ctx.save_for_backward(q, k, v, o, lse, rq, rk, bounds_q, bounds_k, q_weight, k_weight)
-        ctx.lengths, ctx.scale = (max_q, max_k), scale
-        return o
-
-    @staticmethod
-    def backward(ctx: Any, do: Tensor) -> Any:
-        *tensors, q_weight, k_weight = ctx.saved_tensors
-        dq, dk, dv, dwq, dwk = BACKWARD(do, *tensors, *ctx.lengths, q_weight, k_weight, ctx.scale)
-        norm = q_weight is not None
-        return dq, dk, dv, None, None, None, None, dwq if norm else None, dwk if norm else None, None, None
-
-
-def _refuse_triton(request: Request) -> str | None:
+def refuse_heads(request: Request) -> str | None:
+    """Why the attention kernels cannot run a request, or None."""
     if not 8 <= request.head_dim <= 128 or request.head_dim % 8:
         return f"its kernels take head dims from 8 to 128 in steps of 8, not {request.head_dim}"
     return dispatch.refuse_triton(request)
 
 
-def _refuse_xformers(request: Request) -> str | None:
-    return dispatch.refuse_xformers(request)
+def _prefer(request: Request) -> bool:
+    used = request.features
+    plain = "lengths" in used or request.head_dim not in (64, 128)  # PyTorch's own kernels pad other heads
+    return dispatch.on_cuda_in_16_bits(request) and ("long" not in used if "norm" in used else plain)
 
 
 dispatch.register(
     "attention",
     "triton",
     needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
-    when="on CUDA, 16-bit: norms, lengths, or a head dim other than 64 and 128 (PyTorch's own kernels pad those)",
-    refuse=_refuse_triton,
-    prefer=lambda r: (
-        r.device.type == "cuda" and r.dtype.itemsize == 2 and (bool(r.features) or r.head_dim not in (64, 128))
-    ),
+    when=f"on CUDA, 16-bit: lengths, a head dim other than 64 and 128, or norms below {LONG} queries (not measured yet)",
+    refuse=refuse_heads,
+    prefer=_prefer,
 )
 dispatch.register(
     "attention",
     "xformers",
-    needs="CUDA; float32, float16, bfloat16; head dim a multiple of 8",
-    when="on CUDA, lengths, where the Triton kernels cannot run",
-    refuse=_refuse_xformers,
-    prefer=lambda r: "lengths" in r.features,
+    needs="CUDA; float32, float16, bfloat16; head dim a multiple of 8; an installation that runs",
+    when="only by name: it reads lengths back to the host",
+    refuse=dispatch.refuse_xformers,
+    prefer=dispatch.never,
 )
 dispatch.register("attention", "torch", needs="nothing", when="otherwise: scaled_dot_product_attention")
 
@@ -86,11 +61,17 @@ def _side(
     name: str, x: Tensor, lengths: Tensor | None, cu: Tensor | None, longest: int | None
 ) -> tuple[Tensor | None, int, int]:
     """Check one side; return its bounds, its longest sequence, its number of sequences."""
+    for label, given in ((f"lengths_{name}", lengths), (f"cu_seqlens_{name}", cu)):
+        if given is not None and (given.is_floating_point() or given.dtype == torch.bool or given.ndim != 1):
+            raise ValueError(
+                f"attention: {label} is {given.dtype} {tuple(given.shape)}; give integers in one dimension"
+            )
     if x.ndim == 3:
         if cu is None or longest is None or lengths is not None:
             raise ValueError(
                 f"attention: {name} is packed (N, H, D); give cu_seqlens_{name} (B + 1) and max_seqlen_{name}, no lengths_{name}"
             )
+        _check_packed(name, x, cu, longest)
         return cu, longest, cu.shape[0] - 1
     if x.ndim != 4:
         raise ValueError(f"attention: {name} has shape {tuple(x.shape)}; give (B, L, H, D), or packed (N, H, D)")
@@ -101,6 +82,20 @@ def _side(
     if lengths is not None and lengths.shape != x.shape[:1]:
         raise ValueError(f"attention: lengths_{name} has shape {tuple(lengths.shape)}; give ({x.shape[0]},)")
     return lengths, x.shape[1], x.shape[0]
+
+
+def _check_packed(name: str, x: Tensor, cu: Tensor, longest: int) -> None:
+    """Raise ValueError for bounds that do not fit; their values only where reading them costs no wait for a device."""
+    if cu.shape[0] < 1:
+        raise ValueError(f"attention: cu_seqlens_{name} is empty; give B + 1 bounds, from 0 to at most {x.shape[0]}")
+    if torch.compiler.is_compiling() or cu.device.type != "cpu" or isinstance(cu, torch._subclasses.FakeTensor):
+        return
+    bounds = cu.tolist()
+    if bounds[0] < 0 or bounds != sorted(bounds) or bounds[-1] > x.shape[0]:
+        raise ValueError(f"attention: cu_seqlens_{name} must rise from 0 to at most the {x.shape[0]} rows of {name}")
+    found = max((b - a for a, b in itertools.pairwise(bounds)), default=0)
+    if found > longest:
+        raise ValueError(f"attention: max_seqlen_{name}={longest}, but the longest sequence has {found} rows")
 
 
 def attention(
@@ -122,20 +117,26 @@ def attention(
 ) -> Tensor:
     """softmax(q kᵀ · scale) v for every head of every sequence; self- or cross-attention, no causality.
 
-    q is (B, Lq, H, D), or packed (Nq, H, D) with cu_seqlens_q, int32 (B + 1) that starts at 0, and max_seqlen_q, an upper bound
+    q is (B, Lq, H, D), or packed (Nq, H, D) with cu_seqlens_q, integers (B + 1) rising from 0, and max_seqlen_q, an upper bound
     known on the host. k and v likewise, on their own: dense queries against packed text are fine. Views
-    such as `qkv.unbind(2)` are read in place. lengths_q, lengths_k: (B,) integers; rows beyond them are neither read nor seen.
+    such as `qkv.unbind(2)` are read in place. lengths_q, lengths_k: (B,) integers; rows beyond them are neither read nor seen;
+    longer ones than Lq or Lk count as these.
     q_weight, k_weight (D,): RMSNorm gains; given both, queries and keys are normed over D first, x/sqrt(mean(x²) + eps)·gain.
     scale: D ** -0.5 unless given; must be positive.
 
     Returns contiguous (B, Lq, H, D) or (Nq, H, D) in q's dtype. Rows beyond a length, beyond the last packed sequence, or whose
-    sequence has no keys, are zero and have zero gradients. Gradients are the same to the bit from run to run (triton).
-    Under autocast inputs are cast as for `scaled_dot_product_attention`. Softmax and sums are in float32.
+    sequence has no keys, are zero and have zero gradients. Gradients are the same to the bit from run to run (triton), and cannot
+    be differentiated again. Under autocast inputs are cast as for `scaled_dot_product_attention`. Sums are in float32.
 
-    Raises ValueError for shapes that do not fit, BackendError if `backend` was given and cannot run.
+    Raises ValueError for shapes that do not fit and for a max_seqlen below the longest packed sequence (where the bounds are on
+    a GPU, reading them would wait for it: there that sequence's results are NaN), BackendError if `backend` was given and cannot
+    run.
     """
     if (q_weight is None) != (k_weight is None):
         raise ValueError("attention: give both q_weight and k_weight, or neither")
+    for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
+        if weight is not None and weight.shape != q.shape[-1:]:
+            raise ValueError(f"attention: {name} has shape {tuple(weight.shape)}; give ({q.shape[-1]},)")
     if k.shape != v.shape or k.shape[-2:] != q.shape[-2:]:
         raise ValueError(
             f"attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: "
@@ -151,13 +152,17 @@ def attention(
     q, k, v = (t for t in autocast(q, k, v) if t is not None)
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"attention: q, k, v have dtypes {q.dtype}, {k.dtype}, {v.dtype}; give one")
-    used = {"norm": q_weight is not None, "lengths": bounds_q is not None or bounds_k is not None}
+    used = {
+        "norm": q_weight is not None,
+        "lengths": bounds_q is not None or bounds_k is not None,
+        "long": max_q >= LONG,
+    }
     request = Request("attention", q.device, q.dtype, q.shape[-1], frozenset(name for name, on in used.items() if on))
     name = dispatch.choose(request, backend)
+    arguments = (q, k, v, bounds_q, bounds_k, max_q, max_k, q_weight, k_weight, eps, scale)
     if name == "triton":
-        apply: Callable[..., Tensor] = _Attention.apply
-        return apply(q, k, v, bounds_q, bounds_k, max_q, max_k, q_weight, k_weight, eps, scale)
+        out: Tensor = OP.apply(*arguments)
+        return out
     from javisc.kernels.attention import fallback
 
-    run = fallback.with_xformers if name == "xformers" else fallback.with_sdpa
-    return run(q, k, v, bounds_q, bounds_k, max_q, max_k, q_weight, k_weight, eps, scale)
+    return fallback.with_xformers(*arguments) if name == "xformers" else fallback.with_sdpa(*arguments)

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from javisc.kernels.launch import Config
+from javisc.kernels.layout import head_blocks
 
-from javisc.kernels.launch import head_tiles
-
-
-class Config(NamedTuple):
-    """Columns kept resident (the short side), rows of a streamed tile (the long side), warps, pipeline stages."""
-
-    columns: int
-    rows: int
-    warps: int
-    stages: int
-
-
-#: (pass, head class, architecture) → configuration. Head class: 64 (d ≤ 64), 96 (two tiles), 128.
+#: (pass, head class, architecture) → rows of a streamed tile (the long side), columns kept resident (the short side), warps,
+#: stages. Head class: 64 (d ≤ 64), 96 (two blocks), 128.
 TABLE: dict[tuple[str, int, int], Config] = {
-    ("fwd", 64, 90): Config(128, 32, 8, 2),
-    ("fwd", 96, 90): Config(128, 32, 8, 2),
-    ("fwd", 128, 90): Config(128, 32, 8, 2),
-    ("fwd", 64, 80): Config(128, 32, 8, 1),
-    ("fwd", 96, 80): Config(64, 32, 8, 1),
-    ("fwd", 128, 80): Config(64, 32, 8, 1),
-    ("bwd", 64, 90): Config(64, 32, 8, 2),
-    ("bwd", 96, 90): Config(128, 32, 8, 2),
-    ("bwd", 128, 90): Config(64, 16, 8, 2),
-    ("bwd", 64, 80): Config(64, 16, 8, 1),
-    ("bwd", 96, 80): Config(32, 16, 8, 1),
+    ("fwd", 64, 90): Config(32, 128, 8, 2),
+    ("fwd", 96, 90): Config(32, 128, 8, 2),
+    ("fwd", 128, 90): Config(32, 128, 8, 2),
+    ("fwd", 64, 80): Config(32, 128, 8, 1),
+    ("fwd", 96, 80): Config(32, 64, 8, 1),
+    ("fwd", 128, 80): Config(32, 64, 8, 1),
+    ("bwd", 64, 90): Config(32, 64, 8, 2),
+    ("bwd", 96, 90): Config(32, 128, 8, 2),
+    ("bwd", 128, 90): Config(16, 64, 8, 2),
+    ("bwd", 64, 80): Config(16, 64, 8, 1),
+    ("bwd", 96, 80): Config(16, 32, 8, 1),
     ("bwd", 128, 80): Config(32, 32, 8, 1),
 }
 #: float32: three TF32 products need the operands twice.
@@ -39,7 +29,7 @@ def configuration(kind: str, head_dim: int, arch: int, columns: int, element_siz
     """The entry for a pass ("fwd", "bwd"); a resident tile is no wider than the short side, `columns`, needs (16 at least)."""
     if element_size > 2:
         return WIDE
-    width = sum(head_tiles(head_dim))
+    width = sum(size for size, _ in head_blocks(head_dim))
     config = TABLE[kind, 64 if width <= 64 else 96 if width <= 96 else 128, arch]
     while config.columns > 32 and config.columns // 2 >= columns:
         config = config._replace(columns=config.columns // 2)

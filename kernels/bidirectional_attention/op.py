@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from javisc.kernels import dispatch
+from javisc.kernels.attention.op import refuse_heads
 from javisc.kernels.bidirectional_attention import host
 from javisc.kernels.bidirectional_attention.reference import allowed_pairs
 from javisc.kernels.dispatch import Request
-from javisc.kernels.registration import autocast, define
+from javisc.kernels.registration import autocast, differentiable
 
-_INPUTS = "Tensor q, Tensor k, Tensor v_row, Tensor v_col"
-_REST = "Tensor? mask_row, Tensor? mask_col, int mode, float scale) -> (Tensor, Tensor, Tensor, Tensor)"
-FORWARD = define(
-    "bidirectional_attention_fwd",
-    f"({_INPUTS}, {_REST}",
-    host.forward,
-    host.forward_fake,
-    flops=host.forward_flops,
+OP = differentiable(
+    "bidirectional_attention",
+    "Tensor q, Tensor k, Tensor v_row, Tensor v_col, Tensor? mask_row, Tensor? mask_col, int mode, float scale",
+    host,
+    gradients=("q", "k", "v_row", "v_col"),
+    strided=("q", "k", "v_row", "v_col"),
+    results=lambda *inputs: 2,
     save=True,
 )
-BACKWARD = define(
-    "bidirectional_attention_bwd",
-    f"(Tensor do_row, Tensor do_col, {_INPUTS}, Tensor o_row, Tensor o_col, Tensor lse_row, Tensor lse_col, {_REST}",
-    host.backward,
-    host.backward_fake,
-    flops=host.backward_flops,
-)
 
 
-class _BidirectionalAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v_row: Tensor, v_col: Tensor, mask_row: Tensor | None, mask_col: Tensor | None,
-        mode: int, scale: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        o_row, o_col, lse_row, lse_col = FORWARD(q, k, v_row, v_col, mask_row, mask_col, mode, scale)
-        ctx.save_for_backward(q, k, v_row, v_col, o_row, o_col, lse_row, lse_col, mask_row, mask_col)
-        ctx.mode, ctx.scale = mode, scale
-        return o_row, o_col
-
-    @staticmethod
-    def backward(ctx: Any, do_row: Tensor, do_col: Tensor) -> Any:
-        return *BACKWARD(do_row, do_col, *ctx.saved_tensors, ctx.mode, ctx.scale), None, None, None, None
-
-
-def _refuse_triton(request: Request) -> str | None:
-    if not 8 <= request.head_dim <= 128 or request.head_dim % 8:
-        return f"its kernels take head dims from 8 to 128 in steps of 8, not {request.head_dim}"
-    return dispatch.refuse_triton(request)
+#: Heads × rows of the longer side below which a wave of programs, each of two tiles, is not full on an H200.
+SMALL = 132 * 2 * 32
 
 
 def _refuse_xformers(request: Request) -> str | None:
@@ -66,19 +38,21 @@ dispatch.register(
     "bidirectional_attention",
     "triton",
     needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
-    when="on CUDA 9.0+, 16-bit: one product of logits for both directions (on 8.x by name: not measured there)",
-    refuse=_refuse_triton,
+    when="on CUDA 9.0+, 16-bit, enough rows to fill the device: the logits once for both directions (else by name)",
+    refuse=refuse_heads,
     prefer=lambda r: (
-        r.device.type == "cuda" and r.dtype.itemsize == 2 and dispatch.capability(r.device.index or 0) >= (9, 0)
+        dispatch.on_cuda_in_16_bits(r)
+        and "small" not in r.features
+        and (9, 0) <= dispatch.capability(r.device.index or 0) < (12, 0)
     ),
 )
 dispatch.register(
     "bidirectional_attention",
     "xformers",
-    needs="CUDA; no masks; head dim a multiple of 8",
+    needs="CUDA; no masks; head dim a multiple of 8; an installation that runs",
     when="only by name: two calls",
     refuse=_refuse_xformers,
-    prefer=lambda r: False,
+    prefer=dispatch.never,
 )
 dispatch.register(
     "bidirectional_attention", "torch", needs="nothing", when="otherwise: two scaled_dot_product_attention calls"
@@ -118,7 +92,8 @@ def bidirectional_attention(
     nothing gives zero. scale: D ** -0.5 unless given.
 
     Returns (B, L1, H, D) and (B, L2, H, D), contiguous. Rows and columns are normalised with their own maxima, so no logit is
-    clamped or lost. Memory beside inputs and outputs grows with L1 + L2. Gradients repeat to the bit (triton).
+    clamped or lost. Memory beside inputs and outputs grows with L1 + L2. Gradients repeat to the bit (triton), and cannot be
+    differentiated again.
 
     Raises ValueError for shapes that do not fit, BackendError if `backend` was given and cannot run.
     """
@@ -150,11 +125,14 @@ def bidirectional_attention(
         raise ValueError(
             f"bidirectional_attention: dtypes {q.dtype}, {k.dtype}, {v_row.dtype}, {v_col.dtype}; give one"
         )
-    features = frozenset(() if mask_row is None else ("mask",))
+    heads, longest = q.shape[0] * q.shape[2], max(q.shape[1], k.shape[1])
+    used = {"mask": mask_row is not None, "small": heads * longest < SMALL}
+    features = frozenset(name for name, on in used.items() if on)
     name = dispatch.choose(Request("bidirectional_attention", q.device, q.dtype, q.shape[-1], features), backend)
     if name == "triton":
-        apply: Callable[..., tuple[Tensor, Tensor]] = _BidirectionalAttention.apply
-        return apply(q, k, v_row, v_col, mask_row, mask_col, 0 if mask_row is None else host.MODES[mask_mode], scale)
+        mode = 0 if mask_row is None else host.MODES[mask_mode]
+        row, col = OP.apply(q, k, v_row, v_col, mask_row, mask_col, mode, scale)
+        return row, col
     if name == "xformers":
         from xformers.ops import memory_efficient_attention  # type: ignore[import-untyped]
 

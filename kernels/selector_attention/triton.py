@@ -1,123 +1,121 @@
-"""Backward of few queries over many keys: each program streams a range of keys past the resident queries.
+"""Triton kernels of `selector_attention`. Forward: a program owns all queries of a head and a range of keys, and the ranges are
+merged. Backward streams a range of keys past the resident queries: rows of dK and dV are complete where they are made and
+written once; partial dQ of the ranges are summed in order.
 
-Rows of dK and dV are complete where they are made, so they are written once; partial dQ of the ranges are summed in order.
+L queries, N keys, layout (B, L, H, D) throughout; logsumexps are in base 2.
 """
 
-from __future__ import annotations
+# mypy: disable-error-code="no-untyped-def"
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
 
-import math
+from javisc.kernels.tiles import dot, dot_add, dot_rows, elements, far, load, row_sums, scaled, store, zeros
 
-import torch
-import triton
-import triton.language as tl
-from torch import Tensor
-
-from javisc.kernels import split_attention
-from javisc.kernels.blocks import load_block, ordered_sum, store_block
-from javisc.kernels.launch import launches
-from javisc.kernels.layout import as_tokens, ceil_div, column_blocks
-from javisc.kernels.selector_attention import configs
-
-# ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
-# mypy: disable-error-code="no-untyped-def, assignment"
+RUNTIME = ["first", "L", "N", "splits", "chunk"]
 
 
-@triton.jit(do_not_specialize=["launched"])
-def selector_attention_bwd(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, dk_ptr, dv_ptr, launched,
-    S, N, H, q_stride, k_stride, v_stride, splits, chunk, scale, scale_log2,
-    D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, PRECISION: tl.constexpr,
+@triton.jit(do_not_specialize=RUNTIME)
+def selector_fwd(
+    Q, K, V, O, LSE, first, L, N, H, sqb, sqn, sqh, skb, skn, skh, svb, svn, svh, splits, chunk, scale2,
+    D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    program = launched + tl.program_id(0)
-    head = program % H
-    split = (program // H) % splits
-    sample = (program // H // splits).to(tl.int64)
-    m = tl.arange(0, BLOCK_S)
-    n = tl.arange(0, BLOCK_N)
-    live = m < S
-    first = split * chunk
-    last = tl.minimum(first + chunk, N)
-    q_base = q_ptr + sample * S * q_stride + head * D
-    o_base = sample * S * H * D + head * D
-    qs = ()
-    douts = ()
-    dqs = ()
-    delta = tl.zeros([BLOCK_S], tl.float32)
+    """O (B, splits, L, H, D), LSE (B, splits, H, L)."""
+    pid = first + tl.program_id(0)
+    h = pid % H
+    split = pid // H % splits
+    b = (pid // H // splits).to(tl.int64)
+    rows = tl.arange(0, BM)
+    cols = tl.arange(0, BN)
+    live = rows < L
+    low = split * chunk
+    n = tl.minimum(N - low, chunk)
+    skn = elements(skn, LONG)
+    svn = elements(svn, LONG)
+    k = K + b * far(skb) + h * far(skh) + low.to(tl.int64) * skn
+    v = V + b * far(svb) + h * far(svh) + low.to(tl.int64) * svn
+    q = load(Q + b * far(sqb) + h * far(sqh), rows * elements(sqn, LONG), live, D, BLOCKS)
+    acc = zeros(BM, BLOCKS)
+    # A finite floor keeps exp2 clear of inf - inf.
+    m = tl.full([BM], -1e30, tl.float32)
+    l = tl.zeros([BM], tl.float32)
+    for start in range(0, n, BN):
+        inside = start + cols < n
+        ks = load(k, cols * skn, inside, D, BLOCKS)
+        vs = load(v, cols * svn, inside, D, BLOCKS)
+        s = tl.where(inside[None, :], dot_rows(q, ks) * scale2, -1e30)
+        m_new = tl.maximum(m, tl.max(s, 1))
+        alpha = tl.exp2(m - m_new)
+        p = tl.where(inside[None, :], tl.exp2(s - m_new[:, None]), 0.0)
+        l = l * alpha + tl.sum(p, 1)
+        m = m_new
+        acc = dot_add(p.to(vs[0].dtype), vs, scaled(acc, alpha[:, None]))
+        k += BN * skn
+        v += BN * svn
+    piece = b * splits + split
+    tl.store(LSE + (piece * H + h) * L + rows, m + tl.log2(l), mask=live)
+    store(O + (piece * L * H + h) * D, rows * (H * D), live, scaled(acc, 1.0 / l[:, None]), D, BLOCKS)
+
+
+@triton.jit(do_not_specialize=["first", "L", "splits"])
+def selector_merge(
+    PART, LSE_PART, O, LSE, first, L, H, splits, D: tl.constexpr, SPLITS: tl.constexpr, BLOCKS: tl.constexpr
+):
+    """The ranges' outputs, weighed by their share of the softmax. Program: one query of one head."""
+    pid = first + tl.program_id(0)
+    h = pid % H
+    row = pid // H % L
+    b = (pid // H // L).to(tl.int64)
+    s = tl.arange(0, SPLITS)
+    piece = b * splits + s
+    lse = tl.load(LSE_PART + (piece * H + h) * L + row, mask=s < splits, other=-1e30)
+    top = tl.max(lse, 0)
+    weight = tl.where(s < splits, tl.exp2(lse - top), 0.0)
+    total = tl.sum(weight, 0)
+    tl.store(LSE + (b * H + h) * L + row, top + tl.log2(total))
+    part = load(PART, ((piece * L + row) * H + h) * D, s < splits, D, BLOCKS)
     for i in tl.static_range(len(BLOCKS)):
-        q = load_block(q_base, m * q_stride, live, D, BLOCKS[i][0], BLOCKS[i][1])
-        dout = load_block(dout_ptr + o_base, m * H * D, live, D, BLOCKS[i][0], BLOCKS[i][1])
-        out = load_block(out_ptr + o_base, m * H * D, live, D, BLOCKS[i][0], BLOCKS[i][1])
-        delta += tl.sum(dout.to(tl.float32) * out.to(tl.float32), 1)
-        qs = qs + (q,)
-        douts = douts + (dout,)
-        dqs = dqs + (tl.zeros_like(q).to(tl.float32),)
-    lse = tl.load(lse_ptr + (sample * H + head) * S + m, mask=live, other=0.0)
-    for start in range(first, last, BLOCK_N):
-        keys = start + n < last
-        k_base = k_ptr + (sample * N + start) * k_stride + head * D
-        v_base = v_ptr + (sample * N + start) * v_stride + head * D
-        d_base = ((sample * N + start) * H + head) * D
-        logits = tl.zeros([BLOCK_S, BLOCK_N], tl.float32)
-        dp = tl.zeros([BLOCK_S, BLOCK_N], tl.float32)
-        ks = ()
-        for i in tl.static_range(len(BLOCKS)):
-            k = load_block(k_base, n * k_stride, keys, D, BLOCKS[i][0], BLOCKS[i][1])
-            v = load_block(v_base, n * v_stride, keys, D, BLOCKS[i][0], BLOCKS[i][1])
-            logits = tl.dot(qs[i], tl.trans(k), logits, input_precision=PRECISION)
-            dp = tl.dot(douts[i], tl.trans(v), dp, input_precision=PRECISION)
-            ks = ks + (k,)
+        columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
+        out = tl.sum(part[i] * weight[:, None], 0) / total
+        tl.store(O + ((b * L + row) * H + h) * D + columns, out.to(O.dtype.element_ty), mask=columns < D)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def selector_bwd(
+    Q, K, V, O, LSE, DO, DQ, DK, DV, first, L, N, H, sqb, sqn, sqh, skb, skn, skh, svb, svn, svh, splits, chunk, scale, scale2,
+    D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """DQ (B, splits, L, H, D) float32; DK, DV (B, N, H, D)."""
+    pid = first + tl.program_id(0)
+    h = pid % H
+    split = pid // H % splits
+    b = (pid // H // splits).to(tl.int64)
+    rows = tl.arange(0, BM)
+    cols = tl.arange(0, BN)
+    live = rows < L
+    low = split * chunk
+    n = tl.minimum(N - low, chunk)
+    skn = elements(skn, LONG)
+    svn = elements(svn, LONG)
+    k = K + b * far(skb) + h * far(skh) + low.to(tl.int64) * skn
+    v = V + b * far(svb) + h * far(svh) + low.to(tl.int64) * svn
+    q = load(Q + b * far(sqb) + h * far(sqh), rows * elements(sqn, LONG), live, D, BLOCKS)
+    o = (b * L * H + h) * D
+    do = load(DO + o, rows * (H * D), live, D, BLOCKS)
+    delta = row_sums(do, load(O + o, rows * (H * D), live, D, BLOCKS))
+    lse = tl.load(LSE + (b * H + h) * L + rows, mask=live, other=0.0)
+    dq = zeros(BM, BLOCKS)
+    for start in range(0, n, BN):
+        inside = start + cols < n
+        ks = load(k, cols * skn, inside, D, BLOCKS)
+        vs = load(v, cols * svn, inside, D, BLOCKS)
+        s = dot_rows(q, ks)
         # Rows without a query must add nothing: their logits are 0 and say nothing about lse.
-        p = tl.where(live[:, None] & keys[None, :], tl.exp2(logits * scale_log2 - lse[:, None]), 0.0)
-        ds = p * (dp - delta[:, None]) * scale
-        new_dqs = ()
-        for i in tl.static_range(len(BLOCKS)):
-            dv = tl.dot(tl.trans(p.to(douts[i].dtype)), douts[i], input_precision=PRECISION)
-            dk = tl.dot(tl.trans(ds.to(qs[i].dtype)), qs[i], input_precision=PRECISION)
-            store_block(dv_ptr + d_base, n * H * D, keys, D, dv, BLOCKS[i][0], BLOCKS[i][1])
-            store_block(dk_ptr + d_base, n * H * D, keys, D, dk, BLOCKS[i][0], BLOCKS[i][1])
-            new_dqs = new_dqs + (tl.dot(ds.to(ks[i].dtype), ks[i], dqs[i], input_precision=PRECISION),)
-        dqs = new_dqs
-    dq_base = dq_ptr + ((sample * splits + split) * S * H + head) * D
-    for i in tl.static_range(len(BLOCKS)):
-        store_block(dq_base, m * H * D, live, D, dqs[i], BLOCKS[i][0], BLOCKS[i][1])
-
-
-def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, arch: int) -> tuple[Tensor, Tensor]:
-    """Return (out (B, S, H, d), lse (B, H, S) float32, base 2) of q (B, S, H, d) over k, v (B, N, H, d)."""
-    samples, queries, heads, dim = q.shape
-    launch = configs.config("fwd", dim, queries, q.element_size(), arch)
-    block_s = max(16, triton.next_power_of_2(queries))
-    splits = configs.splits(samples * heads, k.shape[1], launch.block_n)
-    return split_attention.forward(
-        q, k, v, scale, block_s, launch.block_n, launch.warps, launch.stages, splits, launch.precision
-    )
-
-
-def backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, arch: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dq, dk, dv, contiguous, in the dtypes of q, k and v."""
-    samples, queries, heads, dim = q.shape
-    keys = k.shape[1]
-    dk = k.new_empty(k.shape)
-    dv = v.new_empty(v.shape)
-    if not (q.numel() and keys):
-        return torch.zeros_like(q, memory_format=torch.contiguous_format), dk.zero_(), dv.zero_()
-    launch = configs.config("bwd", dim, queries, q.element_size(), arch)
-    wish = configs.splits(samples * heads, keys, launch.block_n)
-    chunk = ceil_div(ceil_div(keys, wish), launch.block_n) * launch.block_n
-    splits = ceil_div(keys, chunk)
-    q, q_stride = as_tokens(q)
-    k, k_stride = as_tokens(k)
-    v, v_stride = as_tokens(v)
-    part = q.new_empty((samples, splits, queries, heads, dim), dtype=torch.float32)
-    out, dout = out.contiguous(), dout.contiguous()
-    for launched, programs in launches(samples * splits * heads):
-        selector_attention_bwd[(programs,)](
-            q, k, v, out, lse, dout, part, dk, dv, launched,
-            queries, keys, heads, q_stride, k_stride, v_stride, splits, chunk, scale, scale * math.log2(math.e),
-            D=dim, BLOCK_S=max(16, triton.next_power_of_2(queries)), BLOCK_N=launch.block_n, BLOCKS=column_blocks(dim),
-            PRECISION=launch.precision, num_warps=launch.warps, num_stages=launch.stages,
-        )  # fmt: skip
-    dq = ordered_sum(part.view(samples, splits, -1), q.dtype).view(samples, queries, heads, dim)
-    return dq, dk, dv
+        p = tl.where(live[:, None] & inside[None, :], tl.exp2(s * scale2 - lse[:, None]), 0.0)
+        ds = (p * (dot_rows(do, vs) - delta[:, None]) * scale).to(q[0].dtype)
+        out = ((b * N + low + start) * H + h) * D
+        store(DV + out, cols * (H * D), inside, dot(tl.trans(p.to(do[0].dtype)), do), D, BLOCKS)
+        store(DK + out, cols * (H * D), inside, dot(tl.trans(ds), q), D, BLOCKS)
+        dq = dot_add(ds, ks, dq)
+        k += BN * skn
+        v += BN * svn
+    store(DQ + ((b * splits + split) * L * H + h) * D, rows * (H * D), live, dq, D, BLOCKS)

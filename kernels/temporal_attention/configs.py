@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Config(NamedTuple):
-    """Rows of a tile (spatial positions × padded times), padded times, warps."""
-
-    rows: int
-    times: int
-    warps: int
-
+from javisc.kernels.launch import Config
+from javisc.kernels.layout import power_of_two
 
 #: (pass, architecture) → padded times → rows of a tile and warps. A block-diagonal mask keeps the positions of a tile apart.
 TABLE: dict[tuple[str, int], dict[int, tuple[int, int]]] = {
@@ -33,8 +25,11 @@ def longest_tile(head_dim: int, arch: int) -> int:
 
 
 def configuration(kind: str, times: int, head_dim: int, arch: int, element_size: int) -> Config:
-    """The entry for a pass ("fwd", "bwd"). float32 holds one position per tile."""
-    padded = max(16, 1 << (times - 1).bit_length())
+    """The entry for a pass ("fwd", "bwd"): rows of a tile (spatial positions × padded times), padded times as columns, warps.
+
+    float32 holds one position per tile.
+    """
+    padded = max(16, power_of_two(times))
     rows, warps = TABLE[kind, arch][padded]
     if element_size > 2:
         return Config(padded, padded, 8)

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from javisc.kernels.attention import host as streaming
-from javisc.kernels.launch import architecture, head_tiles, launches
+from javisc.kernels.launch import architecture, launches
+from javisc.kernels.layout import ceil_div, head_blocks
 from javisc.kernels.temporal_attention.configs import configuration, longest_tile
 
 #: Rows per program of the two kernels that frame streaming.
 ROW_BLOCK = 32
-Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 def _streams(qkv: Tensor) -> bool:
     return qkv.numel() > 0 and qkv.shape[1] > longest_tile(qkv.shape[-1], architecture(qkv.device))
 
 
-def _empty(weight: Tensor | None, like: Tensor, programs: int) -> Tensor:
-    return torch.empty(
-        (programs, like.shape[-1]) if weight is not None else (0,), dtype=torch.float32, device=like.device
-    )
+def _parts(like: Tensor, programs: int, norm: bool) -> list[Tensor | None]:
+    """Where the programs' parts of both gains' gradients go."""
+    return [like.new_empty((1, programs, like.shape[-1]), dtype=torch.float32) if norm else None for _ in "qk"]
 
 
-def _gain_gradient(parts: Tensor, weight: Tensor | None) -> Tensor:
-    """The second stage of the gains' gradient: programs' parts summed in a fixed order."""
-    return parts if weight is None else parts.sum(0).to(weight.dtype)
+def _found(
+    dqkv: Tensor, parts: list[Tensor | None], weights: Sequence[Tensor | None], needs: Sequence[bool]
+) -> list[Tensor]:
+    """The wanted gradients: qkv's, and the gains' from their parts, summed in a fixed order."""
+    from javisc.kernels.tiles import ordered_sum
+
+    gains = [
+        ordered_sum(part, w.dtype)[0]
+        for part, w, need in zip(parts, weights, needs[1:])
+        if need and part is not None and w is not None
+    ]
+    return [dqkv, *gains] if needs[0] else gains
 
 
 def forward(
@@ -40,51 +49,51 @@ def forward(
     sin: Tensor | None,
     eps: float,
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Output (B, T, S, H, D), and for streamed sequences their logsumexps (B, H, S·T); empty otherwise."""
+) -> list[Tensor]:
+    """Output (B, T, S, H, D), and for streamed sequences their logsumexps (B, H, S·T)."""
     from javisc.kernels.temporal_attention.triton import temporal_fwd
 
-    qkv = qkv.contiguous()
     b, t, s, _, h, d = qkv.shape
-    o = torch.empty((b, t, s, h, d), dtype=qkv.dtype, device=qkv.device)
+    o = qkv.new_empty((b, t, s, h, d))
     if qkv.numel() == 0:
-        return o, qkv.new_empty(0, dtype=torch.float32)
+        return [o]
     if _streams(qkv):
         return _stream_forward(_prepare(qkv, q_weight, k_weight, cos, sin, eps), qkv, o, scale)
     config = configuration("fwd", t, d, architecture(qkv.device), qkv.element_size())
-    groups = -(-s // (config.rows // config.times))
+    groups = ceil_div(s, config.rows // config.columns)
     for first, programs in launches(b * groups * h):
         temporal_fwd[(programs,)](
             qkv, o, q_weight, k_weight, cos, sin, first, groups, t, s, h, scale * math.log2(math.e), eps,
-            d, *head_tiles(d), config.rows, config.times, q_weight is not None, cos is not None,
+            d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None,
             num_warps=config.warps, num_stages=1,
         )  # fmt: skip
-    return o, qkv.new_empty(0, dtype=torch.float32)
+    return [o]
 
 
 def backward(
-    do: Tensor, qkv: Tensor, o: Tensor, lse: Tensor, q_weight: Tensor | None, k_weight: Tensor | None,
-    cos: Tensor | None, sin: Tensor | None, eps: float, scale: float,
-) -> Gradients:  # fmt: skip
-    """Gradients of qkv and (empty without norms) of both gains."""
+    grads: Sequence[Tensor], qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None,
+    sin: Tensor | None, eps: float, scale: float, made: Sequence[Tensor], needs: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    """The wanted gradients of qkv and both gains."""
     from javisc.kernels.temporal_attention.triton import temporal_bwd
 
-    qkv, do = qkv.contiguous(), do.contiguous()
+    (do,) = grads
     b, t, s, _, h, d = qkv.shape
     dqkv = torch.empty_like(qkv)
     if _streams(qkv):
-        return _stream_backward(do, qkv, o, lse, dqkv, q_weight, k_weight, cos, sin, eps, scale)
+        return _stream_backward(do, qkv, made, dqkv, q_weight, k_weight, cos, sin, eps, scale, needs)
     config = configuration("bwd", max(t, 1), d, architecture(qkv.device), qkv.element_size())
-    groups = -(-s // (config.rows // config.times))
+    groups = ceil_div(s, config.rows // config.columns)
     programs = b * groups * h if qkv.numel() else 0
-    dwq, dwk = _empty(q_weight, qkv, programs), _empty(k_weight, qkv, programs)
+    parts = _parts(qkv, programs, q_weight is not None)
     for first, count in launches(programs):
         temporal_bwd[(count,)](
-            qkv, do, dqkv, q_weight, k_weight, dwq, dwk, cos, sin, first, groups, t, s, h, scale * math.log2(math.e), scale, eps,
-            d, *head_tiles(d), config.rows, config.times, q_weight is not None, cos is not None,
+            qkv, do, dqkv, q_weight, k_weight, *(x if x is not None else do for x in parts), cos, sin, first, groups, t, s, h,
+            scale * math.log2(math.e), scale, eps,
+            d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None,
             num_warps=config.warps, num_stages=1,
         )  # fmt: skip
-    return dqkv, _gain_gradient(dwq, q_weight), _gain_gradient(dwk, k_weight)
+    return _found(dqkv, parts, (q_weight, k_weight), needs)
 
 
 def _prepare(
@@ -95,10 +104,10 @@ def _prepare(
 
     b, t, s, _, h, d = qkv.shape
     qk = torch.empty((b, t, s, 2, h, d), dtype=qkv.dtype, device=qkv.device)
-    for first, programs in launches(-(-b * t * s // ROW_BLOCK) * h):
+    for first, programs in launches(ceil_div(b * t * s, ROW_BLOCK) * h):
         temporal_prepare[(programs,)](
             qkv, qk, q_weight, k_weight, cos, sin, first, b * t * s, t, s, h, eps,
-            d, *head_tiles(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
+            d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
         )  # fmt: skip
     return qk
 
@@ -108,60 +117,54 @@ def _sequences(x: Tensor) -> Tensor:
     return x.transpose(0, 1)
 
 
-def _stream_forward(qk: Tensor, qkv: Tensor, o: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _stream_forward(qk: Tensor, qkv: Tensor, o: Tensor, scale: float) -> list[Tensor]:
     b, t, s, _, h, _ = qkv.shape
     lse = torch.empty((b, h, s * t), dtype=torch.float32, device=qkv.device)
     for i in range(b):
         q, k, v = (_sequences(x) for x in (qk[i, :, :, 0], qk[i, :, :, 1], qkv[i, :, :, 2]))
-        out, sample, _, _ = streaming.forward(q, k, v, None, None, t, t, None, None, 0.0, scale)
+        out, sample = streaming.forward(q, k, v, None, None, t, t, None, None, 0.0, scale)
         o[i], lse[i] = _sequences(out), sample
-    return o, lse
+    return [o, lse]
 
 
 def _stream_backward(
-    do: Tensor, qkv: Tensor, o: Tensor, lse: Tensor, dqkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None,
-    cos: Tensor | None, sin: Tensor | None, eps: float, scale: float,
-) -> Gradients:  # fmt: skip
+    do: Tensor, qkv: Tensor, made: Sequence[Tensor], dqkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None,
+    cos: Tensor | None, sin: Tensor | None, eps: float, scale: float, needs: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
     from javisc.kernels.temporal_attention.triton import temporal_unprepare
 
+    o, lse = made
     b, t, s, _, h, d = qkv.shape
     qk = _prepare(qkv, q_weight, k_weight, cos, sin, eps)
-    dq, dk = (torch.empty((b, t, s, h, d), dtype=qkv.dtype, device=qkv.device) for _ in range(2))
-    none = lse.new_empty(0)
+    dq, dk = (qkv.new_empty((b, t, s, h, d)) for _ in range(2))
     for i in range(b):
         q, k, v = (_sequences(x) for x in (qk[i, :, :, 0], qk[i, :, :, 1], qkv[i, :, :, 2]))
-        out, grad = _sequences(o[i]).contiguous(), _sequences(do[i])
-        got = streaming.backward(grad, q, k, v, out, lse[i], none, none, None, None, t, t, None, None, scale)
-        dq[i], dk[i], dqkv[i, :, :, 2] = (_sequences(x) for x in got[:3])
-    programs = -(-b * t * s // ROW_BLOCK) * h
-    dwq, dwk = _empty(q_weight, qkv, programs), _empty(k_weight, qkv, programs)
+        kept, grad = ([_sequences(o[i]).contiguous(), lse[i]], [_sequences(do[i]).contiguous()])
+        got = streaming.backward(
+            grad, q, k, v, None, None, t, t, None, None, 0.0, scale, kept, (True, True, True, False, False)
+        )
+        dq[i], dk[i], dqkv[i, :, :, 2] = (_sequences(x) for x in got)
+    programs = ceil_div(b * t * s, ROW_BLOCK) * h
+    parts = _parts(qkv, programs, q_weight is not None)
     for first, count in launches(programs):
         temporal_unprepare[(count,)](
-            qkv, dq, dk, dqkv, q_weight, k_weight, dwq, dwk, cos, sin, first, b * t * s, t, s, h, eps,
-            d, *head_tiles(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
+            qkv, dq, dk, dqkv, q_weight, k_weight, *(x if x is not None else dq for x in parts), cos, sin,
+            first, b * t * s, t, s, h, eps, d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
         )  # fmt: skip
-    return dqkv, _gain_gradient(dwq, q_weight), _gain_gradient(dwk, k_weight)
+    return _found(dqkv, parts, (q_weight, k_weight), needs)
 
 
-def forward_fake(
-    qkv: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    eps: float,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    b, t, s, _, h, d = qkv.shape
-    lse = (b, h, s * t) if _streams(qkv) else (0,)
-    return qkv.new_empty((b, t, s, h, d)), qkv.new_empty(lse, dtype=torch.float32)
+def forward_fake(qkv: Tensor, *_: Any) -> list[Tensor]:
+    b, t, s, _three, h, d = qkv.shape
+    lse = [qkv.new_empty((b, h, s * t), dtype=torch.float32)] if _streams(qkv) else []
+    return [qkv.new_empty((b, t, s, h, d)), *lse]
 
 
 def backward_fake(
-    do: Tensor, qkv: Tensor, o: Tensor, lse: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, *_: Any
-) -> Gradients:
-    gains = [qkv.new_empty(0, dtype=torch.float32) if w is None else w.new_empty(w.shape) for w in (q_weight, k_weight)]
-    return qkv.new_empty(qkv.shape), gains[0], gains[1]
+    grads: Sequence[Tensor], qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None,
+    sin: Tensor | None, eps: float, scale: float, made: Sequence[Tensor], needs: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    return [x.new_empty(x.shape) for x, need in zip((qkv, q_weight, k_weight), needs) if need and x is not None]
 
 
 def _products(qkv: Any) -> int:
@@ -174,6 +177,6 @@ def forward_flops(qkv: Any, *_: Any, **__: Any) -> int:
     return 2 * _products(qkv)
 
 
-def backward_flops(do: Any, qkv: Any, *_: Any, **__: Any) -> int:
+def backward_flops(grads: Any, qkv: Any, *_: Any, **__: Any) -> int:
     """Five products: the logits again, one gradient of probabilities, three of the inputs."""
     return 5 * _products(qkv)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -12,46 +9,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from javisc.kernels import dispatch
 from javisc.kernels.attention.reference import rms_norm
 from javisc.kernels.dispatch import Request
-from javisc.kernels.registration import autocast, define
+from javisc.kernels.registration import autocast, differentiable
 from javisc.kernels.temporal_attention import host
 from javisc.kernels.temporal_attention.reference import rotate
 
-_REST = "Tensor? q_weight, Tensor? k_weight, Tensor? cos, Tensor? sin, float eps, float scale"
-FORWARD = define(
-    "temporal_attention_fwd",
-    f"(Tensor qkv, {_REST}) -> (Tensor, Tensor)",
-    host.forward,
-    host.forward_fake,
-    flops=host.forward_flops,
+OP = differentiable(
+    "temporal_attention",
+    "Tensor qkv, Tensor? q_weight, Tensor? k_weight, Tensor? cos, Tensor? sin, float eps, float scale",
+    host,
+    gradients=("qkv", "q_weight", "k_weight"),
     save=True,
 )
-BACKWARD = define(
-    "temporal_attention_bwd",
-    f"(Tensor do, Tensor qkv, Tensor o, Tensor lse, {_REST}) -> (Tensor, Tensor, Tensor)",
-    host.backward,
-    host.backward_fake,
-    flops=host.backward_flops,
-)
-
-
-class _TemporalAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None,
-        eps: float, scale: float,
-    ) -> Tensor:  # fmt: skip
-        o, lse = FORWARD(qkv, q_weight, k_weight, cos, sin, eps, scale)
-        # The tile kernels' backward recomputes everything; only streaming needs the output.
-        ctx.save_for_backward(qkv, o if lse.numel() else lse, lse, q_weight, k_weight, cos, sin)
-        ctx.eps, ctx.scale = eps, scale
-        return o
-
-    @staticmethod
-    def backward(ctx: Any, do: Tensor) -> Any:
-        qkv, o, lse, q_weight, k_weight, cos, sin = ctx.saved_tensors
-        dqkv, dwq, dwk = BACKWARD(do, qkv, o, lse, q_weight, k_weight, cos, sin, ctx.eps, ctx.scale)
-        norm = q_weight is not None
-        return dqkv, dwq if norm else None, dwk if norm else None, None, None, None, None
 
 
 def _refuse_triton(request: Request) -> str | None:
@@ -66,7 +34,7 @@ dispatch.register(
     needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 16–128, a multiple of 8",
     when="on CUDA, 16-bit: norm, rotation and attention in one pass over the native layout",
     refuse=_refuse_triton,
-    prefer=lambda r: r.device.type == "cuda" and r.dtype.itemsize == 2,
+    prefer=dispatch.on_cuda_in_16_bits,
 )
 dispatch.register(
     "temporal_attention", "torch", needs="nothing", when="otherwise: norm, rotation, scaled_dot_product_attention"
@@ -98,7 +66,7 @@ def temporal_attention(
 
     Returns (B, T, S, H, D), contiguous, in qkv's dtype. Up to 128 times (64 on
     devices older than 9.0, half of it for heads wider than 80) fit one tile and nothing is saved but qkv; longer sequences are
-    streamed. Gradients repeat to the bit (triton). Under autocast qkv is cast as for
+    streamed. Gradients repeat to the bit (triton), and cannot be differentiated again. Under autocast qkv is cast as for
     `scaled_dot_product_attention`.
 
     Raises ValueError for shapes that do not fit, BackendError if `backend` was given and cannot run.
@@ -112,6 +80,9 @@ def temporal_attention(
         raise ValueError("temporal_attention: give both q_weight and k_weight, or neither")
     if (cos is None) != (sin is None):
         raise ValueError("temporal_attention: give both cos and sin, or neither")
+    for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
+        if weight is not None and weight.shape != (d,):
+            raise ValueError(f"temporal_attention: {name} has shape {tuple(weight.shape)}; give ({d},)")
     for name, table in (("cos", cos), ("sin", sin)):
         if table is not None and table.shape != (t, d // 2):
             raise ValueError(f"temporal_attention: {name} has shape {tuple(table.shape)}; give ({t}, {d // 2})")
@@ -124,10 +95,8 @@ def temporal_attention(
     assert cast is not None
     name = dispatch.choose(Request("temporal_attention", cast.device, cast.dtype, d), backend)
     if name == "triton":
-        if cos is not None and sin is not None:
-            cos, sin = cos.contiguous(), sin.contiguous()
-        apply: Callable[..., Tensor] = _TemporalAttention.apply
-        return apply(cast, q_weight, k_weight, cos, sin, eps, scale)
+        result: Tensor = OP.apply(cast, q_weight, k_weight, cos, sin, eps, scale)
+        return result
     q, k, v = cast.unbind(3)
     if q_weight is not None and k_weight is not None:
         q, k = rms_norm(q, q_weight, eps), rms_norm(k, k_weight, eps)

@@ -20,8 +20,8 @@ def test_every_op_has_a_backend_and_every_other_a_reason() -> None:
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     ops = {row["op"] for row in rows}
-    assert {"attention", "selector_attention", "prior_attention", "modulated_layer_norm", "rms_norm_rope"} <= ops
-    assert {"gated_residual", "gated_residual_layer_norm", "absorbed_selector_attention"} <= ops
+    assert {"attention", "selector_attention", "prior_attention", "modulated_layer_norm", "temporal_attention"} <= ops
+    assert {"gated_residual", "gated_residual_layer_norm", "bidirectional_attention"} <= ops
     for op in ops:
         mine = [row for row in rows if row["op"] == op]
         assert sorted(dim for row in mine for dim in row["chosen_for"]) == [32, 64, 72, 128], op

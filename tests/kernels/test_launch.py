@@ -8,7 +8,6 @@ from javisc.kernels.attention import attention
 from javisc.kernels.bidirectional_attention import bidirectional_attention
 from javisc.kernels.modulated_norm import gated_residual, gated_residual_layer_norm, modulated_layer_norm
 from javisc.kernels.prior_attention import prior_attention
-from javisc.kernels.rms_norm_rope import rms_norm_rope
 from javisc.kernels.selector_attention import selector_attention
 from javisc.kernels.temporal_attention import host as temporal
 from javisc.kernels.temporal_attention import temporal_attention
@@ -57,7 +56,6 @@ CALLS = {
         draw((2, 3, 5, 48), (2, 3, 5, 48), (2, 48), (2, 48), (2, 48)),
         {},
     ),
-    "rms_norm_rope": (rms_norm_rope, [*draw((2, 40, 3, 16), (16,)), *angles(40, 8)], {}),
 }
 
 
@@ -97,18 +95,16 @@ def test_no_launch_passes_the_grid_and_splitting_changes_no_bit(name, monkeypatc
     assert all(torch.equal(a, b) for a, b in zip(once, split, strict=True))
 
 
-@pytest.mark.parametrize(
-    "head_dim, tiles",
-    [
-        (8, (16, 0)),
-        (32, (32, 0)),
-        (40, (32, 16)),
-        (64, (64, 0)),
-        (72, (64, 16)),
-        (96, (64, 32)),
-        (112, (128, 0)),
-        (128, (128, 0)),
-    ],
-)
-def test_head_tiles(head_dim, tiles):
-    assert launch.head_tiles(head_dim) == tiles
+def test_parts_make_whole_waves_of_at_least_the_least():
+    """132 multiprocessors off CUDA; (programs, tiles, least) → parts."""
+    device = torch.device("cpu")
+    for programs, tiles, least, expected in [
+        (1000, 100, 4, 1),
+        (80, 844, 4, 3),
+        (132, 99, 2, 2),
+        (4, 8, 4, 2),
+        (1, 3, 4, 1),
+    ]:
+        found = launch.parts(programs, tiles, device, least=least)
+        assert found == expected
+        assert found == 1 or programs * found <= 2 * 132

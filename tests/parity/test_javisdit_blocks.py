@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from javisc.kernels.rms_norm_rope import rms_norm_rope
+from javisc.kernels.temporal_attention.reference import rotate
 from javisc.trainer.models.dit import attention, blocks, embeddings
 from support.parity import Case, check, files, load
 
@@ -37,7 +37,7 @@ def test_rope(path: Path) -> None:
     module = _built(attention.Rope(fixture.config["dim"]), fixture.weights)
     for case in fixture.cases.values():
         x = case.inputs["x"]
-        ours = rms_norm_rope(x.transpose(1, 2), None, *module.turns(x.shape[-2])).transpose(1, 2)
+        ours = rotate(x, *module.turns(x.shape[-2]))
         check(ours, case.outputs["y"], case.name)
 
 

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from javisc.kernels import dispatch
 from javisc.kernels.attention import attention, fallback, host
-from javisc.kernels.attention.op import BACKWARD, FORWARD
+from javisc.kernels.attention.op import OP
 from javisc.kernels.attention.reference import attention_reference
 from javisc.kernels.dispatch import BackendError
 from support.kernels import DEVICE, TOLERANCE, check, dtypes, poisoned, relative_error
@@ -137,7 +137,7 @@ def test_views_of_a_projection_are_read_in_place():
 
 def test_key_tiles_that_share_out_their_queries_agree_with_the_definition(monkeypatch):
     inputs, grads = make((2, 40, 2, 32), (2, 20, 2, 32), torch.float32)
-    monkeypatch.setattr(host, "splits_for", lambda *_: 3)
+    monkeypatch.setattr(host, "parts", lambda *_, **__: 3)
     check(
         attention,
         attention_reference,
@@ -146,13 +146,6 @@ def test_key_tiles_that_share_out_their_queries_agree_with_the_definition(monkey
         tolerance=TOLERANCE[torch.float32],
         fast_options={"backend": "triton"},
     )
-
-
-def test_splits_fill_the_device_only_where_queries_are_many():
-    device = torch.device("cpu")
-    assert host.splits_for(1000, 100, device) == 1
-    assert host.splits_for(80, 844, device) == 4
-    assert host.splits_for(4, 8, device) == 2
 
 
 def arguments(norm=True):
@@ -165,9 +158,10 @@ def arguments(norm=True):
 @pytest.mark.parametrize("norm", [False, True])
 def test_opcheck(norm):
     (q, k, v, bq, bk, mq, mk, wq, wk, eps, scale), do = arguments(norm)
-    torch.library.opcheck(FORWARD, (q, k, v, bq, bk, mq, mk, wq, wk, eps, scale))
-    saved = FORWARD(q, k, v, bq, bk, mq, mk, wq, wk, eps, scale)
-    torch.library.opcheck(BACKWARD, (do, q, k, v, *saved, bq, bk, mq, mk, wq, wk, scale))
+    inputs = (q, k, v, bq, bk, mq, mk, wq, wk, eps, scale)
+    torch.library.opcheck(OP.forward, inputs)
+    for needs in ([True, True, True, norm, norm], [False, True, False, False, norm]):
+        torch.library.opcheck(OP.backward, ([do], *inputs, OP.forward(*inputs), needs))
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from javisc.kernels.bidirectional_attention import bidirectional_attention, configs, host
-from javisc.kernels.bidirectional_attention.op import BACKWARD, FORWARD
+from javisc.kernels import launch
+from javisc.kernels.bidirectional_attention import bidirectional_attention, host
+from javisc.kernels.bidirectional_attention.op import OP
 from javisc.kernels.bidirectional_attention.reference import bidirectional_attention_reference
 from javisc.kernels.dispatch import BackendError
 from support.kernels import DEVICE, TOLERANCE, check, dtypes, poisoned
@@ -63,7 +64,7 @@ def test_masks_and_tokens_that_see_nothing(mode, dtype, backend):
 @dtypes
 def test_column_tiles_follow_one_another(dtype, monkeypatch):
     """A short side of three tiles: rows are merged across launches, columns across parts of the stream."""
-    monkeypatch.setattr(host, "configuration", lambda *_: configs.Config(16, 16, 4, 1))
+    monkeypatch.setattr(host, "configuration", lambda *_: launch.Config(16, 16, 4, 1))
     monkeypatch.setattr(host, "parts_for", lambda heads, length, tile, device: (3, 16))
     inputs, grads = make(43, 37, 72, dtype)
     judge(inputs, grads, dtype, "triton")
@@ -107,8 +108,9 @@ def test_opcheck():
     inputs, grads = make(9, 7, 40, torch.float32)
     tensors = [t.detach() for t in inputs.values()]
     rest = (*masks(9, 7).values(), 1, 0.2)
-    torch.library.opcheck(FORWARD, (*tensors, *rest))
-    torch.library.opcheck(BACKWARD, (*grads.values(), *tensors, *FORWARD(*tensors, *rest), *rest))
+    torch.library.opcheck(OP.forward, (*tensors, *rest))
+    for needs in ([True] * 4, [False, True, True, False]):
+        torch.library.opcheck(OP.backward, (list(grads.values()), *tensors, *rest, OP.forward(*tensors, *rest), needs))
 
 
 @pytest.mark.slow

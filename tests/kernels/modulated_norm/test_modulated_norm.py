@@ -156,10 +156,12 @@ def test_opcheck():
     x, y = torch.randn(2, 3, 4, 16, device=DEVICE), torch.randn(2, 3, 4, 16, device=DEVICE)
     m = [torch.randn(2, 16, device=DEVICE) for _ in range(6)]
     mask = torch.tensor([[True, False, True], [False, False, True]], device=DEVICE)
-    torch.library.opcheck(op.FORWARD, (x, y, *m, mask, 1e-6))
-    torch.library.opcheck(op.FORWARD, (x, None, None, None, m[0], None, m[1], None, None, 1e-6))
-    _, _, mean, rstd = op.FORWARD(x, y, *m, mask, 1e-6)
-    torch.library.opcheck(op.BACKWARD, (x, y, x, y, m[0], m[1], m[4], m[5], mask, mean, rstd))
+    both, norm = (x, y, *m, mask, 1e-6), (x, None, None, None, m[0], None, m[1], None, None, 1e-6)
+    torch.library.opcheck(op.OP.forward, both)
+    torch.library.opcheck(op.OP.forward, norm)
+    torch.library.opcheck(op.OP.backward, ([x, y], None, *both[1:], op.OP.forward(*both), [True] * 8))
+    needs = [True, False, False, False, True, False, True, False]
+    torch.library.opcheck(op.OP.backward, ([x], *norm, op.OP.forward(*norm), needs))
 
 
 @pytest.mark.slow

@@ -86,9 +86,10 @@ def test_scopes_differ_and_agree_for_one_sample():
 
 def test_opcheck():
     q, k = torch.randn(1, 9, 2, 16, device=DEVICE), torch.randn(1, 3, 2, 16, device=DEVICE)
-    torch.library.opcheck(op.FORWARD, (q, k, k, 0.25))
-    out, lse = op.FORWARD(q, k, k, 0.25)
-    torch.library.opcheck(op.BACKWARD, (out, q, k, k, out, lse, 0.25))
+    torch.library.opcheck(op.OP.forward, (q, k, k, 0.25))
+    out = op.OP.forward(q, k, k, 0.25)
+    for needs in ([True] * 3, [False, True, False]):
+        torch.library.opcheck(op.OP.backward, (out, q, k, k, 0.25, out, needs))
 
 
 @pytest.mark.slow

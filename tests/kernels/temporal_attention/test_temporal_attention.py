@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from javisc.kernels.dispatch import BackendError
 from javisc.kernels.temporal_attention import configs, host, rope_table, temporal_attention
-from javisc.kernels.temporal_attention.op import BACKWARD, FORWARD
+from javisc.kernels.temporal_attention.op import OP
 from javisc.kernels.temporal_attention.reference import temporal_attention_reference
 from support.kernels import DEVICE, TOLERANCE, check, dtypes
 
@@ -77,18 +77,21 @@ def test_huge_logits(dtype, backend):
 def test_opcheck():
     inputs, grads = make(5, 3, 32, torch.float32)
     qkv, *rest = (t.detach() for t in inputs.values())
-    torch.library.opcheck(FORWARD, (qkv, *rest, 1e-6, 0.2))
-    torch.library.opcheck(BACKWARD, (grads["o"], qkv, *FORWARD(qkv, *rest, 1e-6, 0.2), *rest, 1e-6, 0.2))
+    call = (qkv, *rest, 1e-6, 0.2)
+    torch.library.opcheck(OP.forward, call)
+    for needs in ([True] * 3, [False, True, False]):
+        torch.library.opcheck(OP.backward, ([grads["o"]], *call, OP.forward(*call), needs))
 
 
 def test_opcheck_of_the_streamed_form(monkeypatch):
     monkeypatch.setattr(host, "longest_tile", lambda *_: 4)
     inputs, grads = make(9, 3, 32, torch.float32)
     qkv, *rest = (t.detach() for t in inputs.values())
-    saved = FORWARD(qkv, *rest, 1e-6, 0.2)
+    call = (qkv, *rest, 1e-6, 0.2)
+    saved = OP.forward(*call)
     assert saved[1].shape == (2, 1, 3 * 9), "not streamed"
-    torch.library.opcheck(FORWARD, (qkv, *rest, 1e-6, 0.2))
-    torch.library.opcheck(BACKWARD, (grads["o"], qkv, *saved, *rest, 1e-6, 0.2))
+    torch.library.opcheck(OP.forward, call)
+    torch.library.opcheck(OP.backward, ([grads["o"]], *call, saved, [True] * 3))
 
 
 @pytest.mark.slow
@@ -109,7 +112,7 @@ def test_every_sequence_that_a_tile_may_hold_has_a_configuration():
             for times in range(1, configs.longest_tile(head_dim, arch) + 1):
                 for kind in ("fwd", "bwd"):
                     found = configs.configuration(kind, times, head_dim, arch, 2)
-                    assert times <= found.times <= found.rows and found.rows % found.times == 0
+                    assert times <= found.columns <= found.rows and found.rows % found.columns == 0
 
 
 @pytest.mark.slow

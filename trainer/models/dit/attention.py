@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from javisc.kernels.attention import attention
+from javisc.kernels.attention.reference import rms_norm
 from javisc.kernels.bidirectional_attention import bidirectional_attention
 from javisc.kernels.prior_attention import prior_attention
-from javisc.kernels.rms_norm_rope import rms_norm_rope
 from javisc.kernels.temporal_attention import rope_table, temporal_attention
 
 #: cos and sin [T, D/2] of the rotary angles
@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm_rope(x.unsqueeze(-2), self.weight).squeeze(-2)
+        return rms_norm(x, self.weight, 1e-6)
 
 
 class Rope(nn.Module):
