@@ -18,6 +18,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, shard_path
 from javisc.manifests.members import MemberReader
 from javisc.manifests.schema import DATASET_COLUMN
+from javisc.trainer.data.catalog import Catalog
 from support.tables import clip, real_dataset
 
 
@@ -78,6 +79,9 @@ def test_a_foreign_table_causes_no_request(
     with pytest.raises(UserError, match=f"which you did not name: if you trust it, say {places.VARIABLE}="):
         row = Dataset.open(source).located().collect().row(0, named=True)
         MemberReader().read(row, "mp4")
+    with pytest.raises(UserError, match="which you did not name"):
+        Catalog.open([source])
+    assert asked == []
 
 
 def test_the_variable_names_a_place(
