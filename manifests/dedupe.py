@@ -37,15 +37,48 @@ class Groups:
         return self.members.filter(~pl.col("kept"))["row"].to_numpy()
 
 
-def exact_pairs(frame: pl.LazyFrame) -> np.ndarray:
-    """Pairs [n, 2] of rows made of the same bytes: same source digest, and the same compiled sizes (windows of one source
-    differ in them).
+#: What tells windows of one source apart, and windows of a clip in a dataset of latents.
+_WINDOW = ("clip_start", "clip_end")
+_LATENT = ("clip_key", "clip_first", "encoded_pass")
+_MEMBERS = ("flac", "mp4")
 
-    Each pair is (least row of the group, row). Rows without a digest equal nothing.
+
+def exact_pairs(frame: pl.LazyFrame) -> np.ndarray:
+    """Pairs [n, 2] of rows made of the same bytes: the same part of the same source, with picture or sound or both alike.
+
+    Each pair is (least row of the group, row). Rows without a digest equal nothing. Rows of an older javisc, which have no group,
+    do not say which part of their source they are: of these the compiled sizes must be equal too.
     """
-    sizes = [pl.col(name).fill_null(-1) for name in ("flac_size", "mp4_size")]
-    by = ["source_sha256", "flac_size", "mp4_size"]
-    tables = [table.select("first", ROW) for table in repeats(frame.with_columns(sizes), by)]
+    have = frame.collect_schema().names()
+    old = pl.col("group").is_null() if "group" in have else pl.lit(True)
+    more = [
+        *(pl.col(name).fill_null("") for name in ("audio_sha256", "clip_key") if name in have),
+        *(pl.col(name).fill_null(-1) for name in (*_WINDOW, *_LATENT[1:]) if name in have),
+        *(pl.col(f"{kind}_size").is_not_null().alias(f"has_{kind}") for kind in _MEMBERS),
+        *(pl.when(old).then(pl.col(f"{kind}_size").fill_null(-1)).otherwise(-2).alias(kind) for kind in _MEMBERS),
+    ]
+    return _pairs(frame.select("source_sha256", *more))
+
+
+def member_pairs(frame: pl.LazyFrame) -> np.ndarray:
+    """Pairs [n, 2] of rows whose sound and picture have the same sizes and CRC-32: most probably the same bytes.
+
+    (least row of the group, row); rows without members, or without their checksums, equal nothing.
+    """
+    kinds = [kind for kind in _MEMBERS if f"{kind}_crc32" in frame.collect_schema()]
+    parts = [(pl.col(f"{kind}_size"), pl.col(f"{kind}_crc32")) for kind in kinds]
+    if not parts:
+        return np.zeros((0, 2), np.int64)
+    told = pl.any_horizontal(size.is_not_null() for size, _ in parts) & pl.all_horizontal(
+        size.is_null() | crc.is_not_null() for size, crc in parts
+    )
+    columns = [pl.when(told).then(value.fill_null(-1)) for part in parts for value in part]
+    return _pairs(frame.select(columns))
+
+
+def _pairs(frame: pl.LazyFrame) -> np.ndarray:
+    by = frame.collect_schema().names()
+    tables = [table.select("first", ROW) for table in repeats(frame, by)]
     return pl.concat(tables).to_numpy().astype(np.int64) if tables else np.zeros((0, 2), np.int64)
 
 

@@ -179,7 +179,7 @@ class Dataset:
 
         A dataset's own manifest cannot send its reader elsewhere: only views and bare tables name other roots.
         """
-        frame = complete(self.manifest(), MANIFEST_SCHEMA).with_columns(group=pl.coalesce("group", "source_sha256"))
+        frame = complete(self.manifest(), MANIFEST_SCHEMA)
         here = pl.lit(self.folder, pl.String)
         if DATASET_COLUMN not in frame.collect_schema() or not (self.bare or "datasets" in self.header):
             return frame.with_columns(here.alias(DATASET_COLUMN))

@@ -47,6 +47,8 @@ def split_of(group: str, ratios: Mapping[str, float], seed: int = 0) -> str:
 def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "group", seed: int = 0) -> pl.LazyFrame:
     """`frame` with the column `split` filled by `split_of` the column `by`; rows without a value there go by their key.
 
+    Rows of an older javisc have no group: the digest of their source is it, if they have that.
+
     By `group`, the default, whatever was cut out of one film lands in one split, as `javisc build --split` has it. Raises
     UserError if there is no such column.
     """
@@ -57,5 +59,6 @@ def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "group
     def place(groups: pl.Series) -> pl.Series:
         return pl.Series([split_of(group, ratios, seed) for group in groups.to_list()], dtype=pl.String)
 
-    group = pl.coalesce(pl.col(by).cast(pl.String), pl.col("key"))
+    source = [pl.col("source_sha256")] if by == "group" and "source_sha256" in names else []
+    group = pl.coalesce(pl.col(by).cast(pl.String), *source, pl.col("key"))
     return frame.with_columns(group.map_batches(place, return_dtype=pl.String, is_elementwise=True).alias("split"))

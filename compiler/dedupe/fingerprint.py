@@ -29,8 +29,8 @@ MAX_SECONDS = 30.0
 #: Two frames are alike at up to this Hamming distance of 64; two stretches of sound at up to this share of differing bits.
 FRAME_DISTANCE = 10
 BIT_ERRORS = 0.3
-#: Shortest overlap that says anything: frames, and words of sound (1.5 s).
-LEAST_FRAMES, LEAST_WORDS = 1, 32
+#: Shortest overlap that says anything: frames, and words of sound that are no silence (0.7 s).
+LEAST_FRAMES, LEAST_WORDS = 1, 16
 #: Words of sound that a clip is looked up by.
 LOOKED_UP = 32
 
@@ -94,15 +94,16 @@ def buckets(pictures: np.ndarray, sound: np.ndarray) -> np.ndarray:
     """Where a sample is looked up: the halves of its frame hashes and a content-chosen few of its words; uint64, distinct.
 
     Frames alike in up to a bit or two share a half (the pigeonhole gives certainty for one, several frames give many
-    chances); the words with the least mixed value are the same few in a shifted copy.
+    chances); the words with the least mixed value are the same few in a shifted copy. Words of almost one sign are common to
+    many sounds, and are taken only where there are too few others.
     """
     known = pictures[pictures != 0]
     halves = np.concatenate([known >> np.uint64(32), (known & np.uint64(0xFFFFFFFF)) | np.uint64(1 << 32)])
-    words = np.unique(sound)
-    ones = np.array([int(word).bit_count() for word in words.tolist()])
-    words = words[(ones >= 6) & (ones <= 26)] if len(words) else words
+    words = np.unique(sound[sound != 0])
+    ones = np.bitwise_count(words)
+    common = (ones < 6) | (ones > 26)
     mixed = (words.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    least = words[np.argsort(mixed, kind="stable")[:LOOKED_UP]].astype(np.uint64)
+    least = words[np.lexsort((mixed, common))[:LOOKED_UP]].astype(np.uint64)
     return np.unique(np.concatenate([halves, least | np.uint64(1 << 33)]))
 
 
@@ -124,7 +125,10 @@ def pictures_alike(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def sounds_alike(a: np.ndarray, b: np.ndarray) -> bool:
-    """True if, at a shift that equal words suggest, at most BIT_ERRORS of the bits differ over half of the shorter sound."""
+    """True if, at a shift that equal words suggest, at most BIT_ERRORS of the bits differ over half of the sound that has less.
+
+    Silence says nothing: it is neither alike nor different.
+    """
     words = np.intersect1d(a[a != 0], b[b != 0])
     if not len(words):
         return False
@@ -133,7 +137,7 @@ def sounds_alike(a: np.ndarray, b: np.ndarray) -> bool:
         for i in np.flatnonzero(a == word)[:4]:
             for j in np.flatnonzero(b == word)[:4]:
                 shifts[int(j - i)] = shifts.get(int(j - i), 0) + 1
-    least = max(LEAST_WORDS, min(len(a), len(b)) // 2)
+    least = max(LEAST_WORDS, min(np.count_nonzero(a), np.count_nonzero(b)) // 2)
     for shift in sorted(shifts, key=lambda key: -shifts[key])[:8]:
         x, y = a[max(0, -shift) :], b[max(0, shift) :]
         length = min(len(x), len(y))
@@ -143,6 +147,11 @@ def sounds_alike(a: np.ndarray, b: np.ndarray) -> bool:
         ):
             return True
     return False
+
+
+def too_poor(pictures: np.ndarray, sound: np.ndarray) -> tuple[bool, bool]:
+    """Whether pictures, and sound, are too poor to be told from others by their fingerprints: flat frames, silence."""
+    return np.count_nonzero(pictures) < LEAST_FRAMES, np.count_nonzero(sound) < LEAST_WORDS
 
 
 def prints_of_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from javisc.compiler.dedupe.fingerprint import LOOKED_UP, buckets, pictures_alike, prints_of_rows, sounds_alike
+from javisc.compiler.dedupe.fingerprint import (
+    LOOKED_UP,
+    buckets,
+    pictures_alike,
+    prints_of_rows,
+    sounds_alike,
+    too_poor,
+)
 from javisc.compiler.run.cores import usable_cores
 from javisc.manifests.dedupe import ENTRIES, candidates
 from javisc.manifests.io import write_table
@@ -22,7 +29,13 @@ from javisc.manifests.merge import ROW
 from javisc.manifests.schema import DATASET_COLUMN
 
 BATCH = 2_000
-NEEDED = (DATASET_COLUMN, "key", "shard", "flac_offset", "flac_size", "mp4_offset", "mp4_size")
+MEMBERS = ("flac", "mp4")
+NEEDED = (
+    DATASET_COLUMN,
+    "key",
+    "shard",
+    *(f"{kind}_{part}" for kind in MEMBERS for part in ("offset", "size", "crc32")),
+)
 PRINTS = {"row": pl.Int64(), "pictures": pl.List(pl.UInt64), "sound": pl.List(pl.UInt32), "error": pl.String()}
 MATCHES: dict[str, Callable[[bool, bool], bool]] = {
     "either": lambda picture, sound: picture or sound,
@@ -37,6 +50,8 @@ class Near:
     pairs: np.ndarray  #: rows [n, 2]
     compared: int
     unread: int  #: samples that gave no fingerprint
+    poor_pictures: np.ndarray  #: rows whose pictures are too flat to be told from others
+    poor_sounds: np.ndarray  #: rows whose sound is too silent to be told from others
 
 
 def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", workers: int = 1) -> Near:
@@ -45,8 +60,9 @@ def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", work
     Memory is bounded by ENTRIES buckets at a time, one batch of fingerprints, and the candidate pairs.
     """
     paths = _fingerprints(frame, folder, workers)
+    nothing = np.zeros(0, np.int64)
     if not paths:
-        return Near(np.zeros((0, 2), np.int64), 0, 0)
+        return Near(np.zeros((0, 2), np.int64), 0, 0, nothing, nothing)
     table = pl.scan_parquet([str(path) for path in paths], glob=False)
     unread = int(table.filter(pl.col("error").is_not_null()).select(pl.len()).collect().item())
     possible = candidates(_entries(table))
@@ -65,7 +81,23 @@ def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", work
             for a, b in pairs.tolist()
         ]
         good.append(pairs[np.array(kept, bool)])
-    return Near(np.concatenate(good) if good else np.zeros((0, 2), np.int64), len(possible), unread)
+    pictures, sounds = _poor(table, frame)
+    pairs = np.concatenate(good) if good else np.zeros((0, 2), np.int64)
+    return Near(pairs, len(possible), unread, pictures, sounds)
+
+
+def _poor(table: pl.LazyFrame, frame: pl.LazyFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with pictures, and with sound, of which the fingerprint says too little."""
+    there = frame.select(pl.col(f"{kind}_size").is_not_null().alias(kind) for kind in MEMBERS).with_row_index(ROW)
+    known = there.select(pl.col(ROW).cast(pl.Int64).alias("row"), *MEMBERS)
+    read = table.filter(pl.col("error").is_null()).join(known, on="row", how="inner", maintain_order="left")
+    pictures, sounds = [], []
+    for batch in read.collect_batches(chunk_size=BATCH, engine="streaming"):
+        for row, seen, heard, flac, mp4 in batch.select("row", "pictures", "sound", *MEMBERS).iter_rows():
+            flat, silent = too_poor(np.array(seen, np.uint64), np.array(heard, np.uint32))
+            pictures += [row] * bool(mp4 and flat)
+            sounds += [row] * bool(flac and silent)
+    return np.sort(np.array(pictures, np.int64)), np.sort(np.array(sounds, np.int64))
 
 
 def _fingerprints(frame: pl.LazyFrame, folder: Path, workers: int) -> list[Path]:

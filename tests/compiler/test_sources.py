@@ -23,7 +23,7 @@ from javisc.compiler.run.unit import compile_input
 from javisc.manifests.io import Dataset
 from javisc.manifests.javisdit import import_csv
 from javisc.manifests.schema import LATER, MANIFEST_SCHEMA
-from javisc.manifests.splits import split_of
+from javisc.manifests.splits import assign, split_of
 from support import media
 from support.raw import write_clip
 
@@ -230,7 +230,10 @@ def test_a_dataset_of_before_these_columns_is_read_verified_and_added_to(tmp_pat
             frame = frame.drop("audio_path").with_columns(split=pl.lit(other))
         frame.write_parquet(path)
     assert verify(out, workers=1).defects == []
-    assert Dataset.open(out).located().collect()["group"].to_list() == before["source_sha256"].to_list()
+    assert Dataset.open(out).located().collect()["group"].null_count() == 2
+    shares = {"train": 0.5, "val": 0.5}
+    split = assign(Dataset.open(out).located(), shares).collect()["split"].to_list()
+    assert split == before["split"].to_list()
     soundfile.write(tmp_path / "raw" / "new.wav", media.sound(8000, 0.7), 8000)
     (out / ".build" / "parts" / "000000.json").unlink()  # as if killed before the first shard was published
     rows = run(tmp_path, RECIPES["audio"], split={"train": 0.5, "val": 0.5})

@@ -3,6 +3,7 @@ test to train."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -14,12 +15,17 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.dedupe import fingerprint
 from javisc.compiler.dedupe.fingerprint import picture_prints, pictures_alike, sound_prints, sounds_alike
 from javisc.compiler.dedupe.repeats import dedupe
+from javisc.compiler.inputs.local import AUDIO_SUFFIXES
+from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.recipe import PRESETS
 from javisc.manifests import dedupe as groups
 from javisc.manifests.dedupe import candidates, choose, exact_pairs, group
 from javisc.manifests.io import Dataset, scan_many
+from javisc.manifests.schema import MANIFEST_SCHEMA
 from support.shared import SHARED, need
 from support.tables import clip, dataset, real_dataset, rows
 
@@ -231,3 +237,99 @@ def test_a_broken_sample_gives_no_fingerprint_and_is_told(tmp_path: Path) -> Non
     shard.write_bytes(content)
     done = dedupe([str(ds)], None, near=str(tmp_path / "p"), workers=2)
     assert done.kept == 2 and any("1 samples gave no fingerprint" in line for line in done.lines)
+
+
+def test_many_copies_of_real_sounds_become_one_each(tmp_path: Path) -> None:
+    """Copies under other names, among them sounds that are mostly digital silence; and the same members from other sources."""
+    files = sorted(need(SHARED / "annotations/ESC50/audio").glob("*.wav"))
+    (tmp_path / "raw").mkdir()
+    for path in files:
+        for copy in range(2):
+            (tmp_path / "raw" / f"{path.stem}_{copy}.wav").write_bytes(path.read_bytes())
+        # One bit of silence more at the end of the file's list of chunks: another digest, the same sound.
+        (tmp_path / "raw" / f"{path.stem}_other.wav").write_bytes(path.read_bytes() + b"junk\x02\0\0\0ab")
+    given = from_raw([str(tmp_path / "raw")], suffixes=AUDIO_SUFFIXES)
+    build(given, PRESETS["audio"], tmp_path / "ds", BuildOptions(workers=2))
+    kinds = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    exact = dedupe([str(tmp_path / "ds")], str(tmp_path / "exact"))
+    assert (exact.rows, exact.kept) == (3 * len(files), len(kinds))
+    near = dedupe([str(tmp_path / "ds")], str(tmp_path / "near"), near=str(tmp_path / "prints"), workers=1)
+    assert near.kept <= len(kinds)
+    kept = Dataset.open(tmp_path / "near").manifest().collect()["relpath"].to_list()
+    assert len({name.split("-")[1] for name in kept}) == len({path.name.split("-")[1] for path in files})
+
+
+@pytest.mark.parametrize(
+    ("what", "sound"),
+    [
+        ("silence", np.zeros(48000, np.float32)),
+        ("a click", np.eye(1, 48000, 9000, dtype=np.float32)[0]),
+        ("too short", melody(1, 0.3)),
+    ],
+)
+def test_a_sound_too_poor_for_a_fingerprint_is_named(what: str, sound: np.ndarray, tmp_path: Path) -> None:
+    flac = io.BytesIO()
+    soundfile.write(flac, sound, 16000, format="FLAC")
+    ds = real_dataset(tmp_path / "ds", [(clip(3.0, seed=n)[0], flac.getvalue()) for n in range(2)])
+    done = dedupe([str(ds)], None, near=str(tmp_path / "p"), match="sound", workers=1)
+    assert done.kept == 2, what
+    keys = pl.read_parquet(ds / "manifest.parquet")["key"].to_list()
+    assert any(line.startswith("2 sounds are too short or silent") and ", ".join(keys) in line for line in done.lines)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "source_sha256": st.sampled_from(["a", "b", None]),
+                "audio_sha256": st.sampled_from([None, "x"]),
+                "clip_start": st.sampled_from([None, 0.0, 1.0]),
+                "group": st.sampled_from([None, "g"]),
+                "flac_size": st.sampled_from([None, 10, 20]),
+                "mp4_size": st.sampled_from([None, 30]),
+            }
+        ),
+        max_size=12,
+    )
+)
+def test_equal_parts_of_equal_sources_are_repeats_and_nothing_else(parts: list[dict[str, object]]) -> None:
+    """Against the definition: the same source, sound and window, alike in what members they have; sizes for old rows alone."""
+    table = rows(len(parts)).with_columns(
+        pl.Series(name, [part[name] for part in parts], MANIFEST_SCHEMA[name]) for name in (parts[0] if parts else ())
+    )
+
+    def same(a: dict[str, object], b: dict[str, object]) -> bool:
+        if a["source_sha256"] is None or (a["group"] is None) != (b["group"] is None):
+            return False
+        sizes = ("flac_size", "mp4_size")
+        fits = all(
+            a[name] == b[name] if a["group"] is None else (a[name] is None) == (b[name] is None) for name in sizes
+        )
+        return fits and all(a[name] == b[name] for name in ("source_sha256", "audio_sha256", "clip_start"))
+
+    expected = {
+        (min(j for j in range(i + 1) if same(parts[j], parts[i])), i)
+        for i in range(len(parts))
+        if any(same(parts[j], parts[i]) for j in range(i))
+    }
+    assert {(a, b) for a, b in exact_pairs(table.lazy()).tolist()} == expected
+
+
+def test_equal_checksums_of_other_bytes_are_no_repeat(tmp_path: Path) -> None:
+    """CRC-32 and size agree by accident: the members are read before one is dropped."""
+    clips = [clip(1.0, seed=n) for n in range(2)]
+    ds = real_dataset(tmp_path / "ds", [clips[0], clips[1], clips[0]])
+    frame = pl.read_parquet(ds / "manifest.parquet")
+    forged = frame.with_columns(
+        flac_crc32=pl.lit(7, pl.Int64),
+        mp4_crc32=pl.lit(7, pl.Int64),
+        flac_size=pl.col("flac_size").min(),
+        mp4_size=pl.col("mp4_size").min(),
+    )
+    forged.write_parquet(ds / "manifest.parquet")
+    kept = dedupe([str(ds)], str(tmp_path / "out")).kept
+    assert kept == 2
+    (ds / "shards" / "000000.tar").unlink()
+    lost = dedupe([str(ds)], str(tmp_path / "out2"))
+    assert lost.kept == 3 and any("could not be read, so they stay" in line for line in lost.lines)
