@@ -22,13 +22,17 @@ class MemberKind:
 
     holds: what it is, in words. check: `module:function`, called as f(content, row, recipe) → its defects, each a line. read:
     `module:function`, called as f(content, row) → what a trainer makes of it, arrays or a mapping; None: nothing reads it alone.
-    base: it is one of every dataset's manifest columns; the others have theirs only where a dataset holds them.
+    measure: `module:function`, called as f(bytes or path) → the manifest columns that it tells by itself. free: its check holds
+    for samples that no recipe made. base: it is one of every dataset's manifest columns; the others have theirs only where a
+    dataset holds them.
     """
 
     extension: str
     holds: str
     check: str
     read: str | None = None
+    measure: str | None = None
+    free: bool = False
     base: bool = True
 
     @property
@@ -39,17 +43,20 @@ class MemberKind:
 
 #: Every kind, in the order in which a sample's members stand in its shard.
 MEMBERS: tuple[MemberKind, ...] = (
-    MemberKind("json", "the sample's own columns, canonical JSON", "javisc.compiler.check.record:json_defects"),
     MemberKind(
-        "flac", "sound", "javisc.compiler.check.clip:flac_defects", "javisc.trainer.data.decode:samples_of"
+        "json", "the sample's own columns, canonical JSON", "javisc.compiler.check.record:json_defects", free=True,
     ),
-    MemberKind("mp4", "pictures", "javisc.compiler.check.clip:mp4_defects", "javisc.trainer.data.decode:frames_of"),
     MemberKind(
-        "safetensors",
-        "latents",
-        "javisc.compiler.check.latents:latent_defects",
-        "javisc.trainer.data.encoded:tensors_of",
-        base=False,
+        "flac", "sound", "javisc.compiler.check.clip:flac_defects", "javisc.trainer.data.decode:samples_of",
+        "javisc.compiler.media.measured:of_sound",
+    ),
+    MemberKind(
+        "mp4", "pictures", "javisc.compiler.check.clip:mp4_defects", "javisc.trainer.data.decode:frames_of",
+        "javisc.compiler.media.measured:of_pictures",
+    ),
+    MemberKind(
+        "safetensors", "latents", "javisc.compiler.check.latents:latent_defects", "javisc.trainer.data.encoded:tensors_of",
+        free=True, base=False,
     ),
 )  # fmt: skip
 

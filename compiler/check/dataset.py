@@ -59,6 +59,8 @@ class _Verify:
             raise UserError(f"{store.root} is a view of other datasets: verify those")
         if "recipe" not in self.header:
             raise UserError(f"{store.path(HEADER)} has no recipe: javisc build did not write it")
+        # A dataset of DatasetWriter says that no recipe made its members: what only a recipe can tell is not looked at.
+        self.recipe = None if self.header["recipe"] is None else Recipe.from_json(self.header["recipe"])
 
     def say(self, defect: str) -> None:
         self.defects.append(defect)
@@ -95,7 +97,7 @@ class _Verify:
             self.say(
                 f"manifest.parquet: {absent}; an older javisc wrote it: `javisc repair {self.store.root}` mends it"
             )
-        for defect in cells.defects(manifest, Recipe.from_json(self.header["recipe"])):
+        for defect in cells.defects(manifest, self.recipe) if self.recipe else ():
             self.say(f"manifest.parquet: {defect}")
         counted = keys.group_by("shard").len().join(shards, on="shard", how="full", coalesce=True).sort("shard")
         for row in counted.filter(pl.col("len").ne_missing(pl.col("samples"))).iter_rows(named=True):
@@ -118,10 +120,9 @@ class _Verify:
             self.say(f"shards/{name}: in no table")
 
     def _shards(self, shards: pl.DataFrame, manifest: str, workers: int) -> None:
-        recipe = Recipe.from_json(self.header["recipe"])
         there = self.store.names("shards")
         with Pool(max(1, min(workers, shards.height)), self.folder / "logs", ("javisc.compiler.check.shard",)) as pool:
-            pending = self._calls(shards, manifest, recipe, there)
+            pending = self._calls(shards, manifest, there)
             exhausted = False
             while not exhausted or pool.busy:
                 while not exhausted and pool.hungry:
@@ -138,7 +139,7 @@ class _Verify:
                         self.say(f"shards/{shard:06d}.tar: {outcome.error}: {outcome.message}")
                     shutil.rmtree(self.folder / f"{shard:06d}", ignore_errors=True)
 
-    def _calls(self, shards: pl.DataFrame, manifest: str, recipe: Recipe, there: set[str]) -> Iterator[Call]:
+    def _calls(self, shards: pl.DataFrame, manifest: str, there: set[str]) -> Iterator[Call]:
         for row in shards.iter_rows(named=True):
             name = f"{row['shard']:06d}"
             if not {f"{name}.tar", f"{name}.idx"} <= there:
@@ -147,7 +148,7 @@ class _Verify:
                 "root": self.store.root,
                 "row": row,
                 "manifest": manifest,
-                "recipe": recipe.to_json(),
+                "recipe": None if self.recipe is None else self.recipe.to_json(),
                 "scratch": str(self.folder / name),
             }
             yield Call(

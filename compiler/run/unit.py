@@ -12,7 +12,8 @@ from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.digests import digested
 from javisc.compiler.run.sources import local_sources
 from javisc.compiler.store.files import Store
-from javisc.compiler.store.shard import MAX_MEMBER, write_shard
+from javisc.compiler.store.shard import MAX_MEMBER
+from javisc.compiler.store.writer import pack_shard
 from javisc.manifests.entries import named
 from javisc.manifests.kinds import extensions
 
@@ -86,9 +87,7 @@ def pack(out: str, shard: int, samples: list[dict[str, str]], scratch: str, uplo
             members |= {end: file for end in extensions() if (file := Path(scratch, f"{key}.{end}")).exists()}
             yield key, members
 
-    name = f"{shard:06d}"
-    with store.publish("shards", f"{name}.idx") as idx, store.publish("shards", f"{name}.tar") as tar:
-        packed = write_shard(contents(), tar, idx)
+    packed = pack_shard(store, shard, contents())
     return {
         "bytes": packed.bytes,
         "sha256": packed.sha256,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,34 @@ class Merged:
 
 
 def merge(store: Store, plan: Path, shards: list[int], recipe: Recipe, scratch: Path) -> Merged:
+    """Publish the tables of a build, see publish_tables. Raises UserError."""
+    # A refused input that was tried again has moved to a later shard; only its place in the plan counts.
+    places = pl.scan_parquet(plan, glob=False).select("key", "shard")
+    header = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest}
+    return publish_tables(store, shards, header, places=places)
+
+
+def publish_tables(
+    store: Store,
+    shards: Sequence[int],
+    header: Mapping[str, Any],
+    *,
+    places: pl.LazyFrame | None = None,
+    rejected: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
+) -> Merged:
     """Publish manifest.parquet, rejected.parquet, shards.parquet and, last, dataset.json. All `shards` must be committed.
 
-    Rows stand in the order of shard and key. Shards that the plan no longer knows are removed. Raises UserError.
+    Rows stand in the order of shard and key. Shards that are committed and not named are removed. header: what dataset.json says
+    beside tools, counts and digest. places: (key, shard) of the refusals that still hold; None: all. rejected: gets the table of
+    refusals and returns the one to publish. Raises UserError.
     """
     parts = Parts(store)
     rows = [{"shard": shard, **parts.commits[shard]} for shard in shards if parts.commits[shard]["samples"]]
     table = pl.DataFrame(rows, schema=SHARDS_SCHEMA, strict=False) if rows else pl.DataFrame(schema=SHARDS_SCHEMA)
-    # A refused input that was tried again has moved to a later shard; only its place in the plan counts.
-    places = pl.scan_parquet(plan, glob=False).select("key", "shard")
-    rejected = parts.rejected(shards).join(places, on=["key", "shard"], how="semi", maintain_order="left").drop("shard")
-    found = rejected.collect(engine="streaming")
+    refused = parts.rejected(shards)
+    if places is not None:
+        refused = refused.join(places, on=["key", "shard"], how="semi", maintain_order="left")
+    found = rejected(refused.drop("shard").collect(engine="streaming"))
     manifest = parts.manifest([row["shard"] for row in rows])
     totals = manifest.select(
         pl.len().alias("samples"), pl.col("duration").sum(), pl.col("num_frames").cast(pl.Int64).sum()
@@ -49,10 +66,9 @@ def merge(store: Store, plan: Path, shards: list[int], recipe: Recipe, scratch: 
         with store.publish(f"{name}.parquet") as local:
             write_table(frame, local)
     size = int(table["bytes"].sum())
-    header: dict[str, Any] = {
-        "recipe": recipe.to_json(),
-        "recipe_digest": recipe.digest,
-        "tools": tools(),
+    whole: dict[str, Any] = {
+        **header,
+        "tools": tools() | header.get("tools", {}),
         "counts": {
             "samples": samples,
             "rejected": found.height,
@@ -64,7 +80,7 @@ def merge(store: Store, plan: Path, shards: list[int], recipe: Recipe, scratch: 
         "digest": digest_of(table),
     }
     with store.publish("dataset.json") as local:
-        write_header(local, header)
+        write_header(local, whole)
     for shard in set(parts.commits) - set(shards):
         parts.remove(shard)
     counts = found["reason"].value_counts(sort=True)

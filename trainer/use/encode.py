@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from javisc.compiler.store.commits import BUILD, Parts, publish_part
+from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
-from javisc.compiler.store.rows import placed, rejected_row, sample_json
-from javisc.compiler.store.shard import write_shard
-from javisc.compiler.store.tables import digest_of, tools
+from javisc.compiler.store.rows import rejected_row
+from javisc.compiler.store.tables import publish_tables
+from javisc.compiler.store.writer import commit_shard
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import Dataset, scan_many, write_header, write_table
-from javisc.manifests.schema import LATENTS_SCHEMA, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
+from javisc.manifests.io import Dataset, scan_many
+from javisc.manifests.schema import LATENTS_SCHEMA, MANIFEST_SCHEMA, REJECTED_SCHEMA
 from javisc.trainer.data.clips import Clips, ClipSource
 from javisc.trainer.data.encoded import is_encoded, pack
 from javisc.trainer.data.sampler import Batch
@@ -220,7 +220,8 @@ class _Work:
                     contents[row["key"]].write_bytes(pack({name: x[place] for name, x in tensors.items()}))
                 if asked.step + 1 == part.last:
                     break
-            self._publish(part, sorted(rows, key=lambda row: str(row["key"])), rejects, contents)
+            samples = [(row, {"safetensors": contents[row["key"]]}) for row in rows]
+            commit_shard(self.store, part.number, samples, rejects, schema=LATENTS_SCHEMA)
         finally:
             source.close()
             for path in contents.values():
@@ -236,58 +237,27 @@ class _Work:
             )
         return {str(row["key"]): row for row in found.iter_rows(named=True)}
 
-    def _publish(
-        self, part: Part, rows: list[dict[str, Any]], rejects: list[dict[str, Any]], contents: Mapping[str, Path]
-    ) -> None:
-        made: dict[str, Any] = {}
-        if rows:
-            name = f"{part.number:06d}"
-            samples: Iterator[tuple[str, dict[str, bytes | Path]]] = (
-                (row["key"], {"json": sample_json(_plain(row)).encode(), "safetensors": contents[row["key"]]})
-                for row in rows
-            )
-            with self.store.publish("shards", f"{name}.tar") as tar, self.store.publish("shards", f"{name}.idx") as idx:
-                packed = write_shard(samples, tar, idx)
-            for row, members in zip(rows, packed.samples, strict=True):
-                placed(row, part.number, [[m.extension, m.offset, m.size, m.crc32] for m in members])
-            made = {"bytes": packed.bytes, "sha256": packed.sha256, "idx_sha256": packed.idx_sha256}
-        publish_part(self.store, part.number, 0, rows, rejects, made, LATENTS_SCHEMA)
-
     def merge(self, parts: list[Part], plan: Mapping[str, Any]) -> int:
         """Publish the tables and, last, dataset.json."""
         done = Parts(self.store)
-        commits = [done.commits[part.number] for part in parts]
-        held = [commit for commit in commits if commit["samples"]]
-        shards = pl.DataFrame(held, schema=SHARDS_SCHEMA, strict=False)
-        manifest = done.manifest([commit["shard"] for commit in held]).collect()
+        numbers = [part.number for part in parts]
+        held = [number for number in numbers if done.commits[number]["samples"]]
         if not held:
             raise UserError("no clip could be read: run `javisc verify` on the dataset")
-        refused = (
-            done.rejected([part.number for part in parts]).drop("shard").collect().unique("key", maintain_order=True)
-        )
-        refused = self._refused(refused, set(manifest["clip_key"].to_list()))
-        for name, frame in (("manifest", manifest), ("rejected", refused), ("shards", shards)):
-            with self.store.publish(f"{name}.parquet") as local:
-                write_table(frame, local)
+        encoded = set(done.manifest(held).select("clip_key").collect()["clip_key"].to_list())
         source = Dataset.open(self.data.paths[0]).header
         header = {
             "recipe": source.get("recipe"),
             "recipe_digest": source.get("recipe_digest"),
             "encoded": dict(plan),
-            "tools": tools() | {"torch": torch.__version__},
-            "counts": {
-                "samples": manifest.height,
-                "rejected": refused.height,
-                "shards": shards.height,
-                "bytes": int(shards["bytes"].sum()),
-                "seconds": float(manifest["duration"].sum()),
-                "frames": int(manifest["num_frames"].sum()),
-            },
-            "digest": digest_of(shards),
+            "tools": {"torch": torch.__version__},
         }
-        with self.store.publish("dataset.json") as local:
-            write_header(local, header)
-        return manifest.height
+        return publish_tables(
+            self.store,
+            numbers,
+            header,
+            rejected=lambda found: self._refused(found.unique("key", maintain_order=True), encoded),
+        ).samples
 
     def _refused(self, unread: pl.DataFrame, encoded: set[str]) -> pl.DataFrame:
         """The clips of the recipe's splits without a row: they could not be read in any pass, or no bucket took them."""
@@ -331,10 +301,6 @@ def _row(found: Mapping[str, Any], clips: Clips, asked: Batch, place: int, part:
         "clip_first": clip.window.first,
         "clip_seed": clip.seed,
     }
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in MANIFEST_SCHEMA}
 
 
 @torch.no_grad()
