@@ -190,6 +190,18 @@ class Dataset:
             pl.when(root.is_null()).then(here).when(whole).then(root).otherwise(beside).alias(DATASET_COLUMN)
         )
 
+    def read(self, key: str) -> dict[str, bytes]:
+        """The members of a sample, by extension. Raises KeyError if there is none of that key, UserError if it cannot be read."""
+        from javisc.manifests.kinds import held
+        from javisc.manifests.members import MemberReader
+
+        rows = self.located().filter(pl.col("key") == key).collect(engine="streaming")
+        if not rows.height:
+            raise KeyError(key)
+        row = rows.row(0, named=True)
+        with MemberReader() as reader:
+            return {end: content for end in held(row) if (content := reader.read(row, end)) is not None}
+
     def rejected(self) -> pl.LazyFrame:
         """The refused inputs; no rows for a bare table or a view."""
         return self._side("rejected.parquet", REJECTED_SCHEMA)

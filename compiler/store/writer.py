@@ -153,7 +153,9 @@ class DatasetWriter:
             raise ValueError(f"key {key!r}: letters a-z, digits and _ are allowed, 255 of them at most")
         if key in self._keys:
             raise ValueError(f"key {key!r} was added before")
-        if unknown := [end for end in members if kind_of(end) is None or end == "json"]:
+        if "json" in members:
+            raise ValueError(f"{key}: KEY.json is made of the columns: leave it out of the members")
+        if unknown := [end for end in members if kind_of(end) is None]:
             raise ValueError(f"{key}: member {unknown[0]!r}: known are {', '.join(extensions()[1:])}")
         if unknown := [name for name in columns or () if name not in self.schema]:
             near = get_close_matches(unknown[0], list(self.schema), 1)

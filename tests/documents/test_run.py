@@ -26,7 +26,7 @@ from support.films import CAPTIONS
 from support.raw import write_clip
 from support.sane import sane
 
-RUN = ("README.md", "docs/compile.md", "docs/dataset.md", "docs/tables.md")
+RUN = ("README.md", "docs/compile.md", "docs/cluster.md", "docs/dataset.md", "docs/tables.md")
 #: Lines that are not run, and why.
 LEFT = {
     r"^make (demo|test)": "the whole demonstration, the whole suite",
@@ -103,8 +103,28 @@ def look_plain(place: Path, said: str) -> None:
     assert manifest["text"].null_count() == 6, "no --captions, no files beside the films"
 
 
-def look_range(place: Path, said: str) -> None:
-    assert "6 samples" in said or "0 samples in 0 shards" in said
+def look_planned(place: Path, said: str) -> None:
+    assert "1 shards are planned: build them with --part 0/1 to 0/1" in said and not (place / "DS/shards").exists()
+
+
+def look_part(place: Path, said: str) -> None:
+    """The one shard is of the first part; the second has nothing to do, which is no mistake."""
+    assert "6 samples in 1 shards" in said or "0 samples in 0 shards" in said
+    assert (place / "DS/shards/000000.tar").exists() and not (place / "DS/manifest.parquet").exists()
+
+
+def look_status(place: Path, said: str) -> None:
+    assert "1 of 1 shards are published, 7 of 7 inputs" in said and "1 inputs rejected (1 not_media)" in said
+    assert "--finish merges them" in said
+
+
+def look_finished(place: Path, said: str) -> None:
+    sane(place / "DS", captions=captioned(place), split=(), inputs=7)
+
+
+def look_ray(place: Path, said: str) -> None:
+    sane(place / "DS_RAY", captions=captioned(place), split=(), inputs=7)
+    assert (place / "DS_RAY/shards/000000.tar").read_bytes() == (place / "DS/shards/000000.tar").read_bytes()
 
 
 def look_merge(place: Path, said: str) -> None:
@@ -186,7 +206,13 @@ LOOKS: dict[str, dict[str, Callable[[Path, str], None]]] = {
     "docs/compile.md": {
         "javisc build jav RAW… --out DS --plan-only": look_plan,
         "javisc build jav RAW… --out DS": look_plain,
-        "javisc build jav RAW --out DS --shard-range": look_range,
+    },
+    "docs/cluster.md": {
+        "javisc build jav RAW --out DS --captions captions.csv --write-plan": look_planned,
+        "javisc build jav RAW --out DS --captions captions.csv --part": look_part,
+        "javisc status DS": look_status,
+        "javisc build jav RAW --out DS --captions captions.csv --finish": look_finished,
+        "javisc build jav RAW --out DS_RAY": look_ray,
     },
     "docs/tables.md": {
         "javisc merge": look_merge,
@@ -215,8 +241,26 @@ pipeline = shards()
 pipeline.build()
 assert pipeline.epoch_size() and all(len(part) == 8 for part in pipeline.run())
 """
+_READ = """
+assert sorted(members) == ["flac", "json", "mp4"] and members["mp4"][4:8] == b"ftyp", sorted(members)
+"""
+_WRITTEN = """
+written = Dataset.open("WRITTEN")
+row = written.manifest().collect().row(0, named=True)
+assert (row["key"], row["text"], row["split"], row["num_frames"]) == ("a_clip", "a dog barks", "train", 55), row
+assert written.read("a_clip")["mp4"] == members["mp4"]
+from javisc.compiler import verify
+assert verify("WRITTEN", workers=1).defects == []
+"""
 #: What a Python snippet must have left behind, by its first line.
-SNIPPETS = {"from javisc.trainer.data.assign import single_bucket": _LOADER, "import webdataset": _READERS}
+SNIPPETS = {
+    "from javisc.trainer.data import Catalog, Loader, Sampler, single_bucket": _LOADER,
+    "import webdataset": _READERS,
+    "from javisc.manifests import Dataset": _READ,
+    "from javisc.compiler import DatasetWriter": _WRITTEN,
+}
+#: What a snippet goes on from, where it continues another.
+BEFORE = {"from javisc.compiler import DatasetWriter": "from javisc.manifests import Dataset"}
 
 
 def snippet(place: Path, block: Block) -> None:
@@ -224,7 +268,8 @@ def snippet(place: Path, block: Block) -> None:
     assert first in SNIPPETS, (
         f"{block.document}:{block.line}: say in SNIPPETS of {__file__} what this snippet must leave behind"
     )
-    code = block.text + SNIPPETS[first]
+    before = [other.text for other in blocks(block.document) if other.text.strip().startswith(BEFORE.get(first, "\0"))]
+    code = "\n".join([*before, block.text, SNIPPETS[first]])
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{block.document}:{block.line}\n{done.stderr[-3000:]}"
 
@@ -265,7 +310,7 @@ def readme(place: Path) -> None:
 
 def dataset(place: Path) -> None:
     """Its snippets read the dataset that README's commands made; its one-liner prints the columns."""
-    assert follow(place, "docs/dataset.md") == 1
+    assert follow(place, "docs/dataset.md") == 3
     text = (Path(__file__).parents[2] / "docs/dataset.md").read_text()
     line = re.search(r'`(python -c ".+")`', text)
     assert line is not None
@@ -288,8 +333,14 @@ def test_a_reader_goes_through_readme_dataset_and_tables(place: Path) -> None:
 
 def test_compile(tmp_path: Path) -> None:
     films_there = films.write(tmp_path)
-    assert follow(tmp_path, "docs/compile.md") == 3
+    assert follow(tmp_path, "docs/compile.md") == 2
     assert json.loads((films_there.dataset / "dataset.json").read_text())["counts"]["samples"] == 6
+
+
+@pytest.mark.dist
+def test_many_machines(tmp_path: Path) -> None:
+    films.write(tmp_path)
+    assert follow(tmp_path, "docs/cluster.md") == 6
 
 
 def test_every_document_is_run_or_named() -> None:

@@ -114,6 +114,8 @@ def test_what_cannot_be_is_refused(clip: dict[str, bytes], tmp_path: Path) -> No
             writer.add("A/../b", clip)
         with pytest.raises(ValueError, match="member 'npy': known are flac, mp4"):
             writer.add("b", {**clip, "npy": b""})
+        with pytest.raises(ValueError, match="KEY.json is made of the columns"):
+            writer.add("b", {**clip, "json": b"{}"})
         with pytest.raises(ValueError, match="column 'txt' is not known: did you mean 'text'"):
             writer.add("b", clip, {"txt": "two"})
         with pytest.raises(UserError, match="is being built by process"), DatasetWriter(out):
