@@ -39,6 +39,12 @@ def stem(relpath: str) -> str:
     return normal(relpath).rpartition("/")[2]
 
 
+def youtube_film(name: str) -> str | None:
+    """The group of a clip whose name is one of `youtube_clip`'s forms, or None."""
+    clip = youtube_clip(name.rpartition("/")[2])
+    return f"youtube/{clip.youtube}" if clip else None
+
+
 class Clip(NamedTuple):
     """A YouTube video's id and, where the file name says it, where the clip starts, in whole seconds."""
 

@@ -57,6 +57,7 @@ def match(corpus: Corpus, root: Path, files: pl.DataFrame, splits: Collection[st
     excluded, as `filtered`; a second file of the same identity as `duplicate`. Raises UserError where nothing matches at all.
     """
     names = files["relpath"].to_list()
+    identities = [corpus.identity(name) for name in names]
     found = corpus.annotations(root, names)
     chosen = wanted_split(splits)
     by_split = pl.DataFrame(
@@ -67,7 +68,9 @@ def match(corpus: Corpus, root: Path, files: pl.DataFrame, splits: Collection[st
     frame = (
         files.drop("text", "texts", "audio_text", "label", "split", "lang", "corpus")
         .with_columns(
-            identity=pl.Series([corpus.identity(name) for name in names], dtype=pl.String), corpus=pl.lit(corpus.name)
+            identity=pl.Series(identities, dtype=pl.String),
+            corpus=pl.lit(corpus.name),
+            group=pl.Series([corpus.film(name) if name else None for name in identities], dtype=pl.String),
         )
         .join(labels, on="identity", how="left", maintain_order="left")
         .join(found.excluded, on="identity", how="left", maintain_order="left")

@@ -96,6 +96,13 @@ class Corpus(ABC):
         """What the file at `relpath` (under the corpus root) is called in the annotations, or None: not a file of this corpus."""
         return normal(relpath)
 
+    def film(self, identity: str) -> str | None:
+        """What the clip of that identity was cut from, where its name says so: no split divides the clips of one film.
+
+        Clips of one YouTube video are `youtube/ID` in every corpus. None: the file's digest stands for it.
+        """
+        return None
+
     def missing(self, root: Path) -> list[str]:
         """What is not there, file or column, in words; empty: the annotations can be read."""
         if not root.is_dir():

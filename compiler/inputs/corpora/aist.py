@@ -59,6 +59,9 @@ class Aist(Corpus):
     def identity(self, relpath: str) -> str | None:
         return stem(relpath)
 
+    def film(self, identity: str) -> str | None:
+        return f"aist/{_sequence(identity)}"  # the same dance, seen by nine cameras
+
 
 def _sequence(name: str) -> str:
     return re.sub(r"_c(?:\d{2}|All)_", "_cAll_", name, count=1)

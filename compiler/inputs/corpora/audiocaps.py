@@ -7,7 +7,7 @@ from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Json, Problems, Table
 from javisc.compiler.inputs.corpora import Corpus, Row
-from javisc.compiler.inputs.identity import stem, youtube_clip
+from javisc.compiler.inputs.identity import stem, youtube_clip, youtube_film
 
 _DATAFILES = "dataset/metadata/audiocaps/datafiles"
 LABELS = {
@@ -62,6 +62,9 @@ class AudioCaps(Corpus):
     def identity(self, relpath: str) -> str | None:
         clip = youtube_clip(stem(relpath))
         return clip.youtube if clip else None
+
+    def film(self, identity: str) -> str | None:
+        return youtube_film(identity)
 
 
 CORPORA = (AudioCaps(),)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Table
 from javisc.compiler.inputs.corpora import Corpus, Row
-from javisc.compiler.inputs.identity import stem, youtube_clip
+from javisc.compiler.inputs.identity import stem, youtube_clip, youtube_film
 
 NAMES = Table(("class_labels_indices.csv", "metadata/class_labels_indices.csv"), columns=("mid", "display_name"))
 SEGMENTS = {
@@ -51,6 +51,9 @@ class AudioSet(Corpus):
     def identity(self, relpath: str) -> str | None:
         clip = youtube_clip(stem(relpath))
         return clip.youtube if clip else None
+
+    def film(self, identity: str) -> str | None:
+        return youtube_film(identity)
 
 
 CORPORA = (AudioSet(),)

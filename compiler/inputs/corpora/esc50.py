@@ -28,5 +28,10 @@ class Esc50(Corpus):
     def identity(self, relpath: str) -> str | None:
         return stem(relpath)
 
+    def film(self, identity: str) -> str | None:
+        # FOLD-RECORDING-TAKE-CLASS: the clips of one recording on Freesound.
+        parts = identity.split("-")
+        return f"freesound/{parts[1]}" if len(parts) == 4 else None
+
 
 CORPORA = (Esc50(),)

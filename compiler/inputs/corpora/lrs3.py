@@ -47,5 +47,8 @@ class Lrs3(SyncCorpus):
             parts = ["pretrain", *parts]
         return "/".join(parts) if len(parts) == 3 and parts[0] == "pretrain" else None
 
+    def film(self, identity: str) -> str | None:
+        return f"youtube/{identity.split('/')[1]}"
+
 
 CORPORA = (Lrs3(),)

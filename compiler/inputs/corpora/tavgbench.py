@@ -7,7 +7,7 @@ from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Lines, Problems
 from javisc.compiler.inputs.corpora import Corpus, Row
-from javisc.compiler.inputs.identity import stem
+from javisc.compiler.inputs.identity import stem, youtube_film
 
 _NAMES = ("release_captions_clean.txt", "release_captions.txt")
 CAPTIONS = Lines((*_NAMES, *(f"{folder}/{name}" for folder in ("captions", "meta") for name in _NAMES)))
@@ -32,6 +32,9 @@ class TavgBench(Corpus):
 
     def identity(self, relpath: str) -> str | None:
         return stem(relpath)
+
+    def film(self, identity: str) -> str | None:
+        return youtube_film(identity) or f"tavgbench/{identity.rsplit('_', 2)[0]}"
 
 
 CORPORA = (TavgBench(),)

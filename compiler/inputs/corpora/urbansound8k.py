@@ -28,5 +28,10 @@ class UrbanSound8K(Corpus):
     def identity(self, relpath: str) -> str | None:
         return "/".join(normal(relpath).split("/")[-2:])
 
+    def film(self, identity: str) -> str | None:
+        # foldN/RECORDING-CLASS-OCCURRENCE-SLICE: the slices of one recording on Freesound.
+        parts = identity.rpartition("/")[2].split("-")
+        return f"freesound/{parts[0]}" if len(parts) == 4 else None
+
 
 CORPORA = (UrbanSound8K(),)

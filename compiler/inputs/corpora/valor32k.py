@@ -7,7 +7,7 @@ from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Json, Problems
 from javisc.compiler.inputs.corpora import Corpus, Row
-from javisc.compiler.inputs.identity import normal, stem
+from javisc.compiler.inputs.identity import normal, stem, youtube_film
 
 DESCRIPTIONS = {
     split: Json((f"desc_{split}.json", f"VALOR-32K-annotations/desc_{split}.json"))
@@ -37,6 +37,9 @@ class Valor32k(Corpus):
 
     def identity(self, relpath: str) -> str | None:
         return stem(relpath)
+
+    def film(self, identity: str) -> str | None:
+        return youtube_film(identity)
 
 
 CORPORA = (Valor32k(),)

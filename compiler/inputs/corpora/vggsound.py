@@ -7,7 +7,7 @@ from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Table
 from javisc.compiler.inputs.corpora import Corpus, Row
-from javisc.compiler.inputs.identity import stem, youtube_clip
+from javisc.compiler.inputs.identity import stem, youtube_clip, youtube_film
 
 # The published file has no header row: its first line is a clip.
 META = Table(
@@ -38,6 +38,9 @@ class VggSound(Corpus):
     def identity(self, relpath: str) -> str | None:
         clip = youtube_clip(stem(relpath))
         return f"{clip.youtube}_{clip.start}" if clip and clip.start is not None else None
+
+    def film(self, identity: str) -> str | None:
+        return youtube_film(identity)
 
 
 CORPORA = (VggSound(),)

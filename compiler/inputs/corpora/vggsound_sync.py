@@ -8,7 +8,7 @@ from pathlib import Path
 from javisc.compiler.inputs.annotations import Problems, Source, Table, missing
 from javisc.compiler.inputs.corpora import Row
 from javisc.compiler.inputs.corpora.vggsound import META
-from javisc.compiler.inputs.identity import stem, youtube_clip
+from javisc.compiler.inputs.identity import stem, youtube_clip, youtube_film
 from javisc.compiler.inputs.sync_lists import SyncCorpus, vggsound_splits
 
 PICKS = Table(
@@ -74,6 +74,9 @@ class VggSoundSync(SyncCorpus):
     def identity(self, relpath: str) -> str | None:
         clip = youtube_clip(stem(relpath))
         return _clip(clip.youtube, clip.start) if clip and clip.start is not None else None
+
+    def film(self, identity: str) -> str | None:
+        return youtube_film(identity)
 
     def _labels(self, root: Path, problems: Problems) -> dict[tuple[str, int], tuple[str, str]]:
         """(video, start) → (label, the corpus' split); empty without vggsound.csv."""

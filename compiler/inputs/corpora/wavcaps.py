@@ -12,7 +12,7 @@ from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Json, Problems
 from javisc.compiler.inputs.corpora import Corpus, Row
-from javisc.compiler.inputs.identity import normal, without_extension
+from javisc.compiler.inputs.identity import normal, without_extension, youtube_film
 from javisc.manifests.errors import UserError
 
 #: Source → (its JSON, its name in the blacklists, folders its sounds are known to lie in).
@@ -65,6 +65,10 @@ class WavCaps(Corpus):
         *folders, name = normal(relpath).split("/")
         part = next((folder for part in reversed(folders) if (folder := part.removesuffix("_flac")) in PARTS), None)
         return f"{part}/{name}" if part else None
+
+    def film(self, identity: str) -> str | None:
+        part, _, name = identity.partition("/")
+        return youtube_film(name) if part == "AudioSet_SL" else f"freesound/{name}" if part == "FreeSound" else None
 
 
 def _blacklist(source: Json, root: Path) -> set[tuple[str, str]]:
