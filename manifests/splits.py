@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
@@ -13,23 +14,23 @@ import polars as pl
 from javisc.manifests.errors import UserError
 
 
-def parse_ratios(text: str) -> dict[str, float]:
-    """`train=0.98,val=0.02` → {"train": 0.98, "val": 0.02}. Raises UserError unless the shares are positive and sum to 1."""
+def parse_ratios(text: str, option: str = "--ratios") -> dict[str, float]:
+    """`train=0.98,val=0.02` → {"train": 0.98, "val": 0.02}, in the order given, which decides too.
+
+    Raises UserError unless the names are different, of letters, digits, - and _, and the shares are positive and sum to 1.
+    """
     ratios: dict[str, float] = {}
     for part in text.split(","):
-        name, sign, share = part.strip().partition("=")
-        try:
-            ratios[name] = float(share)
-        except ValueError:
+        match = re.fullmatch(r"\s*([A-Za-z0-9_-]{1,64})\s*=\s*(\d{0,3}(?:\.\d{1,12})?)\s*", part)
+        if match is None or not match[2] or not 0 < float(match[2]) <= 1:
             raise UserError(
-                f"--ratios {text}: {part.strip()!r} is not NAME=SHARE; write e.g. train=0.98,val=0.02"
-            ) from None
-        if not sign or not name.isidentifier() or not 0 < ratios[name] <= 1:
-            raise UserError(
-                f"--ratios {text}: {part.strip()!r} is not NAME=SHARE with a share in (0, 1]; write e.g. train=0.98,val=0.02"
+                f"{option} {text}: {part.strip()!r} is not NAME=SHARE with a share in (0, 1]; write e.g. train=0.98,val=0.02"
             )
+        if match[1] in ratios:
+            raise UserError(f"{option} {text}: {match[1]} is there twice; name every split once")
+        ratios[match[1]] = float(match[2])
     if not math.isclose(sum(ratios.values()), 1, abs_tol=1e-6):
-        raise UserError(f"--ratios {text}: the shares sum to {sum(ratios.values()):g}, they must sum to 1")
+        raise UserError(f"{option} {text}: the shares sum to {sum(ratios.values()):g}, they must sum to 1")
     return ratios
 
 
@@ -62,3 +63,14 @@ def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "group
     source = [pl.col("source_sha256")] if by == "group" and "source_sha256" in names else []
     group = pl.coalesce(pl.col(by).cast(pl.String), *source, pl.col("key"))
     return frame.with_columns(group.map_batches(place, return_dtype=pl.String, is_elementwise=True).alias("split"))
+
+
+def unused(frame: pl.LazyFrame, ratios: Mapping[str, float]) -> list[str]:
+    """A line for the splits that no row of a table fell into: its groups may be too few for their shares."""
+    used = set(frame.select(pl.col("split").unique()).collect(engine="streaming")["split"])
+    empty = [name for name in ratios if name not in used]
+    if not empty:
+        return []
+    return [
+        f"no sample fell into {', '.join(empty)}: splits are drawn by group (a film), and these are few; --seed draws others"
+    ]

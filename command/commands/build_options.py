@@ -128,12 +128,14 @@ def run_build(
     from javisc.compiler.plan import settings as parse
     from javisc.compiler.reasons import A_HANDFUL
     from javisc.compiler.run.progress import Reporter, size, span
+    from javisc.manifests.io import Dataset
+    from javisc.manifests.splits import parse_ratios, unused
 
     chosen = BuildOptions(
         shard_size=parse.size(shard_size, "--shard-size"),
         shard_range=parse.shard_range(shard_range) if shard_range else None,
         part=parse.part(part, os.environ) if part else None,
-        split=parse.shares(split) if split else {},
+        split=parse_ratios(split, "--split") if split else {},
         **{name: options[name] for name in OPTION_NAMES},
     )
     try:
@@ -162,6 +164,9 @@ def run_build(
     click.echo(
         f"{result.out}: {result.samples} samples in {result.shards} shards, {size(result.bytes)}, {span(result.seconds)}"
     )
+    if chosen.split and not chosen.partial and not result.shards_left:
+        for line in unused(Dataset.open(result.out).manifest(), chosen.split):
+            click.echo(line)
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items()))
         where = (

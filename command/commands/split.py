@@ -31,7 +31,7 @@ def split(inputs: tuple[str, ...], ratios: str, by: str, seed: int, out: str, re
     A row's split depends on its group and the seed alone: adding samples moves none, and `javisc build --split` gives the same.
     """
     from javisc.manifests.io import check_output, scan_many, write_view
-    from javisc.manifests.splits import assign, parse_ratios
+    from javisc.manifests.splits import assign, parse_ratios, unused
     from javisc.manifests.stats import totals
 
     shares = parse_ratios(ratios)
@@ -41,3 +41,5 @@ def split(inputs: tuple[str, ...], ratios: str, by: str, seed: int, out: str, re
     write_view(assign(frame, shares, by=by, seed=seed), out, made_by=made_by, relative=relative)
     for row in totals(scan_many([out])[1], ["split"]).iter_rows(named=True):
         click.echo(f"{row['samples']:>12} {row['split']} ({row['hours']:.1f} h)")
+    for line in unused(scan_many([out])[1], shares):
+        click.echo(line)

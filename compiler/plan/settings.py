@@ -34,19 +34,6 @@ def size(text: str, option: str) -> int:
     return count
 
 
-def shares(text: str) -> dict[str, float]:
-    """Splits from "train=0.98,val=0.02". Raises UserError unless names are [a-z0-9_-] and the shares sum to 1."""
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([A-Za-z0-9_-]{1,64})\s*=\s*(\d{0,3}(?:\.\d{1,9})?)\s*", part)
-        if match is None or not match[2] or match[1] in found:
-            raise UserError(f"--split {text!r}: NAME=SHARE,… with different names is allowed, as train=0.98,val=0.02")
-        found[match[1]] = float(match[2])
-    if abs(sum(found.values()) - 1) > 1e-6:
-        raise UserError(f"--split {text!r}: the shares sum to {sum(found.values()):g}, they must sum to 1")
-    return found
-
-
 def shard_range(text: str) -> tuple[int, int | None]:
     """A half-open range of shards from "0:8", "8:" or ":8". Raises UserError."""
     match = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text)

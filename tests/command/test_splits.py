@@ -1,0 +1,64 @@
+"""`javisc build --split` and `javisc split` give one answer, and no film lies in two splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from command.test_build import SMALL, run
+
+from support.raw import write_clip
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty windows of five films, as a list; one of the films twice, under two names."""
+    root = tmp_path_factory.mktemp("films")
+    lines = ["path,relpath,window_start,window_end,text"]
+    for film in range(5):
+        path = write_clip(root / f"film{film}.mp4", seconds=1.1, seed=film)
+        lines += [f"{path},film{film}/{n}.mp4,{n / 10},{n / 10 + 0.2},window {n} of {film}" for n in range(10)]
+    (root / "copy.mp4").write_bytes((root / "film0.mp4").read_bytes())
+    lines += [f"{root / 'copy.mp4'},copy.mp4,,,a copy"]
+    (root / "list.csv").write_text("\n".join(lines) + "\n")
+    shares = ("--split", "train=0.9,val=0.1", "--seed", "3")
+    done = run("build", "jav", root / "list.csv", "--out", root / "ds", "--min-frames", 1, *shares, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_windows_of_a_film_and_its_copies_lie_in_one_split(films: Path) -> None:
+    rows = pl.read_parquet(films / "ds" / "manifest.parquet")
+    assert rows.height == 51 and rows["source_sha256"].n_unique() == 5
+    assert rows.group_by("source_sha256").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 5
+    assert set(rows["split"]) <= {"train", "val"} and rows["split"].null_count() == 0
+    assert sorted(rows.filter(pl.col("relpath").str.starts_with("film1/"))["clip_start"]) == [n / 10 for n in range(10)]
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_command_split_gives_the_builds_answer(films: Path, seed: int, tmp_path: Path) -> None:
+    done = run("split", films / "ds", "--ratios", "train=0.9,val=0.1", "--seed", seed, "--out", tmp_path / "v.parquet")
+    assert done.returncode == 0, done.stderr
+    before = dict(pl.read_parquet(films / "ds" / "manifest.parquet").select("key", "split").iter_rows())
+    after = dict(pl.read_parquet(tmp_path / "v.parquet").select("key", "split").iter_rows())
+    assert (before == after) == (seed == 3) or len(set(after.values())) == 1
+    if set(after.values()) == {"train"}:
+        assert "no sample fell into val: splits are drawn by group" in done.stdout
+
+
+def test_told_otherwise_it_goes_by_key(films: Path, tmp_path: Path) -> None:
+    arguments = ("--ratios", "train=0.5,val=0.5", "--out", tmp_path / "v.parquet")
+    assert run("split", films / "ds", *arguments, "--by", "key").returncode == 0
+    rows = pl.read_parquet(tmp_path / "v.parquet")
+    assert rows.filter(pl.col("relpath").str.starts_with("film1/"))["split"].n_unique() == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["train=0.5", "train=1,train=0", "a b=1", "train=nan", "train=0.5,train=0.5", "x=2,y=-1"]
+)
+def test_both_refuse_the_same_shares(films: Path, text: str, tmp_path: Path) -> None:
+    build = run("build", "jav", films / "list.csv", "--out", tmp_path / "ds", "--split", text)
+    split = run("split", films / "ds", "--out", tmp_path / "v.parquet", "--ratios", text)
+    assert (build.returncode, split.returncode) == (2, 2)
+    assert build.stderr.replace("--split", "--ratios") == split.stderr and "Traceback" not in build.stderr
