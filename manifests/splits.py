@@ -24,13 +24,13 @@ def parse_ratios(text: str, option: str = "--ratios") -> dict[str, float]:
         match = re.fullmatch(r"\s*([A-Za-z0-9_-]{1,64})\s*=\s*(\d{0,3}(?:\.\d{1,12})?)\s*", part)
         if match is None or not match[2] or not 0 < float(match[2]) <= 1:
             raise UserError(
-                f"{option} {text}: {part.strip()!r} is not NAME=SHARE with a share in (0, 1]; write e.g. train=0.98,val=0.02"
+                f"{option} {text!r}: {part.strip()!r} is not NAME=SHARE with a share in (0, 1]; write e.g. train=0.98,val=0.02"
             )
         if match[1] in ratios:
-            raise UserError(f"{option} {text}: {match[1]} is there twice; name every split once")
+            raise UserError(f"{option} {text!r}: {match[1]} is there twice; name every split once")
         ratios[match[1]] = float(match[2])
     if not math.isclose(sum(ratios.values()), 1, abs_tol=1e-6):
-        raise UserError(f"{option} {text}: the shares sum to {sum(ratios.values()):g}, they must sum to 1")
+        raise UserError(f"{option} {text!r}: the shares sum to {sum(ratios.values()):g}, they must sum to 1")
     return ratios
 
 

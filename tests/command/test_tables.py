@@ -60,7 +60,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         (["merge", a, a, "--out", tmp_path / "m"], "--on-duplicate first"),
         (["split", a, "--ratios", "train=2", "--out", tmp_path / "s"], "--ratios"),
         (["stats", a, "--by", "nothing"], "no such column"),
-        (["import", "--csv", tmp_path / "no.csv", "--out", tmp_path / "l.parquet"], "cannot be read"),
+        (["import", "--csv", tmp_path / "no.csv", "--out", tmp_path / "l.parquet"], "is not there"),
         (["import", "--csv", tmp_path / "no.csv", "--out", tmp_path / "l.csv"], "ends in .parquet"),
     ]:
         result = run(*arguments)
