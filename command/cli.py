@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("javisc.commands.import_csv:import_csv", "JavisDiT's train_*.csv become inputs of a build"),
     "encode": ("javisc.commands.encode:encode", "store latents and text states once, for every stage to train from"),
     "train": ("javisc.commands.train:train", "train a model after a recipe, on one process or many"),
+    "export-weights": (
+        "javisc.commands.export_weights:export_weights",
+        "weights of a run's checkpoint, for others to load",
+    ),
     "eval": ("javisc.commands.eval:eval_", "measure a trained model on a split of a dataset"),
     "predict": ("javisc.commands.predict:predict", "which offset a trained selector sees in a video"),
     "score": ("javisc.commands.score:score", "rate the sync of a whole dataset with a trained selector"),

@@ -1,9 +1,11 @@
-"""Publishing files: complete and flushed under their final name, or absent."""
+"""Publishing files and folders: complete and flushed under their final name, or absent."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -18,8 +20,7 @@ def published(path: Path) -> Iterator[Path]:
     The rename is atomic and the folder is flushed too, so that after a crash `path` is whole or absent.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Several machines may write here, and process numbers are not theirs alone.
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{uuid.uuid4().hex[:12]}.tmp")
+    temporary = _beside(path)
     try:
         yield temporary
         flush(temporary)
@@ -27,6 +28,11 @@ def published(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name: several machines may write here, and process numbers are not theirs alone."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{uuid.uuid4().hex[:12]}.tmp")
 
 
 def sha256_of(path: Path) -> str:
@@ -42,3 +48,51 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def published_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`; on success flush it and let it take the place of `path`, on error remove it.
+
+    A folder that was there before is exchanged in one step where the file system can (Linux, on local file systems). Elsewhere it
+    is moved to `kept_folder(path)` first: for that moment, and after a crash in it, the old one is whole under that name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for folder, _, files in os.walk(temporary):
+            for name in files:
+                flush(Path(folder, name))
+            flush(Path(folder))
+        if not path.exists():
+            temporary.rename(path)
+        elif not _exchanged(temporary, path):
+            shutil.rmtree(kept_folder(path), ignore_errors=True)
+            path.rename(kept_folder(path))
+            temporary.rename(path)
+        flush(path.parent)
+        shutil.rmtree(kept_folder(path), ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def kept_folder(path: Path) -> Path:
+    """Where the old content of a published folder lies while it cannot be exchanged in one step."""
+    return path.with_name(f".{path.name}.old")
+
+
+def recover_folder(path: Path) -> None:
+    """Mend what a kill left of `published_folder(path)`: the old folder takes its name again, what is half written goes."""
+    if not path.exists() and kept_folder(path).exists():
+        kept_folder(path).rename(path)
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders' names in one step: renameat2(2) with RENAME_EXCHANGE. False where there is no such thing."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

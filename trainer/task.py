@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -72,8 +72,9 @@ class Task(Protocol[Batch]):
     def keys(self, batch: Batch) -> list[str]:
         """Names of a batch's samples, for reports."""
 
-    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-        """The sum of the samples' losses. All randomness comes from torch's generators, which the loop has keyed."""
+    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Tensor | Mapping[str, Tensor]:
+        """The sum of the samples' losses, or several such sums by name, always the same ones: "loss" is trained on, all are
+        logged. All randomness comes from torch's generators, which the loop has keyed."""
 
     def flops(self, batch: Batch) -> float:
         """Floating-point operations of forward and backward for a batch; 0 if unknown."""

@@ -23,6 +23,16 @@ import click
 @click.option(
     "--resume", is_flag=True, help="Continue from the newest complete checkpoint in the run's folder, if there is one."
 )
+@click.option(
+    "--from",
+    "begin",
+    default="",
+    metavar="STEP|FOLDER",
+    help="Continue from this step's checkpoint, or from that folder's: a checkpoint, or another run's newest.",
+)
+@click.option(
+    "--hook", multiple=True, metavar="MODULE:CLASS", help="A class of your own that the run calls; see docs/train.md."
+)
 @click.option("--dry-run", is_flag=True, help="Say what a run would be, and run nothing.")
 @click.option("--print-config", is_flag=True, help="Print the recipe with its changes as YAML, and run nothing.")
 @click.option(
@@ -35,6 +45,8 @@ def train(
     data: tuple[str, ...],
     folder: Path | None,
     resume: bool,
+    begin: str,
+    hook: tuple[str, ...],
     dry_run: bool,
     print_config: bool,
     list_keys: bool,
@@ -69,10 +81,21 @@ def train(
         report = dry.dry_run(loaded, task)
         click.echo(json.dumps(report, indent=1) if as_json else dry.told(report))
         return
+    from javisc.trainer.engine import hooks
     from javisc.trainer.engine.loop import train as run
+    from javisc.trainer.use.previews import preview_hooks
 
     folder = folder or Path("runs") / Path(recipe).stem
-    outcome = run(loaded, task, folder, resume=resume, name=recipe, changes=registry.changes(recipe, changes))
+    outcome = run(
+        loaded,
+        task,
+        folder,
+        resume=resume,
+        begin=begin,
+        name=recipe,
+        changes=registry.changes(recipe, changes),
+        hooks=[*preview_hooks(loaded, task), *(hooks.hook(name) for name in hook)],
+    )
     click.echo(f"{outcome.why} at step {outcome.step}; checkpoints in {folder / 'checkpoints'}", err=True)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from javisc.trainer.engine.loop import train
 from javisc.trainer.tasks.registry import load
+from javisc.trainer.use.previews import preview_hooks
 from support.toy_training import digest
 
 PROGRAM = "support.recipe_training:run"
@@ -23,7 +24,7 @@ def run(folder: Path, overrides: Sequence[str] = (), *, recipe: str, resume: boo
     settings, task = load(recipe, overrides)
     compute, calls = task.loss, 0
 
-    def loss(model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+    def loss(model: nn.Module, batch: Any, device: torch.device) -> Any:
         nonlocal calls
         calls += 1
         if calls == die_at:
@@ -34,4 +35,4 @@ def run(folder: Path, overrides: Sequence[str] = (), *, recipe: str, resume: boo
         (folder / f"result-{os.environ.get('RANK', 0)}").write_text(digest(model))
 
     task.loss = loss  # type: ignore[method-assign]
-    train(settings, task, folder, resume=resume, last=write)
+    train(settings, task, folder, resume=resume, last=write, hooks=preview_hooks(settings, task))

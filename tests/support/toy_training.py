@@ -5,6 +5,7 @@ Runs are started as processes of their own, forked from a server that has import
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from javisc.trainer.data.numbered import Many, NumberedSource
 from javisc.trainer.engine import checkpoint
 from javisc.trainer.engine.config import Recipe, load_recipe
+from javisc.trainer.engine.hooks import Hook, Run
 from javisc.trainer.engine.loop import Outcome, train
 from javisc.trainer.models.sync.config import (
     AVSyncConfig,
@@ -54,6 +56,10 @@ class ToyRecipe(Recipe):
     dropout: float = 0.1
     frozen_trunks: bool = False
     poison_from: int = -1
+    #: Blocks: the transformer's alone, or the trunks' stages with their batch norms, too.
+    all_blocks: bool = False
+    #: The loss as terms by name.
+    terms: bool = False
     data: list[str] = field(default_factory=list)
 
 
@@ -92,6 +98,8 @@ class ToyTask:
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         assert isinstance(model, AVSync)
+        if self.recipe.all_blocks:
+            return model.blocks()
         return [*model.transformer.v_selector.blocks, *model.transformer.global_transformer.blocks]  # type: ignore[union-attr]
 
     def make(self, number: int, seed: int) -> dict[str, Tensor]:
@@ -117,14 +125,17 @@ class ToyTask:
     def flops(self, batch: Many[Any]) -> float:
         return 1e6 * len(batch.samples)
 
-    def loss(self, model: nn.Module, batch: Many[Any], device: torch.device) -> Tensor:
+    def loss(self, model: nn.Module, batch: Many[Any], device: torch.device) -> Tensor | dict[str, Tensor]:
         self.calls += 1
         if self.calls == self.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.slow)
         stacked = {key: torch.stack([s[key] for s in batch.samples]).to(device) for key in ("vis", "aud", "target")}
         _, logits = model(stacked["vis"], stacked["aud"])
-        return F.cross_entropy(logits, stacked["target"], reduction="sum")
+        loss = F.cross_entropy(logits, stacked["target"], reduction="sum")
+        return (
+            {"loss": loss, "entropy": -(logits.softmax(1) * logits.log_softmax(1)).sum()} if self.recipe.terms else loss
+        )
 
     def validate(self, model: nn.Module, rank: int, world: int, device: torch.device) -> dict[str, float]:
         return {"accuracy_1": float(torch.rand(()))}
@@ -171,8 +182,14 @@ def run(
     die_at: int = -1,
     die_saving: str = "",
     slow: float = 0.0,
-) -> Outcome:
-    """One process's part of a run. Writes the digest of the final weights to result-RANK in the folder."""
+    die: int = -1,
+    begin: str = "",
+    hooks: Sequence[Hook] = (),
+) -> Outcome | None:
+    """One process's part of a run. Writes the digest of the final weights to result-RANK in the folder.
+
+    With `die` it ends after that step as if it had been killed, but its checkpoint was written; the answer is None.
+    """
     if die_saving:
         DyingWriter.where = die_saving
         checkpoint.FileSystemWriter = DyingWriter
@@ -185,7 +202,28 @@ def run(
     def write(model: nn.Module) -> None:
         (folder / f"result-{rank}").write_text(digest(model))
 
-    return train(recipe, ToyTask(recipe, die_at, slow), folder, resume=resume, last=write)
+    task = ToyTask(recipe, die_at, slow)
+    options: dict[str, Any] = {"resume": resume, "last": write, "begin": begin, "hooks": hooks}
+    if die < 0:
+        return train(recipe, task, folder, **options)
+    with contextlib.suppress(_Died):
+        train(recipe, task, folder, **{**options, "hooks": [_Dies(die)]})
+    return None
+
+
+class _Died(Exception):
+    pass
+
+
+class _Dies(Hook):
+    """Ends a run after a step as if it had been killed there, its checkpoint written."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, run: Run) -> None:
+        if run.step > self.step:
+            raise _Died
 
 
 def _rank(

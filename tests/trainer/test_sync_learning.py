@@ -252,6 +252,6 @@ def test_offsets_of_weight_zero_teach_the_trunks_alone() -> None:
     batch = SyncBatch(
         torch.randn(2, 40, 3, 32, 32), torch.randn(4, 1, 257, 201), torch.arange(4), 0.1 * torch.arange(4), ["a", "b"]
     )
-    task.loss(model, batch, torch.device("cpu")).backward()
+    task.loss(model, batch, torch.device("cpu"))["loss"].backward()
     assert not any(p.grad.any() for p in model.transformer.global_transformer.parameters())
     assert all(p.grad.any() for p in model.afeat_extractor.parameters())

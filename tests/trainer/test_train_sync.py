@@ -19,6 +19,8 @@ from javisc.trainer.models.sync.model import AVSync
 from javisc.trainer.tasks.registry import load
 from javisc.trainer.tasks.selector import pooled_metrics, whole_model_state
 from javisc.trainer.tasks.sync import SyncRecipe, SyncTask
+from javisc.trainer.use.export_weights import export_weights
+from javisc.trainer.use.selector import load_selector
 from support import compiled, selector
 
 #: A run of a few steps of SparseSync itself, which the demonstration's own head stands in for.
@@ -75,6 +77,31 @@ def test_trains_validates_resumes_and_starts_others(dataset: Path, tmp_path: Pat
     a, b = weights(whole, built), weights(cut, built)
     assert all(value.any() for key, value in a.items() if key.endswith("running_mean"))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_weights_are_exported_from_a_checkpoint_without_the_run(dataset: Path, tmp_path: Path) -> None:
+    """Of the last step they are what the run left; of another they are that step's."""
+    folder = tmp_path / "run"
+    train("sync-demo", "--data", dataset, "--run", folder, *TINY, "run.steps=4", "ema.decay=0.5")
+    result = CliRunner().invoke(cli, ["export-weights", str(folder)], catch_exceptions=False, standalone_mode=False)
+    assert result.output.strip() == str(folder / "step-4")
+    last, exported = read_weights(folder / "last"), read_weights(folder / "step-4")
+    assert last.keys() == exported.keys() and all(torch.equal(last[name], exported[name]) for name in last)
+    kept, told = (json.loads((folder / name / "recipe.json").read_text()) for name in ("last", "step-4"))
+    assert kept == told
+    earlier = export_weights(folder, tmp_path / "two", begin="2", average=False)
+    assert json.loads((earlier / "origin.json").read_text())["step"] == 2
+    assert any(not torch.equal(last[name], value) for name, value in read_weights(earlier).items())
+    assert load_selector(str(earlier))[1].classes == 5
+    with pytest.raises(UserError, match=r"--from 3: no complete checkpoint is there; .* has the steps 2, 4"):
+        export_weights(folder, begin="3")
+    with pytest.raises(UserError, match="holds no complete checkpoint"):
+        export_weights(tmp_path)
+    state = folder / "checkpoints" / "step-00000004" / "state.json"
+    state.write_text(state.read_text()[:-20])
+    assert export_weights(folder).name == "step-2"  # the newest that is whole
+    with pytest.raises(UserError, match="step-00000004 is damaged"):
+        export_weights(folder, begin="4")
 
 
 def test_dry_run_tells_what_a_run_would_be(dataset: Path) -> None:

@@ -7,8 +7,9 @@ are looked up for the rows of a batch only.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +34,68 @@ _NUMBERS = (
     "clip_seed",
     *(column for kind in MEMBERS for column in kind.columns),
 )
+_log = logging.getLogger(__name__)
 #: The strings of a row that a catalog holds unless it is told otherwise.
 STRINGS = ("key", "text", "texts", "audio_text", "label", "unpaired_audio_path")
 _REALS = ("fps", "offset_sec", "vstart_sec")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of a split of the manifest. Rows without any are training rows: `train` takes them, too, and says so with `say`.
+
+    `option`: the setting that chose it.
+    """
+
+    name: str
+    train: bool = False
+    option: str = "the split"
+    say: bool = False
+
+    def rows(self, have: Sequence[str]) -> pl.Expr:
+        """The condition, for a table of these columns."""
+        if "split" not in have:
+            return pl.lit(self.train)
+        mine = pl.col("split") == self.name
+        return mine | pl.col("split").is_null() if self.train else mine
+
+
+def split_of(name: str | None, train: bool, rank: int) -> Split | None:
+    """A split by the setting that chose it; None takes all rows."""
+    option = "data.train_split" if train else "data.valid_split"
+    return None if name is None else Split(name, train, option, say=rank == 0)
+
+
+def _why(whole: pl.LazyFrame, conditions: Mapping[str, pl.Expr], split: Split | None) -> str:
+    """Which condition removed how many rows, and what to do."""
+
+    def height(frame: pl.LazyFrame) -> int:
+        return int(frame.select(pl.len()).collect(engine="streaming").item())
+
+    frame, before = whole, height(whole)
+    words = [f"of {before}: " + ("the dataset is empty" if not before else "")]
+    for name, condition in conditions.items():
+        frame = frame.filter(condition)
+        after = height(frame)
+        if after < before:
+            words.append(f"{before - after} {'not in' if name.startswith('the split') else 'without'} {name}")
+        before = after
+    told = words[0] + ", ".join(words[1:])
+    if split is None or f"the split {split.name!r}" not in words[-1]:
+        return told
+    if "split" not in whole.collect_schema().names():
+        return f"{told}; the manifest has no splits: make some with `javisc split`, or set {split.option}=null"
+    counts = whole.group_by("split").agg(pl.len()).sort("split", nulls_last=True).collect(engine="streaming")
+    there = ", ".join(f"{name or 'without a split'} {count}" for name, count in counts.iter_rows())
+    return f"{told} (there are {there}); set {split.option} to one that is there or to null, or make it with `javisc split`"
+
+
+def _tell_unsplit(frame: pl.LazyFrame, have: Sequence[str], split: Split) -> None:
+    """Say in one line how many training rows have no split."""
+    missing = pl.col("split").is_null().sum() if "split" in have else pl.len()
+    none, every = frame.select(missing.alias("none"), pl.len()).collect(engine="streaming").row(0)
+    if none:
+        _log.warning("%d of the %d training rows have no split: they count as %r", none, every, split.name)
 
 
 @dataclass(frozen=True)
@@ -53,25 +113,32 @@ class Catalog:
     def open(
         cls,
         paths: Sequence[str | os.PathLike[str]],
-        where: Iterable[pl.Expr] = (),
+        where: Mapping[str, pl.Expr] | None = None,
         *,
+        split: Split | None = None,
         strings: Sequence[str] = STRINGS,
     ) -> Catalog:
-        """Read the manifests of datasets, views or tables; keep rows for which every expression of `where` is true.
+        """Read the manifests of datasets, views or tables; keep rows of the split for which every expression of `where` is true.
 
-        `strings`: the text columns that `labels` gives; `key` must be one.
-        Raises UserError if a path is no dataset or no row is left.
+        `where`: expressions by what they ask of a row ("a sound"). `strings`: the text columns that `labels` gives; `key` must be
+        one. Raises UserError if a path is no dataset, or if no row is left: which condition removed how many, which splits are
+        there.
         """
-        _, frame = scan_many(paths)
-        for condition in where:
+        _, whole = scan_many(paths)
+        have = whole.collect_schema().names()
+        conditions = dict(where or {})
+        if split is not None:
+            conditions[f"the split {split.name!r}"] = split.rows(have)
+        frame = whole
+        for condition in conditions.values():
             frame = frame.filter(condition)
-        have = frame.collect_schema().names()
         wanted = [name for name in (*_NUMBERS, *_REALS, *strings, DATASET_COLUMN) if name in have]
         rows = frame.select(wanted).collect(engine="streaming")
         if rows.height == 0:
-            raise UserError(
-                f"{', '.join(os.fspath(path) for path in paths)}: no sample is left; check the dataset and the split or filter"
-            )
+            told = ", ".join(os.fspath(path) for path in paths)
+            raise UserError(f"{told}: no sample is left {_why(whole, conditions, split)}")
+        if split is not None and split.train and split.say:
+            _tell_unsplit(frame, have, split)
         roots = sorted(rows[DATASET_COLUMN].unique().to_list())
         order = {root: number for number, root in enumerate(roots)}
         digests = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.assign import BucketTable, Resolution
 from javisc.trainer.data.buckets import ReferenceBuckets
-from javisc.trainer.data.catalog import STRINGS, Catalog
+from javisc.trainer.data.catalog import STRINGS, Catalog, split_of
 from javisc.trainer.data.costs import joint_dit_cost
 from javisc.trainer.data.graph import GraphOptions
 from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
@@ -131,9 +131,9 @@ class ClipSource:
     ) -> None:
         if not data.paths:
             raise UserError("no dataset: add --data DS, a folder that `javisc build` made")
-        where = [pl.col("flac_size") > 0, *([pl.col("mp4_size") > 0] if with_video else [])]
-        where += [] if split is None else [pl.col("split") == split]
-        self.catalog = Catalog.open(data.paths, where, strings=(*STRINGS, *NAMES) if whole_sound else STRINGS)
+        where = {"a sound": pl.col("flac_size") > 0} | ({"a picture": pl.col("mp4_size") > 0} if with_video else {})
+        strings = (*STRINGS, *NAMES) if whole_sound else STRINGS
+        self.catalog = Catalog.open(data.paths, where, split=split_of(split, train, rank), strings=strings)
         self.data, self.with_video, self.train = data, with_video, train
         self.fps = _one(self.catalog.reals["fps"], "frame rates", "--fps")
         self.sample_rate = int(_one(self.catalog.numbers["audio_fps"], "sampling rates", "--sample-rate"))

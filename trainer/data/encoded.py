@@ -22,7 +22,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
 from javisc.trainer.data import draws
 from javisc.trainer.data.assign import Bucket, BucketTable
-from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.catalog import Catalog, split_of
 from javisc.trainer.data.clips import ClipData, full_steps
 from javisc.trainer.data.loader import Loader, LoaderOptions
 from javisc.trainer.data.reader import CorruptSample
@@ -150,9 +150,9 @@ class EncodedSource(Generic[Made]):
         world: int = 1,
         train: bool = True,
     ) -> None:
-        where = [pl.col("safetensors_size") > 0, *([] if split is None else [pl.col("split") == split])]
-        where += [] if train else [pl.col("encoded_pass") == 0]
-        self.catalog = Catalog.open(data.paths, where)
+        where = {"stored latents": pl.col("safetensors_size") > 0}
+        where |= {} if train else {"the first pass": pl.col("encoded_pass") == 0}
+        self.catalog = Catalog.open(data.paths, where, split=split_of(split, train, rank))
         self.make, self.needs, self.paths = make, needs, data.paths
         options = SamplerOptions(
             seed=seed,

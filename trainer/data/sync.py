@@ -9,21 +9,20 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
 from javisc.trainer.data.assign import BucketTable, single_bucket
-from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.catalog import Catalog, split_of
 from javisc.trainer.data.loader import Loader, LoaderOptions
 from javisc.trainer.data.reader import ReaderOptions
 from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.windows import Window
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan, plan_several
-from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths
+from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths, position
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,45 @@ class SyncWindow:
                 else:
                     made = [plan(self.transforms, lengths, drawn, train=self.train, fixed=fixed)]
             except InfeasibleCrop as error:
-                raise UserError(
-                    f"row {row} of the rows that are used: {error}; "
+                remedy = (
                     "drop it with `javisc filter`, or mend its offset_sec and vstart_sec"
-                ) from error
+                    if fixed
+                    else "drop it with `javisc filter`, or lower transforms.crop_len_sec, max_off_sec or audio_jitter_sec"
+                )
+                raise UserError(f"row {row} of the rows that are used: {error}; {remedy}") from error
             first, stop = min(one.a_first for one in made), max(one.a_first + one.a_len for one in made)
             offset = made[0].offset_sec if len(made) == 1 else None
             out.append(Window(made[0].v_first, made[0].v_len, 1, first, stop - first, offset, tuple(made)))
         return out
+
+
+def _check_crop(transforms: SyncTransforms, fps: Fraction) -> None:
+    """Raise UserError unless a crop is a whole number of frames: the dataset's rate does not suit the recipe, no row's fault."""
+    wanted = transforms.crop_len_sec
+    if position(wanted, int(fps)) / int(fps) == wanted or not (transforms.do_offset or transforms.whole_fps is None):
+        return
+    near = [n / int(fps) for n in range(1, int(2 * wanted * fps) + 2) if n * 1000 % int(fps) == 0]
+    below, above = (
+        max((s for s in near if s < wanted), default=None),
+        min((s for s in near if s > wanted), default=None),
+    )
+    fits = " or ".join(f"{seconds:g}" for seconds in (below, above) if seconds is not None)
+    raise UserError(
+        f"the dataset has {float(fps):g} frames per second: transforms.crop_len_sec={wanted:g} is no whole number of them; build "
+        f"it with --fps 25, as `javisc build sync` does, or set transforms.crop_len_sec={fits}"
+    )
+
+
+def _check_lengths(catalog: Catalog, policy: SyncWindow) -> None:
+    """Raise UserError if no clip is long enough."""
+    if policy.feasible(catalog.numbers, 0, 1).any():
+        return
+    transforms, longest = policy.transforms, int(catalog.numbers["num_frames"].max()) / float(policy.fps)
+    raise UserError(
+        f"no clip of {len(catalog)} is long enough: transforms.crop_len_sec={transforms.crop_len_sec:g} and "
+        f"max_off_sec={transforms.max_off_sec:g} need {transforms.room_sec:g} s of picture and sound, the longest picture has "
+        f"{longest:.2f} s; use longer clips or lower these"
+    )
 
 
 @dataclass(frozen=True)
@@ -134,8 +164,7 @@ class SyncBatches:
         world: int = 1,
         report: Callable[[int, str, str], None] | None = None,
     ) -> None:
-        where = [] if options.split is None else [pl.col("split") == options.split]
-        catalog = Catalog.open(datasets, where)
+        catalog = Catalog.open(datasets, split=split_of(options.split, options.train, rank))
         rates = np.unique(catalog.reals["fps"])
         if len(rates) != 1:
             raise UserError(f"the datasets have {len(rates)} frame rates ({rates[:4]}): build them with one --fps")
@@ -156,7 +185,9 @@ class SyncBatches:
                 f"clips are smaller than input_size={transforms.input_size}: "
                 f"build them with --short-side {transforms.input_size} or more"
             )
+        _check_crop(transforms, fps)
         policy = SyncWindow(transforms, fps, options.train, options.fixed, options.offsets_per_clip)
+        _check_lengths(catalog, policy)
         table: BucketTable = single_bucket(
             round(transforms.window_sec * fps), transforms.input_size, transforms.input_size, options.batch_size
         )

@@ -16,7 +16,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import scan_many
 from javisc.trainer.data import draws
 from javisc.trainer.data.assign import single_bucket
-from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.catalog import Catalog, split_of
 from javisc.trainer.data.loader import Loader, LoaderOptions
 from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.sync import SyncDataOptions
@@ -24,7 +24,7 @@ from javisc.trainer.data.windows import Window
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import AudioClipTransforms, audio_clip
 
-_LABELLED = pl.col("label").is_not_null()
+LABELLED = {"a label": pl.col("label").is_not_null()}
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class SoundBatches:
         world: int = 1,
         report: Callable[[int, str, str], None] | None = None,
     ) -> None:
-        where = [_LABELLED] if options.split is None else [_LABELLED, pl.col("split") == options.split]
-        catalog = Catalog.open(datasets, where)
+        catalog = Catalog.open(datasets, LABELLED, split=split_of(options.split, options.train, rank))
         rates = np.unique(catalog.numbers["audio_fps"][catalog.numbers["num_samples"] > 0])
         if len(rates) > 1:
             raise UserError(

@@ -11,7 +11,9 @@ import logging
 import pickle
 import random
 import shutil
+import sys
 import warnings
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from javisc.trainer.engine.distributed import World
 _log = logging.getLogger(__name__)
 MARKER = "complete.json"
 STATE = "state.json"
+#: The folder of a run that holds its checkpoints.
+CHECKPOINTS = "checkpoints"
 # DCP's writer warns of what DCP's writer itself calls, once a run; nobody who trains can do anything about it.
 warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
 
@@ -93,6 +97,55 @@ def restore_generators(state: dict[str, Tensor]) -> None:
     np.random.set_state(words["numpy"])
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read, though it may be of this run: an older one may do."""
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints in a run's folder of checkpoints, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{MARKER}"))
+
+
+def at_step(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in a run's folder of checkpoints."""
+    return folder / f"step-{step:08d}"
+
+
+def find(run: Path, begin: str) -> Path:
+    """The checkpoint that `--from` names: a step of the run, a checkpoint's folder, or the newest of another run.
+
+    Raises UserError that names what there is.
+    """
+    if begin.isdigit():
+        path = at_step(run / CHECKPOINTS, int(begin))
+    else:
+        path = Path(begin)
+        if not (path / MARKER).is_file() and (there := complete(path / CHECKPOINTS)):
+            return there[-1]
+    if (path / MARKER).is_file():
+        return path
+    own = ", ".join(str(int(path.name.removeprefix("step-"))) for path in complete(run / CHECKPOINTS)) or "none"
+    raise UserError(f"--from {begin}: no complete checkpoint is there; {run} has the steps {own}")
+
+
+def complaint(path: Path) -> str:
+    """What is wrong with a complete checkpoint's files, "" if nothing is: each must be there in its size."""
+    try:
+        sizes = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
+        for name, size in sizes.items():
+            if Path(name).name != name:
+                return f"{MARKER} names {name!r}"
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if (found := (path / name).stat().st_size) != size:
+                return f"{name} has {found} bytes, {size} were written"
+        json.loads((path / STATE).read_text(encoding="utf-8"))
+        _Reader(path).read_metadata()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        return str(error)
+    return ""
+
+
 class Checkpoints:
     """The checkpoints of one run folder. All methods are called by all processes together."""
 
@@ -101,11 +154,11 @@ class Checkpoints:
         self._writing: tuple[Path, Future[Any]] | None = None
 
     def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return at_step(self.folder, step)
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f"step-*/{MARKER}"))
+        return complete(self.folder)
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint by the first process's view, which all follow."""
@@ -161,32 +214,56 @@ class Checkpoints:
         future.result()
         if self.world.first:  # the coordinator's future ends after every process has written and flushed
             with published(path / MARKER) as temporary:
-                sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.suffix == ".distcp"}
+                sizes = {
+                    file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.name != temporary.name
+                }
                 temporary.write_text(json.dumps({"world": self.world.size, "files": sizes}) + "\n", encoding="utf-8")
             for old in self.complete()[: -self.keep]:
                 # The marker goes first: a folder that is half removed must not count.
                 (old / MARKER).unlink()
                 shutil.rmtree(old)
 
+    def resume(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Any], Path]:
+        """Load the newest checkpoint that can be read; a damaged one is told of and set aside. Raises UserError if none can."""
+        paths: list[Any] = [self.complete()[::-1]]
+        dist.broadcast_object_list(paths, 0, group=self.world.control)
+        for path in paths[0]:
+            try:
+                state = self.load(path, tensors)
+            except Damaged as error:
+                if self.world.first:
+                    print(f"warning: {error}; trying an older one", file=sys.stderr, flush=True)
+                continue
+            self.set_aside(path)
+            return state, path
+        raise UserError(f"{self.folder}: none of its {len(paths[0])} checkpoints can be read; give another with --from")
+
+    def set_aside(self, path: Path) -> None:
+        """Move complete checkpoints that are newer than `path` to `aside/`, where they do not count: the run takes those steps
+        again."""
+        if self.world.first:
+            for newer in [other for other in self.complete() if other.name > path.name]:
+                target = self.folder / "aside" / newer.name
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(exist_ok=True)
+                newer.rename(target)
+                print(f"{newer} is set aside: {target}", file=sys.stderr, flush=True)
+        dist.barrier(self.world.control)
+
     def load(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Fill `tensors` in place and return the state. Raises UserError if the checkpoint is of another model."""
+        """Fill `tensors` in place and return the state. Raises UserError if the checkpoint is of another model, Damaged if it
+        cannot be read: on every process alike, then."""
+        wrong: list[Any] = [complaint(path) if self.world.first else None]
+        dist.broadcast_object_list(wrong, 0, group=self.world.control)
+        if wrong[0]:
+            raise Damaged(f"{path} is damaged ({wrong[0]})")
         reader = _Reader(path)
-        try:
-            state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-            marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-            saved = reader.read_metadata().state_dict_metadata
-        except (OSError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(f"{path} is no checkpoint of javisc ({error}): resume from another") from error
+        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        saved = reader.read_metadata().state_dict_metadata
         prefix = f"random.{self.world.rank}."
         mine = {name: value for name, value in generators().items() if prefix + name in saved}
-        if missing := sorted(name for name in tensors if name not in saved):
-            raise UserError(
-                f"{path} lacks {missing[0]} and {len(missing) - 1} more: it is of another model or optimizer"
-            )
-        if unused := sorted(name for name in saved if name not in tensors and not name.startswith("random.")):
-            raise UserError(
-                f"{path} holds {unused[0]} and {len(unused) - 1} more that this run has not: it is of another model"
-            )
+        _check_same(path, tensors, saved)
         for name, value in mine.items():  # the text of Python's and numpy's state has no fixed length
             index = saved[prefix + name]
             size = tuple(index.size) if isinstance(index, TensorStorageMetadata) else (0,)
@@ -196,9 +273,43 @@ class Checkpoints:
             load(wanted, storage_reader=reader, process_group=self.world.control)
         except (CheckpointException, ValueError, RuntimeError) as error:
             first = str(error).strip().split("\n")[-1]
-            raise UserError(f"{path} does not load ({first}): it is of another model, or damaged") from error
+            raise Damaged(f"{path} is damaged ({first})") from error
         if mine:
             restore_generators(mine)
         if marker["world"] != self.world.size:
             _log.info("the checkpoint is of %d processes, this run has %d", marker["world"], self.world.size)
         return state
+
+
+def _check_same(path: Path, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    """Raise UserError unless a checkpoint holds just these tensors, in these sizes."""
+    if missing := sorted(name for name in tensors if name not in saved):
+        raise UserError(f"{path} lacks {missing[0]} and {len(missing) - 1} more: it is of another model or optimizer")
+    if unused := sorted(name for name in saved if name not in tensors and not name.startswith("random.")):
+        raise UserError(
+            f"{path} holds {unused[0]} and {len(unused) - 1} more that this run has not: it is of another model"
+        )
+    for name, value in tensors.items():
+        size = getattr(saved[name], "size", None)
+        if size is None or tuple(size) != tuple(value.shape):
+            raise UserError(
+                f"{path} does not fit: {name} is {list(size or ())} in it, here {list(value.shape)}; it is of another model"
+            )
+
+
+def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose names are wanted, whole, in one process and without a run. Raises Damaged."""
+    if wrong := complaint(path):
+        raise Damaged(f"{path} is damaged ({wrong}): give an older one with --from")
+    reader = _Reader(path)
+    index = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in index.items()
+        if isinstance(entry, TensorStorageMetadata) and wanted(name)
+    }
+    try:
+        load(tensors, storage_reader=reader, no_dist=True)
+    except (CheckpointException, ValueError, RuntimeError) as error:
+        raise Damaged(f"{path} is damaged ({str(error).strip().splitlines()[-1]}): give an older one") from error
+    return tensors

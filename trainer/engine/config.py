@@ -21,12 +21,15 @@ from javisc.trainer.engine.settings import check_values, setting, told
 
 #: A recipe is a page of settings; larger files are no recipes.
 MAX_RECIPE_BYTES = 1 << 20
+#: See `RunConfig.nondeterministic`.
+NONDETERMINISTIC = ("warn", "raise")
 
 
 @dataclass
 class RunConfig:
     """How long a run is and what it leaves behind. Intervals are in optimizer steps; 0 switches the thing off."""
 
+    name: str = setting("", "What the run is called at Weights & Biases; its folder's name if empty.")
     steps: int = setting(1000, "Optimizer steps of the whole run.", least=1)
     epochs: int = setting(0, "Passes over the data after which a run ends before `steps`; 0 counts none.", least=0)
     accumulate: int = setting(1, "Batches whose gradients make one step.", least=1)
@@ -34,11 +37,17 @@ class RunConfig:
     checkpoint_every: int = setting(500, "Steps between checkpoints; 0 writes none but the last weights.", least=0)
     keep_checkpoints: int = setting(3, "The newest checkpoints that are kept.", least=1)
     validate_every: int = setting(0, "Steps between validations; 0 never validates.", least=0)
+    preview_every: int = setting(0, "Steps between previews (docs/train.md); 0 makes none.", least=0)
     patience: int = setting(0, "Validations without a better `metric` that stop the run; 0 never does.", least=0)
     metric: str = setting("accuracy_1", "The measured value that chooses `best/` and that patience waits for.")
     metric_to_max: bool = setting(True, "Whether a larger `metric` is better.")
     max_skipped: int = setting(20, "Steps in a row without a finite gradient before the run gives up.", least=0)
-    deterministic: bool = setting(True, "Only operations whose sums run in a fixed order, where there are such.")
+    deterministic: bool = setting(True, "Take operations whose sums run in a fixed order, where there are such.")
+    nondeterministic: str = setting(
+        "warn",
+        "What `deterministic` does at an operation that has no such form on the device.",
+        choices=NONDETERMINISTIC,
+    )
     tensorboard: bool = setting(True, "Write TensorBoard's files, too.")
     wandb: bool = setting(False, "Log to Weights & Biases, too; needs javisc[wandb].")
 
@@ -96,7 +105,7 @@ def _text(name: str) -> tuple[str, str]:
 def _tree(name: str) -> tuple[DictConfig, str]:
     text, source = _text(name)
     try:
-        tree = OmegaConf.create(yaml.load(text, _OnceLoader) or {})  # noqa: S506: a SafeLoader that refuses more
+        tree = OmegaConf.create(yaml.load(text, _OnceLoader) or {})
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{source} is no YAML of settings: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, DictConfig):
@@ -124,6 +133,15 @@ def load_recipe(name: str, schema: type[R], overrides: Sequence[str] = ()) -> R:
     config = _merge(config, tree, source, schema)
     for override in overrides:
         config = _set(config, override, schema)
+    return _made(config, source, schema)
+
+
+def recipe_from(settings: Any, schema: type[R], source: str) -> R:
+    """A recipe from plain values, as `as_dict` gave them. Raises UserError as `load_recipe` does."""
+    return _made(_merge(OmegaConf.structured(schema), OmegaConf.create(settings), source, schema), source, schema)
+
+
+def _made(config: Any, source: str, schema: type[R]) -> R:
     try:
         recipe = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:

@@ -15,7 +15,10 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -53,8 +56,10 @@ class World:
 
 
 @contextmanager
-def world(timeout_sec: float = 600) -> Iterator[World]:
-    """Join the processes that torchrun (or its variables RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) started, or be alone."""
+def world(timeout_sec: float = 600, saving_timeout_sec: float = 3600) -> Iterator[World]:
+    """Join the processes that torchrun (or its variables RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) started, or be alone.
+
+    A step's collectives are given up after `timeout_sec`, those that wait for a process to write after `saving_timeout_sec`."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -62,7 +67,7 @@ def world(timeout_sec: float = 600) -> Iterator[World]:
     else:
         device = torch.device("cpu")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    wait = timedelta(seconds=timeout_sec)
+    wait, long = timedelta(seconds=timeout_sec), timedelta(seconds=saving_timeout_sec)
     with _without_greetings():
         if size > 1:
             dist.init_process_group(backend, timeout=wait)
@@ -70,7 +75,7 @@ def world(timeout_sec: float = 600) -> Iterator[World]:
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=wait)
     try:
         with _without_greetings():
-            control, saving = (dist.new_group(backend="gloo", timeout=wait) for _ in range(2))
+            control, saving = (dist.new_group(backend="gloo", timeout=long) for _ in range(2))
         yield World(rank, size, device, control, saving)
     finally:
         dist.destroy_process_group()
@@ -165,6 +170,8 @@ class ParallelConfig:
     precision: str = setting("fp32", "What forward and backward compute in.", choices=tuple(PRECISIONS))
     compile: bool = setting(False, "Compile each block.")
     checkpoint_blocks: bool = setting(False, "Keep a block's inputs alone and compute it again in backward.")
+    timeout_sec: float = setting(600.0, "Seconds that a step's collectives wait for all processes.", above=0)
+    saving_timeout_sec: float = setting(3600.0, "Seconds that processes wait while others validate or write.", above=0)
     shared_batch_norm: bool = setting(True, "Batch norms over the samples of all processes.")
 
 
@@ -201,7 +208,9 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
         model = share_batch_norms(model, world.device)
     if config.checkpoint_blocks:
         chosen = {id(block) for block in blocks}
-        apply_activation_checkpointing(model, check_fn=lambda module: id(module) in chosen)
+        apply_activation_checkpointing(
+            model, checkpoint_wrapper_fn=_checkpointed, check_fn=lambda module: id(module) in chosen
+        )
     if config.compile:
         # Blocks of one class share their compiled variants: space or time, masked or not, sizes as first seen and then as
         # symbols, so that further buckets need none. The default of 8 would be met by the second bucket, and run eagerly.
@@ -218,6 +227,28 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
     return DistributedDataParallel(
         model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
     )
+
+
+def _checkpointed(block: nn.Module) -> nn.Module:
+    """A block whose inside is computed again in backward. Norms saw the batch in forward: the second time they count nothing.
+
+    They still go through the same operations, as the recomputation must save the same tensors.
+    """
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(norms, kept, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, count
+
+    return checkpoint_wrapper(block, context_fn=lambda: (nullcontext(), again()))  # type: ignore[no-any-return]
 
 
 def _shard(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig, world: World) -> nn.Module:

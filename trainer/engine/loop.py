@@ -6,11 +6,9 @@ source's position. So a run that was killed and resumed is, bit for bit, the run
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,29 +16,22 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.manifests.files import published
-from javisc.trainer.engine.checkpoint import Checkpoints
+from javisc.manifests.files import published, recover_folder
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, Damaged, find
 from javisc.trainer.engine.config import Recipe, as_dict, as_yaml, differences
-from javisc.trainer.engine.distributed import (
-    Raised,
-    World,
-    accumulating,
-    autocast,
-    bare,
-    clean,
-    restarted,
-    spread,
-    world,
-)
+from javisc.trainer.engine.determinism import deterministic
+from javisc.trainer.engine.distributed import Raised, accumulating, autocast, bare, clean, restarted, spread, world
+from javisc.trainer.engine.export import save_weights
+from javisc.trainer.engine.hooks import Hook, Run
 from javisc.trainer.engine.logs import Logs
 from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.optim import EMA, Stepper
 from javisc.trainer.engine.peaks import peak_flops
 from javisc.trainer.engine.schedule import EarlyStop, rate_factor
+from javisc.trainer.engine.window import Taken, Window
 from javisc.trainer.task import Source, Task, endless, key_random
 
 
@@ -59,22 +50,29 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    begin: str = "",
     last: Callable[[nn.Module], object] | None = None,
     name: str = "",
     changes: Sequence[str] = (),
+    hooks: Sequence[Hook] = (),
 ) -> Outcome:
     """Train until the recipe's last step, a SIGTERM, or early stopping. Every process calls this.
 
-    `name` is the recipe's and `changes` what differs from it: both are printed and kept in the run's recipe.yaml.
-    `last` is called with the model while the processes are still joined. With `resume`, and in processes that torchrun started
-    again, a run that `folder` holds goes on. Raises UserError if it holds one otherwise, or if the gradients stay not finite.
+    With `resume`, and in processes that torchrun started again, a run that `folder` holds goes on; `begin` names the checkpoint
+    to go on from (`checkpoint.find`). `name` is the recipe's and `changes` what differs from it: both are printed and kept in the
+    run's recipe.yaml. `last` is called with the model while the processes are still joined.
+    Raises UserError if the folder holds a run otherwise, if no checkpoint fits, or if the gradients stay not finite.
     """
+    limits = recipe.parallel
     with (
-        world() as here,
-        _deterministic(recipe.run.deterministic),
+        world(limits.timeout_sec, limits.saving_timeout_sec) as here,
+        deterministic(recipe.run.deterministic, strict=recipe.run.nondeterministic == "raise"),
         _terminations() as terminated,
         ExitStack() as cleanup,
     ):
+        again = restarted(here)
+        checkpoints = Checkpoints(folder / CHECKPOINTS, here, recipe.run.keep_checkpoints)
+        chosen, named = _chosen(checkpoints, folder, begin, resume=resume, again=again)
         key_random(recipe.seed, "init")
         built = task.build()
         model = spread(built, task.blocks(built), recipe.parallel, here)
@@ -87,37 +85,42 @@ def train(
         source = task.source(here.rank, here.size)
         cleanup.callback(source.close)
         early = EarlyStop(recipe.run.patience or 1 << 62, recipe.run.metric_to_max)
-        checkpoints = Checkpoints(folder / "checkpoints", here, recipe.run.keep_checkpoints)
+        window = Window(here, recipe.run.max_skipped)
         tensors = _tensors(inner, stepper, ema)
         settings = as_dict(recipe)
 
-        step, again = 0, restarted(here)
+        step = 0
         brought: list[float] | None = None
-        if (newest := checkpoints.newest()) is not None:
-            if not (resume or again):
-                raise UserError(f"{folder} holds a run already: add --resume to continue it, or give another --run")
-            state = checkpoints.load(newest, tensors)
-            step = _restore(state, source, early, ema, settings, folder, first=here.first)
+        notes: list[str] = []
+        if chosen is not None:
+            state, path = _loaded(checkpoints, chosen, named, tensors)
+            step = _restore(state, source, early, ema, window)
             brought = state["carried"]
+            notes = [f"resumed at step {step}, from {path}", *_changed(state, settings, folder, first=here.first)]
         elif (carried := task.carry_over(built)) is not None:
             stepper.adopt(carried)
             brought = [carried.lr, carried.steps]
         checkpoints.discard_incomplete()
 
         if here.first:
-            _told(folder, recipe, name, changes)
+            for name_of in ("best", "last"):
+                recover_folder(folder / name_of)
+            _told(folder, recipe, name, changes, notes)
         own_rate = recipe.optimizer.lr * (here.size if recipe.optimizer.scale_lr_by_world else 1)
         base, offset = (own_rate, 0) if brought is None else (brought[0], int(brought[1]))
 
-        logs = Logs(folder, recipe.run, step, first=here.first)
+        logs = Logs(folder, recipe, step, first=here.first)
         cleanup.callback(logs.close)
-        guard = _Guard(recipe.run.max_skipped)
         meter = Meter(here, peak_flops(here.device, recipe.parallel.precision))
         batches = endless(source)
         cleanup.callback(batches.close)
         raised = Raised(here)
+        run = Run(recipe, task, inner, ema, folder, here, logs, meter, step)
+        epochs = _Epochs(recipe, source)
         why = "done"
         model.train()
+        for hook in hooks:
+            hook.started(run)
 
         while not _ended(recipe, step, source):
             meter.start()
@@ -130,63 +133,145 @@ def train(
 
             # The mean over all samples of the step, wherever they lie: each process's share is averaged over processes later.
             share = here.size / float(sizes.sum())
-            loss = torch.zeros((), device=here.device)
+            terms: dict[str, Tensor] = {}
+            finite = []
             for number, batch in enumerate(micro):
                 key_random(recipe.seed, "step", step, number, here.rank)
                 with accumulating(model, last=number == len(micro) - 1):
                     with autocast(inner, recipe.parallel, here.device):
-                        part = task.loss(model, batch, here.device) * share
-                    (part * stepper.scale).backward()  # type: ignore[no-untyped-call]
-                loss += part.detach()
+                        parts = {
+                            key: part * share for key, part in _terms(task.loss(model, batch, here.device)).items()
+                        }
+                    (parts["loss"] * stepper.scale).backward()  # type: ignore[no-untyped-call]
+                for key, part in parts.items():
+                    terms[key] = terms.get(key, torch.zeros((), device=here.device)) + part.detach()
+                finite.append(parts["loss"].detach().isfinite())
             lr = base * rate_factor(recipe.schedule, step + offset, recipe.run.steps + offset)
             norm, bad = stepper.step(lr)
             if ema is not None:
                 ema.update()
             step += 1
+            run.step = step
             end = _ended(recipe, step, source)
-            guard.saw(step, bad, [key for batch in micro for key in task.keys(batch)])
+            window.saw(Taken(step, terms, norm, bad, [task.keys(batch) for batch in micro], finite))
             meter.took(float(sizes.sum()), flops)
 
-            if _due(step, max(recipe.run.log_every, 1), end):
-                dist.all_reduce(loss)
-                guard.check(stepper, logs)
-                told = {"loss": loss.item() / here.size, "lr": lr, "grad_norm": norm.item()}
+            if _due(step, recipe.run.log_every, end):
+                window.settle(stepper, logs)
+                told = {**window.means(), "lr": lr}
                 measured = meter.read()
                 logs.row(step, "train", {**told, **measured, "epoch": source.state_dict().get("epoch", 0)})
-                shown = {"samples/s": measured["samples_per_sec"]}
-                if "mfu" in measured:
-                    shown["MFU"] = measured["mfu"]
-                logs.progress(step, {**told, **shown})
+                shown = {key: told[key] for key in ("loss", "lr", "grad_norm")}
+                logs.progress(step, {**shown, **measured}, epochs.last_step(step))
+            for hook in hooks:
+                hook.stepped(run)
             better = False
             if _due(step, recipe.run.validate_every, end):
-                better = _validate(task, model, ema, early, recipe, step, here, logs)
+                with meter.paused():
+                    metrics = _validate(run)
+                    better = bool(metrics) and early.update(metrics[recipe.run.metric])
+                    for hook in hooks:
+                        hook.validated(run, metrics)
 
             checkpoints.poll()
             stop = raised.answer()
             raised.ask(terminated())
+            if better:  # before the state that claims it
+                with meter.paused():
+                    _save(run, "best", model, settings, hooks, {recipe.run.metric: early.best})
             if stop or early.triggered or _due(step, recipe.run.checkpoint_every, end):
-                checkpoints.save(step, tensors, {**_state(step, source, early, ema, settings), "carried": brought})
-            if better:
-                save_weights(folder / "best", model, ema, settings, here)
+                with meter.paused():
+                    window.settle(stepper, logs)
+                    state = {**_state(step, source, early, ema, window, settings), "carried": brought}
+                    checkpoints.save(step, tensors, state)
             if stop or early.triggered:
                 why = "terminated" if stop else "stopped early"
                 break
 
         raised.answer()
         checkpoints.finish()
-        save_weights(folder / "last", model, ema, settings, here)
+        _save(run, "last", model, settings, hooks, {})
         logs.row(step, "event", {"event": why})
+        for hook in hooks:
+            hook.ended(run, why)
         if last is not None:
             last(inner)
         return Outcome(step, why, early.best)
 
 
-def _told(folder: Path, recipe: Recipe, name: str, changes: Sequence[str]) -> None:
-    """Print what a run's recipe changes in the preset, and keep the effective recipe: a file that can be trained after."""
+def _chosen(
+    checkpoints: Checkpoints, folder: Path, begin: str, *, resume: bool, again: bool
+) -> tuple[Path | None, bool]:
+    """The checkpoint to go on from, None for a new run, and whether it was named. Raises UserError if the folder holds a run that
+    was not asked for."""
+    newest = checkpoints.newest()
+    if newest is not None and (again or (resume and not begin.isdigit())):
+        return newest, False
+    path = find(folder, begin) if begin else None
+    if newest is not None and (path is None or path.parent.resolve() != checkpoints.folder.resolve()):
+        raise UserError(f"{folder} holds a run already: add --resume to continue it, or give another --run")
+    return path, path is not None
+
+
+def _loaded(
+    checkpoints: Checkpoints, chosen: Path, named: bool, tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], Path]:
+    """The checkpoint's state, its tensors loaded: the one that was named, or the newest that can be read."""
+    if not named:
+        return checkpoints.resume(tensors)
+    try:
+        state = checkpoints.load(chosen, tensors)
+    except Damaged as error:
+        raise UserError(f"{error}; give another with --from") from error
+    if chosen.parent.resolve() == checkpoints.folder.resolve():
+        checkpoints.set_aside(chosen)
+    return state, chosen
+
+
+def _terms(loss: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a task's loss gave, by name; "loss" is what is trained on."""
+    return dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
+
+
+def _save(
+    run: Run,
+    name: str,
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    hooks: Sequence[Hook],
+    origin: Mapping[str, float | None],
+) -> None:
+    save_weights(run.folder / name, model, run.ema, settings, run.world, {"step": run.step, **origin})
+    for hook in hooks:
+        hook.saved(run, run.folder / name)
+
+
+class _Epochs:
+    """Which step will be a run's last, as far as is known: epochs may end it before `run.steps`."""
+
+    def __init__(self, recipe: Recipe, source: Source[Any]) -> None:
+        self.run, self.source = recipe.run, source
+        self.longest = len(source) if recipe.run.epochs else 0
+
+    def last_step(self, step: int) -> int:
+        """The last step's number, by the longest epoch seen so far."""
+        if not self.run.epochs:
+            return self.run.steps
+        left = len(self.source)
+        self.longest = max(self.longest, left)
+        whole = max(self.run.epochs - 1 - int(self.source.state_dict().get("epoch", 0)), -1)
+        batches = left + whole * self.longest if whole >= 0 else 0
+        return min(self.run.steps, step + -(-batches // self.run.accumulate))
+
+
+def _told(folder: Path, recipe: Recipe, name: str, changes: Sequence[str], notes: Sequence[str]) -> None:
+    """Print what a run's recipe changes in the preset, and what a resumed run changes in itself; keep the effective recipe: a
+    file that can be trained after."""
     title = [
         f"{name or recipe.task}, changed in {len(changes)} settings" if changes else f"{name or recipe.task}, unchanged"
     ]
-    print("\n  ".join([*title, *changes]), file=sys.stderr, flush=True)
+    for first, *rest in filter(None, ([*title, *changes], notes)):
+        print("\n  ".join([first, *rest]), file=sys.stderr, flush=True)
     with published(folder / "recipe.yaml") as temporary:
         comments = "".join(f"# {line}\n" for line in (*title, *changes))
         temporary.write_text(comments + as_yaml(recipe), encoding="utf-8")
@@ -213,7 +298,7 @@ def _tensors(model: nn.Module, stepper: Stepper, ema: EMA | None) -> dict[str, T
 
 
 def _state(
-    step: int, source: Source[Any], early: EarlyStop, ema: EMA | None, settings: dict[str, Any]
+    step: int, source: Source[Any], early: EarlyStop, ema: EMA | None, window: Window, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything else: counters, the source's position, the recipe."""
     return {
@@ -221,120 +306,43 @@ def _state(
         "source": source.state_dict(),
         "early_stop": early.state_dict(),
         "ema_updates": 0 if ema is None else ema.updates,
+        "window": window.state_dict(),
         "recipe": settings,
         "torch": torch.__version__,
     }
 
 
-def _restore(
-    state: dict[str, Any],
-    source: Source[Any],
-    early: EarlyStop,
-    ema: EMA | None,
-    settings: dict[str, Any],
-    folder: Path,
-    *,
-    first: bool,
-) -> int:
+def _restore(state: dict[str, Any], source: Source[Any], early: EarlyStop, ema: EMA | None, window: Window) -> int:
     source.load_state_dict(state["source"])
     early.load_state_dict(state["early_stop"])
+    window.load_state_dict(state.get("window", {}))
     if ema is not None:
         ema.updates = int(state["ema_updates"])
-    changed = differences(state["recipe"], settings)
-    if changed and first:
-        (folder / f"changed-at-step-{state['step']}.txt").write_text("\n".join(changed) + "\n", encoding="utf-8")
     return int(state["step"])
 
 
+def _changed(state: dict[str, Any], settings: dict[str, Any], folder: Path, *, first: bool) -> list[str]:
+    """What a resumed run changes in its settings; kept in its folder, too."""
+    changed = differences(state["recipe"], settings)
+    if changed and first:
+        (folder / f"changed-at-step-{state['step']}.txt").write_text("\n".join(changed) + "\n", encoding="utf-8")
+    return [f"changed since: {line}" for line in changed]
+
+
 @torch.no_grad()
-def _validate(
-    task: Task[Any],
-    model: nn.Module,
-    ema: EMA | None,
-    early: EarlyStop,
-    recipe: Recipe,
-    step: int,
-    here: World,
-    logs: Logs,
-) -> bool:
-    """Metrics on held-out data, of the average where there is one. True if they are the best so far."""
-    if ema is not None:
-        ema.swap()
-    model.eval()
-    key_random(recipe.seed, "validate", step)
-    metrics = task.validate(bare(model), here.rank, here.size, here.device)
-    model.train()
-    if ema is not None:
-        ema.swap()
+def _validate(run: Run) -> dict[str, float]:
+    """Metrics on held-out data, of the average where there is one."""
+    recipe = run.recipe
+    with run.evaluating() as model:
+        key_random(recipe.seed, "validate", run.step)
+        metrics = run.task.validate(model, run.world.rank, run.world.size, run.world.device)
     if not metrics:
-        return False
+        return {}
     if recipe.run.metric not in metrics:
         raise UserError(f"run.metric={recipe.run.metric!r} is not measured: it may be {', '.join(metrics)}")
-    logs.row(step, "validate", dict(metrics))
-    logs.progress(step, metrics)
-    return early.update(metrics[recipe.run.metric])
-
-
-@torch.no_grad()
-def save_weights(folder: Path, model: nn.Module, ema: EMA | None, settings: dict[str, Any], here: World) -> None:
-    """Write the weights (of the average, where there is one) as safetensors, whole, under their own names; the recipe; and
-    config.json, if the model's configuration writes one, so that the folder is what others load."""
-    from torch.distributed.tensor import DTensor
-
-    from javisc.trainer.engine.weights import write_weights
-
-    if ema is not None:
-        ema.swap()
-    whole = {
-        clean(key): value.full_tensor() if isinstance(value, DTensor) else value.clone()
-        for key, value in bare(model).state_dict().items()
-    }
-    if ema is not None:
-        ema.swap()
-    if here.first:
-        write_weights(folder, whole)
-        with published(folder / "recipe.json") as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        if save := getattr(getattr(bare(model), "config", None), "save", None):
-            save(folder / "config.json")
-
-
-class _Guard:
-    """Remembers, on the device, which of the last steps were skipped, and whose samples they were."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.steps: list[tuple[int, Tensor, list[str]]] = []
-
-    def saw(self, step: int, bad: Tensor, keys: list[str]) -> None:
-        self.steps.append((step, bad, keys))
-
-    def check(self, stepper: Stepper, logs: Logs) -> None:
-        """Write down the samples of skipped steps; give up after too many in a row. The only place that reads the device."""
-        for (step, _, keys), bad in zip(
-            self.steps, torch.stack([bad for _, bad, _ in self.steps]).tolist(), strict=True
-        ):
-            if bad:
-                logs.row(step, "event", {"event": "the gradient was not finite: step skipped", "keys": keys})
-        self.steps = []
-        in_a_row = int(stepper.skipped.item())
-        if in_a_row > self.limit:
-            raise UserError(
-                f"{in_a_row} steps in a row had gradients that are not finite (run.max_skipped={self.limit}): the samples are in "
-                "metrics.jsonl; lower optimizer.lr, or use parallel.precision=bf16"
-            )
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Only operations whose sums run in a fixed order."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    run.logs.row(run.step, "validate", dict(metrics))
+    run.logs.progress(run.step, metrics)
+    return metrics
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,7 +15,9 @@ from javisc.trainer.engine.distributed import World
 class Meter:
     """What was done since the last reading, over all processes: samples and FLOP per second, the share of the devices' `peak`
     FLOP/s that is (MFU, where the peak is known), the share of time spent waiting for data, memory; and the imbalance: by how
-    much a step's largest share of the work exceeds the mean. Clocks cannot tell it: in a step all wait for the slowest."""
+    much a step's largest share of the work exceeds the mean. Clocks cannot tell it: in a step all wait for the slowest.
+
+    What is done inside `paused` (validation, saving, previews) counts for nothing."""
 
     def __init__(self, here: World, peak: float | None) -> None:
         self.here, self.peak = here, peak
@@ -22,6 +26,18 @@ class Meter:
 
     def _forget(self) -> None:
         self.waited, self.samples, self.flops, self.most, self.mean, self.steps = 0.0, 0.0, 0.0, 0.0, 0.0, 0
+        self.away = 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is no training. What the device still has to do is waited for first: it belongs to the steps before."""
+        if self.here.device.type == "cuda":
+            torch.cuda.synchronize(self.here.device)
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.away += time.monotonic() - begin
 
     def start(self) -> None:
         self.mark = time.monotonic()
@@ -37,7 +53,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Values over all processes since the last reading."""
-        seconds = max(time.monotonic() - self.begin, 1e-9)
+        seconds = max(time.monotonic() - self.begin - self.away, 1e-9)
         flops, waiting = self.here.gather(self.flops, self.waited / seconds).sum(1).tolist()
         size = self.here.size
         told = {
@@ -52,6 +68,7 @@ class Meter:
                 told["mfu"] = flops / seconds / (self.peak * size)
         if self.here.device.type == "cuda":
             told["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            told["allocation_retries"] = float(torch.cuda.memory_stats().get("num_alloc_retries", 0))
         self.begin = time.monotonic()
         self._forget()
         return told

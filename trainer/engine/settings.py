@@ -248,7 +248,7 @@ def _comments(schema: type) -> dict[str, str]:
     found = {}
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            above, words = node.lineno - 2, []
+            above, words = node.lineno - 2, list[str]()
             while lines[above].strip().startswith("#:"):
                 words.insert(0, lines[above].strip().removeprefix("#:").strip())
                 above -= 1

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.manifests.files import published
+from javisc.manifests.files import kept_folder, published
 from javisc.trainer.engine.checkpoint_io import read_pt, state_dict_of
 
 #: An index may be hostile: larger ones are refused unread.
@@ -51,7 +51,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def run_weights(path: Path) -> Path:
     """Where the weights of `path` lie: in it, or, if it is the folder of a run, in its `best`, else its `last`."""
-    return next((path / name for name in ("best", "last") if (path / name).is_dir()), path)
+    named = [path / name for name in ("best", "last")]
+    return next((place for folder in named for place in (folder, kept_folder(folder)) if place.is_dir()), path)
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class PriorLossConfig:
     va: float = setting(1.0, "Weight of the term of the embeddings.", least=0)
     kl: float = setting(1e-6, "Weight of the term of the distribution.", least=0)
     onset: float = setting(1.0, "Weight of the term of onsets.", least=0)
-    contrast: str = setting("hinge", "How tokens are held against embeddings.", choices=CONTRASTS)
+    contrast: str = setting("hinge", "How tokens are held against embeddings.", choices=tuple(CONTRASTS))
 
     def __post_init__(self) -> None:
         if self.contrast not in CONTRASTS:
@@ -130,11 +130,7 @@ def prior_loss(
     config = config or PriorLossConfig()
     terms: dict[str, Tensor] = {}
     for aspect, tokens in (("spatial", prior.spatial), ("temporal", prior.temporal)):
-        wrong = negatives[aspect]
-        pairs = [(video, audio)]
-        pairs += [(video, wrong.audio[:, i]) for i in range(wrong.audio.shape[1])]
-        pairs += [(wrong.video[:, i], audio) for i in range(wrong.video.shape[1])]
-        embeddings = _embed(model, pairs, aspect, height, width)
+        embeddings = _embed(model, _pairs(video, audio, negatives[aspect]), aspect, height, width)
         terms |= contrastive_terms(model, embeddings, tokens, aspect, config)
     loss = terms["spatial_total_loss"] + terms["temporal_total_loss"]
     if prior.mean is not None:
@@ -144,6 +140,30 @@ def prior_loss(
         terms["onset_loss"] = onset_loss(model, prior.temporal, onset)
         loss = loss + config.onset * terms["onset_loss"]
     return loss, terms
+
+
+def similarities(
+    model: STIBPrior,
+    prior: PriorTokens,
+    video: Tensor,
+    audio: Tensor,
+    negatives: dict[str, Negatives],
+    height: Tensor | float,
+    width: Tensor | float,
+) -> dict[str, Tensor]:
+    """By aspect [B, 1 + negatives]: the mean cosine of a row's prior tokens with the embedding of its own pair, and of each wrong
+    one. Arguments as for `prior_loss`."""
+    found = {}
+    for aspect, tokens in (("spatial", prior.spatial), ("temporal", prior.temporal)):
+        embeddings = _embed(model, _pairs(video, audio, negatives[aspect]), aspect, height, width)
+        found[aspect] = F.cosine_similarity(embeddings, tokens[:, None], dim=-1).mean(-1)
+    return found
+
+
+def _pairs(video: Tensor, audio: Tensor, wrong: Negatives) -> list[tuple[Tensor, Tensor]]:
+    """The positive pair, then every wrong sound with the video, then every wrong video with the sound."""
+    heard = [(video, wrong.audio[:, i]) for i in range(wrong.audio.shape[1])]
+    return [(video, audio), *heard, *((wrong.video[:, i], audio) for i in range(wrong.video.shape[1]))]
 
 
 def _embed(

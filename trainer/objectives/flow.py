@@ -121,10 +121,14 @@ class FlowLoss:
     noised: dict[str, Tensor]
 
     def mean(self) -> Tensor:
-        """What is minimised: per modality the mean over the rows that count."""
-        return torch.stack(
-            [(part * self.counted[k]).sum() / self.counted[k].sum().clamp_min(1) for k, part in self.parts.items()]
-        ).sum()
+        """What is minimised: the sum of `means`."""
+        return torch.stack(list(self.means().values())).sum()
+
+    def means(self) -> dict[str, Tensor]:
+        """Per modality the mean over the rows that count."""
+        return {
+            k: (part * self.counted[k]).sum() / self.counted[k].sum().clamp_min(1) for k, part in self.parts.items()
+        }
 
 
 def squared_error(predicted: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

@@ -29,6 +29,7 @@ from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
 from javisc.trainer.data.noise import generators, normal, uniform
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.distributed import autocast
+from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly, read_weights, run_weights
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, VASTDiT3Config
@@ -78,6 +79,20 @@ class DiTStart:
 
 
 @dataclass
+class PreviewConfig:
+    """What `run.preview_every` makes: a clip for every prompt, of the first bucket, from the same noise each time."""
+
+    prompts: list[str] = setting(
+        ["a dog barks twice", "waves break on a beach", "a ball bounces on a wooden floor", "rain falls on a tin roof"],
+        "Captions that become clips.",
+    )
+    steps: int = setting(30, "Sampling steps.", least=1, most=1000)
+    cfg_scale: float = setting(7.0, "Guidance.", least=0)
+    frames: int = setting(0, "At most so many frames; 0 takes those of the bucket.", least=0)
+    seed: int = setting(42, "Of the noise.", least=0)
+
+
+@dataclass
 class DiTRecipe(Recipe):
     """A recipe of the tasks `audio` and `jav`.
 
@@ -90,6 +105,7 @@ class DiTRecipe(Recipe):
     model: ModelChoice = field(default_factory=ModelChoice)
     start: DiTStart = field(default_factory=DiTStart)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
     mask_ratios: dict[str, float] = setting({}, "Shares of the kinds of given frames; the rest is generated whole.")
     valid_times: list[float] = setting(
         [100.0, 300.0, 500.0, 700.0, 900.0],
@@ -217,10 +233,11 @@ class DiTTask(ABC):
         text = [min(CAPTION_TOKENS, self.config.model_max_length)] * audio[0]
         return dit_flops(self._shape, video, audio, text, masked=bool(self.recipe.mask_ratios)).total
 
-    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-        """The rows' losses, summed: rows count as `flow.masked_rows` says."""
+    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        """The rows' losses, summed, together and by modality: rows count as `flow.masked_rows` says."""
         step = self._fake(batch, device) if is_fake(next(model.parameters())) else self.step(batch, device)
-        return self.flow(model, step).mean() * len(batch.keys)
+        flow, rows = self.flow(model, step), len(batch.keys)
+        return {"loss": flow.mean() * rows, **{f"{name}_loss": part * rows for name, part in flow.means().items()}}
 
     @torch.no_grad()
     def step(self, batch: Batch, device: torch.device) -> Step:
@@ -335,7 +352,7 @@ class DiTTask(ABC):
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)
         held_out = self._source(data.valid_split, rank, world, train=False)
         try:
-            for number, batch in enumerate(held_out, 1):
+            for batch, counts in in_step(model, held_out, self.recipe.evaluate_at_most):
                 latents = latents_of(batch, self.encoders(device), prior_text=self.config.has_prior)
                 for time in self.recipe.valid_times:
                     rows = generators(latents.seeds, "validate", round(time))
@@ -343,9 +360,8 @@ class DiTTask(ABC):
                     step = Step(latents, t, self._noise(latents, rows), priors=self._priors(latents, rows))
                     with autocast(model, self.recipe.parallel, device):
                         parts = self.flow(model, step).parts
-                    sums += torch.tensor([len(latents), *(float(parts[name].sum()) for name in names)])
-                if number == self.recipe.evaluate_at_most:
-                    break
+                    if counts:
+                        sums += torch.tensor([len(latents), *(float(parts[name].sum()) for name in names)])
         finally:
             held_out.close()
         if world > 1:

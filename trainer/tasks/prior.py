@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import is_fake
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
+from javisc.trainer.data.catalog import Catalog, split_of
 from javisc.trainer.data.clips import ClipData, Clips
 from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
 from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
@@ -27,6 +28,7 @@ from javisc.trainer.data.noise import generators, normal
 from javisc.trainer.data.pools import Pools
 from javisc.trainer.data.prior import PoolsConfig, PriorSource, negatives_of
 from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import run_weights
 from javisc.trainer.models.encoders import Encoders, EncodersConfig
@@ -141,7 +143,11 @@ class PriorTask:
         return self._pools
 
     def source(self, rank: int, world: int) -> Source[Batch]:
-        """Training batches of one rank: of latents where the dataset is an encoded one."""
+        """Training batches of one rank: of latents where the dataset is an encoded one. Raises UserError now if later there would
+        be nothing to measure on."""
+        data = self.recipe.data
+        if self.recipe.run.validate_every and data.valid_split is not None and data.paths:
+            Catalog.open(data.paths, split=split_of(data.valid_split, False, rank))
         return self._source(self.recipe.data.train_split, rank, world, train=True)
 
     def _source(self, split: str | None, rank: int, world: int, *, train: bool) -> Source[Batch]:
@@ -149,6 +155,11 @@ class PriorTask:
         if data.paths and is_encoded(data.paths):
             return EncodedSource(data, split, lambda e: e, needs=STORED, seed=seed, rank=rank, world=world, train=train)
         return self.clips(split, rank, world, train=train)
+
+    def held_out(self) -> Source[Batch]:
+        """Held-out batches for one process, of the training rows where nothing is held out."""
+        data = self.recipe.data
+        return self._source(data.train_split if data.valid_split is None else data.valid_split, 0, 1, train=False)
 
     def clips(self, split: str | None, rank: int, world: int, *, train: bool) -> PriorSource:
         """Batches of clips, from which negatives can be made."""
@@ -169,10 +180,11 @@ class PriorTask:
         """Unknown: nearly all of a step is the frozen networks'."""
         return 0.0
 
-    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        """The loss and its terms (`prior_loss`), summed over the rows."""
         shapes = self._shapes(batch, device) if is_fake(next(model.parameters())) else None
-        mean, _ = model(self.inputs(batch, device, shapes))
-        return mean * len(batch.keys)
+        mean, terms = model(self.inputs(batch, device, shapes))
+        return {name: value * len(batch.keys) for name, value in ({"loss": mean} | terms).items()}
 
     def _shapes(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
         """Tensors without content, for a dry run, as the official networks would give them."""
@@ -244,13 +256,13 @@ class PriorTask:
         clips = 0
         source = self._source(split, rank, world, train=False)
         try:
-            for number, batch in enumerate(source, 1):
+            for batch, counts in in_step(model, source, self.recipe.evaluate_at_most):
                 loss, terms = model(self.inputs(batch, device))
+                if not counts:
+                    continue
                 for name, value in ({"loss": loss} | terms).items():
                     sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach() * len(batch.keys)
                 clips += len(batch.keys)
-                if number == self.recipe.evaluate_at_most:
-                    break
         finally:
             source.close()
         return pooled_means({name: float(value) for name, value in sums.items()}, clips, world)

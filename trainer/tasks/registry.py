@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.config import Recipe, as_dict, differences, load_recipe, task_of
+from javisc.trainer.engine.config import Recipe, as_dict, differences, load_recipe, recipe_from, task_of
 from javisc.trainer.task import Measures, Task
 
 #: task → (module, its recipe's class, its own class)
@@ -37,6 +37,17 @@ def load(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Task[Any]]:
     if isinstance(task, Measures):
         _check_metric(recipe, task.metrics())
     return recipe, task
+
+
+def stored(settings: object, where: str) -> tuple[Recipe, Task[Any]]:
+    """The recipe that a run has stored, and its task. Raises UserError if it is none of this version's."""
+    task = settings.get("task") if isinstance(settings, dict) else None
+    if task not in TASKS:
+        raise UserError(f"{where}: its recipe's task {task!r} is not known: it may be {', '.join(TASKS)}")
+    module_name, recipe_class, task_class = TASKS[task]
+    module = importlib.import_module(module_name)
+    recipe = recipe_from(settings, getattr(module, recipe_class), where)
+    return recipe, getattr(module, task_class)(recipe)
 
 
 def changes(name: str, overrides: Sequence[str]) -> list[str]:

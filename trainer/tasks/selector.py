@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
+from javisc.trainer.data.catalog import Catalog, split_of
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
 from javisc.trainer.engine.checkpoint_io import read_pt
 from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.models.sync.checkpoint import SyncCheckpoint, read_sync_checkpoint
@@ -99,8 +100,10 @@ class SelectorTask:
         return carried_over(checkpoint, model, order(checkpoint) if order else None)
 
     def source(self, rank: int, world: int) -> SyncBatches:
-        """Training batches of one rank."""
+        """Training batches of one rank. Raises UserError now if later there would be nothing to measure on."""
         data = self.recipe.data
+        if self.recipe.run.validate_every and data.valid_split is not None:
+            Catalog.open(data.paths, split=split_of(data.valid_split, False, rank))
         options = SyncDataOptions(
             data.batch_size,
             self.recipe.seed,
@@ -127,6 +130,14 @@ class SelectorTask:
         split = self.recipe.data.valid_split
         return {} if split is None else self.evaluate(model, split, rank, world, device)
 
+    def predictions(
+        self, model: nn.Module, split: str | None, rank: int, world: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [N, classes] and targets [N] over a split, those of all processes and passes. Raises UserError if there are
+        none."""
+        recipe = self.recipe
+        return predictions(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world, device)
+
     def evaluate(
         self, model: nn.Module, split: str | None, rank: int, world: int, device: torch.device
     ) -> dict[str, float]:
@@ -135,7 +146,6 @@ class SelectorTask:
         return evaluate(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world, device)
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     data: SyncData,
@@ -147,12 +157,30 @@ def evaluate(
     device: torch.device,
 ) -> dict[str, float]:
     """`SelectorTask.evaluate` for a model that has no recipe."""
+    return measured(*predictions(model, data, transforms, seed, split, rank, world, device))
+
+
+@torch.no_grad()
+def predictions(
+    model: nn.Module,
+    data: SyncData,
+    transforms: SyncTransforms,
+    seed: int,
+    split: str | None,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """`SelectorTask.predictions` for a model that has no recipe."""
     logits: list[Tensor] = []
     targets: list[Tensor] = []
-    for _, batch in held_out(model, data, transforms, seed, split, rank, world, device):
-        logits.append(model(batch.vis.to(device), batch.aud.to(device))[1].float().cpu())
-        targets.append(batch.target)
-    return pooled_metrics(logits, targets, world)
+    for _, batch, counts in held_out(model, data, transforms, seed, split, rank, world):
+        found = model(batch.vis.to(device), batch.aud.to(device))[1].float().cpu()
+        if counts:
+            logits.append(found)
+            targets.append(batch.target)
+    every, wanted = pooled((torch.cat(logits), torch.cat(targets)) if logits else None, world)
+    return every, wanted
 
 
 def held_out(
@@ -163,9 +191,9 @@ def held_out(
     split: str | None,
     rank: int,
     world: int,
-    device: torch.device,
-) -> Iterator[tuple[int, SyncBatch]]:
-    """(pass, batch) of this process's share of a split. All processes take the same number where the model is sharded."""
+) -> Iterator[tuple[int, SyncBatch, bool]]:
+    """(pass, batch, whether it counts) of this process's share of a split. Where the model is sharded, all processes take the same
+    number of forward passes: what comes of a batch that does not count is thrown away."""
     for turn in range(data.iter_times):
         # Every pass draws other crops; the same ones in every evaluation, so that a curve moves by the model alone.
         drawn = int(draws.bits(seed, "evaluate", turn)[0]) & (2**31 - 1)
@@ -180,12 +208,8 @@ def held_out(
         )
         source = SyncBatches(data.paths, transforms, options, rank=rank, world=world)
         try:
-            for number, batch in enumerate(source, 1):
-                if isinstance(model, FSDPModule) and world > 1:
-                    _same_steps(number, device)
-                yield turn, batch
-                if number == data.evaluate_at_most:
-                    break
+            for batch, counts in in_step(model, source, data.evaluate_at_most):
+                yield turn, batch, counts
         finally:
             source.close()
 
@@ -210,16 +234,6 @@ def evaluate_selector(
     return evaluate(model, data, transforms, seed, split, 0, 1, next(model.parameters()).device)
 
 
-def _same_steps(number: int, device: torch.device) -> None:
-    """Sharded parameters are gathered in every forward pass, so all processes must take the same number of them."""
-    step = torch.tensor([number], device=device)
-    dist.all_reduce(step, dist.ReduceOp.MIN)
-    if int(step.item()) != number:
-        raise UserError(
-            "the held-out split does not divide evenly over the processes: with fsdp2 set data.evaluate_at_most"
-        )
-
-
 def pooled(mine: tuple[Tensor, ...] | None, world: int) -> tuple[Tensor, ...]:
     """All processes' tensors, each kind in a row. Raises UserError if no process has any."""
     parts: list[tuple[Tensor, ...] | None] = [None] * world
@@ -235,7 +249,11 @@ def pooled(mine: tuple[Tensor, ...] | None, world: int) -> tuple[Tensor, ...]:
 
 def pooled_metrics(logits: Sequence[Tensor], targets: Sequence[Tensor], world: int) -> dict[str, float]:
     """Metrics and mean loss over all processes' logits. Raises UserError if there are none."""
-    every, wanted = pooled((torch.cat(list(logits)), torch.cat(list(targets))) if logits else None, world)
+    return measured(*pooled((torch.cat(list(logits)), torch.cat(list(targets))) if logits else None, world))
+
+
+def measured(every: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Metrics and mean loss of logits [N, classes] and targets [N]."""
     return {**sync_metrics(every, wanted), "loss": float(F.cross_entropy(every, wanted)), "clips": float(len(wanted))}
 
 

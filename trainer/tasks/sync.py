@@ -124,11 +124,19 @@ class SyncTask(SelectorTask):
         with torch.device("meta"):
             return AVSync(self.recipe.model)
 
-    def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
+    def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> dict[str, Tensor]:
+        """The offset's cross entropy and, where it weighs anything, the alignment's loss, both without their weights."""
         vis, aud = batch.vis.to(device, non_blocking=True), batch.aud.to(device, non_blocking=True)
         target, weight = batch.target.to(device), self.recipe.alignment_weight
         shift = batch.shift.to(device) / self.recipe.transforms.crop_len_sec if weight else None
         aligned, logits = model(vis, aud, shift=shift)
         # Weighed with 0, not left out: every parameter needs a gradient where processes join theirs.
-        loss = self.recipe.offset_weight * F.cross_entropy(logits.float(), target, reduction="sum")
-        return loss if aligned is None else loss + weight * len(target) * aligned
+        offset = F.cross_entropy(logits.float(), target, reduction="sum")
+        loss = self.recipe.offset_weight * offset
+        if aligned is None:
+            return {"loss": loss, "offset_loss": offset}
+        return {
+            "loss": loss + weight * len(target) * aligned,
+            "offset_loss": offset,
+            "alignment_loss": len(target) * aligned,
+        }

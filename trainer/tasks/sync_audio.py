@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.data.catalog import Catalog, split_of
 from javisc.trainer.data.sync import SyncDataOptions
-from javisc.trainer.data.sync_audio import SoundBatch, SoundBatches, labels_of
+from javisc.trainer.data.sync_audio import LABELLED, SoundBatch, SoundBatches, labels_of
 from javisc.trainer.engine.config import Recipe
+from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.forecast.flops import Tally
 from javisc.trainer.models.sync.config import TRUNK_SIZES
@@ -103,8 +105,11 @@ class SyncAudioTask:
         return [layer for layer in layers if any(True for _ in layer.parameters())]
 
     def source(self, rank: int, world: int) -> SoundBatches:
-        """Training batches of one rank. Raises UserError if a class has no training clip."""
+        """Training batches of one rank. Raises UserError if a class has no training clip, or if later there would be nothing to
+        measure on."""
         data = self.recipe.data
+        if self.recipe.run.validate_every and data.valid_split is not None:
+            Catalog.open(data.paths, LABELLED, split=split_of(data.valid_split, False, rank))
         source = self._batches(data.train_split, data.batch_size, rank, world, train=True)
         if absent := set(range(len(self.labels))) - set(source.classes.tolist()):
             source.close()
@@ -158,11 +163,9 @@ class SyncAudioTask:
         targets: list[Tensor] = []
         source = self._batches(data.valid_split, data.valid_batch_size, rank, world, train=False)
         try:
-            for number, batch in enumerate(source, 1):
+            for batch, _ in in_step(model, source, data.evaluate_at_most):
                 logits.append(model(batch.aud.to(device))[1].float().cpu())
                 targets.append(batch.target)
-                if number == data.evaluate_at_most:
-                    break
         finally:
             source.close()
         # Classes of sounds have no neighbours.

@@ -120,9 +120,11 @@ class SegmentContrastTask(SelectorTask):
         """How often windows of segments find their own in the other stream, over a split; and the contrast's loss."""
         recipe = self.recipe
         found: list[Tensor] = []
-        batches = held_out(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world, device)
-        for _, batch in batches:
+        batches = held_out(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world)
+        for _, batch, counts in batches:
             seen, heard, temperature = model(batch.vis.to(device), batch.aud.to(device))
+            if not counts:
+                continue
             seen, heard = seen.float(), heard.float()
             loss = segment_contrast(seen, heard, temperature).expand(len(batch.vis))
             clips = (len(batch.vis), -1, seen.shape[-1])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.checkpoint import MARKER, STATE, Checkpoints, generators, restore_generators
+from javisc.trainer.engine.checkpoint import MARKER, STATE, Checkpoints, Damaged, find, generators, restore_generators
 from javisc.trainer.engine.distributed import world
 
 
@@ -64,7 +66,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
             checkpoints.load(path, {**tensors(), "x": torch.zeros(1)})
         with pytest.raises(UserError, match="holds n"):
             checkpoints.load(path, {"w": torch.zeros(5, 3), "b": torch.zeros(2, dtype=torch.bfloat16)})
-        with pytest.raises(UserError, match="does not load"):
+        with pytest.raises(UserError, match=r"w is \[5, 3\] in it, here \[5, 4\]"):
             checkpoints.load(path, {**tensors(), "w": torch.zeros(5, 4)})
 
 
@@ -80,12 +82,97 @@ def test_a_hostile_or_broken_index_is_refused(tmp_path: Path) -> None:
         checkpoints.save(1, tensors(), {"step": 1}, wait=True)
         path = checkpoints.path(1)
         (path / ".metadata").write_bytes(pickle.dumps(Evil()))
-        with pytest.raises(UserError, match="no place in a checkpoint's index"):
+        with pytest.raises(Damaged, match=r"\.metadata has \d+ bytes, \d+ were written"):
+            checkpoints.load(path, tensors())
+        sign(path)  # whoever writes the index writes the marker, too
+        with pytest.raises(Damaged, match="no place in a checkpoint's index"):
             checkpoints.load(path, tensors())
         assert not mark.exists()
         (path / STATE).write_text("{")
-        with pytest.raises(UserError, match="no checkpoint of javisc"):
+        sign(path)
+        with pytest.raises(Damaged, match="damaged"):
             checkpoints.load(path, tensors())
+        (path / MARKER).write_text(json.dumps({"world": 1, "files": {"../../x": 1}}))
+        with pytest.raises(Damaged, match=r"names '\.\./\.\./x'"):
+            checkpoints.load(path, tensors())
+
+
+def sign(path: Path) -> None:
+    """Write a checkpoint's marker anew, for the files as they are."""
+    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.name != MARKER}
+    (path / MARKER).write_text(json.dumps({"world": 1, "files": sizes}))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def flip(path: Path) -> None:
+    """Turn a bit in the middle: the size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "tensors cut": lambda path: cut(next(path.glob("*.distcp"))),
+    "tensors gone": lambda path: next(path.glob("*.distcp")).unlink(),
+    "index cut": lambda path: cut(path / ".metadata"),
+    "index gone": lambda path: (path / ".metadata").unlink(),
+    "state cut": lambda path: cut(path / STATE),
+    "state gone": lambda path: (path / STATE).unlink(),
+    "state empty": lambda path: (path / STATE).write_text(""),
+    "marker cut": lambda path: cut(path / MARKER),
+    "marker of nothing": lambda path: (path / MARKER).write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with world() as here:
+        checkpoints = Checkpoints(tmp_path, here)
+        for step in (1, 2, 3):
+            checkpoints.save(step, tensors(step), {"step": step}, wait=True)
+        DAMAGES[damage](checkpoints.path(3))
+        got = tensors(0)
+        state, path = checkpoints.resume(got)
+        assert (state["step"], path) == (2, checkpoints.path(2)) and bool((got["w"] == 2).all())
+        # What cannot be read does not come back at the next resume, and is not deleted either.
+        assert checkpoints.newest() == path and (tmp_path / "aside" / "step-00000003").is_dir()
+        told = capsys.readouterr().err
+        assert "warning" in told and "step-00000003 is damaged" in told and "aside" in told
+        for older in (1, 2):
+            DAMAGES["tensors gone"](checkpoints.path(older))
+        with pytest.raises(UserError, match="none of its 2 checkpoints can be read; give another with --from"):
+            checkpoints.resume(got)
+
+
+def test_of_another_model_none_is_taken(tmp_path: Path) -> None:
+    """A mistake is no damage: falling back would hide it."""
+    with world() as here:
+        checkpoints = Checkpoints(tmp_path, here)
+        for step in (1, 2):
+            checkpoints.save(step, tensors(step), {"step": step}, wait=True)
+        with pytest.raises(UserError, match=r"step-00000002 lacks x"):
+            checkpoints.resume({**tensors(), "x": torch.zeros(1)})
+        assert len(checkpoints.complete()) == 2
+
+
+def test_from_names_a_step_a_folder_or_a_run(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    with world() as here:
+        for folder, steps in ((run, (1, 2)), (other, (5, 7))):
+            checkpoints = Checkpoints(folder / "checkpoints", here)
+            for step in steps:
+                checkpoints.save(step, tensors(step), {"step": step}, wait=True)
+    assert find(run, "1") == run / "checkpoints" / "step-00000001"
+    assert find(run, str(other)) == other / "checkpoints" / "step-00000007"
+    assert find(run, str(other / "checkpoints" / "step-00000005")).name == "step-00000005"
+    for wrong in ("3", str(tmp_path), "nowhere", "-1"):
+        with pytest.raises(UserError, match=rf"--from {wrong}: no complete checkpoint is there; .* has the steps 1, 2"):
+            find(run, wrong)
 
 
 def test_generators_go_on_where_they_stood() -> None:

@@ -36,6 +36,7 @@ def write_clip(clip: Generated, path: Path) -> Path:
         rate = Fraction(clip.fps).limit_denominator(1001)
         video = file.add_stream("libx264", rate=rate, options={"crf": "17", "preset": "medium"})
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        video.codec_context.thread_count = 1  # with several, equal frames become different files
         sound = file.add_stream("aac", rate=SAMPLE_RATE, layout="stereo", options={"b": "128k"})
         for number, picture in enumerate(frames):
             frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

@@ -96,16 +96,17 @@ def generate(
     options: SampleOptions,
     *,
     first_index: int = 0,
+    size: ClipSize | None = None,
     progress: Callable[[int, int, int], None] = lambda done, step, steps: None,
 ) -> Iterator[Generated]:
-    """Generate a clip per prompt, in order.
+    """Generate a clip per prompt, in order; of `size`, or of what the options ask for.
 
     A clip depends on its text, the options and its index (`first_index` + position) alone, so any split of the prompts over
     machines gives the same clips; except that a model whose prior attention is "batch" mixes the rows of a batch: keep
     `batch_size` 1 there. `progress` is told (prompts done, step, steps).
     """
     asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    size = clip_size(models, options)
+    size = size or clip_size(models, options)
     for start in range(0, len(asked), options.batch_size):
         batch = asked[start : start + options.batch_size]
         indices = [first_index + start + i for i in range(len(batch))]

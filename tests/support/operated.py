@@ -1,0 +1,63 @@
+"""Programs for `toy_training.Ranks`: what the engine's parts do in several processes, written down for a test to read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from javisc.trainer.engine.config import load_recipe
+from javisc.trainer.engine.distributed import bare, spread, world
+from javisc.trainer.engine.export import save_weights, whole_state
+from javisc.trainer.engine.lockstep import in_step
+from javisc.trainer.engine.optim import EMA
+from javisc.trainer.task import key_random
+from support.toy_training import RECIPE, ToyRecipe, ToyTask
+
+
+def split(folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Every way in which up to five batches may lie on the processes, measured on a sharded model: what each process counted."""
+    with world() as here:
+        model = nn.Linear(2, 2)
+        fully_shard(model, mesh=init_device_mesh("cpu", (here.size,)))
+        counted = []
+        for total in range(6):
+            for first in range(total + 1):
+                shares = [first, *(len(range(rank, total - first, here.size - 1)) for rank in range(here.size - 1))]
+                mine = [(here.rank, number) for number in range(shares[here.rank])]
+                passes, seen = 0, []
+                for batch, counts in in_step(model, mine, at_most=3):
+                    model(torch.ones(1, 2))
+                    passes += 1
+                    seen += [batch[1]] if counts else []
+                counted.append([shares, passes, seen])
+        (folder / f"counted-{here.rank}").write_text(json.dumps(counted))
+
+
+def gathered(folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Weights of a spread model, saved: how many tensors this process got, and the model's own after that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"toy-{os.environ['RANK']}.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(str(path), ToyRecipe, overrides)
+    task = ToyTask(recipe)
+    with world() as here:
+        key_random(recipe.seed, "init")
+        built = task.build()
+        before = {name: value.detach().clone() for name, value in built.state_dict().items()}
+        model = spread(built, task.blocks(built), recipe.parallel, here)
+        ema = EMA(bare(model), recipe.ema)
+        whole = whole_state(model)
+        fits = all(torch.equal(whole[name], value) for name, value in before.items()) if whole else True
+        save_weights(folder / "best", model, ema, {"a": 1}, here, {"step": 3})
+        if here.first:
+            torch.save(before, folder / "before.pt")
+        dist.barrier()
+        (folder / f"gathered-{here.rank}").write_text(json.dumps([len(whole), len(before), fits]))

@@ -1,0 +1,255 @@
+"""What fails a user in a long run without a word: statistics, hangs, logs, weights that are two steps' at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.engine import loop, meter
+from javisc.trainer.engine.checkpoint import Checkpoints
+from javisc.trainer.engine.config import load_recipe
+from javisc.trainer.engine.distributed import bare, spread, world
+from javisc.trainer.engine.hooks import Hook, Run, hook
+from javisc.trainer.engine.meter import Meter
+from javisc.trainer.engine.weights import read_weights
+from javisc.trainer.task import key_random
+from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run
+
+QUICK = ["dropout=0", "run.checkpoint_every=0", "run.log_every=1"]
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def recipe(tmp_path: Path, *overrides: str) -> ToyRecipe:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    return load_recipe(str(path), ToyRecipe, overrides)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_checkpointed_blocks_count_a_batch_once(trained: bool, tmp_path: Path) -> None:
+    """Every tensor of the state, norm statistics included, is bit for bit what it is without checkpointing."""
+    states = []
+    for checkpointing in (False, True):
+        settings = recipe(tmp_path, "all_blocks=true", f"parallel.checkpoint_blocks={str(checkpointing).lower()}")
+        settings.frozen_trunks = not trained
+        task = ToyTask(settings)
+        with world() as here:
+            key_random(1)
+            built = task.build()
+            model = spread(built, task.blocks(built), settings.parallel, here).train()
+            for number, batch in enumerate(task.source(0, 1)):
+                key_random(2, number)
+                loss = task.loss(model, batch, here.device)
+                assert isinstance(loss, torch.Tensor)
+                loss.backward()  # type: ignore[no-untyped-call]
+            states.append(
+                {n.replace("_checkpoint_wrapped_module.", ""): v for n, v in bare(model).state_dict().items()}
+            )
+            assert any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in built.modules())
+            assert all(m.momentum == 0.1 for m in built.modules() if hasattr(m, "track_running_stats"))
+    plain, checkpointed = states
+    different = [name for name, value in plain.items() if not torch.equal(value, checkpointed[name])]
+    assert not different and len(plain) > 100
+    counts = [int(value) for name, value in plain.items() if name.endswith("num_batches_tracked")]
+    assert counts and set(counts) == {5 if trained else 0}
+
+
+@pytest.mark.dist
+def test_norms_over_all_processes_count_once_too(tmp_path: Path) -> None:
+    common = ["all_blocks=true", "run.steps=3", *QUICK]
+    plain = Ranks(tmp_path / "plain", common, world=2).digests()
+    assert Ranks(tmp_path / "saved", [*common, "parallel.checkpoint_blocks=true"], world=2).digests() == plain
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("size", [2, 3])
+def test_however_batches_lie_sharded_processes_take_equally_many_passes(size: int, tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, program="support.operated:split", world=size)
+    assert ranks.wait(120) == [0] * size, ranks.told()
+    every = [json.loads((tmp_path / f"counted-{rank}").read_text()) for rank in range(size)]
+    for case in zip(*every, strict=True):
+        for rank, (shares, passes, seen) in enumerate(case):
+            assert passes == max(min(share, 3) for share in shares)
+            assert seen == list(range(min(shares[rank], 3)))
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_only_the_first_process_holds_the_whole_model_when_it_is_saved(strategy: str, tmp_path: Path) -> None:
+    overrides = [f"parallel.strategy={strategy}", "parallel.checkpoint_blocks=true", "all_blocks=true"]
+    ranks = Ranks(tmp_path, overrides, program="support.operated:gathered", world=2)
+    assert ranks.wait() == [0, 0], ranks.told()
+    first, second = (json.loads((tmp_path / f"gathered-{rank}").read_text()) for rank in (0, 1))
+    assert first[0] == first[1] and first[2] and second[0] == 0
+    before, left = torch.load(tmp_path / "before.pt", weights_only=True), read_weights(tmp_path / "best")
+    assert left.keys() == before.keys() and all(torch.equal(left[name], before[name]) for name in left)
+    assert json.loads((tmp_path / "best" / "origin.json").read_text()) == {"step": 3}
+
+
+def test_the_best_weights_are_there_before_a_state_claims_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: Checkpoints, step: int, *_: Any, **__: Any) -> None:
+        raise RuntimeError(f"killed at {step}")
+
+    monkeypatch.setattr(Checkpoints, "save", die)
+    with pytest.raises(RuntimeError, match="killed at 1"):
+        run(tmp_path, ["run.validate_every=1", "run.checkpoint_every=1"])
+    (measured,) = rows(tmp_path, "validate")
+    origin = json.loads((tmp_path / "best" / "origin.json").read_text())
+    assert origin == {"step": 1, "accuracy_1": measured["accuracy_1"]}
+
+
+@pytest.mark.dist
+def test_a_skipped_step_names_the_samples_of_all_processes(tmp_path: Path) -> None:
+    common = ["poison_from=12", "run.max_skipped=99", "run.steps=4", "run.accumulate=2", "batch_size=2", *QUICK]
+    assert Ranks(tmp_path, common, world=2).wait() == [0, 0]
+    skipped = [row for row in rows(tmp_path, "event") if "keys" in row]
+    assert skipped
+    for row in skipped:
+        assert len(row["keys"]) == 8 and any(int(key) >= 12 for key in row["keys"])
+        assert {key for key in row["keys"] if int(key) >= 12} <= set(row["suspects"]) <= set(row["keys"])
+    trained = {row["step"]: row for row in rows(tmp_path, "train")}
+    assert {row["step"] for row in skipped} == {step for step, row in trained.items() if row["skipped"]}
+    # What is not a number is null: every line is JSON for everybody.
+    assert all(trained[row["step"]]["loss"] is None for row in skipped)
+
+
+def test_a_logged_loss_is_the_mean_of_its_window(tmp_path: Path) -> None:
+    run(tmp_path / "each", ["run.steps=7", "terms=true", *QUICK])
+    run(tmp_path / "some", ["run.steps=7", "terms=true", *QUICK, "run.log_every=3"])
+    each = {row["step"]: row for row in rows(tmp_path / "each", "train")}
+    some = {row["step"]: row for row in rows(tmp_path / "some", "train")}
+    assert list(some) == [3, 6, 7]
+    for step, window in ((3, (1, 2, 3)), (6, (4, 5, 6)), (7, (7,))):
+        for name in ("loss", "entropy", "grad_norm"):
+            assert some[step][name] == pytest.approx(sum(each[s][name] for s in window) / len(window), rel=1e-12)
+
+
+def test_a_row_whose_window_was_cut_by_a_kill_is_the_same_row(tmp_path: Path) -> None:
+    common = ["run.log_every=5", "run.checkpoint_every=3"]
+    run(tmp_path / "whole", [*common, "run.steps=10"])
+    run(tmp_path / "cut", [*common, "run.steps=10"], die=3)
+    run(tmp_path / "cut", [*common, "run.steps=10"], resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole") and sorted(losses(tmp_path / "cut")) == [5, 10]
+
+
+def test_rates_are_those_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
+    with world() as here:
+        made = Meter(here, None)
+        for _ in range(4):
+            made.start()
+            now[0] += 0.5  # waits for data
+            made.got_data(torch.ones(1))
+            now[0] += 1.5
+            made.took(8, 0)
+            with made.paused():
+                now[0] += 1000.0  # validates, saves
+        told = made.read()
+    assert told["samples_per_sec"] == 4 and told["step_sec"] == 2 and told["data_wait"] == 0.25
+
+
+def test_a_run_pauses_its_meter_while_it_validates_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by an hour in every validation and every save, and by a second at any other look at it."""
+    now = [0.0]
+
+    def later(original: Any) -> Any:
+        def slow(*arguments: Any, **options: Any) -> Any:
+            now[0] += 3600
+            return original(*arguments, **options)
+
+        return slow
+
+    def look() -> float:
+        now[0] += 1
+        return now[0]
+
+    monkeypatch.setattr(meter.time, "monotonic", look)
+    monkeypatch.setattr(ToyTask, "validate", later(ToyTask.validate))
+    monkeypatch.setattr(loop, "save_weights", later(loop.save_weights))
+    monkeypatch.setattr(Checkpoints, "save", later(Checkpoints.save))
+    run(tmp_path, ["run.steps=4", "run.validate_every=1", "run.checkpoint_every=1", "run.log_every=2"])
+    assert now[0] > 4 * 3600 and all(row["step_sec"] < 60 for row in rows(tmp_path, "train"))
+
+
+def test_time_left_knows_epochs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, ["run.epochs=2", "run.steps=999", *QUICK])
+    told = capfd.readouterr().err
+    assert "step 1/10 " in told and "step 10/10 " in told and "/999" not in told
+    run(tmp_path / "b", ["run.epochs=2", "run.steps=999", "run.accumulate=2", *QUICK])
+    assert "step 1/5 " in capfd.readouterr().err
+
+
+def test_a_resumed_run_tells_what_was_changed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, ["run.steps=3"])
+    capfd.readouterr()
+    run(tmp_path, ["run.steps=4", "optimizer.lr=0.5"], resume=True)
+    told = capfd.readouterr().err
+    assert "resumed at step 3" in told and "changed since: optimizer.lr: 0.001 → 0.5" in told
+
+
+def test_from_goes_back_in_a_run_and_forks_another(tmp_path: Path) -> None:
+    whole, fork = tmp_path / "whole", tmp_path / "fork"
+    run(whole, ["run.log_every=1"])
+    first = losses(whole)
+    assert run(whole, ["run.log_every=1"], begin="6").step == 12
+    assert losses(whole) == first
+    assert sorted(path.name for path in (whole / "checkpoints" / "aside").iterdir()) == [
+        "step-00000009",
+        "step-00000012",
+    ]
+    assert run(fork, ["run.log_every=1"], begin=str(whole / "checkpoints" / "step-00000006")).step == 12
+    assert losses(fork) == {step: loss for step, loss in first.items() if step > 6}
+    with pytest.raises(UserError, match="holds a run already"):
+        run(fork, begin=str(whole))
+    with pytest.raises(UserError, match="--from 5: no complete checkpoint is there"):
+        run(whole, begin="5")
+
+
+class Written(Hook):
+    """Writes down what it was called for."""
+
+    told: list[str] = []  # noqa: RUF012
+
+    def started(self, run: Run) -> None:
+        Written.told.append(f"started {run.step}")
+
+    def stepped(self, run: Run) -> None:
+        torch.rand(3)  # what a hook draws changes nothing
+        with run.evaluating() as model, run.meter.paused():
+            assert not model.training
+        Written.told.append(f"stepped {run.step}")
+
+    def validated(self, run: Run, metrics: Any) -> None:
+        Written.told.append(f"validated {sorted(metrics)}")
+
+    def saved(self, run: Run, folder: Path) -> None:
+        assert (folder / "model.safetensors").exists()
+        Written.told.append(f"saved {folder.name}")
+
+    def ended(self, run: Run, why: str) -> None:
+        Written.told.append(f"ended {why}")
+
+
+def test_hooks_are_called_and_change_nothing(tmp_path: Path) -> None:
+    overrides = ["run.steps=2", "run.validate_every=2", "run.log_every=1"]
+    run(tmp_path / "plain", overrides)
+    run(tmp_path / "hooked", overrides, hooks=[hook(f"{__name__}:Written")] if __name__ != "__main__" else [])
+    seen = ["started 0", "stepped 1", "stepped 2", "validated ['accuracy_1']", "saved best", "saved last", "ended done"]
+    assert Written.told == seen
+    assert losses(tmp_path / "plain") == losses(tmp_path / "hooked")
+
+
+@pytest.mark.parametrize("name", ["nowhere:Hook", "json", "json:nothing", "json:JSONDecoder", "pathlib:Path"])
+def test_a_hook_that_is_none_is_told_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=f"--hook {name}: "):
+        hook(name)
