@@ -192,7 +192,7 @@ def held_out(
     rank: int,
     world: int,
 ) -> Iterator[tuple[int, SyncBatch, bool]]:
-    """(pass, batch, whether it counts) of this process's share of a split. Where the model is sharded, all processes take the same
+    """(pass, batch, whether it counts) of this process's share of a split. Where the model is sharded, all take the same
     number of forward passes: what comes of a batch that does not count is thrown away."""
     for turn in range(data.iter_times):
         # Every pass draws other crops; the same ones in every evaluation, so that a curve moves by the model alone.

@@ -69,5 +69,5 @@ def table(seconds: list[str], counts: NDArray[Any], shares: NDArray[Any], right:
     for name, numbers, row in zip(seconds, counts.tolist(), shares.tolist(), strict=True):
         cells = "".join(f'<td style="{shade(share)}">{n or ""}</td>' for n, share in zip(numbers, row, strict=True))
         rows.append(f"<tr><th>{name}</th>{cells}</tr>")
-    words = f"{counts.sum()} held-out crops, {right:.1%} of them right. Rows: the true offset in seconds (or class); columns: ranked first."
+    words = f"{counts.sum()} held-out crops, {right:.1%} of them right. Rows: the true offset in seconds; columns: ranked first."
     return f'<p>{words}</p><div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
