@@ -6,8 +6,11 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
+from typing import Any
 
 from javisc.manifests.errors import UserError
 
@@ -37,62 +40,126 @@ def parse_fps(value: str | int | float | Fraction) -> Fraction:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What there is to know of a setting beside its default: the command's option is made of it, and so is its check.
+
+    types: of its JSON value. holds: what its value must fulfil, `allowed` says it in words. help, metavar: of its option; without
+    help it has none. later: recipes did not always have it: at its default it leaves the digest what it was.
+    """
+
+    types: tuple[type, ...]
+    holds: Callable[[Any], bool]
+    allowed: str
+    help: str = ""
+    metavar: str | None = None
+    later: bool = False
+
+
+def _setting(default: Any, *types: type, holds: Callable[[Any], bool], allowed: str, **more: Any) -> Any:
+    return field(default=default, metadata={"setting": Setting(types, holds, allowed, **more)})
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a compiled sample is. Two equal recipes and two equal sources give equal bytes.
 
-    `fps` is kept as the text of an exact fraction; `rate` is the fraction itself. `short_side` None keeps the source's size.
-    `max_seconds` cuts what is longer. `kind` "audio" makes samples without a picture. `max_hold`: a picture may stand for so many
-    seconds; `resized`: what becomes of a picture whose size changes midway, see RESIZED.
+    Each setting is declared once, here, with its bounds and its option. `fps` is kept as the text of an exact fraction; `rate` is
+    the fraction itself. `kind` "audio" makes samples without a picture.
     """
 
-    name: str = "jav"
-    kind: str = "jav"
-    fps: str = "24"
-    sample_rate: int = 16000
-    channels: int = 1
-    short_side: int | None = None
-    crf: float = 22.0
-    encoder_preset: str = "superfast"
-    gop: int = 12
-    min_frames: int = 10
-    max_seconds: float | None = None
-    allow_silent: bool = False
-    max_hold: float = 300.0
-    resized: str = "letterbox"
+    name: str = _setting("jav", str, holds=lambda name: True, allowed="any text")
+    kind: str = _setting("jav", str, holds=KINDS.__contains__, allowed=f"one of {', '.join(KINDS)}")
+    fps: str = _setting(
+        "24",
+        str,
+        int,
+        float,
+        holds=parse_fps,
+        allowed="a rate",
+        help="Frames per second: 24, 25, 30000/1001.",
+        metavar="RATE",
+    )
+    sample_rate: int = _setting(
+        16000,
+        int,
+        holds=lambda rate: 8000 <= rate <= 192000,
+        allowed="8000 to 192000",
+        help="Samples of sound per second.",
+        metavar="HZ",
+    )
+    channels: int = _setting(1, int, holds=(1, 2).__contains__, allowed="1 or 2", help="1 or 2.", metavar="N")
+    short_side: int | None = _setting(
+        None,
+        int,
+        type(None),
+        holds=lambda side: side is None or (16 <= side <= 4096 and side % 2 == 0),
+        allowed="an even number from 16 to 4096",
+        help="Scale so that the shorter side has N pixels.",
+        metavar="N",
+    )
+    crf: float = _setting(
+        22.0,
+        int,
+        float,
+        holds=lambda crf: 0 < crf <= 51,
+        allowed="above 0 (finest) to 51 (coarsest)",
+        help="x264's quality: lower is finer.",
+        metavar="N",
+    )
+    encoder_preset: str = _setting(
+        "superfast",
+        str,
+        holds=ENCODER_PRESETS.__contains__,
+        allowed=", ".join(ENCODER_PRESETS),
+        help="x264's preset: faster is larger.",
+        metavar="P",
+    )
+    gop: int = _setting(12, int, holds=lambda gop: 1 <= gop <= 600, allowed="1 to 600 frames")
+    min_frames: int = _setting(
+        10,
+        int,
+        holds=lambda frames: 1 <= frames <= 1_000_000,
+        allowed="1 or more",
+        help="Refuse clips with fewer frames.",
+        metavar="N",
+    )
+    max_seconds: float | None = _setting(
+        None,
+        int,
+        float,
+        type(None),
+        holds=lambda seconds: seconds is None or 0.05 <= seconds <= 86400,
+        allowed="0.05 to 86400",
+        help="Cut clips to S seconds.",
+        metavar="S",
+    )
+    allow_silent: bool = _setting(
+        False, bool, holds=lambda silent: True, allowed="true or false", help="Keep videos without sound."
+    )
+    max_hold: float = _setting(
+        300.0,
+        int,
+        float,
+        holds=lambda seconds: 0.05 <= seconds <= 21600,
+        allowed="0.05 to 21600 seconds",
+        later=True,
+        help="Let a picture stand for S seconds (300), as slides do.",
+        metavar="S",
+    )
+    resized: str = _setting(
+        "letterbox", str, holds=RESIZED.__contains__, allowed=" or ".join(RESIZED), later=True,
+        help="A picture whose size changes midway: letterbox (default) or refuse the clip.", metavar="HOW",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
+        for name in ("crf", "max_hold", "max_seconds"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
         object.__setattr__(self, "fps", str(parse_fps(self.fps)))
-        object.__setattr__(self, "crf", float(self.crf))
-        object.__setattr__(self, "max_hold", float(self.max_hold))
-        if self.max_seconds is not None:
-            object.__setattr__(self, "max_seconds", float(self.max_seconds))
-        for ok, given, allowed in (
-            (self.kind in KINDS, f"recipe kind {self.kind!r}", f"one of {', '.join(KINDS)}"),
-            (8000 <= self.sample_rate <= 192000, f"--sample-rate {self.sample_rate}", "8000 to 192000"),
-            (self.channels in (1, 2), f"--channels {self.channels}", "1 or 2"),
-            (
-                self.short_side is None or (16 <= self.short_side <= 4096 and self.short_side % 2 == 0),
-                f"--short-side {self.short_side}",
-                "an even number from 16 to 4096",
-            ),
-            (0 < self.crf <= 51, f"--crf {self.crf}", "above 0 (finest) to 51 (coarsest)"),
-            (
-                self.encoder_preset in ENCODER_PRESETS,
-                f"--encoder-preset {self.encoder_preset!r}",
-                ", ".join(ENCODER_PRESETS),
-            ),
-            (1 <= self.gop <= 600, f"gop {self.gop}", "1 to 600 frames"),
-            (1 <= self.min_frames <= 1_000_000, f"--min-frames {self.min_frames}", "1 or more"),
-            (
-                self.max_seconds is None or 0.05 <= self.max_seconds <= 86400,
-                f"--max-seconds {self.max_seconds}",
-                "0.05 to 86400",
-            ),
-            (0.05 <= self.max_hold <= 21600, f"--max-hold {self.max_hold}", "0.05 to 21600 seconds"),
-            (self.resized in RESIZED, f"--resized {self.resized!r}", " or ".join(RESIZED)),
-        ):
-            if not ok:
-                raise UserError(f"{given}: allowed is {allowed}; change it")
+        for name, setting in settings().items():
+            if not setting.holds(value := getattr(self, name)):
+                given = f"--{name.replace('_', '-')}" if setting.help else f"recipe {name}"
+                raise UserError(f"{given} {value!r}: allowed is {setting.allowed}; change it")
 
     @property
     def rate(self) -> Fraction:
@@ -104,53 +171,40 @@ class Recipe:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, settings: dict[str, object]) -> Recipe:
+    def from_json(cls, given: dict[str, object]) -> Recipe:
         """The inverse of `to_json`. Raises `UserError` on a setting it does not know or a value of another type."""
         known = {field.name: field for field in dataclasses.fields(cls)}
-        for name, value in settings.items():
+        for name, value in given.items():
             if name not in known:
                 raise UserError(
                     f"recipe setting {name!r} is unknown; known are {', '.join(known)}; remove it or update javisc"
                 )
-            allowed = _TYPES[name]
+            allowed = settings()[name].types
             if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
                 raise UserError(f"recipe setting {name!r} = {value!r}: allowed is {known[name].type}; correct it")
-        return cls(**settings)  # type: ignore[arg-type]
+        return cls(**given)  # type: ignore[arg-type]
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the settings that shape bytes: all but the name."""
-        settings = {
+        known = {field.name: field for field in dataclasses.fields(self)}
+        shaping = {
             key: value
             for key, value in self.to_json().items()
-            if key != "name" and (key not in _LATER or value != _LATER[key])
+            if key != "name" and not (known[key].metadata["setting"].later and value == known[key].default)
         }
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
     def replace(self, **changes: object) -> Recipe:
         """A copy with some settings changed, checked again."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "kind": (str,),
-    "fps": (str, int, float),
-    "sample_rate": (int,),
-    "channels": (int,),
-    "short_side": (int, type(None)),
-    "crf": (int, float),
-    "encoder_preset": (str,),
-    "gop": (int,),
-    "min_frames": (int,),
-    "max_seconds": (int, float, type(None)),
-    "allow_silent": (bool,),
-    "max_hold": (int, float),
-    "resized": (str,),
-}
+@cache
+def settings() -> dict[str, Setting]:
+    """Every setting of a recipe by name, in order."""
+    return {field.name: field.metadata["setting"] for field in dataclasses.fields(Recipe)}
 
-#: Settings that recipes did not always have: at these values they leave the digest what it was, so that older datasets resume.
-_LATER = {"max_hold": 300.0, "resized": "letterbox"}
 
 PRESETS: dict[str, Recipe] = {
     "jav": Recipe(),

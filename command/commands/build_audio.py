@@ -9,6 +9,7 @@ import click
 
 from javisc.commands.build_options import build_options, run_build
 from javisc.commands.corpus_options import corpus_inputs, corpus_options
+from javisc.commands.recipe_options import changed, recipe_options
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,11 +25,9 @@ from javisc.commands.corpus_options import corpus_inputs, corpus_options
     "--require-caption", is_flag=True, help="Refuse sounds without a caption; those of a corpus must have one."
 )
 @click.option("--from-video", is_flag=True, help="Take the sound of video files, too.")
-@click.option(
-    "--max-seconds", type=float, default=30.0, show_default=True, metavar="S", help="Cut sounds to S seconds."
+@recipe_options(
+    "max_seconds", "sample_rate", "channels", preset="audio", help={"max_seconds": "Cut sounds to S seconds."}
 )
-@click.option("--sample-rate", type=int, default=16000, show_default=True, metavar="HZ", help="Samples per second.")
-@click.option("--channels", type=int, default=1, show_default=True, metavar="N", help="1 or 2.")
 @build_options
 def audio(
     raw: tuple[str, ...],
@@ -37,9 +36,6 @@ def audio(
     captions: str | None,
     require_caption: bool,
     from_video: bool,
-    max_seconds: float,
-    sample_rate: int,
-    channels: int,
     **options: Any,
 ) -> int:
     """Compile sounds into the dataset DS: FLAC of one rate, cut to a length, with captions.
@@ -59,7 +55,7 @@ def audio(
     from javisc.compiler.recipe import PRESETS
 
     suffixes = AUDIO_SUFFIXES | VIDEO_SUFFIXES if from_video else AUDIO_SUFFIXES
-    recipe = PRESETS["audio"].replace(max_seconds=max_seconds, sample_rate=sample_rate, channels=channels)
+    recipe = changed(PRESETS["audio"], options, "max_seconds", "sample_rate", "channels")
 
     def inputs(say: Callable[[str], None]) -> Any:
         if options["finish"]:

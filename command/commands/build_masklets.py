@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from javisc.commands.build_options import build_options, run_build
+from javisc.commands.recipe_options import changed, recipe_options
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("raw", nargs=-1, metavar="RAW…", required=True)
-@click.option("--crf", type=float, default=10.0, show_default=True, metavar="N", help="x264's quality: lower is finer.")
+@recipe_options("crf", preset="sync")
 @build_options
-def masklets(raw: tuple[str, ...], crf: float, **options: Any) -> int:
+def masklets(raw: tuple[str, ...], **options: Any) -> int:
     """Compile the masklets below RAW into the pool DS: what JavisDiT's get_masklets wrote.
 
     An object is three files: V_masklet_N.mp4 (its box), V_mask_N.mp4 (white where it is) and V_meta_N.json (where the box lies in
@@ -25,4 +26,4 @@ def masklets(raw: tuple[str, ...], crf: float, **options: Any) -> int:
     def inputs(say: Callable[[str], None]) -> Any:
         return None if options["finish"] else from_masklets(raw, out=options["out"], say=say)
 
-    return run_build(inputs, RECIPE.replace(crf=crf), **options)
+    return run_build(inputs, changed(RECIPE, options, "crf"), **options)

@@ -11,10 +11,12 @@ from typing import Any
 import click
 
 from javisc.commands.build_options import build_options, run_build
+from javisc.commands.recipe_options import changed, recipe_options
 from javisc.manifests.errors import UserError
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+SETTINGS = ("fps", "short_side", "crf", "max_seconds")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,27 +40,20 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="N:MAX:CROP",
     help="Classes, largest offset and crop (seconds) where offsets are drawn.",
 )
-@click.option("--fps", default="25", show_default=True, metavar="RATE", help="Frames per second.")
-@click.option(
-    "--short-side",
-    type=int,
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="Pixels of the shorter side; 224 with --lrs3-meta crops to the face.",
-)
 @click.option(
     "--face-crop/--no-face-crop",
     default=None,
     help="Crop to the square around the face.  [default: with --lrs3-meta at --short-side 224]",
 )
-@click.option(
-    "--crf",
-    type=float,
-    default=20.0,
-    show_default=True,
-    metavar="N",
-    help="x264's quality; SparseSync's own files have 10.",
+@recipe_options(
+    *SETTINGS,
+    preset="sync",
+    crf=20.0,
+    help={
+        "short_side": "Pixels of the shorter side; 224 with --lrs3-meta crops to the face.",
+        "crf": "x264's quality; SparseSync's own files have 10.",
+        "max_seconds": "Cut clips to S seconds; SparseSync uses the first 10.",
+    },
 )
 @click.option(
     "--min-seconds",
@@ -68,7 +63,6 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="S",
     help="Refuse shorter clips: they cannot hold every offset.",
 )
-@click.option("--max-seconds", type=float, metavar="S", help="Cut clips to S seconds; SparseSync uses the first 10.")
 @click.option(
     "--as-files", is_flag=True, help="Write SparseSync's folder of MP4 files and its lists instead of shards."
 )
@@ -81,12 +75,8 @@ def sync(
     lrs3_meta: Path | None,
     fixed_offsets: tuple[Path, ...],
     offset_grid: str,
-    fps: str,
-    short_side: int,
     face_crop: bool | None,
-    crf: float,
     min_seconds: float,
-    max_seconds: float | None,
     as_files: bool,
     **options: Any,
 ) -> int:
@@ -108,7 +98,7 @@ def sync(
     from javisc.compiler.sparsesync.rules import offset_grid as parse_grid
     from javisc.compiler.sparsesync.rules import read_fixed_offsets
 
-    recipe = PRESETS["sync"].replace(fps=fps, short_side=short_side, crf=crf, max_seconds=max_seconds)
+    recipe = changed(PRESETS["sync"], options, *SETTINGS)
     if not 0.04 <= min_seconds <= 86400:
         raise UserError(f"--min-seconds {min_seconds}: 0.04 to 86400 is allowed; SparseSync needs 9")
     recipe = recipe.replace(min_frames=math.ceil(min_seconds * recipe.rate))
@@ -125,7 +115,7 @@ def sync(
                 f"--out {out}: its files are written already; give another folder, or build shards, which can grow"
             )
         options["out"] = os.path.join(out, ".dataset")  # noqa: PTH118 (a name may be undecodable)
-    face = face_crop if face_crop is not None else lrs3_meta is not None and short_side == 224
+    face = face_crop if face_crop is not None else lrs3_meta is not None and recipe.short_side == 224
     source = None
     if corpus != "folder":
         if len(raw) != 1:

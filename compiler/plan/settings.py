@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from javisc.compiler.recipe import PRESETS, Recipe
 from javisc.manifests.errors import UserError
@@ -93,9 +92,9 @@ def _of_array(environment: Mapping[str, str]) -> tuple[int, int]:
     raise UserError(f"--part auto: none of {names} and SLURM_PROCID is set: give --part I/N")
 
 
-def recipe(name: str, changes: dict[str, Any], kinds: tuple[str, ...]) -> Recipe:
-    """A preset of one of the kinds with some settings changed. Raises UserError."""
-    fit = [preset for preset, made in PRESETS.items() if made.kind in kinds]
+def preset(name: str, kinds: tuple[str, ...]) -> Recipe:
+    """The preset of that name and of one of the kinds. Raises UserError."""
+    fit = [known for known, made in PRESETS.items() if made.kind in kinds]
     if name not in fit:
         raise UserError(f"--recipe {name!r}: known here are {', '.join(fit)}")
-    return PRESETS[name].replace(**changes)
+    return PRESETS[name]

@@ -23,8 +23,11 @@ def manifest_row(
     """The manifest's row of a clip but for its place in the shard. source: the plan's row. columns: what the clip knows.
 
     A row without a group is of its source's: whatever is cut out of one file stays together. A row without a split gets the
-    one that `split` (names and shares) and `seed` give its group.
+    one that `split` (names and shares) and `seed` give its group. Raises TypeError for a column that the schema does not have: a
+    misspelt measure would be lost without a word.
     """
+    if unknown := sorted(set(columns) - set(MANIFEST_SCHEMA)):
+        raise TypeError(f"a clip has the column {unknown[0]!r}, which manifests/schema.py does not know")
     row: dict[str, Any] = {name: columns.get(name) for name in MANIFEST_SCHEMA}
     row |= {name: source[name] for name in ("path", "id", "relpath", "key")}
     row |= {name: source.get(name) for name in CARRIED}

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from javisc.compiler.reasons import REASONS, Rejected
-from javisc.compiler.recipe import PRESETS, Recipe, parse_fps
+from javisc.compiler.recipe import PRESETS, Recipe, parse_fps, settings
 from javisc.manifests.errors import UserError
 
 
@@ -95,3 +95,15 @@ def test_settings_that_came_later_leave_older_digests_alone() -> None:
     assert Recipe().digest.startswith(known)
     assert Recipe.from_json({"name": "jav", "kind": "jav"}).digest == Recipe().digest
     assert len({Recipe().digest, Recipe(max_hold=60).digest, Recipe(resized="refuse").digest}) == 3
+
+
+def test_every_setting_is_declared_whole() -> None:
+    """A default fulfils its own bounds and has one of its types; what has an option is told apart by name in its error."""
+    for name, setting in settings().items():
+        default = getattr(Recipe(), name)
+        assert setting.holds(default) and type(default) in setting.types, name
+        assert setting.allowed and (not setting.help or setting.help.endswith((".", ")"))), name
+    with pytest.raises(UserError, match=r"^--crf 77.0: allowed is above 0"):
+        Recipe(crf=77)
+    with pytest.raises(UserError, match=r"^recipe gop 0: allowed is 1 to 600 frames"):
+        Recipe(gop=0)
