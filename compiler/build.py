@@ -31,6 +31,8 @@ from javisc.compiler.store.scratch import Scratch, sweep
 from javisc.compiler.store.tables import merge
 from javisc.manifests.environment import UNWRITABLE
 from javisc.manifests.errors import UserError
+from javisc.manifests.io import Dataset
+from javisc.manifests.splits import unused
 
 __all__ = ["BuildOptions", "BuildResult", "Inputs", "build", "plan_only"]
 
@@ -175,6 +177,9 @@ class _Build:
         if held.alone:
             sweep(self.store, self.work)
         whole = merge(self.store, path, shards["shard"].to_list(), self.recipe, self.scratch)
+        if self.options.split and whole.samples:
+            for line in unused(Dataset.open(self.store.root).manifest(), self.options.split):
+                self._note(line)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
 
     def _result(self, samples: int, shards: int, size: int, rejected: Mapping[str, int], left: int) -> BuildResult:

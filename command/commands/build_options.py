@@ -128,8 +128,7 @@ def run_build(
     from javisc.compiler.plan import settings as parse
     from javisc.compiler.reasons import A_HANDFUL
     from javisc.compiler.run.progress import Reporter, size, span
-    from javisc.manifests.io import Dataset
-    from javisc.manifests.splits import parse_ratios, unused
+    from javisc.manifests.splits import parse_ratios
 
     chosen = BuildOptions(
         shard_size=parse.size(shard_size, "--shard-size"),
@@ -164,9 +163,6 @@ def run_build(
     click.echo(
         f"{result.out}: {result.samples} samples in {result.shards} shards, {size(result.bytes)}, {span(result.seconds)}"
     )
-    if chosen.split and not chosen.partial and not result.shards_left:
-        for line in unused(Dataset.open(result.out).manifest(), chosen.split):
-            click.echo(line)
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items()))
         where = (
