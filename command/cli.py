@@ -92,3 +92,13 @@ def main() -> None:
             raise
         click.echo(f"javisc: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if debug or "polars" not in sys.modules:
+            raise
+        from javisc.manifests.io import damaged
+
+        said = damaged(error)
+        if said is None:
+            raise
+        click.echo(f"javisc: {said}", err=True)
+        sys.exit(said.exit_code)

@@ -125,6 +125,13 @@ def scan_table(path: str, schema: Mapping[str, pl.DataType] | None = None) -> pl
     return frame
 
 
+def damaged(error: Exception) -> UserError | None:
+    """What to say of an error that polars raised in the middle of a parquet file; None if the file is not at fault."""
+    if not isinstance(error, pl.exceptions.ComputeError) or "parquet" not in str(error).lower():
+        return None
+    return UserError(f"a table is damaged ({str(error).splitlines()[0]}): get it again, or build the dataset again")
+
+
 def complete(frame: pl.LazyFrame, schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
     """`frame` with every column of `schema`, missing ones as nulls, known columns first and in the schema's order."""
     found = frame.collect_schema()

@@ -128,7 +128,10 @@ def _dali(tar: Path, idx: Path, expected: list[dict[str, int]]) -> Iterator[str]
         sizes: list[tuple[int, ...]] = []
         while len(sizes) < count:
             sizes += _sizes(pipeline.run())
-    except RuntimeError as error:
+    except (
+        RuntimeError,
+        UnicodeDecodeError,
+    ) as error:  # the latter: DALI quotes the index's own bytes in its complaint
         yield f"idx: DALI cannot read the shard: {str(error).splitlines()[0]}"
         return
     if sizes[:count] != [tuple(found.get(end, 0) for end in extensions()) for found in expected]:

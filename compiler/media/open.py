@@ -154,10 +154,8 @@ def open_source(path: Path) -> Iterator[Source]:
 def _open(path: Path, options: dict[str, str]) -> InputContainer:
     try:
         return av.open("file:" + os.fspath(path.absolute()), "r", options=options, metadata_errors="replace")
-    except FileNotFoundError as error:
-        raise Rejected("vanished", str(error)) from error
     except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
-        raise Rejected(_reason_of_open(path, error), f"open: {error}") from error
+        raise Rejected(_reason_of_open(path), f"open: {error}") from error
 
 
 def _coded_rate(container: InputContainer) -> Fraction | None:
@@ -194,13 +192,16 @@ def check_file(path: Path) -> os.stat_result:
     return status
 
 
-def _reason_of_open(path: Path, error: Exception) -> str:
-    """`corrupt` if the first bytes belong to a media container, else `not_media`."""
-    if isinstance(error, PermissionError):
-        return "unreadable"
+def _reason_of_open(path: Path) -> str:
+    """`corrupt` if the first bytes belong to a media container, else `not_media`.
+
+    The file itself is asked whether it can be read: FFmpeg says EPERM, EIO and ENOENT of content that it does not like, too.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(16)
+    except FileNotFoundError:
+        return "vanished"
     except OSError:
         return "unreadable"
     magic = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"moof") or head.startswith(
