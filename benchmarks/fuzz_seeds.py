@@ -222,7 +222,7 @@ def checkpoints(folder: Path) -> tuple[list[Path], Readers]:
     alone = [folder / "one" / "model.safetensors", folder / "model.pt"]
     index = next((folder / "many").glob("*.index.json"))
     part = next((folder / "many").glob("*.safetensors"))
-    readers: Readers = {path: read_weights for path in alone}
+    readers: Readers = dict.fromkeys(alone, read_weights)
     return [*alone, index, part], {
         **readers,
         index: lambda p: read_weights(p.parent),

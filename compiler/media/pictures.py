@@ -14,6 +14,10 @@ from javisc.compiler.reasons import Rejected
 
 #: The edit's end is written in units as coarse as a millisecond.
 END_TOLERANCE = Fraction(2, 1000)
+#: Containers that store how long a picture stands; elsewhere FFmpeg reckons it from the time stamps around.
+STATING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "nut", "gif")
+#: A reckoned duration longer than this, and than any interval before, is no duration.
+MAX_RECKONED = Fraction(1)
 #: More pictures out of order than this share, and the file is refused.
 MAX_UNORDERED = 0.1
 
@@ -30,6 +34,7 @@ class PictureClock:
         self.edit = edit
         self.slots = slots
         self.max_hold = max_hold
+        self.stated = stream.container.format.name in STATING
         self.first: Fraction | None = None
         self.last = Fraction(0)
         self.count = 0
@@ -111,11 +116,13 @@ class PictureClock:
 
     @property
     def end(self) -> Fraction:
-        """When the last picture goes: after its own duration, `max_hold` at most; after the usual interval if it has none."""
+        """When the last picture goes: after its own duration, `max_hold` at most; after the usual interval if none is known."""
         usual = (
             max(self._intervals, key=lambda interval: self._intervals[interval]) if self._intervals else 1 / self.rate
         )
-        end = self.last + (min(self._hold, self.max_hold) if self._hold > 0 else usual)
+        longest = self.max_hold if self.stated else max(self._longest, MAX_RECKONED)
+        credible = self._hold > 0 and (self.stated or self._hold <= longest)
+        end = self.last + (min(self._hold, longest) if credible else usual)
         return end if self.edit.end is None else min(end, max(self.edit.end, self.last))
 
     @property

@@ -14,11 +14,13 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.encode import fit
+from javisc.compiler.media.pictures import PictureClock
 from javisc.compiler.media.transcode import Clip, transcode
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS, Recipe
-from support.media import BAND, HEIGHT, beep_times, decode_pictures, picture, read_number, sound
+from support.media import BAND, HEIGHT, Spec, beep_times, decode_pictures, picture, read_number, sound, write
 from support.shared import SHARED, need
 
 FAST = PRESETS["jav"].replace(encoder_preset="ultrafast", min_frames=1)
@@ -121,6 +123,21 @@ def test_the_last_picture_is_held_up_to_max_hold(tmp_path: Path) -> None:
     source = held(tmp_path / "source.mp4", [Fraction(0), Fraction(1, 2)], Fraction(10), 10.5)
     assert outcome(source, tmp_path / "scratch").columns["num_frames"] == 252
     assert outcome(source, tmp_path / "scratch", FAST.replace(max_hold=2.0)).columns["num_frames"] == 60
+
+
+def test_a_duration_that_no_container_states_is_not_believed(tmp_path: Path) -> None:
+    """In MPEG-TS a packet whose stamp is damaged makes FFmpeg reckon with minutes for the picture before it."""
+    source = write(Spec("mpegts", audio=None, seconds=0.5, video_options=(("bf", "0"),)), tmp_path / "source.ts")
+    with av.open(str(source)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        clock = PictureClock(stream, Edit(), None, Fraction(300))
+        frames = [frame for packet in packets for frame in packet.decode()] + stream.decode(None)
+        frames[-1].duration = 90000 * 200
+        for frame in frames:
+            clock.stamp(frame)
+            list(clock.place(frame))
+    assert clock.end - clock.last == Fraction(1, 25)
 
 
 def test_a_leap_of_half_an_hour_is_no_slide(tmp_path: Path) -> None:
