@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.schedule import ScheduleConfig, rate_factor
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.sync.metrics import sync_metrics
-from javisc.trainer.models.synchformer.config import JoinConfig
-from javisc.trainer.models.synchformer.model import JoinTransformer, Synchformer
+from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.transforms import segment_mel, sync_offsets, sync_video
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
@@ -26,6 +25,7 @@ from javisc.trainer.transforms.sync_chain import FixedOffset, plan
 from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, InfeasibleCrop, Lengths, equalify, position
 from javisc.trainer.use.families import published_model
 from support.sync_parity import SYNCHFORMER, RecordedDraws, check_window, rel, rule_of
+from support.synchformer_parity import Upper
 
 FOLDERS = [folder for folder in SYNCHFORMER if (folder / "transforms.json").exists()]
 pytestmark = pytest.mark.skipif(not FOLDERS, reason="no parity set with transforms.json (set JAVISC_PARITY)")
@@ -213,17 +213,6 @@ def test_learning_rates(tables: dict[str, Any]) -> None:
 def test_names_of_fixed_offset_files(tables: dict[str, Any]) -> None:
     for split, classes, largest, crop, want in tables["fixed_offset_file_name"]:
         assert sync_offsets.file_name(split, ClassGrid(largest, classes), crop) == want
-
-
-class Upper(nn.Module):
-    """What the samples hold: the projections and the transformer."""
-
-    def __init__(self, state: dict[str, Tensor], heads: int, depth: int) -> None:
-        super().__init__()
-        width, seen = state["vproj.weight"].shape
-        self.vproj, self.aproj = nn.Linear(seen, width), nn.Linear(state["aproj.weight"].shape[1], width)
-        rows, classes = state["transformer.pos_emb_cfg.pos_emb"].shape[1], state["transformer.off_head.bias"].shape[0]
-        self.transformer = JoinTransformer(JoinConfig(depth, heads, width=width, rows=rows, classes=classes))
 
 
 def test_checkpoint_samples(folder: Path, tables: dict[str, Any]) -> None:

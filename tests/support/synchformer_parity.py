@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, VisualConfig
+from javisc.trainer.models.synchformer.model import JoinTransformer
 from support.sync_parity import SYNCHFORMER, fixtures
 
 
@@ -32,3 +34,14 @@ def join_config(config: dict[str, Any], drop: float = 0.1) -> JoinConfig:
     t = config["transformer"]
     return JoinConfig(t["depth"], t["heads"], drop, drop, drop, width=t["dim"], rows=t["rows"], classes=t["classes"],
                       head=t["head"])  # fmt: skip
+
+
+class Upper(nn.Module):
+    """What the samples hold: the projections and the transformer."""
+
+    def __init__(self, state: dict[str, Tensor], heads: int, depth: int) -> None:
+        super().__init__()
+        width, seen = state["vproj.weight"].shape
+        self.vproj, self.aproj = nn.Linear(seen, width), nn.Linear(state["aproj.weight"].shape[1], width)
+        rows, classes = state["transformer.pos_emb_cfg.pos_emb"].shape[1], state["transformer.off_head.bias"].shape[0]
+        self.transformer = JoinTransformer(JoinConfig(depth, heads, width=width, rows=rows, classes=classes))

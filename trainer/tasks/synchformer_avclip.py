@@ -70,9 +70,14 @@ class SegmentContrastTask(SelectorTask):
         held = self.recipe.data.valid_split is not None
         return ("precision", "precision_a", "precision_v", "loss", "chance", "clips") if held else ()
 
+    @staticmethod
+    def selector(recipe: SegmentContrastRecipe) -> SegmentContrast:
+        """The extractors that a recipe describes, before anything is loaded into them."""
+        return SegmentContrast(recipe.model)
+
     def model(self) -> SegmentContrast:
         """The extractors with fresh weights."""
-        return SegmentContrast(self.recipe.model)
+        return self.selector(self.recipe)
 
     def build(self) -> SegmentContrast:
         """The extractors with their starting weights."""

@@ -40,7 +40,7 @@ class SegmentTransforms(SyncTransforms):
     columns: int = setting(66, "Columns of the spectrogram.", least=16)
     pad: str = setting("official", "What fills a short spectrogram.", choices=PADS)
     grid_starts: bool = setting(
-        False, "Start training pictures at whole steps from the clip's start, so that their features can be kept."
+        False, "Take the centre of training pictures, at whole steps from the clip's start, so that their features can be kept."
     )
 
     def check(self) -> None:
@@ -135,7 +135,7 @@ class SegmentTransforms(SyncTransforms):
     def pictures(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
         """uint8 (T,3,H,W) of the window → (S,frames,3,side,side), float32 in [-1, 1]."""
         starts = range(0, len(video) - self.segment_frames + 1, int(self.step * self.segment_frames))
-        if not train:
+        if not train or self.grid_starts:
             video = centred(self, video)
         elif self.do_offset:
             video = augmented(self, video, draws)

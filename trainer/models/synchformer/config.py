@@ -10,6 +10,8 @@ from javisc.trainer.models.sync.config import FusionConfig
 
 AGGREGATIONS = ("transformer", "mean")
 HEADS = ("offset", "sync")
+INITIALS = ("published", "wide")
+_INITIAL = "How weights start: as published, or wide, from which a small model learns."
 
 
 @dataclass
@@ -85,6 +87,7 @@ class SynchformerConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     transformer: JoinConfig = field(default_factory=JoinConfig)
     train_extractors: bool = setting(False, "Train the extractors too; false lets them rest.")
+    initial: str = setting("published", _INITIAL, choices=INITIALS)
     segments_at_once: int = setting(
         4, "Segments that resting extractors take together: 150 MB each at full size.", least=1
     )
@@ -109,6 +112,7 @@ class SegmentContrastConfig:
     temperature: float = setting(0.07, "The temperature at the start.", above=0)
     least: float = setting(0.001, "The lowest temperature.", above=0)
     most: float = setting(0.5, "The highest temperature.", above=0)
+    initial: str = setting("published", _INITIAL, choices=INITIALS)
 
 
 def _divides(name: str, part: int, of: str, whole: int) -> None:
