@@ -34,6 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("javisc.commands.eval:eval_", "measure a trained model on a split of a dataset"),
     "predict": ("javisc.commands.predict:predict", "which offset a trained selector sees in a video"),
     "score": ("javisc.commands.score:score", "rate the sync of a whole dataset with a trained selector"),
+    "export-checkpoint": (
+        "javisc.commands.export_checkpoint:export_checkpoint",
+        "a Synchformer's run in the layout of published files",
+    ),
     "report": ("javisc.commands.report:report", "a page to look at: counts, histograms, rejects, playable samples"),
     "sample": ("javisc.commands.sample:sample", "prompts become sounding videos"),
     "kernels": ("javisc.commands.kernels:kernels", "which backend of each kernel runs here, and why not the others"),

@@ -14,6 +14,7 @@ from javisc.cli import cli
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.config import load_recipe, recipe_names, task_of
 from javisc.trainer.engine.weights import read_weights
+from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.synchformer.config import SynchformerConfig
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.models.synchformer.official import (
@@ -24,8 +25,10 @@ from javisc.trainer.models.synchformer.official import (
     trimmed_table,
 )
 from javisc.trainer.tasks.registry import load
+from javisc.trainer.tasks.selector import whole_model_state
 from javisc.trainer.tasks.synchformer import SynchformerRecipe, SynchformerTask
 from javisc.trainer.tasks.synchformer_avclip import SegmentContrastRecipe, SegmentContrastTask
+from javisc.trainer.use.selector import load_selector
 from support import compiled
 
 #: The tiny recipes, tinier: an extractor's block of width 16, a few steps.
@@ -143,6 +146,33 @@ def test_predict_and_eval_take_either_family(dataset: Path, second: Path) -> Non
                   "--audio-advance-sec", 0.064)  # fmt: skip
     told = json.loads(result.stdout[result.stdout.index("{") :])
     assert told["clips"] == 3 and told["audio_advance_sec"] == 0.064 and 0 <= told["accuracy_1"] <= 1
+
+
+@pytest.mark.parametrize("layout", ["training", "bare"])
+def test_published_layouts_round_trip(first: Path, second: Path, tmp_path: Path, layout: str) -> None:
+    """Written under published names, read without unpickling anything, the same weights and the same windows."""
+    out = tmp_path / "24-01-02T10-00-53.pt"
+    done("export-checkpoint", second / "best", "--out", out, "--layout", layout)
+    torch.load(out, weights_only=True)
+    checkpoint = read_sync_checkpoint(out)
+    assert any(".encoder.layer.0.attention.attention.query." in name for name in checkpoint.model)
+    if layout == "training":
+        model, transforms = load_selector(str(out))
+        ours, own = load_selector(str(second / "best"))
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in ours.state_dict().items())
+        # Its name says that it is a published experiment, whose sound was early.
+        assert transforms.audio_advance_sec == 0.064 and own.audio_advance_sec == 0
+        for name in ("segments", "segment_frames", "step", "crop_len_sec", "max_off_sec", "classes", "mels", "columns"):
+            assert getattr(transforms, name) == getattr(own, name), name
+    earlier = tmp_path / "epoch_best.pt"
+    done("export-checkpoint", first / "best", "--out", earlier, "--layout", layout)
+    theirs = read_weights(first / "best")
+    for state, prefix in zip(
+        extractor_states(whole_model_state(str(earlier)), "x"), ("v_encoder.", "a_encoder."), strict=True
+    ):
+        assert all(torch.equal(value, theirs[prefix + name]) for name, value in state.items()) and state
+    with pytest.raises(UserError, match="first stage, which tells no offsets"):
+        load_selector(str(earlier))
 
 
 @pytest.mark.parametrize("kind", ["official", "by part"])

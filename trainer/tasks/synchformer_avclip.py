@@ -54,6 +54,16 @@ class SegmentContrastTask(SelectorTask):
     """Contrast among all segments of a process's batch; validation finds windows of segments in the other stream."""
 
     def __init__(self, recipe: SegmentContrastRecipe) -> None:
+        self.check_fit(recipe)
+        super().__init__(recipe, recipe.transforms.classes)
+
+    def metrics(self) -> tuple[str, ...]:
+        held = self.recipe.data.valid_split is not None
+        return ("precision", "precision_a", "precision_v", "loss", "chance", "clips") if held else ()
+
+    @staticmethod
+    def check_fit(recipe: SegmentContrastRecipe) -> None:
+        """Raise UserError unless the extractors take what the transforms give, without offsets."""
         transforms = recipe.transforms
         check_fit(recipe.model, transforms)
         if transforms.do_offset or recipe.data.offsets_per_clip != 1:
@@ -64,11 +74,6 @@ class SegmentContrastTask(SelectorTask):
             raise UserError(
                 f"window={recipe.window}: of {transforms.segments} segments it must leave some out; make it smaller"
             )
-        super().__init__(recipe, transforms.classes)
-
-    def metrics(self) -> tuple[str, ...]:
-        held = self.recipe.data.valid_split is not None
-        return ("precision", "precision_a", "precision_v", "loss", "chance", "clips") if held else ()
 
     @staticmethod
     def selector(recipe: SegmentContrastRecipe) -> SegmentContrast:

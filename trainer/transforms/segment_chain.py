@@ -40,7 +40,8 @@ class SegmentTransforms(SyncTransforms):
     columns: int = setting(66, "Columns of the spectrogram.", least=16)
     pad: str = setting("official", "What fills a short spectrogram.", choices=PADS)
     grid_starts: bool = setting(
-        False, "Take the centre of training pictures, at whole steps from the clip's start, so that their features can be kept."
+        False,
+        "Take the centre of training pictures, at whole steps from the clip's start, so that their features can be kept.",
     )
 
     def check(self) -> None:

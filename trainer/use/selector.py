@@ -17,9 +17,10 @@ from javisc.compiler.media.transcode import transcode
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.decode import frames, samples
+from javisc.trainer.engine.settings import check_values
 from javisc.trainer.engine.weights import load_strictly, read_weights
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
-from javisc.trainer.tasks.registry import parts_of
+from javisc.trainer.tasks.registry import TASKS, parts_of
 from javisc.trainer.tasks.selector import PICKLED
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan
@@ -71,23 +72,38 @@ def _loaded(path: str) -> tuple[Family, nn.Module, SyncTransforms]:
         family = family_of(checkpoint.model, checkpoint.source)
         model, transforms = family.published(checkpoint)
         return family, model.eval(), transforms
+    name, model, transforms = _run(path)
+    found = family_of_task(name)
+    if found is None:
+        raise UserError(f"{path} is a run of task {name!r}, which trains no selector: give one of another task")
+    return found, model, transforms
+
+
+def load_run(path: str) -> tuple[nn.Module, SyncTransforms]:
+    """The model of a run's folder `best` or `last`, of any stage of a sync model, and its transforms. Raises UserError."""
+    return _run(path)[1:]
+
+
+def _run(path: str) -> tuple[str, nn.Module, SyncTransforms]:
     settings = Path(path) / RECIPE
     if not settings.is_file() or settings.stat().st_size > _MAX_RECIPE_BYTES:
         raise UserError(f"{path} is no trained selector: give a published .pt, or the folder 'best' of a run")
     try:
         stored = json.loads(settings.read_text(encoding="utf-8"))
         name = str(stored.get("task")) if isinstance(stored, dict) else ""
-        found = family_of_task(name)
-        if found is None:
+        if name not in TASKS:
             raise UserError(f"{settings} is no recipe of a sync run: its task is {name!r}")
         recipe_class, task_class = parts_of(name)
         recipe: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(recipe_class), stored))
     except (ValueError, OmegaConfBaseException) as error:
         raise UserError(f"{settings} is no recipe of a sync run ({str(error).splitlines()[0]})") from error
+    if not hasattr(task_class, "selector"):
+        raise UserError(f"{settings} is no recipe of a sync run: its task is {name!r}")
+    check_values(recipe)
     task_class.check_fit(recipe)
-    model = task_class.selector(recipe)
+    model: nn.Module = task_class.selector(recipe)
     load_strictly(model, read_weights(Path(path)), path)
-    return found, model.eval(), recipe.transforms
+    return name, model.eval(), recipe.transforms
 
 
 def rater_of(path: str, options: CropOptions, advance: float | None) -> Rater:

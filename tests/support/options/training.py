@@ -122,6 +122,15 @@ COMMANDS: dict[str, Command] = {
             "--json": Row("--json", "said", lambda said: said.startswith('{"path"')),
         },
     ),
+    "export-checkpoint": Command(
+        "export-checkpoint runs/a/best --out {folder}/a.pt",
+        {"javisc.trainer.use.export_published:export_published": None},
+        {
+            "RUN": Row("runs/b/best", "export_published.run", "runs/b/best", alone=("runs/a/best",)),
+            "--out": Row("--out {folder}/b.pt", "export_published.out", Path("{folder}/b.pt"), alone=("--out",)),
+            "--layout": Row("--layout", "export_published.layout"),
+        },
+    ),
     "eval sync": Command(
         "eval sync C --data A",
         {**_SELECTOR, "javisc.trainer.tasks.selector:evaluate_selector": {"accuracy": 1.0}},
