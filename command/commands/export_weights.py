@@ -8,7 +8,7 @@ import click
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--from", "begin", default="", metavar="STEP|FOLDER", help="Which checkpoint.  [default: the newest]")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where it goes.  [default: RUN/step-N]")
 @click.option("--average/--no-average", default=True, help="The moving average's weights, where there is one.")
