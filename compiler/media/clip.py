@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,10 @@ MAX_SECONDS = Fraction(6 * 3600)
 #: Demuxers whose duration is what the header declares: not the last time stamp, not a guess by the bit rate, and not, as in AVI
 #: and FLV, a number that recorders leave at will.
 DECLARING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mxf", "wav", "w64", "flac", "aiff", "caf")
+#: Codings of WAVE files whose bytes per second are exact: PCM, float, A-law, mu-law, extensible.
+PLAIN_WAV = (1, 3, 6, 7, 0xFFFE)
+#: More chunks before the sound than any WAVE file has.
+MAX_CHUNKS = 1000
 #: Less than this many seconds is no loss: headers count encoders' padding, and the last picture's length, in their own ways.
 TAIL_TOLERANCE = Fraction(1, 4)
 #: A file is refused if more than this share of what it declares is missing at its end.
@@ -59,7 +64,31 @@ def seconds(value: float) -> Fraction:
 
 def declared_seconds(container: InputContainer) -> float | None:
     """The duration that the header declares."""
+    if container.format.name == "wav" and (seconds := _wav_seconds(Path(container.name.removeprefix("file:")))):
+        return seconds  # FFmpeg says what is there
     return None if container.duration is None else container.duration / av.time_base
+
+
+def _wav_seconds(path: Path) -> float | None:
+    """How long the header of a RIFF WAVE file says it is; None where it says nothing, as a stream's does."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"RIFF":
+                return None
+            file.seek(12)
+            rate = 0
+            for _ in range(MAX_CHUNKS):
+                kind, size = struct.unpack("<4sI", file.read(8))
+                if kind == b"fmt ":
+                    coding, per_second = struct.unpack("<H6xI", file.read(12))
+                    rate = per_second if coding in PLAIN_WAV else 0
+                    size -= 12
+                elif kind == b"data":
+                    return size / rate if rate and 0 < size < 0xFFFFF000 else None
+                file.seek(size + size % 2, 1)
+    except (OSError, struct.error):
+        return None
+    return None
 
 
 def missing_tail(container: InputContainer, begin: Fraction, end: Fraction, wanted: Fraction | None) -> float | None:

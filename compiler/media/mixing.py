@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from javisc.compiler.media.stamps import Sound
 
 #: Channels cancel each other where their mix has less than this share of the power that unrelated ones would give.
-CANCELLED = 0.1
+CANCELLED = 0.15
 #: Mean power of the differences below which there is nothing to cancel: -80 dB.
 AUDIBLE = 1e-8
 #: Share of the sounding seconds that has to be cancelled.
@@ -39,10 +39,12 @@ _LEFT_RIGHT: dict[str, tuple[float, float]] = {
 def mix_matrix(names: tuple[str, ...], channels: int) -> Sound:
     """Weights (channels, len(names)) of a downmix to 1 or 2 channels that cannot clip: each row's sum is at most one.
 
-    Channels of unknown position count alike.
+    Channels of unknown position count alike; two of them are left and right.
     """
     if len(names) == 1:
         return np.ones((channels, 1), np.float32)
+    if len(names) == 2 and not any(name in _LEFT_RIGHT for name in names):
+        names = ("FL", "FR")  # containers without a layout mean this
     if all(name in _LEFT_RIGHT for name in names) and any(any(_LEFT_RIGHT[name]) for name in names):
         matrix = np.array([_LEFT_RIGHT[name] for name in names], np.float64).T
     else:
@@ -56,8 +58,8 @@ class Cancelling:
     """Finds source channels that cancel each other in the mix, as the two of a stereo sound with one inverted do.
 
     Of unrelated channels the powers add: a mixed channel with weights w of channels with powers p has the power sum(w² p). For
-    two channels alike in power the share of it that a mix really has is one plus their correlation. Judged second by second, on
-    the differences of neighbouring samples: rumble and offsets, which correlate by chance, have no say.
+    two channels alike in power the share of it that a mix really has is one plus their correlation. Judged second by second,
+    below some 3 kHz and with less say for less frequency: rumble correlates by chance, and codecs leave noise at the top.
     """
 
     def __init__(self) -> None:
@@ -74,7 +76,7 @@ class Cancelling:
             self.sounding, self._sums = 0, None
             self._weights = matrix.astype(np.float64)
             self._cancelled, self._powers = np.zeros(len(matrix), np.int64), np.zeros(matrix.shape[1])
-        before, after = _power(source), _power(mixed)
+        before, after = _power(source, rate), _power(mixed, rate)
         if self._sums is not None:
             before, after = before + self._sums[0], after + self._sums[1]
         self._sums, self._samples = (before, after), self._samples + source.shape[1]
@@ -110,6 +112,10 @@ class Cancelling:
         }
 
 
-def _power(sound: Sound) -> NDArray[np.float64]:
-    change = np.diff(sound, axis=1)
-    return np.einsum("cn,cn->c", change, change, dtype=np.float64)
+def _power(sound: Sound, rate: int) -> NDArray[np.float64]:
+    """Power of each channel's differences between means of some 1/6000 s, summed."""
+    size = max(rate // 6000, 1)
+    whole = sound.shape[1] // size * size
+    means = sound[:, :whole].reshape(len(sound), -1, size).sum(axis=2)
+    change = np.diff(means, axis=1)
+    return np.einsum("cn,cn->c", change, change, dtype=np.float64) / size

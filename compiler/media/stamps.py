@@ -42,6 +42,8 @@ BELIEVED = 0.12
 BEGINS, BEGINS_ONCE = 0.2, 0.1
 #: Stamps that agree for so long tell a step even if they go back later: longer than half a period of jitter, seconds.
 STAYS = 1.25
+#: Stamps of this share of the sound may say otherwise.
+STRAYS = 0.05
 #: A line is laid through stamps from this many seconds on.
 STRAIGHT = 0.4
 #: Resampling never changes the speed by more than this, and catches up within this many seconds.
@@ -117,8 +119,8 @@ class SampleClock:
         self._fraction = 0.0
         self._speed = 0.0
         self._slope = 0.0
-        #: (seconds of the source, stamp less place in samples, deviation from the line in seconds) of stamps gone by
-        self._past: deque[tuple[float, float, float]] = deque()
+        #: (when in the source, stamp less place in samples, deviation from the line, length of sound) of stamps gone by; seconds
+        self._past: deque[tuple[float, float, float, float]] = deque()
         self._context: Sound | None = None
 
     def push(self, sound: Sound, time: Fraction | None) -> Iterator[Placed]:
@@ -153,7 +155,7 @@ class SampleClock:
             self._speed = self._follow(chunk, last) if self._speed or abs(deviation) > ROUNDING else 0.0
             now, deviation = chunk.at / self.rate, (float(chunk.ahead) - self._offset) / self.rate
             self.wobble = max(self.wobble, abs(deviation))
-            self._past.append((now, float(chunk.ahead), deviation))
+            self._past.append((now, float(chunk.ahead), deviation, chunk.seconds))
             while self._past[0][0] < now - LOOK:
                 self._past.popleft()
         self._queue.popleft()
@@ -168,7 +170,7 @@ class SampleClock:
         self._origin = float(first)
         if self._continues:  # the sample rate changed: the line goes on, and a deviation is judged as any other
             self._offset = float(self.line)
-            self._past.append((0.0, self._offset, 0.0))
+            self._past.append((0.0, self._offset, 0.0, ABRUPT))
             return
         start = round(first)
         self._offset = float(start)
@@ -213,8 +215,8 @@ class SampleClock:
         before = [stamp for stamp in self._past if stamp[0] >= since] or list(self._past)[-1:]
         if not before:
             return False
-        jump = max(abs(ahead - was) for _, was, _ in before) / self.rate
-        usual = float(np.median([deviation for _, _, deviation in before]))
+        jump = max(abs(ahead - was) for _, was, _, _ in before) / self.rate
+        usual = float(np.median([deviation for _, _, deviation, _ in before]))
         return (abs(level) >= CLEAR and jump >= abs(level) / 2) or (level - usual) / level >= 0.7
 
     def _lasts(self, stamps: _Stamps, last: bool) -> bool:
@@ -224,14 +226,20 @@ class SampleClock:
         away = sign * stamps.deviations
         if abs(first) > FAR:
             return bool((away[stamps.seconds < SOON] > FAR).all())
-        if not last:
-            return bool((away > ROUNDING).all()) or stamps.agree >= STAYS
-        swing = max((sign * deviation for _, _, deviation in self._past), default=0.0)
-        return stamps.length >= BELIEVED and bool((away > ROUNDING + max(swing, 0.0)).all())
+        if stamps.agree >= STAYS:
+            return True
+        swing = 0.0
+        if last and stamps.length < LOOK - 0.25:  # what would take it back may lie beyond the end
+            if stamps.length < BELIEVED:
+                return False
+            if self._past:
+                _, _, swung, seconds = np.array(self._past).T
+                swing = max(median(sign * swung, seconds, 1 - STRAYS), 0.0)
+        return float(stamps.weights[away > ROUNDING + swing].sum()) >= (1 - STRAYS) * float(stamps.weights.sum())
 
     def _level(self, stamps: _Stamps) -> float:
         """What the stamps say from the first on: as long as they agree, their median; where they swing, that of all."""
-        swung = np.array([deviation for _, _, deviation in self._past] or [0.0])
+        swung = np.array([deviation for _, _, deviation, _ in self._past] or [0.0])
         if stamps.agree >= (BEGINS_ONCE if np.ptp(swung) <= 2 * QUIET else BEGINS) or stamps.agree >= stamps.length:
             return stamps.median(stamps.seconds < min(stamps.agree, SOON))
         return stamps.median()
@@ -308,8 +316,8 @@ class SampleClock:
         return out
 
 
-def median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """The value that halves the weights."""
+def median(values: NDArray[np.float64], weights: NDArray[np.float64], share: float = 0.5) -> float:
+    """The value that halves the weights, or has `share` of them at or below it."""
     order = np.argsort(values, kind="stable")
     heap = np.cumsum(weights[order])
-    return float(values[order][int(np.searchsorted(heap, heap[-1] / 2))])
+    return float(values[order][int(np.searchsorted(heap, heap[-1] * share))])
