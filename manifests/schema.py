@@ -197,8 +197,21 @@ QUALITY = _columns(
 
 MANIFEST = JAVISDIT + WHERE + LABELS + SOURCE + QUALITY
 MANIFEST_SCHEMA = pl.Schema({column.name: column.dtype for column in MANIFEST})
-#: Columns that datasets built before they were thought of do not have.
-LATER = frozenset({"group", "audio_sha256", "clip_start", "clip_end"})
+#: The columns of the first version of the format, which every dataset has.
+FIRST = frozenset((
+    "path", "id", "relpath", "num_frames", "height", "width", "aspect_ratio", "fps", "resolution", "audio_path",
+    "audio_fps", "text", "audio_text", "unpaired_audio_path", "key", "shard", "json_offset", "json_size",
+    "flac_offset", "flac_size", "mp4_offset", "mp4_size", "json_crc32", "flac_crc32", "mp4_crc32", "num_samples",
+    "channels", "duration", "corpus", "split", "texts", "label", "lang", "offset_sec", "vstart_sec", "source_sha256",
+    "source_bytes", "source_container", "source_video_codec", "source_audio_codec", "source_pixel_format",
+    "source_height", "source_width", "source_fps", "source_vfr", "source_rotation", "source_edit_list",
+    "source_interlaced", "source_hdr", "source_declared_frames", "source_decoded_frames", "source_declared_seconds",
+    "source_video_start", "source_audio_start", "source_sample_rate", "source_channels", "source_audio_tracks",
+    "pad_head", "pad_tail", "copied", "loudness", "silence_ratio", "clipping_ratio", "bandwidth", "still_ratio",
+    "black_ratio", "scene_cuts", "motion", "silent", "still",
+))  # fmt: skip
+#: Columns that datasets built before they were thought of do not have: readers take them for null.
+LATER = frozenset(MANIFEST_SCHEMA) - FIRST
 #: Columns that an input table may bring; they travel into KEY.json and the manifest as they are.
 CARRIED = (
     "text",

@@ -8,6 +8,7 @@ from fractions import Fraction
 import polars as pl
 
 from javisc.compiler.recipe import Recipe
+from javisc.manifests.schema import LATER
 
 #: Columns that every row has.
 ALWAYS = (
@@ -46,12 +47,13 @@ _EXACT = 1e-9
 def defects(manifest: pl.LazyFrame, recipe: Recipe) -> Iterator[str]:
     """A line for every rule that rows of a manifest break, with the first of these rows. One streamed pass a rule.
 
-    Only columns that the table has are looked at. A dataset without media's measures (latents) has no rule here.
+    Only columns that the table has are looked at, and rows of an older javisc, which have no group, may lack those that came
+    later. A dataset without media's measures (latents) has one rule, that its sources are known.
     """
     known = set(manifest.collect_schema())
-    if "safetensors_offset" in known:
-        return
-    for rule, broken in _rules(known, recipe):
+    latents = "safetensors_offset" in known
+    rules = [("have no source_sha256", pl.col("source_sha256").is_null())] if latents else _rules(known, recipe)
+    for rule, broken in rules:
         found = manifest.filter(broken.fill_null(False)).select("key").collect(engine="streaming")["key"]
         if len(found):
             yield f"{len(found)} rows {rule}: {found[0]}" + (", …" if len(found) > 1 else "")
@@ -63,13 +65,14 @@ def _rules(known: set[str], recipe: Recipe) -> Iterator[tuple[str, pl.Expr]]:
         yield "have no picture", ~picture
     if recipe.kind == "audio" or not recipe.allow_silent:
         yield "have no sound", ~sound
+    now = pl.col("group").is_not_null() if "group" in known else pl.lit(False)
     for name in ALWAYS:
         if name in known:
-            yield f"have no {name}", pl.col(name).is_null()
+            yield f"have no {name}", pl.col(name).is_null() & (now if name in LATER else True)
     for what, there, names in (("picture", picture, OF_PICTURE), ("sound", sound, OF_SOUND)):
         for name in names:
             if name in known:
-                yield f"have a {what} and no {name}", there & pl.col(name).is_null()
+                yield f"have a {what} and no {name}", there & pl.col(name).is_null() & (now if name in LATER else True)
                 if name.endswith(("_offset", "_size", "_crc32")):
                     yield f"have {name} and no {what}", ~there & pl.col(name).is_not_null()
     height, width = pl.col("height").cast(pl.Int64), pl.col("width").cast(pl.Int64)

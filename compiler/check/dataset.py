@@ -21,7 +21,7 @@ from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import digest_of
 from javisc.manifests.absent import found
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import HEADER, complete, read_header, scan_table
+from javisc.manifests.io import HEADER, read_header, scan_table
 from javisc.manifests.schema import LATER, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
 
 #: A shard is decoded at least this fast (bytes a second), plus a start-up: a hang is a defect too.
@@ -76,7 +76,7 @@ class _Verify:
                 raise UserError(
                     f"{self.store.path(table)}.parquet lacks the column {missing[0]}: build the dataset again"
                 )
-        samples = self._tables(complete(manifest, MANIFEST_SCHEMA), rejected, shards)
+        samples = self._tables(manifest, rejected, shards)
         self._files(shards)
         self._shards(shards, str(manifest_file), workers)
         return Verified(samples, shards.height, int(shards["bytes"].sum()), self.defects)

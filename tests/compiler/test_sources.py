@@ -20,10 +20,8 @@ from javisc.compiler.media.transcode import Clip
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS, Recipe
 from javisc.compiler.run.unit import compile_input
-from javisc.manifests.io import Dataset
 from javisc.manifests.javisdit import import_csv
-from javisc.manifests.schema import LATER, MANIFEST_SCHEMA
-from javisc.manifests.splits import assign, split_of
+from javisc.manifests.splits import split_of
 from support import media
 from support.raw import write_clip
 
@@ -216,33 +214,6 @@ def test_windows_of_one_film_never_lie_in_two_splits(tmp_path: Path) -> None:
     assert sorted(made.filter(pl.col("relpath") == "1.mp4")["clip_start"]) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     lost = pl.read_parquet(tmp_path / "ds" / "rejected.parquet").row(0, named=True)
     assert (lost["clip_start"], lost["clip_end"], lost["group"]) == (1.0, None, "lost")
-
-
-def test_a_dataset_of_before_these_columns_is_read_verified_and_added_to(tmp_path: Path) -> None:
-    sources(tmp_path / "raw", "audio", 2)
-    out = tmp_path / "ds"
-    before = run(tmp_path, RECIPES["audio"], split={"train": 0.5, "val": 0.5})
-    later = [*LATER, "audio_bytes", "audio_mtime_ns"]
-    other = "val" if before["split"][0] == "train" else "train"
-    for path in [*out.glob("*.parquet"), *out.glob(".build/**/*.parquet")]:
-        frame = pl.read_parquet(path).drop(later, strict=False)
-        if path.name == "plan.parquet":  # the split was drawn there, by another function
-            frame = frame.drop("audio_path").with_columns(split=pl.lit(other))
-        frame.write_parquet(path)
-    assert verify(out, workers=1).defects == []
-    assert Dataset.open(out).located().collect()["group"].null_count() == 2
-    shares = {"train": 0.5, "val": 0.5}
-    split = assign(Dataset.open(out).located(), shares).collect()["split"].to_list()
-    assert split == before["split"].to_list()
-    soundfile.write(tmp_path / "raw" / "new.wav", media.sound(8000, 0.7), 8000)
-    (out / ".build" / "parts" / "000000.json").unlink()  # as if killed before the first shard was published
-    rows = run(tmp_path, RECIPES["audio"], split={"train": 0.5, "val": 0.5})
-    assert rows.height == 3 and rows.columns == list(MANIFEST_SCHEMA)
-    assert rows.filter(pl.col("shard") == 0)["split"].to_list() == [other]
-    assert (
-        rows.filter(pl.col("shard") == 1)["split"].to_list() == before.filter(pl.col("shard") == 1)["split"].to_list()
-    )
-    assert verify(out, workers=1).defects == []
 
 
 def test_javisdits_own_table_becomes_a_dataset_with_its_sounds(tmp_path: Path) -> None:
