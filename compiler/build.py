@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -17,12 +17,14 @@ import polars as pl
 from javisc.compiler.inputs.table import conform
 from javisc.compiler.plan.layout import read_shards, summary
 from javisc.compiler.plan.options import BuildOptions
-from javisc.compiler.plan.planning import PLAN, Inputs, Planner
+from javisc.compiler.plan.planning import PLAN, Inputs, Planner, plan_digest
+from javisc.compiler.plan.saved import read_settings
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.cores import usable_cores
-from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, Unit, make_engine
+from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, make_engine
 from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.progress import Reporter
+from javisc.compiler.run.state import State
 from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.files import Store, unwritable
@@ -31,7 +33,6 @@ from javisc.compiler.store.scratch import Scratch, sweep
 from javisc.compiler.store.tables import merge
 from javisc.manifests.environment import UNWRITABLE
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import Dataset
 from javisc.manifests.splits import unused
 
 __all__ = ["BuildOptions", "BuildResult", "Inputs", "build", "plan_only"]
@@ -139,11 +140,17 @@ class _Build:
 
     def _run(self, path: Path, held: Held) -> BuildResult:
         """Run what is not published; merge unless this is a range of the whole."""
-        shards = summary(path)
-        parts = Parts(self.store)
-        stale = [not parts.done(*row) for row in shards.select("shard", "revision").iter_rows()]
-        left = shards.filter(pl.Series(stale, dtype=pl.Boolean))
+        settings = read_settings(self.store)
+        digest = plan_digest(path)
+        state = State(self.store, path, {digest, *settings.get("plans", [])})
+        if self.options.check:
+            state.check(self.options.workers or usable_cores(), self.scratch / "check")
+        for line in state.lines(repair=self.options.repair):
+            self._note(line)
+        shards, left = state.shards, state.left
         todo = left.clear() if self.options.finish else left
+        if self.options.repair:
+            todo = left.filter(pl.col("shard").is_in([*state.lost, *state.foreign, *state.torn]))
         todo = todo.filter(pl.col("shard").map_elements(self.options.takes, return_dtype=pl.Boolean))
         made: Counter[str] = Counter()
         refused: Counter[str] = Counter()
@@ -151,11 +158,11 @@ class _Build:
             int(todo["inputs"].sum()), int(todo["bytes"].sum()), shards.height, shards.height - left.height
         )
         if todo.height:
-            units = (Unit(*row) for row in read_shards(path, todo))
+            units = (state.unit(*row, as_it_was=not self.options.prune) for row in read_shards(path, todo))
             scratch = self.options.scratch and os.path.abspath(self.options.scratch)  # noqa: PTH100 (keeps links)
             engine = make_engine(
                 self.options.engine,
-                _job(self.recipe, self.store.root, self.scratch, self.options),
+                replace(_job(self.recipe, self.store.root, self.scratch, self.options), plan=digest),
                 EngineOptions(self.options.workers, self.options.address, scratch),
             )
             with closing(engine.run(units, self.reporter.event)) as results:  # type: ignore[type-var]
@@ -167,6 +174,9 @@ class _Build:
         waiting = left.height - todo.height
         if self.options.partial:
             return self._result(made["samples"], made["shards"], made["bytes"], refused, waiting)
+        if waiting and self.options.repair:
+            self._note(f"{waiting} of {shards.height} shards were never built: run the build, it resumes")
+            return self._result(made["samples"], made["shards"], made["bytes"], refused, waiting)
         if waiting:
             raise UserError(
                 f"{waiting} of {shards.height} shards are not built yet (the first is {left['shard'][0]}): "
@@ -176,9 +186,10 @@ class _Build:
         held.check()
         if held.alone:
             sweep(self.store, self.work)
-        whole = merge(self.store, path, shards["shard"].to_list(), self.recipe, self.scratch)
-        if self.options.split and whole.samples:
-            for line in unused(Dataset.open(self.store.root).manifest(), self.options.split):
+        mixed = settings.get("mixed_tools", [])
+        whole = merge(self.store, path, shards["shard"].to_list(), self.recipe, mixed_tools=mixed)
+        if self.options.split and whole.samples and not self.options.repair:
+            for line in unused(pl.scan_parquet(self.store.fetch("manifest.parquet"), glob=False), self.options.split):
                 self._note(line)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
 

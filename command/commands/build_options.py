@@ -77,6 +77,8 @@ _OPTIONS = (
     click.option(
         "--retry-rejected", is_flag=True, help="Try inputs again that crashed, timed out or could not be read."
     ),
+    click.option("--check", is_flag=True, help="Compare published shards with their digests, not only their sizes."),
+    click.option("--mix-tools", is_flag=True, help="Go on with other versions of encoders than DS was begun with."),
     click.option("--strict", is_flag=True, help="Exit with 1 if an input was rejected."),
     click.option("--plan-only", is_flag=True, help="Say what would be done, from a probed handful; write nothing."),
     click.option(
@@ -98,6 +100,8 @@ OPTION_NAMES = (
     "scratch",
     "prune",
     "retry_rejected",
+    "check",
+    "mix_tools",
 )
 
 

@@ -20,7 +20,9 @@ class BuildOptions:
     not merge. part: (i, n), build only the shards whose number leaves i when divided by n, and do not merge. write_plan: plan
     and stop. finish: only merge what is published. prune: rewrite shards whose inputs changed or are gone. retry_rejected:
     try inputs again that were refused for reasons that may pass. scratch: folder for unpacked clips, local to each machine.
-    compiler: what becomes of one file, see run.engine.COMPILERS; None: what the recipe says.
+    check: compare published shards with their digests, not only with their sizes. repair: make again what is lost or damaged, and
+    nothing else. mix_tools: go on with other versions of the tools than the dataset was begun with. compiler: what becomes of one
+    file, see run.engine.COMPILERS; None: what the recipe says.
     """
 
     shard_size: int = 512_000_000
@@ -37,6 +39,9 @@ class BuildOptions:
     finish: bool = False
     prune: bool = False
     retry_rejected: bool = False
+    check: bool = False
+    repair: bool = False
+    mix_tools: bool = False
     scratch: Path | None = None
     compiler: str | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -16,13 +17,19 @@ from javisc.compiler.plan.saved import SETTINGS, check_settings, read_settings, 
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
-from javisc.manifests.environment import Unavailable, gone
+from javisc.manifests.environment import Unavailable, gone, said
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
 
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
 Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
 PLAN = (BUILD, "plan.parquet")
+
+
+def plan_digest(path: Path) -> str:
+    """SHA-256 of a plan's file: what its shards' commits carry."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Planner:
@@ -49,7 +56,7 @@ class Planner:
         exists = self.store.exists(*PLAN)
         if exists:
             check_settings(self.store, self.recipe, self.options)
-        if self.options.finish or (exists and self.options.partial):
+        if self.options.finish or self.options.repair or (exists and self.options.partial):
             if not exists:
                 raise UserError(f"{self.store.root} has no plan yet: build without --finish first")
             return self.store.fetch(*PLAN)
@@ -69,22 +76,33 @@ class Planner:
                 exit_code=1,
             )
         layout = Layout(self._per_shard(table), self.options.seed)
+        old = self._old() if exists else None
         plan, changes = lay_out(
             table,
             layout,
             folder,
-            old=pl.read_parquet(self.store.fetch(*PLAN)) if exists else None,
-            published=Parts(self.store).published() if exists else None,
+            old=old,
+            published=None if old is None else Parts(self.store).published(old),
             prune=self.options.prune,
             retry=RETRIED if self.options.retry_rejected else (),
         )
         self._stop_if_lost(changes)
-        write_settings(self.store, self.recipe, self.options, layout)
         with self.store.publish(*PLAN) as local:
             write_plan(plan, local)
+            # First the settings that name it: no plan stands there that they do not know.
+            write_settings(self.store, self.recipe, self.options, layout, plan_digest(local))
         self._tell(changes, exists)
         shutil.rmtree(folder, ignore_errors=True)
         return self.store.fetch(*PLAN)
+
+    def _old(self) -> pl.DataFrame:
+        try:
+            return pl.read_parquet(self.store.fetch(*PLAN))
+        except pl.exceptions.PolarsError as error:
+            raise UserError(
+                f"{self.store.path(*PLAN)} is damaged ({said(error)}): restore it, or give another --out",
+                exit_code=1,
+            ) from error
 
     def _stop_if_lost(self, changes: Changes) -> None:
         """Raise Unavailable where planned inputs are gone with all around them: a lost mount must not change the plan."""

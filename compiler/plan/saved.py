@@ -11,20 +11,40 @@ from javisc.compiler.plan.options import BuildOptions
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.commits import BUILD
 from javisc.compiler.store.files import Store
+from javisc.compiler.store.tables import tools
 from javisc.manifests.errors import UserError
 
 SETTINGS = (BUILD, "settings.json")
 
 
+#: Tools whose versions shape no shard, only the tables' encoding.
+_TABLES_ONLY = frozenset({"polars"})
+
+
 def read_settings(store: Store) -> dict[str, Any]:
-    """The settings as they were written. Raises FileNotFoundError."""
-    found: dict[str, Any] = json.loads(store.read(*SETTINGS))
+    """The settings as they were written. Raises UserError where they are missing or damaged."""
+    try:
+        found = json.loads(store.read(*SETTINGS))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"{store.path(*SETTINGS)} is missing or damaged ({error}): restore it, or give another --out", exit_code=1
+        ) from error
+    if not isinstance(found, dict) or not {"recipe", "recipe_digest", "seed", "split"} <= set(found):
+        raise UserError(f"{store.path(*SETTINGS)} is damaged: restore it, or give another --out", exit_code=1)
     return found
 
 
 def check_settings(store: Store, recipe: Recipe, options: BuildOptions) -> None:
     """Raise UserError if the dataset was begun with settings that shape bytes otherwise."""
     settings = read_settings(store)
+    was, now = settings.get("tools") or {}, shaping_tools()
+    differ = [f"{name} {was[name]} → {now.get(name)}" for name in sorted(was) if was[name] != now.get(name)]
+    if differ and now not in settings.get("mixed_tools", []) and not options.mix_tools:
+        raise UserError(
+            f"{store.root} was built with other tools ({', '.join(differ)}), and shards of two encoders would meet in it: "
+            "install what it was built with, give another --out, or say --mix-tools",
+            exit_code=1,
+        )
     if settings["recipe_digest"] != recipe.digest:
         was, now = settings["recipe"], recipe.to_json()
         what = ", ".join(f"{name} {was.get(name)!r} → {now[name]!r}" for name in now if was.get(name) != now[name])
@@ -38,8 +58,18 @@ def check_settings(store: Store, recipe: Recipe, options: BuildOptions) -> None:
             )
 
 
-def write_settings(store: Store, recipe: Recipe, options: BuildOptions, layout: Layout) -> None:
-    """Publish the settings of this build."""
+def shaping_tools() -> dict[str, str]:
+    """Versions of the tools that shape shards."""
+    return {name: version for name, version in tools().items() if name not in _TABLES_ONLY}
+
+
+def write_settings(store: Store, recipe: Recipe, options: BuildOptions, layout: Layout, plan: str) -> None:
+    """Publish the settings of this build. plan: the digest of its plan, which joins those of the plans before it."""
+    old = read_settings(store) if store.exists(*SETTINGS) else {}
+    plans, mixed, now = list(old.get("plans", [])), list(old.get("mixed_tools", [])), shaping_tools()
+    first = old.get("tools") or now
+    if now != first and now not in mixed:
+        mixed.append(now)
     settings = {
         "recipe": recipe.to_json(),
         "recipe_digest": recipe.digest,
@@ -47,8 +77,19 @@ def write_settings(store: Store, recipe: Recipe, options: BuildOptions, layout: 
         "split": shares_as_json(options.split),
         "shard_size": options.shard_size,
         "per_shard": layout.per_shard,
+        "tools": first,
+        "mixed_tools": mixed,
+        "plans": plans if plan in plans else [*plans, plan],
     }
     store.write((json.dumps(settings, indent=1) + "\n").encode(), *SETTINGS)
+
+
+def add_plan(store: Store, plan: str) -> None:
+    """Let the settings know the digest of another plan, which follows those before it."""
+    settings = read_settings(store)
+    plans = settings.get("plans", [])
+    if plan not in plans:
+        store.write((json.dumps({**settings, "plans": [*plans, plan]}, indent=1) + "\n").encode(), *SETTINGS)
 
 
 def shares_as_json(split: Mapping[str, float]) -> list[list[Any]]:

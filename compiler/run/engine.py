@@ -29,12 +29,14 @@ ENGINES = {"local": "javisc.compiler.run.local:LocalEngine", "ray": "javisc.comp
 class Unit:
     """One shard: its number, its revision and its inputs (rows of the plan) in key order.
 
-    Units are idempotent: running one twice, or half and then whole, publishes the same bytes.
+    Units are idempotent: running one twice, or half and then whole, publishes the same bytes. expected: sha256 and idx_sha256
+    of a shard that was published and is lost: other bytes are not published, but end the run.
     """
 
     shard: int
     revision: int
     inputs: list[dict[str, Any]]
+    expected: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Job:
 
     out: folder or URL of the dataset. scratch: local folder for clips until they are packed.
     compiler: see COMPILERS. time_limit: seconds per file, to which SECONDS_PER_MB per megabyte of source are added.
-    split, seed: names and shares of the splits that rows without one are drawn into, by their group.
+    split, seed: names and shares of the splits that rows without one are drawn into, by their group. plan: the plan's digest.
     """
 
     out: str
@@ -53,6 +55,7 @@ class Job:
     time_limit: float = 120.0
     split: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    plan: str | None = None
 
 
 @dataclass(frozen=True)

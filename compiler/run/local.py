@@ -14,6 +14,7 @@ from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.sources import copies, fetching
+from javisc.compiler.run.unit import other_bytes
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
@@ -37,6 +38,7 @@ class _Open:
     rows: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     staged: int = 0
+    failed: str | None = None
 
 
 class LocalEngine:
@@ -132,6 +134,7 @@ class LocalEngine:
             return
         self._stop_if_ours(outcome)
         reason = outcome.details.get("reason", {"raised": "internal"}.get(outcome.error, outcome.error))
+        opened.failed = opened.failed or f"{source['path']!r} is refused now ({reason}: {outcome.message})"
         self._reject(opened, source, reason, outcome.message, outcome.seconds, report)
 
     def _stop_if_ours(self, outcome: Outcome) -> None:
@@ -158,6 +161,8 @@ class LocalEngine:
     def _full(self, opened: _Open, pool: Pool) -> UnitResult | None:
         """All files of a shard are done: have it packed; one without samples is done at once."""
         self.staged += opened.staged
+        if opened.unit.expected is not None and opened.failed is not None:
+            raise other_bytes(opened.unit.shard, opened.failed)
         if not opened.rows:
             self.store.remove("shards", f"{opened.unit.shard:06d}.idx")
             self.store.remove("shards", f"{opened.unit.shard:06d}.tar")
@@ -169,6 +174,7 @@ class LocalEngine:
             "samples": [{"key": row["key"], "json": sample_json(row)} for row in opened.rows],
             "scratch": str(opened.folder),
             "uploads": str(self.scratch / "uploads"),
+            "expected": opened.unit.expected,
         }
         limit = _PACK_SECONDS + opened.staged / _PACK_RATE
         pool.submit(
@@ -186,11 +192,11 @@ class LocalEngine:
             )
         for row, members in zip(opened.rows, outcome.value["members"], strict=True):
             placed(row, opened.unit.shard, members)
-        return self._commit(opened, {name: outcome.value[name] for name in ("bytes", "sha256", "idx_sha256")})
+        return self._commit(opened, outcome.value["made"])
 
     def _commit(self, opened: _Open, made: dict[str, Any]) -> UnitResult:
         unit = opened.unit
-        publish_part(self.store, unit.shard, unit.revision, opened.rows, opened.rejects, made)
+        publish_part(self.store, unit.shard, unit.revision, opened.rows, opened.rejects, made, plan=self.job.plan)
         shutil.rmtree(opened.folder, ignore_errors=True)
         self.staged -= opened.staged
         reasons = dict(Counter(row["reason"] for row in opened.rejects))

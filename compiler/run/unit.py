@@ -12,9 +12,10 @@ from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.digests import digested
 from javisc.compiler.run.sources import local_sources
 from javisc.compiler.store.files import Store
-from javisc.compiler.store.shard import MAX_MEMBER
+from javisc.compiler.store.shard import MAX_MEMBER, Packed
 from javisc.compiler.store.writer import pack_shard
 from javisc.manifests.entries import named
+from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import extensions
 
 
@@ -73,10 +74,26 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def pack(out: str, shard: int, samples: list[dict[str, str]], scratch: str, uploads: str) -> dict[str, Any]:
+def other_bytes(shard: int, why: str) -> UserError:
+    """What ends the run where a lost shard comes out otherwise than it was."""
+    return UserError(
+        f"shard {shard:06d} is lost and cannot be made again as it was: {why}; bring its sources back as they were, or run the "
+        "build with --prune, which takes what is there now",
+        exit_code=1,
+    )
+
+
+def pack(
+    out: str,
+    shard: int,
+    samples: list[dict[str, str]],
+    scratch: str,
+    uploads: str,
+    expected: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write and publish a shard from clips in `scratch`. samples: `key` and `json` (KEY.json's text), in key order.
 
-    Returns bytes, digests and every member's place. Raises UserError if it cannot be published.
+    expected: see Unit. Returns bytes, digests and every member's place. Raises UserError if it cannot be published.
     """
     store = Store(out, Path(uploads))
 
@@ -87,10 +104,12 @@ def pack(out: str, shard: int, samples: list[dict[str, str]], scratch: str, uplo
             members |= {end: file for end in extensions() if (file := Path(scratch, f"{key}.{end}")).exists()}
             yield key, members
 
-    packed = pack_shard(store, shard, contents())
+    def agree(packed: Packed) -> None:
+        if expected is not None and (packed.sha256, packed.idx_sha256) != (expected["sha256"], expected["idx_sha256"]):
+            raise other_bytes(shard, "its sources or the tools that encode them have changed")
+
+    packed = pack_shard(store, shard, contents(), agree)
     return {
-        "bytes": packed.bytes,
-        "sha256": packed.sha256,
-        "idx_sha256": packed.idx_sha256,
+        "made": packed.made,
         "members": [[[m.extension, m.offset, m.size, m.crc32] for m in members] for members in packed.samples],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -36,16 +37,36 @@ def publish_part(
     rejects: list[dict[str, Any]],
     made: Mapping[str, Any],
     schema: pl.Schema = MANIFEST_SCHEMA,
+    plan: str | None = None,
 ) -> None:
-    """Publish the tables of a shard, then its commit. made: bytes, sha256 and idx_sha256 of the tar, empty without one."""
+    """Publish the tables of a shard, then its commit.
+
+    made: bytes, sha256, idx_bytes and idx_sha256 of the shard, empty without one. plan: the digest of the plan it was made from.
+    """
     name = f"{shard:06d}"
     tables = {"manifest": pl.DataFrame(rows, schema), "rejected": pl.DataFrame(rejects, REJECTED_SCHEMA)}
+    written = {}
     for table, frame in tables.items():
         buffer = io.BytesIO()
         frame.sort("key").write_parquet(buffer, compression="zstd")
-        store.write(buffer.getvalue(), BUILD, "parts", f"{name}.{table}.parquet")
-    commit = {"shard": shard, "revision": revision, "samples": len(rows), "rejected": len(rejects), **made}
+        content = buffer.getvalue()
+        written[table] = [len(content), hashlib.sha256(content).hexdigest()]
+        store.write(content, BUILD, "parts", f"{name}.{table}.parquet")
+    commit: dict[str, Any] = {"shard": shard, "revision": revision, "samples": len(rows), "rejected": len(rejects)}
+    commit |= {**made, "plan": plan, "tables": written}
     store.write(json.dumps(commit, sort_keys=True).encode(), BUILD, "parts", f"{name}.json")
+
+
+def _commit(raw: bytes) -> dict[str, Any] | None:
+    """A commit as it was written; None where it is damaged, which is as good as none."""
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    whole = isinstance(found, dict) and all(
+        isinstance(found.get(name), int) for name in ("shard", "revision", "samples", "rejected")
+    )
+    return found if whole and (not found["samples"] or {"bytes", "sha256", "idx_sha256"} <= set(found)) else None
 
 
 class Parts:
@@ -56,7 +77,8 @@ class Parts:
         self.commits: dict[int, dict[str, Any]] = {}
         names = sorted(name for name in store.names(BUILD, "parts") if _COMMIT.fullmatch(name))
         for name, local in zip(names, store.fetch_many((BUILD, "parts"), names), strict=True):
-            self.commits[int(name.partition(".")[0])] = json.loads(local.read_bytes())
+            if (commit := _commit(local.read_bytes())) is not None:
+                self.commits[int(name.partition(".")[0])] = commit
 
     def done(self, shard: int, revision: int) -> bool:
         """True if the shard is published in this revision."""
@@ -84,9 +106,28 @@ class Parts:
             files, glob=False, include_file_paths="part", schema=types, missing_columns="insert"
         ).select(*types, "part")
 
-    def published(self) -> pl.DataFrame:
-        """Key, shard, digest of the source or reason of the refusal, of everything committed."""
+    def published(self, plan: pl.DataFrame) -> pl.DataFrame:
+        """Key, shard, digest of the source or reason of the refusal, of everything committed.
+
+        Of shards whose part is lost or damaged, what the plan says: its keys, without digests.
+        """
         shards = sorted(self.commits)
+        try:
+            return self._published(shards)
+        except (FileNotFoundError, pl.exceptions.PolarsError):  # which one it is, is found below
+            frames = [pl.DataFrame(schema=PUBLISHED_SCHEMA)]
+        for shard in shards:
+            try:
+                frames.append(self._published([shard]))
+            except (FileNotFoundError, pl.exceptions.PolarsError):
+                known = plan.filter(pl.col("shard") == shard).select("key", "shard")
+                blank = [
+                    pl.lit(None, dtype).alias(name) for name, dtype in PUBLISHED_SCHEMA.items() if name not in known
+                ]
+                frames.append(known.with_columns(blank).select(PUBLISHED_SCHEMA.names()))
+        return pl.concat(frames)
+
+    def _published(self, shards: list[int]) -> pl.DataFrame:
         nothing = pl.lit(None, pl.String)
         made = self.manifest(shards).select("key", "shard", "audio_sha256", sha256="source_sha256", reason=nothing)
         refused = self.rejected(shards).select("key", "shard", audio_sha256=nothing, sha256=nothing, reason="reason")

@@ -68,6 +68,17 @@ class Store:
             return set()
         return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
 
+    def sizes(self, *parts: str) -> dict[str, int]:
+        """Bytes of each file in a folder; none if it is absent."""
+        if not self.remote:
+            folder = Path(self.root, *parts)
+            return {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.is_dir() else {}
+        try:
+            found = self._ask(lambda: self.fs.ls(join(self.base, *parts), detail=True), *parts)
+        except FileNotFoundError:
+            return {}
+        return {str(row["name"]).rstrip("/").rsplit("/", 1)[-1]: int(row.get("size") or 0) for row in found}
+
     def times(self, *parts: str) -> dict[str, float]:
         """When each file in a folder was written, seconds since 1970; none where it is absent or the store does not say."""
         if not self.remote:

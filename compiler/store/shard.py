@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import extensions
@@ -36,8 +36,14 @@ class Packed:
 
     bytes: int
     sha256: str
+    idx_bytes: int
     idx_sha256: str
     samples: list[list[Member]]
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What a commit says of its shard."""
+        return {name: getattr(self, name) for name in ("bytes", "sha256", "idx_bytes", "idx_sha256")}
 
 
 def header(name: str, size: int) -> bytes:
@@ -84,7 +90,7 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes | Path]]], tar: Pat
         put(bytes(2 * BLOCK))
     index = index_text(lines).encode()
     idx.write_bytes(index)
-    return Packed(at, digest.hexdigest(), hashlib.sha256(index).hexdigest(), packed)
+    return Packed(at, digest.hexdigest(), len(index), hashlib.sha256(index).hexdigest(), packed)
 
 
 def _pieces(content: bytes | Path) -> Iterator[bytes]:

@@ -12,8 +12,11 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.store.commits import Parts
+from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
+from javisc.compiler.store.present import strangers
+from javisc.manifests.environment import said
+from javisc.manifests.errors import UserError
 from javisc.manifests.io import write_header, write_table
 from javisc.manifests.schema import SHARDS_SCHEMA
 
@@ -28,12 +31,44 @@ class Merged:
     rejected: Mapping[str, int]
 
 
-def merge(store: Store, plan: Path, shards: list[int], recipe: Recipe, scratch: Path) -> Merged:
-    """Publish the tables of a build, see publish_tables. Raises UserError."""
-    # A refused input that was tried again has moved to a later shard; only its place in the plan counts.
-    places = pl.scan_parquet(plan, glob=False).select("key", "shard")
-    header = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest}
-    return publish_tables(store, shards, header, places=places)
+#: Gives the manifest columns that are chosen after the build, as evaluation offsets.
+Amend = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+def as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
+def merge(
+    store: Store,
+    plan: Path,
+    shards: list[int],
+    recipe: Recipe,
+    *,
+    amend: Amend = as_it_is,
+    mixed_tools: Sequence[Mapping[str, str]] = (),
+) -> Merged:
+    """Publish the tables of a build, see publish_tables. mixed_tools: versions of tools beside today's that made shards of it.
+
+    Raises UserError, also where parts hold other keys than the plan.
+    """
+    try:
+        if strange := strangers(Parts(store), plan, shards):
+            shard, why = min(strange.items())
+            raise UserError(f"shard {shard:06d} {why}: run `javisc repair {store.root}`", exit_code=1)
+        # A refused input that was tried again has moved to a later shard; only its place in the plan counts.
+        places = pl.scan_parquet(plan, glob=False).select("key", "shard")
+        header: dict[str, Any] = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest}
+        if mixed_tools:
+            header["mixed_tools"] = [dict(each) for each in mixed_tools]
+        return publish_tables(store, shards, header, places=places, amend=amend)
+    except pl.exceptions.PolarsError as error:
+        if "os error" in str(error):  # a full disk, which its own message tells best
+            raise
+        raise UserError(
+            f"a table in {store.path(BUILD)} cannot be read ({said(error)}): run `javisc repair {store.root}`",
+            exit_code=1,
+        ) from error
 
 
 def publish_tables(
@@ -43,12 +78,13 @@ def publish_tables(
     *,
     places: pl.LazyFrame | None = None,
     rejected: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
+    amend: Amend = as_it_is,
 ) -> Merged:
     """Publish manifest.parquet, rejected.parquet, shards.parquet and, last, dataset.json. All `shards` must be committed.
 
     Rows stand in the order of shard and key. Shards that are committed and not named are removed. header: what dataset.json says
-    beside tools, counts and digest. places: (key, shard) of the refusals that still hold; None: all. rejected: gets the table of
-    refusals and returns the one to publish. Raises UserError.
+    beside tools, counts and digest. places: (key, shard) of the refusals that still hold; None: all. rejected, amend: get the table
+    of refusals and the manifest, and return the ones to publish. Raises UserError.
     """
     parts = Parts(store)
     rows = [{"shard": shard, **parts.commits[shard]} for shard in shards if parts.commits[shard]["samples"]]
@@ -58,6 +94,8 @@ def publish_tables(
         refused = refused.join(places, on=["key", "shard"], how="semi", maintain_order="left")
     found = rejected(refused.drop("shard").collect(engine="streaming"))
     manifest = parts.manifest([row["shard"] for row in rows])
+    if amend is not as_it_is:
+        manifest = amend(manifest.collect(engine="streaming")).lazy()
     totals = manifest.select(
         pl.len().alias("samples"), pl.col("duration").sum(), pl.col("num_frames").cast(pl.Int64).sum()
     )

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +19,7 @@ import polars as pl
 from javisc.compiler.store.commits import BUILD, Parts, publish_part
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
+from javisc.compiler.store.present import intact
 from javisc.compiler.store.rows import placed, sample_json
 from javisc.compiler.store.shard import Packed, write_shard
 from javisc.compiler.store.tables import Merged, publish_tables
@@ -33,11 +34,21 @@ BEGUN = "writer.json"
 Content = bytes | Path
 
 
-def pack_shard(store: Store, shard: int, samples: Iterable[tuple[str, Mapping[str, Content]]]) -> Packed:
-    """Publish a shard and its index; samples are (key, content by extension) in the order of their keys. Raises UserError."""
+def pack_shard(
+    store: Store,
+    shard: int,
+    samples: Iterable[tuple[str, Mapping[str, Content]]],
+    agree: Callable[[Packed], None] = lambda packed: None,
+) -> Packed:
+    """Publish a shard and its index; samples are (key, content by extension) in the order of their keys. Raises UserError.
+
+    agree: sees what was packed before it is published, and raises where that must not be.
+    """
     name = f"{shard:06d}"
     with store.publish("shards", f"{name}.idx") as idx, store.publish("shards", f"{name}.tar") as tar:
-        return write_shard(((key, dict(contents)) for key, contents in samples), tar, idx)
+        packed = write_shard(((key, dict(contents)) for key, contents in samples), tar, idx)
+        agree(packed)
+    return packed
 
 
 def commit_shard(
@@ -69,7 +80,7 @@ def commit_shard(
         )
         for (row, _), members in zip(ordered, packed.samples, strict=True):
             placed(row, shard, [[m.extension, m.offset, m.size, m.crc32] for m in members])
-        made = {"bytes": packed.bytes, "sha256": packed.sha256, "idx_sha256": packed.idx_sha256}
+        made = packed.made
     publish_part(store, shard, revision, [row for row, _ in ordered], list(rejects), made, schema)
     return packed
 
@@ -141,7 +152,7 @@ class DatasetWriter:
             raise UserError(f"{self.store.root} is a dataset that something else wrote: give another folder")
         else:
             self.store.write((json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode(), BUILD, BEGUN)
-        self._done = {number: commit["samples"] for number, commit in Parts(self.store).commits.items()}
+        self._done = {number: commit["samples"] for number, commit in intact(self.store).items()}
 
     def add(self, key: str, members: Mapping[str, Content], columns: Mapping[str, Any] | None = None) -> None:
         """Add a sample: its members by extension, bytes or files, and what the manifest shall say of it.

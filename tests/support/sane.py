@@ -246,7 +246,7 @@ def watch() -> None:
         again = self.store.exists(*home.PLAN)
         result = run(self, inputs)
         stand_in = self.options.compiler is not None
-        if not (self.options.partial or self.options.write_plan or self.store.remote):
+        if not (self.options.partial or result.shards_left or self.options.write_plan or self.store.remote):
             names = list(self.options.split)
             sane(
                 self.store.root,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
+from javisc.compiler.store.present import intact
 from javisc.compiler.store.rows import rejected_row
 from javisc.compiler.store.tables import publish_tables
 from javisc.compiler.store.writer import commit_shard
@@ -90,7 +91,7 @@ def encode(
                 raise UserError(f"{out} is a dataset of another kind: give another --out")
             store.write(json.dumps(plan, indent=1, sort_keys=True).encode(), BUILD, PLAN)
             parts = work.parts()
-            done = Parts(store).commits
+            done = intact(store)
             left = [part for part in parts if part.number not in done]
             say(f"{len(parts)} shards, {len(left)} to make")
             workers = min(options.workers or max(1, torch.cuda.device_count()), max(1, len(left)))
@@ -121,7 +122,7 @@ def _worker(index: int, workers: int, recipe: str, overrides: list[str], out: st
     with tempfile.TemporaryDirectory(prefix="javisc-encode-") as folder:
         store = Store(out, Path(folder))
         work = _Work(recipe, overrides, store, options, index)
-        done = Parts(store).commits
+        done = intact(store)
         for part in itertools.islice(work.parts(), index, None, workers):
             if part.number not in done:
                 work.make(part)

@@ -41,6 +41,8 @@ COMMON = {
     "--scratch": Row("--scratch {folder}", "build.options.scratch", Path("{folder}")),
     "--prune": Row("--prune", "build.options.prune", True),
     "--retry-rejected": Row("--retry-rejected", "build.options.retry_rejected", True),
+    "--check": Row("--check", "build.options.check", True),
+    "--mix-tools": Row("--mix-tools", "build.options.mix_tools", True),
     "--strict": Row("--strict", "exit", 1),
     "--plan-only": Row("--plan-only", "plan_only.out", "{folder}/ds"),
     "--log-json": Row("--log-json {folder}/log", "Reporter.log", Path("{folder}/log")),
@@ -159,6 +161,15 @@ COMMANDS = {
         {
             "DATASET": Row("OTHER", "verify.path", "OTHER", alone=("DS",)),
             "--workers": Row("--workers 3", "verify.workers", 3),
+        },
+    ),
+    "repair": Command(
+        "repair DS",
+        {"javisc.compiler.repair.dataset:repair": SimpleNamespace(lines=(), unfinished=0)},
+        {
+            "DATASET": Row("OTHER", "repair.path", "OTHER", alone=("DS",)),
+            "--workers": Row("--workers 3", "repair.workers", 3),
+            "--scratch": Row("--scratch {folder}", "repair.scratch", Path("{folder}")),
         },
     ),
     "status": Command(
