@@ -83,8 +83,8 @@ def publish_tables(
     """Publish manifest.parquet, rejected.parquet, shards.parquet and, last, dataset.json. All `shards` must be committed.
 
     Rows stand in the order of shard and key. Shards that are committed and not named are removed. header: what dataset.json says
-    beside tools, counts and digest. places: (key, shard) of the refusals that still hold; None: all. rejected, amend: get the table
-    of refusals and the manifest, and return the ones to publish. Raises UserError.
+    beside tools, counts and digest. places: (key, shard) of the refusals that still hold; None: all. rejected, amend: get the
+    table of refusals and the manifest, and return the ones to publish. Raises UserError.
     """
     parts = Parts(store)
     rows = [{"shard": shard, **parts.commits[shard]} for shard in shards if parts.commits[shard]["samples"]]
