@@ -11,8 +11,7 @@ import polars as pl
 from javisc.compiler.inputs.corpora import Corpus, Kind, corpus_of, locate, of_kind
 from javisc.compiler.inputs.local import ScanReport, scan
 from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, Matched, match
-from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
-from javisc.compiler.store.files import Store
+from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
 
@@ -95,7 +94,7 @@ def from_corpora(
     """A function that makes the input table of the corpora when `build` asks for it; see find_corpora and match.
 
     A relpath begins with the corpus' folder name, so that the same corpus gets the same keys however it was named. Annotations
-    that lead to no file are published as `out`/unmatched.parquet unless `dry`. Raises UserError at once for what can be seen
+    that lead to no file are left for the dataset as unmatched.parquet unless `dry`. Raises UserError at once for what can be seen
     without reading the annotations.
     """
     if len(raw) != 1:
@@ -122,8 +121,8 @@ def from_corpora(
             raise UserError(f"--corpus all: no corpus below {shown(raw[0])} has files that can be used; see above")
         listed = pl.concat(unmatched)
         if not dry:
-            with Store(out, folder / "unmatched").publish(UNMATCHED_FILE) as path:
-                listed.write_parquet(path)
+            (folder / BESIDE).mkdir(exist_ok=True)
+            listed.write_parquet(folder / BESIDE / UNMATCHED_FILE)
         if listed.height and not dry:
             say(f"{listed.height} annotations without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
         return pl.concat(tables).lazy()

@@ -41,6 +41,9 @@ INPUTS = (
 )
 INPUT_SCHEMA = pl.Schema({column.name: column.dtype for column in INPUTS})
 REQUIRED = ("path", "relpath")
+#: A function that makes the table may leave tables for the dataset in this subfolder of the one it gets: they are published as
+#: they are, beside the manifest.
+BESIDE = "beside"
 
 
 def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from javisc.compiler.inputs.table import conform
+from javisc.compiler.inputs.table import BESIDE, conform
 from javisc.compiler.plan.layout import Changes, Layout, lay_out, write_plan
 from javisc.compiler.plan.options import RETRIED, BuildOptions
 from javisc.compiler.plan.saved import SETTINGS, check_settings, read_settings, write_settings
@@ -68,6 +68,9 @@ class Planner:
         folder = self.scratch / "plan"
         folder.mkdir(parents=True)
         table = conform(inputs(folder) if callable(inputs) else inputs)
+        for beside in sorted((folder / BESIDE).glob("*.parquet")):
+            with self.store.publish(beside.name) as local:
+                shutil.copyfile(beside, local)
         if table.select(pl.len()).collect(engine="streaming").item() == 0:
             raise UserError(
                 f"no input was found, but {self.store.root} was built from some: mount their folder again, or give it"

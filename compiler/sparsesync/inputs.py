@@ -13,9 +13,8 @@ from javisc.compiler.inputs.identity import without_extension
 from javisc.compiler.inputs.local import VIDEO_SUFFIXES, ScanReport, scan
 from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, match
 from javisc.compiler.inputs.sync_lists import SPLITS, SyncCorpus
-from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
+from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown
 from javisc.compiler.sparsesync.cuts import read_texts
-from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
 
@@ -99,8 +98,8 @@ def from_sync(
             say(line)
         listed = pl.concat([matched.unmatched, unused])
         if not dry:
-            with Store(out, folder / "unmatched").publish(UNMATCHED_FILE) as path:
-                listed.write_parquet(path)
+            (folder / BESIDE).mkdir(exist_ok=True)
+            listed.write_parquet(folder / BESIDE / UNMATCHED_FILE)
         if listed.height and not dry:
             say(f"{listed.height} list entries without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
         prefix = pl.lit(source.folder + "/")

@@ -21,7 +21,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: Imports that break the rule, to be mended: what is listed here and no longer done fails too.
-OWED = {("inputs/known.py", "store")}
+OWED: set[tuple[str, str]] = set()
 #: What a room must never see, even from a lower floor.
 BLIND = {"run": {"inputs", "media"}}
 

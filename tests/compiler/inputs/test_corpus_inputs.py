@@ -11,7 +11,7 @@ import pytest
 
 from javisc.compiler.inputs.known import find_corpora, from_corpora
 from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES
-from javisc.compiler.inputs.table import INPUT_SCHEMA
+from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA
 from javisc.manifests.errors import UserError
 from support.corpora import ANNOTATIONS
 from support.shared import need
@@ -43,7 +43,7 @@ def test_all_takes_what_is_there_and_says_what_is_missing(raw: Path, tmp_path: P
     )
     real = len(list((raw / "ESC50/audio").iterdir()))
     assert f"esc50: {real} of {real} files go in; left out: {2000 - real} annotations without a file" in said
-    listed = pl.read_parquet(tmp_path / "ds/unmatched.parquet")
+    listed = pl.read_parquet(tmp_path / BESIDE / "unmatched.parquet")
     assert listed.filter(corpus="esc50").height == 2000 - real
     row = table.row(by_predicate=pl.col("id") == "4-181999-A-36", named=True)
     assert (row["relpath"], row["audio_text"], row["split"]) == (
@@ -150,4 +150,4 @@ def test_a_video_corpus(tmp_path: Path) -> None:
         ("A man plays.", None, None),
         (None, None, "no_caption"),
     ]
-    assert pl.read_parquet(tmp_path / "ds/unmatched.parquet")["identity"].to_list() == ["AAAISVHfTDo_0_10000"]
+    assert pl.read_parquet(tmp_path / BESIDE / "unmatched.parquet")["identity"].to_list() == ["AAAISVHfTDo_0_10000"]
