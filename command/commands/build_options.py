@@ -66,7 +66,7 @@ _OPTIONS = (
         default=120.0,
         show_default=True,
         metavar="S",
-        help="Seconds that a file may take, to which 10 per megabyte are added.",
+        help="Seconds of CPU time that a file may take; 10 per megabyte and 20 per second of a million pixels are added.",
     ),
     click.option(
         "--scratch",

@@ -16,7 +16,7 @@ class BuildOptions:
 
     shard_size: bytes of a shard, by estimate; shard_samples overrides it. split: names and shares. workers: processes of the
     local engine, or for one shard on a cluster; None: what fits. address: of the cluster, for engines that have one.
-    time_limit: seconds per file, to which some per megabyte are added. shard_range: build only the shards a ≤ n < b and do
+    time_limit: CPU seconds per file, and more by its size. shard_range: build only the shards a ≤ n < b and do
     not merge. part: (i, n), build only the shards whose number leaves i when divided by n, and do not merge. write_plan: plan
     and stop. finish: only merge what is published. prune: rewrite shards whose inputs changed or are gone. retry_rejected:
     try inputs again that were refused for reasons that may pass. scratch: folder for unpacked clips, local to each machine.

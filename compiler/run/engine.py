@@ -18,7 +18,8 @@ COMPILERS = {
     "audio": "javisc.compiler.media.transcode:transcode_audio",
 }
 
-#: What tells a source's length before it is compiled: `module:function`, called as f(source).duration, seconds or None.
+#: What tells a source's length and size before it is compiled: `module:function`, called as f(source) → .duration (seconds or
+#: None), .width, .height (pixels, 0 without pictures).
 PROBE = "javisc.compiler.media.open:probe"
 
 #: Engines by name: `module:class`, made with (job, options).
@@ -44,7 +45,8 @@ class Job:
     """What all units of a build share.
 
     out: folder or URL of the dataset. scratch: local folder for clips until they are packed.
-    compiler: see COMPILERS. time_limit: seconds per file, to which SECONDS_PER_MB per megabyte of source are added.
+    compiler: see COMPILERS. time_limit: CPU seconds per file, to which SECONDS_PER_MB per megabyte of
+    source are added, and what effort.needed finds.
     split, seed: names and shares of the splits that rows without one are drawn into, by their group. plan: the plan's digest.
     """
 
@@ -117,5 +119,5 @@ SECONDS_PER_MB = 10.0
 
 
 def limit_of(source_bytes: int | None, time_limit: float) -> float:
-    """Seconds a file may take: `time_limit` and SECONDS_PER_MB per megabyte of source."""
+    """Seconds a file may take by its size alone: `time_limit` and SECONDS_PER_MB per megabyte of source."""
     return time_limit + SECONDS_PER_MB * (source_bytes or 0) / 1e6

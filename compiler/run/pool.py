@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from javisc.compiler.run.effort import MAX_SECONDS, Meter
 from javisc.manifests.environment import Unavailable, patience, pause
 from javisc.manifests.errors import UserError
 
@@ -29,7 +30,7 @@ _START_LIMIT = 120.0
 
 @dataclass
 class Call:
-    """`module:function` with JSON arguments, and the seconds it may take. `tag` is handed back with the outcome.
+    """`module:function` with JSON arguments, and the seconds it may take (see effort). `tag` is handed back with the outcome.
 
     before: a call that the same worker makes first, as to fetch what this one reads. Its value is dropped; that it dies or takes
     too long is the storage's fault.
@@ -103,12 +104,21 @@ class _Worker:
         self.call: Call | None = None
         self.ready = False
         self.since = time.monotonic()
-        self.deadline = self.since + _START_LIMIT
+        self.meter = Meter(self.process.pid)
+        self.granted = 0.0
+
+    @property
+    def overdue(self) -> str | None:
+        """Why its time is over, or None."""
+        if self.call is None and self.ready:
+            return None
+        self.meter.update()
+        return self.meter.exceeded(_START_LIMIT if self.call is None else self.call.step.limit, self.granted)
 
     def begin(self, call: Call) -> None:
         self.call = call
         self.since = time.monotonic()
-        self.deadline = self.since + call.step.limit
+        self.meter, self.granted = Meter(self.process.pid), 0.0
         message = {"call": call.step.function, "arguments": call.step.arguments}
         self.connection.send_bytes(json.dumps(message).encode())
 
@@ -194,13 +204,7 @@ class Pool:
         """
         self._dispatch()
         now = time.monotonic()
-        until = min(
-            [
-                timeout,
-                *(max(0.0, worker.deadline - now) for worker in self.workers if worker.call or not worker.ready),
-                *(max(0.0, when - now) for when, _, _ in self.later[:1]),
-            ]
-        )
+        until = min([timeout, *(max(0.0, when - now) for when, _, _ in self.later[:1])])
         if not self.workers and self.later:
             time.sleep(until)
         if self.workers:
@@ -208,8 +212,8 @@ class Pool:
             for worker in list(self.workers):
                 if worker.connection in ready:
                     self._read(worker)
-                elif (worker.call or not worker.ready) and time.monotonic() > worker.deadline:
-                    self._fail(worker, "timeout")
+                elif words := worker.overdue:
+                    self._fail(worker, "timeout", words)
         self._dispatch()
         finished, self.finished = self.finished, []
         return finished
@@ -254,7 +258,6 @@ class Pool:
         if not worker.ready:
             worker.ready = True
             self.false_starts = 0
-            worker.deadline = float("inf")
             if worker.alone:
                 if self.retries:
                     self._begin(worker, self.retries.popleft())
@@ -263,6 +266,9 @@ class Pool:
             return
         call = worker.call
         assert call is not None
+        if "needs" in answer:
+            worker.granted = call.step.limit + min(float(answer["needs"]), MAX_SECONDS)
+            return
         if answer.get("error") == "memory":
             self._fail(worker, "crashed", answer["message"])
             return
@@ -288,8 +294,6 @@ class Pool:
         if error == "timeout" or message:
             worker.process.kill()
         words = message or worker.last_words()
-        if error == "timeout":
-            words = f"took longer than {worker.deadline - worker.since:.0f} seconds"
         call, ready = worker.call, worker.ready
         seconds = time.monotonic() - worker.since
         self._drop(worker)

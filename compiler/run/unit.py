@@ -10,6 +10,8 @@ from typing import Any
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.digests import digested
+from javisc.compiler.run.effort import LINE, needed
+from javisc.compiler.run.engine import PROBE
 from javisc.compiler.run.sources import local_sources
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.shard import MAX_MEMBER, Packed
@@ -17,6 +19,9 @@ from javisc.compiler.store.writer import pack_shard
 from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import extensions
+
+#: Seconds: longer than any clip becomes.
+MAX_CLIP = 6 * 3600.0
 
 
 def compile_input(
@@ -54,9 +59,9 @@ def compile_input(
             )
             more = {} if boxes is None else {"boxes": Path(boxes)}
             more |= {} if audio is None else {"sound": sources["audio_sha256"]}
-            clip, digests = digested(
-                sources, lambda: compile_file(source, Recipe.from_json(recipe), work, window=span, **more)
-            )
+            made_by = Recipe.from_json(recipe)
+            with LINE.asking(lambda: _needed(source, made_by, window[1])):
+                clip, digests = digested(sources, lambda: compile_file(source, made_by, work, window=span, **more))
             for extension, made in clip.files.items():
                 if made.stat().st_size > MAX_MEMBER:
                     raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
@@ -65,6 +70,18 @@ def compile_input(
             return {**columns, **digests, "source_bytes": source.stat().st_size}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _needed(source: Path, recipe: Recipe, end: float | None) -> float:
+    """Seconds of CPU time beyond the usual that a file may take, by its declared length and size of picture."""
+    try:
+        probed = named(PROBE)(source)
+    except Rejected:
+        return 0.0
+    seconds = min(probed.duration or 0.0, end or MAX_CLIP, MAX_CLIP)
+    if recipe.max_seconds is not None and end is None:
+        seconds = min(seconds, recipe.max_seconds)
+    return needed(seconds, 0 if recipe.kind == "audio" else probed.width * probed.height)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Started as `python -m javisc.compiler.run.worker FD PARENT MODULE…`, never forked, so it inherits no locks, threads or
 codec state. The modules are imported before it says that it is ready: no file's time limit pays for them.
-Messages are JSON: {"call": "module:function", "arguments": {…}} is answered by {"value": …} or {"error": …}.
+Messages are JSON: {"call": "module:function", "arguments": {…}} is answered by {"value": …} or {"error": …}; before that, a
+call that lasts may say {"needs": seconds}.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.effort import LINE
 from javisc.manifests.environment import UNWRITABLE, Unavailable, chain
 from javisc.manifests.errors import UserError
 
@@ -79,6 +81,7 @@ def main(descriptor: int, parent: int, preload: list[str]) -> None:
     connection = Connection(descriptor)
     for module in preload:
         importlib.import_module(module)
+    LINE.send = lambda seconds: connection.send_bytes(json.dumps({"needs": seconds}).encode())
     connection.send_bytes(b"{}")
     while True:
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from javisc.compiler.media.transcode import Clip
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
+from javisc.compiler.run.effort import LINE
 
 
 def fake(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
@@ -61,3 +62,13 @@ def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, 
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
     return fake(source, recipe, scratch, window=window)
+
+
+def burn(seconds: float, asks: float | None) -> str:
+    """Compute for so many seconds of CPU time, having asked for `asks` (None: having said nothing)."""
+    if asks is not None:
+        LINE.send(asks)
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+    return "done"
