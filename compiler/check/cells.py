@@ -56,7 +56,8 @@ def defects(manifest: pl.LazyFrame, recipe: Recipe) -> Iterator[str]:
     for rule, broken in rules:
         found = manifest.filter(broken.fill_null(False)).select("key").collect(engine="streaming")["key"]
         if len(found):
-            yield f"{len(found)} rows {rule}: {found[0]}" + (", …" if len(found) > 1 else "")
+            remedy = "; building with --prune makes them anew" if "no source_sha256" in rule else ""
+            yield f"{len(found)} rows {rule}: {found[0]}" + (", …" if len(found) > 1 else "") + remedy
 
 
 def _rules(known: set[str], recipe: Recipe) -> Iterator[tuple[str, pl.Expr]]:

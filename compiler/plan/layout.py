@@ -48,6 +48,7 @@ class Changes:
     kept: int = 0
     twice: int = 0
     twins: int = 0
+    nameless: int = 0
     changed: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     #: Inputs that were planned, are not published and cannot be found any more: (path, its bytes if they are no text).
@@ -61,6 +62,8 @@ class Changes:
         if self.twins:
             said.append(f"{self.twins} inputs have the relative path of another one and were told apart by their root")
         remedy = "their shards are rewritten" if prune else "what is published stays; --prune rewrites it"
+        if self.nameless:
+            said.append(f"{self.nameless} samples have no digest of their source, an older javisc wrote none: {remedy}")
         for names, what in ((self.changed, "changed"), (self.deleted, "no longer given")):
             if names:
                 shown = ", ".join(repr(name) for name in sorted(names)[:3]) + (", …" if len(names) > 3 else "")
@@ -205,7 +208,7 @@ def _compare(
     changes.lost = missing.join(state, on="key", how="anti").select("path", "raw_path").rows()
     gone = deleted.join(state, on="key", how="semi")
     if prune:
-        made = state.filter(pl.col("sha256").is_not_null())
+        made = state.filter(pl.col("reason").is_null())
         changes.pruned |= set(gone.join(made, on="key", how="semi")["shard"])
         gone = gone.clear()
     if state.is_empty():
@@ -222,10 +225,11 @@ def _compare(
     differs = pl.any_horizontal(other(name) for name in _COMPARED if name not in ("split", "group"))
     touched = pl.any_horizontal(other(name) for name in times)
     again = pl.col("reason").is_in(sorted(retry))
+    nameless = pl.col("reason").is_null() & pl.col("sha256").is_null()
     suspects = (
-        both.with_columns(differs=differs, again=again)
-        .filter(differs | touched | again)
-        .select("row", "raw_path", "audio_path", "key", "shard", "sha256", "audio_sha256", "reason", "differs", "again")
+        both.with_columns(differs=differs, again=again, nameless=nameless)
+        .filter(differs | touched | again | nameless)
+        .select("row", "raw_path", "audio_path", "shard", "sha256", "audio_sha256", "reason", "differs", "nameless")
         .collect(engine="streaming")
         .join(assigned.select("row", "path"), on="row")
     )
@@ -234,6 +238,12 @@ def _compare(
     for row in suspects.sort("path").iter_rows(named=True):
         if row["reason"] is not None:
             anew.append(row["row"])
+        elif row["nameless"] and not row["differs"]:
+            changes.nameless += 1
+            if prune:
+                changes.pruned.add(row["shard"])
+            else:
+                stale.append(row["row"])
         elif row["differs"] or not (
             _same_content(row["path"], row["raw_path"], row["sha256"])
             and (row["audio_path"] is None or _same_content(row["audio_path"], None, row["audio_sha256"]))

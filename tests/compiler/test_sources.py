@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import soundfile
+from command.test_build import run as command
 
 from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.check.dataset import verify
@@ -235,3 +236,19 @@ def test_javisdits_own_table_becomes_a_dataset_with_its_sounds(tmp_path: Path) -
         assert heard(tmp_path / "ds", made[text], (beep,)) == pytest.approx([beep], abs=1e-3)
         assert made[text]["audio_sha256"] == digest(Path(made[text]["audio_path"]))
     assert verify(tmp_path / "ds", workers=1).defects == []
+
+
+def test_sounds_without_a_digest_are_told_and_made_anew(tmp_path: Path) -> None:
+    """What `build audio` once left: no digest. A deleted sound goes with --prune all the same, and the others get theirs."""
+    files = sources(tmp_path / "raw", "audio")
+    run(tmp_path, RECIPES["audio"])
+    for part in (tmp_path / "ds" / ".build" / "parts").glob("*.manifest.parquet"):
+        frame = pl.read_parquet(part)
+        frame.with_columns(source_sha256=pl.lit(None, pl.String), group=pl.lit(None, pl.String)).write_parquet(part)
+    files[0].unlink()
+    done = command("build", "audio", tmp_path / "raw", "--out", tmp_path / "ds", "--workers", 1, "--shard-samples", 1)
+    assert done.returncode == 0 and "2 samples have no digest of their source" in done.stderr, done.stderr
+    defects = verify(tmp_path / "ds", workers=1).defects
+    assert any("3 rows have no source_sha256" in defect and "--prune" in defect for defect in defects)
+    rows = run(tmp_path, RECIPES["audio"], prune=True)
+    assert dict(rows.select("path", "source_sha256").iter_rows()) == {str(path): digest(path) for path in files[1:]}
