@@ -27,6 +27,8 @@ from javisc.trainer.tasks.selector import SelectorRecipe, SelectorTask, contents
 from javisc.trainer.tasks.synchformer import check_fit
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
 
+CANDIDATES = ("batch", "clip")
+
 
 @dataclass
 class SegmentContrastStart:
@@ -47,6 +49,7 @@ class SegmentContrastRecipe(SelectorRecipe):
     )
     model: SegmentContrastConfig = field(default_factory=SegmentContrastConfig)
     start: SegmentContrastStart = field(default_factory=SegmentContrastStart)
+    candidates: str = setting("batch", "Among whose segments the own one is found.", choices=CANDIDATES)
     window: int = setting(8, "Segments of the windows that are looked for in validation.", least=1)
 
 
@@ -120,8 +123,14 @@ class SegmentContrastTask(SelectorTask):
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
         seen, heard, temperature = model(batch.vis.to(device), batch.aud.to(device))
-        # Every clip's share of the contrast within this process's batch: candidates are not gathered, as in the reference.
-        return len(batch.vis) * segment_contrast(seen.float(), heard.float(), temperature)
+        return self._contrast(seen.float(), heard.float(), temperature, len(batch.vis)).sum()
+
+    def _contrast(self, seen: Tensor, heard: Tensor, temperature: Tensor, clips: int) -> Tensor:
+        """Every clip's loss (B,). Candidates of other processes are not gathered, as in the reference."""
+        if self.recipe.candidates == "batch":
+            return segment_contrast(seen, heard, temperature).expand(clips)
+        pairs = zip(seen.chunk(clips), heard.chunk(clips), strict=True)
+        return torch.stack([segment_contrast(v, a, temperature) for v, a in pairs])
 
     @torch.no_grad()
     def evaluate(
@@ -136,7 +145,7 @@ class SegmentContrastTask(SelectorTask):
             if not counts:
                 continue
             seen, heard = seen.float(), heard.float()
-            loss = segment_contrast(seen, heard, temperature).expand(len(batch.vis))
+            loss = self._contrast(seen, heard, temperature, len(batch.vis))
             clips = (len(batch.vis), -1, seen.shape[-1])
             told = shifted_windows(heard.view(clips), seen.view(clips), recipe.window)
             found.append(torch.stack((told["precision_a"], told["precision_v"], loss), 1).double().cpu())

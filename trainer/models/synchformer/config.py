@@ -112,6 +112,10 @@ class SegmentContrastConfig:
     temperature: float = setting(0.07, "The temperature at the start.", above=0)
     least: float = setting(0.001, "The lowest temperature.", above=0)
     most: float = setting(0.5, "The highest temperature.", above=0)
+    centred: bool = setting(
+        False,
+        "Take what a clip's segments have in common out of their features: for extractors that start from nothing.",
+    )
     initial: str = setting("published", _INITIAL, choices=INITIALS)
 
 

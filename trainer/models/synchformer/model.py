@@ -129,9 +129,14 @@ class SegmentContrast(nn.Module):
     def forward(self, vis: Tensor, aud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             self.logit_scale.clamp_(self.config.least, self.config.most)
-        seen = F.normalize(self.v_encoder(vis).mean(2).flatten(0, 1), dim=-1)
-        heard = F.normalize(self.a_encoder(aud).mean(2).flatten(0, 1), dim=-1)
+        seen, heard = (self._unit(encoder(x).mean(2)) for encoder, x in ((self.v_encoder, vis), (self.a_encoder, aud)))
         return seen, heard, self.logit_scale
+
+    def _unit(self, features: Tensor) -> Tensor:
+        """(B,S,C) → (B·S,C) of length 1."""
+        if self.config.centred:
+            features = features - features.mean(1, keepdim=True)
+        return F.normalize(features.flatten(0, 1), dim=-1)
 
 
 @torch.no_grad()
