@@ -13,9 +13,11 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from javisc.manifests.files import recover_folder
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, read_tensors
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.distributed import bare, spread, world
-from javisc.trainer.engine.export import save_weights, whole_state
+from javisc.trainer.engine.export import save_weights, whole_state, write_folder
 from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.optim import EMA
 from javisc.trainer.task import key_random
@@ -39,6 +41,31 @@ def split(folder: Path, overrides: Sequence[str] = ()) -> None:
                     seen += [batch[1]] if counts else []
                 counted.append([shares, passes, seen])
         (folder / f"counted-{here.rank}").write_text(json.dumps(counted))
+
+
+def saving(folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Save weights and checkpoints of a sharded model, and export one, for ever: every tensor of generation n holds n."""
+    torch.manual_seed(0)
+    with world() as here:
+        model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
+        fully_shard(model, mesh=init_device_mesh("cpu", (here.size,)))
+        checkpoints = Checkpoints(folder / CHECKPOINTS, here, keep=2)
+        checkpoints.discard_incomplete()
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        newest = checkpoints.newest()
+        begin = checkpoints.load(newest, tensors)["step"] if newest is not None else 0
+        if here.first:
+            for name in ("best", "exported"):
+                recover_folder(folder / name)
+        for generation in range(begin + 1, 10**6):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.fill_(generation)
+            save_weights(folder / "best", model, None, {}, here, {"step": generation})
+            checkpoints.save(generation, tensors, {"step": generation, "recipe": {}}, wait=generation % 2 == 0)
+            if here.first and (paths := checkpoints.complete()):
+                found = read_tensors(paths[-1], lambda name: name.startswith("model."))
+                write_folder(folder / "exported", found, {}, {"step": 0}, None)
 
 
 def gathered(folder: Path, overrides: Sequence[str] = ()) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,9 @@ import pytest
 import torch
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.files import kept_folder
 from javisc.trainer.engine import loop, meter
-from javisc.trainer.engine.checkpoint import Checkpoints
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, complaint, complete, read_tensors
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.distributed import bare, spread, world
 from javisc.trainer.engine.hooks import Hook, Run, hook
@@ -93,6 +98,40 @@ def test_only_the_first_process_holds_the_whole_model_when_it_is_saved(strategy:
     before, left = torch.load(tmp_path / "before.pt", weights_only=True), read_weights(tmp_path / "best")
     assert left.keys() == before.keys() and all(torch.equal(left[name], before[name]) for name in left)
     assert json.loads((tmp_path / "best" / "origin.json").read_text()) == {"step": 3}
+
+
+def one_generation(tensors: dict[str, torch.Tensor]) -> int:
+    """What every value of a folder's tensors is; fails if they are of several generations."""
+    values = torch.cat([value.flatten() for value in tensors.values()]).unique()
+    assert len(tensors) == 8 and len(values) == 1, f"a mixed folder: {values.tolist()}"
+    return int(values)
+
+
+@pytest.mark.dist
+def test_killed_anywhere_two_processes_leave_whole_folders(tmp_path: Path) -> None:
+    """Both are killed at once at random moments of saving `best/`, a checkpoint and an export (JAVISC_TEST_KILLS times), and
+    start again from what they left: never a mixed or an unreadable folder, and they never go back."""
+    draws, last = random.Random(os.environ.get("JAVISC_TEST_SEED")), 0
+    for _ in range(int(os.environ.get("JAVISC_TEST_KILLS", "5"))):
+        ranks = Ranks(tmp_path, program="support.operated:saving", world=2)
+        seen = last
+        while seen <= last and all(process.is_alive() for process in ranks.processes):
+            time.sleep(0.002)
+            seen = max([last, *(int(path.name.removeprefix("step-")) for path in complete(tmp_path / CHECKPOINTS))])
+        time.sleep(draws.uniform(0, 0.3))
+        for process in ranks.processes:
+            process.kill()
+        assert set(ranks.wait()) == {-signal.SIGKILL}, ranks.told()
+        for path in complete(tmp_path / CHECKPOINTS):
+            assert complaint(path) == ""
+            generation = one_generation(read_tensors(path, lambda name: name.startswith("model.")))
+            assert generation == int(path.name.removeprefix("step-"))
+            last = max(last, generation)
+        for name in ("best", "exported"):
+            place = next(p for p in (tmp_path / name, kept_folder(tmp_path / name)) if p.is_dir())
+            generation = one_generation(read_weights(place))
+            origin = json.loads((place / "origin.json").read_text())
+            assert name == "exported" or (origin["step"] == generation and generation >= last)
 
 
 def test_the_best_weights_are_there_before_a_state_claims_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
