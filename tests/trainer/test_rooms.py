@@ -18,10 +18,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "task": ("data.draws",),
     "engine": ("task",),
     "forecast": ("engine", "task", "models"),
-    "data": ("task", "engine.settings", "engine.weights", "transforms", "models.text.captions"),
+    "data": ("task", "engine.settings", "engine.moving", "engine.weights", "transforms", "models.text.captions"),
     "transforms": ("engine.settings", "data.draws", "data.lengths"),
     "models": (
         "engine.settings",
+        "engine.moving",
         "engine.weights",
         "engine.checkpoint_io",
         "engine.distributed.PRECISIONS",

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from javisc.trainer.data import draws
+from javisc.trainer.engine.moving import to_device
 
 
 def generators(seeds: Sequence[int], *words: draws.Word) -> list[Generator]:
@@ -19,7 +20,7 @@ def generators(seeds: Sequence[int], *words: draws.Word) -> list[Generator]:
 def normal(shape: Sequence[int], rows: Sequence[Generator], like: Tensor | None = None) -> Tensor:
     """Standard normal draws [rows, *shape], on the device and in the precision of `like`."""
     drawn = torch.stack([torch.randn(tuple(shape), generator=row) for row in rows])
-    return drawn if like is None else drawn.to(like)
+    return drawn if like is None else to_device(drawn, like.device).to(like.dtype)
 
 
 def uniform(shape: Sequence[int], rows: Sequence[Generator]) -> Tensor:

@@ -45,6 +45,9 @@ class EncodersConfig:
     audio_vae: str = ""
     vocoder: str = ""
     precision: str = setting("bf16", "What the frozen networks compute in.", choices=tuple(PRECISIONS))
+    frames_at_once: int = setting(
+        0, "Pictures that OpenSora's autoencoder takes in one call; 0 takes its own number.", least=0
+    )
     tiny: bool = setting(False, "Small random networks wherever no place is given.")
 
 
@@ -127,7 +130,9 @@ class Encoders:
         folder = need_weights(self.config.video_vae, "video_vae")
         if folder.is_dir() and "_class_name" in read_options(folder / "config.json"):
             return DiffusersVideoVAE.load(folder, device=self.device, dtype=self.dtype)
-        return OpenSoraVAE.load(folder, device=self.device, dtype=self.dtype)
+        vae = OpenSoraVAE.load(folder, device=self.device, dtype=self.dtype)
+        vae.frames_at_once = self.config.frames_at_once or vae.frames_at_once
+        return vae
 
     @cached_property
     def audio(self) -> AudioCodec:

@@ -30,6 +30,7 @@ from javisc.trainer.data.noise import generators, normal, uniform
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.distributed import autocast
 from javisc.trainer.engine.lockstep import in_step
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly, read_weights, run_weights
 from javisc.trainer.models.dit import PRESETS, VASTDiT3, VASTDiT3Config
@@ -119,13 +120,14 @@ class DiTRecipe(Recipe):
 @dataclass(frozen=True)
 class Step:
     """All that a loss is a function of: latents, times [B], noise by modality, rows whose captions are dropped [B], frames that
-    are generated [B, T], [B, R] by modality, and the prior's tokens."""
+    are generated [B, T], [B, R] by modality, whether any frame is given, and the prior's tokens."""
 
     latents: Latents
     t: Tensor
     noise: dict[str, Tensor]
     drops: dict[str, Tensor] | None = None
     masks: dict[str, Tensor] | None = None
+    partial: dict[str, bool] | None = None
     priors: tuple[Tensor, Tensor] | None = None
 
 
@@ -248,13 +250,14 @@ class DiTTask(ABC):
         times = torch.cat([draw_times(1, flow, *size, generator=row) for row in rows])
         dropped = uniform((3,), rows) < self.config.class_dropout_prob
         names = ("text", "audio_text", "prior")
-        drops = {name: dropped[:, i].to(device) for i, name in enumerate(names)}
+        masks = self._masks(latents) or {}
         return Step(
             latents,
-            times.to(device),
+            to_device(times, device),
             self._noise(latents, rows),
-            drops,
-            self._masks(latents),
+            {name: to_device(dropped[:, i].contiguous(), device) for i, name in enumerate(names)},
+            {name: to_device(mask, device) for name, mask in masks.items()} or None,
+            {name: not bool(mask.all()) for name, mask in masks.items()} or None,
             self._priors(latents, rows),
         )
 
@@ -262,14 +265,13 @@ class DiTTask(ABC):
         return {name: normal(x.shape[1:], rows, x) for name, x in _modalities(latents).items()}
 
     def _masks(self, latents: Latents) -> dict[str, Tensor] | None:
-        """Which frames are generated; None where all are."""
+        """Which frames are generated, on the CPU; None where all are."""
         if latents.video is None or not self.recipe.mask_ratios:
             return None
         seeds = [int(draws.bits(seed, "masks")[0]) for seed in latents.seeds]
         lengths = latents.video.shape[2], latents.audio.shape[2]
         drawn = draw_masks(len(seeds), *lengths, self.recipe.mask_ratios, seeds)
-        device = latents.audio.device
-        return None if drawn is None else {"video": drawn[0].to(device), "audio": drawn[1].to(device)}
+        return None if drawn is None else {"video": drawn[0], "audio": drawn[1]}
 
     def _priors(self, latents: Latents, rows: Sequence[torch.Generator]) -> tuple[Tensor, Tensor] | None:
         """The frozen prior's tokens, drawn."""
@@ -307,6 +309,7 @@ class DiTTask(ABC):
             noise,
             {name: empty(rows, dtype=torch.bool) for name in ("text", "audio_text", "prior")},
             masks if self.recipe.mask_ratios else None,
+            None,
             (priors[0], priors[1]) if c.has_prior else None,
         )
 
@@ -331,6 +334,8 @@ class DiTTask(ABC):
                 spatial_prior=spatial,
                 temporal_prior=temporal,
                 drops=step.drops,
+                lengths=latents.lengths,
+                partial=step.partial,
             )
             return out
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from javisc.trainer.data.clips import ClipData, Clips, ClipSource
 from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
 from javisc.trainer.data.noise import generators
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.encoders import Encoders
 from javisc.trainer.task import Source
 
@@ -36,6 +38,8 @@ class Latents:
     height: int
     width: int
     fps: float
+    #: Real tokens of each row, where they are its first ones: what the host knows it need not read from a device.
+    lengths: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.audio)
@@ -43,11 +47,20 @@ class Latents:
     def to(self, device: torch.device) -> Latents:
         """The same on another device."""
         tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
-        moved: dict[str, Any] = {name: x.to(device, non_blocking=True) for name, x in tensors.items()}
-        return dataclasses.replace(self, **moved)
+        moved: dict[str, Any] = {name: to_device(x, device) for name, x in tensors.items()}
+        return dataclasses.replace(self, **moved, lengths=self.lengths or token_counts(self.mask))
 
 
 Batch = Clips | Latents
+
+
+def token_counts(mask: Tensor) -> list[int] | None:
+    """How many tokens of each row of a mask [B, L] on the CPU are real, if they are its first; None else."""
+    if mask.device.type != "cpu" or is_fake(mask):
+        return None
+    counts = (mask != 0).sum(1)
+    first = torch.arange(mask.shape[1]) < counts[:, None]
+    return [int(count) for count in counts.tolist()] if torch.equal(first, mask != 0) else None
 
 
 @torch.no_grad()
@@ -62,7 +75,8 @@ def encode(encoders: Encoders, clips: Clips, *, prior_text: bool) -> Latents:
         audio=encoders.audio.encode(clips.mel, draws=rows),
         video=None if clips.video is None else encoders.video.encode(clips.video, draws=rows),
         text=text,
-        mask=mask,
+        mask=to_device(mask, text.device),
+        lengths=token_counts(mask),
         prior_text=encoders.prior_text.encode(clips.captions) if prior_text else None,
         keys=clips.keys,
         seeds=clips.seeds,

@@ -29,6 +29,7 @@ from javisc.trainer.data.pools import Pools
 from javisc.trainer.data.prior import PoolsConfig, PriorSource, negatives_of
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.lockstep import in_step
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import run_weights
 from javisc.trainer.models.encoders import Encoders, EncodersConfig
@@ -206,7 +207,7 @@ class PriorTask:
         x, tokens = stored, self.config.spatial_token_num + self.config.temporal_token_num
         return PriorInputs(
             hidden=x["prior_text"],
-            noise=normal((tokens, self.config.out_dim), generators(batch.seeds, "prior")).to(device),
+            noise=to_device(normal((tokens, self.config.out_dim), generators(batch.seeds, "prior")), device),
             video=x["video"],
             audio=x["audio"],
             negatives={a: Negatives(x[f"wrong_video_{a}"], x[f"wrong_audio_{a}"]) for a in ASPECTS},
@@ -218,7 +219,7 @@ class PriorTask:
     def stored(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
         """What the frozen networks make of a batch, or made when it was encoded: the tensors named by STORED."""
         if isinstance(batch, Encoded):
-            return {name: batch.tensors[name].to(device, non_blocking=True) for name in STORED}
+            return {name: to_device(batch.tensors[name], device) for name in STORED}
         assert batch.video is not None
         encoders, seeds, seconds = self.encoders(device), batch.seeds, batch.frames / batch.fps
         wrong = negatives_of(batch, self.pools(), self.recipe.negatives, device)
@@ -234,7 +235,7 @@ class PriorTask:
             """[B, r, …] → latents [B, r, …]: a pass for each r, so that memory is that of one batch."""
             return torch.stack([encode(slots[:, r], aspect, r) for r in range(slots.shape[1])], dim=1)
 
-        made = {"video": seen(batch.video.to(device)), "audio": heard(batch.sound.to(device))}
+        made = {"video": seen(to_device(batch.video, device)), "audio": heard(to_device(batch.sound, device))}
         for aspect in ASPECTS:
             made[f"wrong_video_{aspect}"] = each(seen, wrong.video[aspect], aspect)
             made[f"wrong_audio_{aspect}"] = each(heard, wrong.audio[aspect], aspect)

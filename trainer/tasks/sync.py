@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.sync import SyncBatch
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.forecast.flops import Tally
@@ -126,9 +127,9 @@ class SyncTask(SelectorTask):
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> dict[str, Tensor]:
         """The offset's cross entropy and, where it weighs anything, the alignment's loss, both without their weights."""
-        vis, aud = batch.vis.to(device, non_blocking=True), batch.aud.to(device, non_blocking=True)
-        target, weight = batch.target.to(device), self.recipe.alignment_weight
-        shift = batch.shift.to(device) / self.recipe.transforms.crop_len_sec if weight else None
+        vis, aud = to_device(batch.vis, device), to_device(batch.aud, device)
+        target, weight = to_device(batch.target, device), self.recipe.alignment_weight
+        shift = to_device(batch.shift, device) / self.recipe.transforms.crop_len_sec if weight else None
         aligned, logits = model(vis, aud, shift=shift)
         # Weighed with 0, not left out: every parameter needs a gradient where processes join theirs.
         offset = F.cross_entropy(logits.float(), target, reduction="sum")

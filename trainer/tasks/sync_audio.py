@@ -15,6 +15,7 @@ from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import LABELLED, SoundBatch, SoundBatches, labels_of
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.lockstep import in_step
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.forecast.flops import Tally
 from javisc.trainer.models.sync.config import TRUNK_SIZES
@@ -145,8 +146,8 @@ class SyncAudioTask:
             return self.model()
 
     def loss(self, model: nn.Module, batch: SoundBatch, device: torch.device) -> Tensor:
-        _, logits = model(batch.aud.to(device))
-        return F.cross_entropy(logits.float(), batch.target.to(device), reduction="sum")
+        _, logits = model(to_device(batch.aud, device))
+        return F.cross_entropy(logits.float(), to_device(batch.target, device), reduction="sum")
 
     def metrics(self) -> tuple[str, ...]:
         """What `validate` measures."""

@@ -34,9 +34,14 @@ class SoundPool(Protocol):
 def loud_spans(wave: Tensor, pieces: int = 10, level: float = LOUD) -> list[Span]:
     """Where a wave is loud: cut into equal pieces, those with RMS from `level` up, neighbours joined."""
     edges = [round(i * len(wave) / pieces) for i in range(pieces + 1)]
+    parts = [(start, end) for start, end in itertools.pairwise(edges) if end > start]
+    if not parts:
+        return []
+    # One look at the device for all pieces.
+    loudness = torch.stack([wave[start:end].square().mean().sqrt() for start, end in parts]).tolist()
     spans: list[Span] = []
-    for start, end in itertools.pairwise(edges):
-        if end > start and float(wave[start:end].square().mean().sqrt()) >= level:
+    for (start, end), rms in zip(parts, loudness, strict=True):
+        if rms >= level:
             if spans and spans[-1][1] == start:
                 spans[-1] = (spans[-1][0], end)
             else:

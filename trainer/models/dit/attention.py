@@ -17,6 +17,7 @@ from javisc.kernels.attention.reference import rms_norm
 from javisc.kernels.bidirectional_attention import bidirectional_attention
 from javisc.kernels.prior_attention import prior_attention
 from javisc.kernels.temporal_attention import rope_table, temporal_attention
+from javisc.trainer.engine.moving import to_device
 
 #: cos and sin [T, D/2] of the rotary angles
 Turns = tuple[Tensor, Tensor]
@@ -80,8 +81,8 @@ class PackedText:
     @classmethod
     def of(cls, tokens: Tensor, lengths: list[int]) -> PackedText:
         """Rows of these lengths."""
-        bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=tokens.device)
-        return cls(tokens, bounds, max(lengths))
+        bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+        return cls(tokens, to_device(bounds, tokens.device), max(lengths))
 
 
 class CrossAttention(nn.Module):

@@ -6,11 +6,14 @@ Letters: B rows, C width, T/H/W video latent axes, R/M audio latent axes (time, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
+
+from javisc.trainer.engine.moving import to_device
 
 
 class PatchEmbed3d(nn.Module):
@@ -171,13 +174,18 @@ class CaptionEmbedder(nn.Module):
         return self.y_proj(y)
 
 
-def keep_real_tokens(y: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int]]:
+def keep_real_tokens(y: Tensor, mask: Tensor | None, lengths: Sequence[int] | None = None) -> tuple[Tensor, list[int]]:
     """The tokens [B, L, C] whose mask [B or B/k, L] is not 0, rows joined: ([sum, C], tokens per row). No mask keeps
     all, and so does a fake one, which has no values to read.
 
-    The lengths are read once per forward, not per block; a mask on the CPU makes no device wait for it.
+    `lengths` [B or B/k] say how many tokens of each row are real, the first ones: then the mask is not looked at, and no
+    device is waited for. Without them it is read once per forward.
     """
     rows, length, _ = y.shape
+    if lengths is not None:
+        known = [min(int(count), length) for count in lengths] * (rows // len(lengths))
+        places = torch.cat([torch.arange(count) + row * length for row, count in enumerate(known)])
+        return y.flatten(0, 1).index_select(0, to_device(places, y.device)), known
     keep = None if mask is None else mask != 0
     if keep is None or is_fake(keep):
         return y.flatten(0, 1), [length] * rows

@@ -7,7 +7,7 @@ frequency), L caption tokens, P prior tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -133,8 +133,9 @@ class VASTDiT3(nn.Module):
         *,
         keep: bool = False,
         drops: Mapping[str, Tensor] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Conditions:
-        """Embed captions y [B, 1, L, c] (mask [B or B/k, L], 1 = real) and priors [B, P, c'] once.
+        """Embed captions y [B, 1, L, c] (mask [B or B/k, L], 1 = real, or `lengths` of the same rows) and priors [B, P, c'] once.
 
         `drops` [B] says which rows read the null embedding: "text" for the video branch, "audio_text", "prior". What it does
         not name is drawn in training, and never dropped else.
@@ -144,10 +145,10 @@ class VASTDiT3(nn.Module):
         y, drops = y.to(self.dtype), drops or {}
         video_text = None
         if not self.config.audio_only:
-            video_text = PackedText.of(*keep_real_tokens(self.y_embedder(y, drops.get("text")).squeeze(1), mask))
-        audio_text = PackedText.of(
-            *keep_real_tokens(self.audio_y_embedder(y, drops.get("audio_text")).squeeze(1), mask)
-        )
+            seen = self.y_embedder(y, drops.get("text")).squeeze(1)
+            video_text = PackedText.of(*keep_real_tokens(seen, mask, lengths))
+        heard = self.audio_y_embedder(y, drops.get("audio_text")).squeeze(1)
+        audio_text = PackedText.of(*keep_real_tokens(heard, mask, lengths))
         spatial = temporal = None
         if self.config.has_prior:
             if spatial_prior is None or temporal_prior is None:
@@ -206,6 +207,8 @@ class VASTDiT3(nn.Module):
         onset_prior: Tensor | None = None,
         conditions: Conditions | None = None,
         drops: Mapping[str, Tensor] | None = None,
+        lengths: Sequence[int] | None = None,
+        partial: Mapping[str, bool] | None = None,
     ) -> dict[str, Tensor]:
         """Predict video [B, k*4, T, H, W] and audio [B, k*8, Ra, Ma] in float32 (k = 2 with `pred_sigma`; the first
         half is the velocity).
@@ -215,13 +218,16 @@ class VASTDiT3(nn.Module):
         (the first element counts). Either y (with mask, priors and drops) or `conditions` from `conditions()`. An audio-only
         model takes no video and returns none.
 
+        What the host knows it need not read from the device: `lengths` [B] of the captions, and `partial`, whether the masks
+        "video" and "audio" give any frame.
+
         Raises ValueError where an input is missing or does not fit.
         """
         config, dtype = self.config, self.dtype
         if conditions is None:
             if y is None:
                 raise ValueError("give y or conditions")
-            conditions = self.conditions(y, mask, spatial_prior, temporal_prior, drops=drops)
+            conditions = self.conditions(y, mask, spatial_prior, temporal_prior, drops=drops, lengths=lengths)
         if (x_mask is not None and ax_mask is None and not config.audio_only) or any(
             size % patch for size, patch in zip(audio.shape[2:], config.audio_patch_size)
         ):
@@ -229,10 +235,11 @@ class VASTDiT3(nn.Module):
                 f"audio latent {tuple(audio.shape)} must divide by the audio patch {config.audio_patch_size}, "
                 "and x_mask needs ax_mask"
             )
-        ax_mask = _partial(ax_mask)
+        known = partial or {}
+        ax_mask = _partial(ax_mask, known.get("audio"))
         a_frames = audio.shape[2] // config.audio_patch_size[0]
         a_mask = None if ax_mask is None else ax_mask[:, :: config.audio_patch_size[0]].contiguous()
-        v_mask = None if config.audio_only else _partial(x_mask)
+        v_mask = None if config.audio_only else _partial(x_mask, known.get("video"))
         times = self._times(timestep.to(dtype), fps.to(dtype), a_mask is not None or v_mask is not None)
 
         a = self.ax_embedder(audio.to(dtype))
@@ -327,9 +334,10 @@ def _first(value: Tensor | float) -> float:
     return float(value.flatten()[0]) if isinstance(value, Tensor) else float(value)
 
 
-def _partial(mask: Tensor | None) -> Tensor | None:
-    """None where the mask is true everywhere: the masked path then computes the same and costs more. A fake mask is partial."""
-    if mask is None:
-        return None
+def _partial(mask: Tensor | None, known: bool | None = None) -> Tensor | None:
+    """None where the mask is true everywhere (`known`, or read): the masked path then computes the same and costs more. A fake
+    mask is partial."""
+    if mask is None or known is not None:
+        return None if mask is None or not known else mask.bool()
     everywhere = mask.all()
     return None if not is_fake(everywhere) and bool(everywhere) else mask.bool()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.frozen import need_weights
 
 
@@ -36,7 +37,7 @@ class T5:
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Captions → last hidden state [B, 1, L, C] and mask [B, L]."""
+        """Captions → last hidden state [B, 1, L, C] and mask [B, L], which stays on the CPU: its reader waits for no device."""
         tokens = self.tokenizer(
             captions,
             max_length=self.length,
@@ -45,6 +46,7 @@ class T5:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        ids, mask = (tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
-        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        there = self.model.device
+        hidden = self.model(input_ids=to_device(ids, there), attention_mask=to_device(mask, there)).last_hidden_state
         return hidden[:, None], mask

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from javisc.trainer.data.noise import normal as noise_of
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.weights import load_strictly, read_options, read_weights
 from javisc.trainer.models.frozen import need_weights
 from javisc.trainer.models.vae.temporal import TemporalVAE
@@ -97,7 +98,7 @@ class OpenSoraVAE(nn.Module):
     def encode(self, video: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor:
         """A draw from the posterior of both halves, or their means with `mode`."""
         rows, _, frames = video.shape[:3]
-        flat = video.to(self.scale).transpose(1, 2).flatten(0, 1)
+        flat = to_device(video, self.scale.device).to(self.scale.dtype).transpose(1, 2).flatten(0, 1)
         own = None if draws is None else [row for row in draws for _ in range(frames)]
         step = self.frames_at_once
         pictures = torch.cat(
