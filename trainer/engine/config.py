@@ -48,6 +48,10 @@ class RunConfig:
         "What `deterministic` does at an operation that has no such form on the device.",
         choices=NONDETERMINISTIC,
     )
+    watchdog_sec: float = setting(
+        300.0, "Seconds without a step after which a process writes its stacks and last batch; 0 never does.", least=0
+    )
+    profile: int = setting(0, "Steps that are traced after the first three, into the run's folder `profile`.", least=0)
     tensorboard: bool = setting(True, "Write TensorBoard's files, too.")
     wandb: bool = setting(False, "Log to Weights & Biases, too; needs javisc[wandb].")
 

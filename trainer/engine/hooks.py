@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Run:
     logs: Logs
     meter: Meter
     step: int = 0
+    #: Names of the samples of this process's last batches.
+    keys: list[str] = field(default_factory=list)
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:

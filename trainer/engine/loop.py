@@ -31,6 +31,7 @@ from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.optim import EMA, Stepper
 from javisc.trainer.engine.peaks import peak_flops
 from javisc.trainer.engine.schedule import EarlyStop, rate_factor
+from javisc.trainer.engine.watch import Profile, Watchdog, record_flights
 from javisc.trainer.engine.window import Taken, Window
 from javisc.trainer.task import Source, Task, endless, key_random
 
@@ -64,6 +65,7 @@ def train(
     Raises UserError if the folder holds a run otherwise, if no checkpoint fits, or if the gradients stay not finite.
     """
     limits = recipe.parallel
+    record_flights(folder)
     with (
         world(limits.timeout_sec, limits.saving_timeout_sec) as here,
         deterministic(recipe.run.deterministic, strict=recipe.run.nondeterministic == "raise"),
@@ -119,12 +121,15 @@ def train(
         epochs = _Epochs(recipe, source)
         why = "done"
         model.train()
+        hooks = [*_watching(recipe, cleanup), *hooks]
         for hook in hooks:
             hook.started(run)
 
         while not _ended(recipe, step, source):
             meter.start()
             micro = [next(batches) for _ in range(recipe.run.accumulate)]
+            keys = [task.keys(batch) for batch in micro]
+            run.keys = [key for names in keys for key in names]
             flops = sum(task.flops(batch) for batch in micro)
             sizes, work = here.gather(
                 sum(task.size(batch) for batch in micro), flops or sum(task.tokens(batch) for batch in micro)
@@ -153,7 +158,7 @@ def train(
             step += 1
             run.step = step
             end = _ended(recipe, step, source)
-            window.saw(Taken(step, terms, norm, bad, [task.keys(batch) for batch in micro], finite))
+            window.saw(Taken(step, terms, norm, bad, keys, finite))
             meter.took(float(sizes.sum()), flops)
 
             if _due(step, recipe.run.log_every, end):
@@ -190,13 +195,26 @@ def train(
 
         raised.answer()
         checkpoints.finish()
-        _save(run, "last", model, settings, hooks, {})
+        with meter.paused():
+            _save(run, "last", model, settings, hooks, {})
         logs.row(step, "event", {"event": why})
         for hook in hooks:
             hook.ended(run, why)
         if last is not None:
             last(inner)
         return Outcome(step, why, early.best)
+
+
+def _watching(recipe: Recipe, cleanup: ExitStack) -> list[Hook]:
+    """The hooks that the recipe asks for by itself."""
+    found: list[Hook] = []
+    if recipe.run.watchdog_sec:
+        watchdog = Watchdog(recipe.run.watchdog_sec, recipe.parallel.saving_timeout_sec / 2)
+        cleanup.callback(watchdog.close)
+        found.append(watchdog)
+    if recipe.run.profile:
+        found.append(Profile(recipe.run.profile))
+    return found
 
 
 def _chosen(

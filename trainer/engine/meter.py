@@ -22,6 +22,8 @@ class Meter:
     def __init__(self, here: World, peak: float | None) -> None:
         self.here, self.peak = here, peak
         self.begin = time.monotonic()
+        #: Whether something that is no training runs now.
+        self.is_paused = False
         self._forget()
 
     def _forget(self) -> None:
@@ -33,10 +35,14 @@ class Meter:
         """Time that is no training. What the device still has to do is waited for first: it belongs to the steps before."""
         if self.here.device.type == "cuda":
             torch.cuda.synchronize(self.here.device)
-        begin = time.monotonic()
+        if self.is_paused:  # within another pause, which counts the time
+            yield
+            return
+        begin, self.is_paused = time.monotonic(), True
         try:
             yield
         finally:
+            self.is_paused = False
             self.away += time.monotonic() - begin
 
     def start(self) -> None:
