@@ -51,6 +51,7 @@ class RunConfig:
     watchdog_sec: float = setting(
         300.0, "Seconds without a step after which a process writes its stacks and last batch; 0 never does.", least=0
     )
+    gc_every: int = setting(0, "Steps between collections of Python's garbage; 0 leaves it to Python.", least=0)
     profile: int = setting(0, "Steps that are traced after the first three, into the run's folder `profile`.", least=0)
     tensorboard: bool = setting(True, "Write TensorBoard's files, too.")
     wandb: bool = setting(False, "Log to Weights & Biases, too; needs javisc[wandb].")

@@ -29,6 +29,7 @@ from javisc.trainer.engine.settings import setting
 STRATEGIES = ("ddp", "fsdp2", "hybrid")
 #: So many variants of a block are compiled before the rest of them runs eagerly.
 COMPILED_VARIANTS = 64
+TF32 = ("torch", "allowed", "never")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -168,6 +169,7 @@ class ParallelConfig:
     strategy: str = setting("ddp", "How the model lies on the processes.", choices=STRATEGIES)
     shard_group: int = setting(0, "Processes of a group of `hybrid`; 0 takes those of a node.", least=0)
     precision: str = setting("fp32", "What forward and backward compute in.", choices=tuple(PRECISIONS))
+    tf32: str = setting("torch", "TF32 for float32 products on CUDA; `torch` leaves PyTorch's defaults.", choices=TF32)
     compile: bool = setting(False, "Compile each block.")
     checkpoint_blocks: bool = setting(False, "Keep a block's inputs alone and compute it again in backward.")
     timeout_sec: float = setting(600.0, "Seconds that a step's collectives wait for all processes.", above=0)

@@ -31,6 +31,7 @@ from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.optim import EMA, Stepper
 from javisc.trainer.engine.peaks import peak_flops
 from javisc.trainer.engine.schedule import EarlyStop, rate_factor
+from javisc.trainer.engine.tuning import Collect, grow_segments, surroundings, tuned
 from javisc.trainer.engine.watch import Profile, Watchdog, record_flights
 from javisc.trainer.engine.window import Taken, Window
 from javisc.trainer.task import Source, Task, endless, key_random
@@ -66,9 +67,11 @@ def train(
     """
     limits = recipe.parallel
     record_flights(folder)
+    grow_segments()
     with (
         world(limits.timeout_sec, limits.saving_timeout_sec) as here,
         deterministic(recipe.run.deterministic, strict=recipe.run.nondeterministic == "raise"),
+        tuned(recipe),
         _terminations() as terminated,
         ExitStack() as cleanup,
     ):
@@ -113,6 +116,7 @@ def train(
 
         logs = Logs(folder, recipe, step, first=here.first)
         cleanup.callback(logs.close)
+        logs.row(step, "start", surroundings(here, recipe))
         meter = Meter(here, peak_flops(here.device, recipe.parallel.precision))
         batches = endless(source)
         cleanup.callback(batches.close)
@@ -212,6 +216,8 @@ def _watching(recipe: Recipe, cleanup: ExitStack) -> list[Hook]:
         watchdog = Watchdog(recipe.run.watchdog_sec, recipe.parallel.saving_timeout_sec / 2)
         cleanup.callback(watchdog.close)
         found.append(watchdog)
+    if recipe.run.gc_every:
+        found.append(Collect(recipe.run.gc_every))
     if recipe.run.profile:
         found.append(Profile(recipe.run.profile))
     return found
