@@ -1,320 +1,478 @@
-"""Time every kernel beside its peers, at the shapes the models run, and settle the goals.
+"""Judge every kernel, then time it beside its peers at the shapes the models run, most decisive first, within a budget.
 
-    python -P benchmarks/kernels.py --out benchmarks/results/kernels.md            (or: javisc bench kernels)
+    python -P benchmarks/kernels.py --budget 600 --results kernels.jsonl --out kernels.md          (or: javisc bench kernels)
 
-On a CUDA device: correctness against the definition first (a wrong kernel is not timed), then median and 20th/80th percentile
-of forward, backward and both, in bfloat16, beside the definition, torch.compile of it and every fused attention installed;
-bandwidth and arithmetic as shares of a copy and a matrix product measured in the same run. Exit code 1 if a goal is missed.
-Without one: least bytes and FLOPs of every case, resources of the compiled kernels, and CPU times of the torch forms.
+Every stage runs in a process of its own, and every cell is a JSON line of --results as soon as it is measured: an end at any
+moment loses one cell, and --resume measures what is missing. First the ceilings of this device and the gate (gate.py): a kernel
+that fails it is not timed. A peer that cannot run a shape is "not measured". Needs torch and triton only; without a CUDA device
+it runs the same stages at toy sizes in Triton's interpreter, whose times mean nothing (--tiny).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import os
-import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from kernel_cases import Case, Goal, cases
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+if (
+    importlib.util.find_spec("javisc") is None
+):  # not installed: the checkout's own floors, of which only kernels is needed
+    package = types.ModuleType("javisc")
+    package.__path__ = [str(ROOT)]
+    sys.modules["javisc"] = package
 
-TOLERANCE = 2e-2  # bfloat16 against the definition in float32, largest error over largest value
-H200 = {
-    "TB/s": 4.3,
-    "TFLOP/s": 790.0,
-}  # copy and bfloat16 product measured on an H200 elsewhere; used only without a device
-PHASES = ("forward", "backward", "forward+backward")
-
-
-def as_tuple(out: Any) -> tuple[Tensor, ...]:
-    return out if isinstance(out, tuple) else (out,)
-
-
-def leaves(inputs: dict[str, Any]) -> list[Tensor]:
-    return [x for x in inputs.values() if isinstance(x, Tensor) and x.requires_grad]
-
-
-def worst_error(case: Case, device: str) -> float:
-    """The largest relative error over outputs and gradients, at tiny sizes."""
-    inputs = case.inputs(device, torch.bfloat16, **case.tiny)
-    wide = {
-        k: x.detach().float().requires_grad_(x.requires_grad) if isinstance(x, Tensor) and x.is_floating_point() else x
-        for k, x in inputs.items()
-    }
-    results = []
-    for function, given in ((case.ours, inputs), (case.definition, wide)):
-        outputs = as_tuple(function(**given))
-        grads = torch.autograd.grad(
-            outputs, leaves(given), [torch.ones_like(o) for o in outputs], materialize_grads=True
-        )
-        results.append([x.detach().float() for x in (*outputs, *grads)])
-    return max(
-        float((a - b).abs().max() / b.abs().max().clamp_min(1e-3)) for a, b in zip(*results, strict=True) if b.numel()
-    )
+#: Stage → share of what is left of the budget when it starts. In the order of what they decide.
+STAGES = {
+    "ceilings": 0.1,
+    "gate": 0.4,
+    "attention": 0.4,
+    "norms": 0.3,
+    "prior_attention": 0.3,
+    "bidirectional_attention": 0.35,
+    "temporal_attention": 0.4,
+    "selector_attention": 0.5,
+    "block": 0.5,
+    "sweep": 1.0,
+}
+PHASES = ("forward", "backward", "both")
+Record = dict[str, Any]
 
 
-def timings(function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """Phase → (median, 20th, 80th percentile) in ms; the cache is flushed between repetitions."""
+class Log:
+    """Cells by their names, a JSON line each, written as they are measured; those that stand there already are not run again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[str, Record] = {}
+        text = path.read_text() if path.exists() else ""
+        if text and not text.endswith("\n"):
+            path.write_text(text + "\n")  # the end cut a line short
+        for line in text.splitlines():
+            try:
+                cell = json.loads(line)
+            except ValueError:
+                continue
+            self.cells[cell["cell"]] = cell
+
+    def measure(self, name: str, run: Callable[[], Record]) -> Record:
+        """The cell's record, measured now unless it was; what `run` raises is the reason why it is not measured."""
+        if name not in self.cells:
+            started = time.monotonic()
+            try:
+                record = run()
+            except Exception as error:  # noqa: BLE001  whatever a backend raises is this cell's result
+                record = {"not measured": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+            self.write({"cell": name, **record, "seconds": round(time.monotonic() - started, 3)})
+        return self.cells[name]
+
+    def write(self, cell: Record) -> None:
+        self.cells[cell["cell"]] = cell
+        with self.path.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bench(run: Callable[[], object], tiny: bool) -> list[float]:
+    """Median, 20th and 80th percentile in ms; the cache is flushed between repetitions. Tiny: one call's time."""
+    if tiny:
+        started = time.perf_counter()
+        run()
+        return [(time.perf_counter() - started) * 1e3] * 3
     from triton.testing import do_bench
 
-    wanted = leaves(inputs)
-    outputs = as_tuple(function(**inputs))
-    ones = [torch.ones_like(o) for o in outputs]
+    return [float(x) for x in do_bench(run, warmup=10, rep=40, quantiles=[0.5, 0.2, 0.8])]
 
-    def both() -> None:
-        torch.autograd.grad(as_tuple(function(**inputs)), wanted, ones, materialize_grads=True)
+
+def timings(function: Callable[..., Any], inputs: dict[str, Any], tiny: bool) -> Record:
+    """Phase → [median, 20th, 80th percentile] in ms, for random gradients of the outputs."""
+    leaves = [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.requires_grad]
+    out = function(**inputs)
+    outs = out if isinstance(out, tuple) else (out,)
+    grads = [torch.randn_like(o) for o in outs]
 
     def forward() -> None:
         with torch.no_grad():
             function(**inputs)
 
+    def both() -> None:
+        again = function(**inputs)
+        torch.autograd.grad(again, leaves, grads)
+
     def backward() -> None:
-        torch.autograd.grad(outputs, wanted, ones, retain_graph=True, materialize_grads=True)
+        torch.autograd.grad(outs, leaves, grads, retain_graph=True)
 
-    quantiles = [0.5, 0.2, 0.8]
-    runs = (forward, backward, both)
-    return {phase: tuple(do_bench(run, quantiles=quantiles)) for phase, run in zip(PHASES, runs)}
+    return {phase: bench(run, tiny) for phase, run in zip(PHASES, (forward, backward, both))}
 
 
-def growth(function: Callable[..., Any], inputs: dict[str, Any]) -> float:
-    """Peak device memory of a forward and backward beyond the inputs, as a multiple of inputs and outputs."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    outputs = as_tuple(function(**inputs))
-    torch.autograd.grad(outputs, leaves(inputs), [torch.ones_like(o) for o in outputs])
-    held = sum(x.nbytes for x in [*leaves(inputs), *outputs])
-    return (torch.cuda.max_memory_allocated() - before) / held
+def work(call: Any, dtype: torch.dtype) -> Record:
+    """Least bytes and FLOPs of forward and of backward, from the call itself on tensors without memory."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from javisc.kernels import dispatch
+
+    before, dispatch.pretended = dispatch.pretended, (9, 0)
+    try:
+        inputs = call.make(torch.device("meta"), dtype)
+        tensors = [x for x in inputs.values() if isinstance(x, torch.Tensor)]
+        definition = call.definition if "cu_seqlens_k" not in inputs else None
+        with FlopCounterMode(display=False) as counter:
+            out = definition(**inputs, **call.options) if definition else inputs["q"]
+        outs = out if isinstance(out, tuple) else (out,)
+    finally:
+        dispatch.pretended = before
+    read, made = (sum(x.numel() * x.element_size() for x in group) for group in (tensors, outs))
+    flops = counter.get_total_flops()
+    return {"bytes": [read + made, 2 * read + made], "flops": [flops, 5 * flops // 2]}
 
 
-def ceilings() -> dict[str, float]:
-    """Bandwidth of a device copy and rate of a large bfloat16 product on random data, measured now."""
-    from triton.testing import do_bench
+def compiled() -> list[Record]:
+    """Registers, spills, shared memory and programs a multiprocessor of every kernel that this process compiled."""
+    from triton.runtime.jit import JITFunction
 
-    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    copy = 2 * source.nbytes / do_bench(lambda: target.copy_(source), return_mode="median") / 1e9
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    product = 2 * 8192**3 / do_bench(lambda: a @ b, return_mode="median") / 1e9
-    return {"TB/s": copy, "TFLOP/s": product}
-
-
-def judge(
-    goal: Goal, rows: dict[str, Any], case: Case, limit: dict[str, float], inputs: dict[str, Any]
-) -> tuple[str, bool]:
-    """What was measured for a goal, and whether it is met."""
-    ours = rows["javisc"][goal.phase][0]
-    if goal.kind == "share":
-        share = case.moved[PHASES.index(goal.phase)] / ours / 1e9 / limit["TB/s"]
-        return f"{share:.0%} of the copy bandwidth", share >= goal.least
-    if goal.kind == "memory":
-        value = growth(case.ours, inputs)
-        return f"{value:.1f} times inputs and outputs", value <= goal.least
-    rivals = {n: r[goal.phase][0] for n, r in rows.items() if n.startswith(goal.peers) and isinstance(r, dict)}
-    if not rivals:
-        return "no peer could run", False
-    best = min(rivals, key=lambda name: rivals[name])
-    return f"{rivals[best] / ours:.2f} times {best}", rivals[best] / ours >= goal.least
-
-
-def row(case: Case, goal: Goal, measured: str, met: bool) -> str:
-    """A line of the table of goals."""
-    return f"| {case.op} | {case.shape} | {goal.text} | {measured} | {'met' if met else '**missed**'} |"
-
-
-def on_device(found: list[Case], chosen: str) -> tuple[list[str], bool]:
-    """The report of a CUDA machine, and whether every goal is met."""
-    limit = ceilings()
-    out = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}, bfloat16.", ""]
-    out += [
-        f"Ceilings measured in this run: copy {limit['TB/s']:.2f} TB/s, product {limit['TFLOP/s']:.0f} TFLOP/s.",
-        "",
-    ]
-    out += [
-        "| op | shape | error | backend | forward ms (p20–p80) | backward ms | both ms (p20–p80) | TB/s | TFLOP/s |"
-    ]
-    out += ["|---|---|---:|---|---:|---:|---:|---:|---:|"]
-    verdicts, fine = [], True
-    for case in (c for c in found if chosen in c.op):
-        try:
-            error = worst_error(case, "cuda")
-            wrong = "" if error <= TOLERANCE else f"wrong by {error:.1e}"
-        except Exception as error_:  # noqa: BLE001  a kernel that cannot run is a row of the table, and misses its goals
-            wrong = " ".join(f"cannot: {type(error_).__name__}: {error_}".split())[:100]
-        if wrong:
-            out.append(f"| {case.op} | {case.shape} | | **javisc: {wrong}, not timed** | | | | | |")
-            verdicts += [row(case, goal, wrong, False) for goal in case.goals]
-            fine = False
-            continue
-        inputs = case.inputs("cuda", torch.bfloat16, **case.sizes)
-        torch._dynamo.reset()
-        functions = {
-            "javisc": case.ours,
-            "definition": case.definition,
-            "torch.compile": torch.compile(case.definition),
-        }
-        rows: dict[str, Any] = {}
-        for name, function in (functions | case.peers).items():
-            try:
-                rows[name] = timings(function, inputs)
-            except Exception as error_:  # noqa: BLE001  a peer that cannot run a shape is a row of the table
-                rows[name] = " ".join(f"{type(error_).__name__}: {error_}".split())[:60]
-                torch.cuda.empty_cache()
-            if isinstance(rows[name], str):
-                fine &= name != "javisc"
-                out.append(f"| {case.op} | {case.shape} | | {name} | cannot: {rows[name]} | | | | |")
+    found = []
+    for module in [m for name, m in sys.modules.items() if name.startswith("javisc.kernels")]:
+        for name, kernel in vars(module).items():
+            if not isinstance(kernel, JITFunction) or kernel.fn.__module__ != module.__name__:
                 continue
-            (f, f2, f8), (b, _, _), (a, a2, a8) = (rows[name][phase] for phase in PHASES)
-            rate = sum(case.moved) / a / 1e9, sum(case.flops) / a / 1e9
-            out.append(
-                f"| {case.op} | {case.shape} | {f'{error:.0e}' if name == 'javisc' else ''} | {name} |"
-                f" {f:.3f} ({f2:.3f}–{f8:.3f}) | {b:.3f} | {a:.3f} ({a2:.3f}–{a8:.3f}) | {rate[0]:.2f} | {rate[1]:.0f} |"
-            )
-        print(*out[-len(rows) :], sep="\n", file=sys.stderr, flush=True)
-        for goal in case.goals:
-            timed = isinstance(rows["javisc"], dict)
-            measured, met = judge(goal, rows, case, limit, inputs) if timed else ("not timed", False)
-            fine &= met
-            verdicts.append(row(case, goal, measured, met))
-        del inputs
-        torch.cuda.empty_cache()
-    out += ["", "## Goals", "", "| op | shape | goal | measured | verdict |", "|---|---|---|---|---|", *verdicts]
-    return out, fine
+            for cache in kernel.device_caches.values():
+                for binary in cache[0].values():
+                    threads = 32 * binary.metadata.num_warps
+                    limits = [
+                        65536 // max(binary.n_regs * threads, 1),
+                        227 * 1024 // max(binary.metadata.shared, 1),
+                        2048 // threads,
+                    ]
+                    facts = {"registers": binary.n_regs, "spilled": binary.n_spills, "shared": binary.metadata.shared}
+                    found.append({"kernel": name, **facts, "programs per multiprocessor": min(limits)})
+    return found
 
 
-def cpu_time(function: Callable[[], Any], repeats: int = 5) -> float:
-    """Median CPU milliseconds of one call."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        times.append((time.process_time() - start) * 1e3)
-    return statistics.median(times)
+# Stages. Each takes the log and whether sizes are tiny.
 
 
-def torch_forms() -> list[str]:
-    """CPU times of what saves work whatever runs it: distinct keys, absorbed projections."""
-    from javisc.kernels.prior_attention import prior_attention
+def ceilings(log: Log, tiny: bool) -> None:
+    """Bandwidth of a device copy, and rate of a large product on random data, measured now."""
 
-    out = ["| work (forward, float32, one thread) | usual form ms | javisc's form ms | ratio |", "|---|---:|---:|---:|"]
-    torch.manual_seed(0)
+    def copy() -> Record:
+        source = torch.empty(2**16 if tiny else 2**30, dtype=torch.uint8, device=device())
+        target = torch.empty_like(source)
+        return {"TB/s": 2 * source.nbytes / bench(lambda: target.copy_(source), tiny)[0] / 1e9}
 
-    def row(text: str, usual: Callable[[], Any], ours: Callable[[], Any]) -> None:
-        torch.testing.assert_close(usual(), ours(), atol=1e-3, rtol=1e-3)
-        a, b = cpu_time(usual), cpu_time(ours)
-        out.append(f"| {text} | {a:.1f} | {b:.1f} | {a / b:.1f} |")
+    def product() -> Record:
+        n = 64 if tiny else 8192
+        a, b = (torch.randn(n, n, device=device(), dtype=torch.bfloat16) for _ in range(2))
+        return {"TFLOP/s": 2 * n**3 / bench(lambda: a @ b, tiny)[0] / 1e9}
 
-    for frames, patches in ((15, 144), (15, 405)):
-        q, k, v = (torch.randn(2, n, 4, 72) for n in (frames * patches // 4, 32, 32))
-
-        def repeated(q: Tensor = q, k: Tensor = k, v: Tensor = v, times: int = frames) -> Tensor:
-            many = [x.repeat_interleave(times, 1).reshape(1, -1, 4, 72).transpose(1, 2) for x in (k, v)]
-            rows = q.reshape(1, -1, 4, 72).transpose(1, 2)
-            return F.scaled_dot_product_attention(rows, *many).transpose(1, 2).reshape(q.shape)
-
-        def distinct(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> Tensor:
-            return prior_attention(q, k, v, scope="batch", backend="torch")
-
-        text = f"spatial prior, 2 clips, {q.shape[1]} queries (a quarter of {frames} × {patches}), 4 heads: "
-        text += f"keys repeated {frames} times or once"
-        row(text, repeated, distinct)
-    return out
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the interpreter's times mean nothing"
+    log.measure("ceilings/device", lambda: {"device": name, "torch": torch.__version__})
+    log.measure("ceilings/copy", copy)
+    log.measure("ceilings/product", product)
 
 
-def resources() -> list[str]:
-    """The compiled kernels: the most that any configuration of each uses."""
-    from javisc.kernels import aot
+def sizes(tiny: bool) -> Any:
+    from javisc.kernels.calls import MODELS, TINY
 
-    rows = aot.compile_all([v for arch in (80, 90) for v in aot.variants(arch)])
+    return TINY if tiny else MODELS
+
+
+def gate_stage(log: Log, tiny: bool) -> None:
+    """Every variant that the models launch, in bfloat16 and float32, against float64."""
+    from gate import gate
+
+    from javisc.kernels.calls import GATE, TINY, calls
+
+    for call in calls(TINY if tiny else GATE):
+        for dtype in (torch.bfloat16, torch.float32):
+            name = f"gate/{call.name}/{str(dtype).removeprefix('torch.')}"
+
+            def run(call: Any = call, dtype: torch.dtype = dtype) -> Record:
+                torch.manual_seed(0)
+                return gate(call.ours, partial(call.definition, **call.options), call.make(device(), dtype))
+
+            log.measure(name, run)
+
+
+def gate_names(found: Iterator[Any]) -> Iterator[str]:
+    """The gate's cells."""
+    return (f"gate/{call.name}/{dtype}" for call in found for dtype in ("bfloat16", "float32"))
+
+
+def wrong(log: Log, op: str, tiny: bool) -> str:
+    """Why an op is not timed: the first of its cells that failed the gate; "" if none did."""
+    from javisc.kernels.calls import GATE, TINY, calls
+
+    wanted = [name for name in gate_names(calls(TINY if tiny else GATE)) if name.startswith(f"gate/{op},")]
+    missing = [name for name in wanted if name not in log.cells]
+    if missing:
+        return f"the gate did not come to {missing[0]}"
+    failed = [name for name in wanted if not log.cells[name].get("passed")]
+    return f"fails the gate: {failed[0]}" if failed else ""
+
+
+def peers(call: Any) -> dict[str, Callable[..., Any]]:
+    """What a call is timed beside: its definition compiled, and for attentions every fused one that PyTorch has, pinned."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    found: dict[str, Callable[..., Any]] = {"torch": partial(call.function, **call.options, backend="torch")}
+    if "norm" in call.op or "residual" in call.op:
+        return found | {"torch.compile": torch.compile(partial(call.definition, **call.options))}
+    kinds = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "cuDNN": SDPBackend.CUDNN_ATTENTION,
+    }
+    for name, kind in kinds.items():
+
+        def pinned(kind: Any = kind, **inputs: Any) -> Any:
+            with sdpa_kernel([kind]):
+                return call.function(**inputs, **call.options, backend="torch")
+
+        found[f"torch, {name}"] = pinned
+    return found | {"xformers": partial(call.function, **call.options, backend="xformers")}
+
+
+def beside(op: str) -> Callable[[Log, bool], None]:
+    """The stage that times the calls of an op: ours, then each peer."""
+
+    def stage(log: Log, tiny: bool) -> None:
+        from javisc.kernels.calls import calls
+
+        for call in calls(sizes(tiny)):
+            if op != ("norms" if "residual" in call.op or "layer_norm" in call.op else call.op):
+                continue
+            why = wrong(log, call.op, tiny)
+
+            def ours(call: Any = call, why: str = why) -> Record:
+                if why:
+                    return {"not measured": why}
+                torch.manual_seed(0)
+                times = timings(call.ours, call.make(device(), torch.bfloat16), tiny)
+                return {**times, **work(call, torch.bfloat16), "kernels": [] if tiny else compiled()}
+
+            log.measure(f"{op}/{call.name}/javisc", ours)
+            for name, peer in peers(call).items():
+
+                def run(peer: Callable[..., Any] = peer, call: Any = call) -> Record:
+                    torch.manual_seed(0)
+                    return timings(peer, call.make(device(), torch.bfloat16), tiny)
+
+                if not (tiny and name == "torch.compile"):
+                    log.measure(f"{op}/{call.name}/{name}", run)
+
+    return stage
+
+
+def block(log: Log, tiny: bool) -> None:
+    """One block of the joint DiT, eager with our kernels, compiled around them, and on torch's: forward and backward, and the
+    share of that time in which the host is busy launching."""
+
+    def step(backend: str, compile_: bool) -> Record:
+        from javisc.trainer.models.dit.attention import PackedText
+        from javisc.trainer.models.dit.blocks import Modulation, STDiT3Block
+
+        os.environ["JAVISC_KERNELS"] = backend
+        torch.manual_seed(0)
+        width, heads, (b, t, s) = (144, 2, (1, 2, 4)) if tiny else (1152, 16, (16, 15, 144))
+        dtype = torch.float32 if tiny else torch.bfloat16
+        module = STDiT3Block(width, heads, 4.0, True, temporal=False).to(device(), dtype)
+        x = torch.randn(b, t * s, width, device=device(), dtype=dtype, requires_grad=True)
+        text = PackedText.of(torch.randn(b * 9, width, device=device(), dtype=dtype), [9] * b)
+        modulation = Modulation(torch.randn(b, 6 * width, device=device(), dtype=dtype))
+        run = torch.compile(module) if compile_ else module
+
+        def both() -> None:
+            run(x, modulation, text, t, None).float().square().mean().backward()
+
+        both()
+        times = bench(both, tiny)
+        started = time.perf_counter()
+        both()
+        host = (time.perf_counter() - started) * 1e3
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return {"both": times, "host share": min(host / times[0], 1.0)}
+
+    for name, backend, compile_ in (
+        ("javisc", "triton", False),
+        ("javisc, compiled", "triton", True),
+        ("torch", "torch", False),
+    ):
+        if not (tiny and compile_):
+            log.measure(f"block/144p 51 frames, 16 clips/{name}", partial(step, backend, compile_))
+
+
+def sweep(log: Log, tiny: bool) -> None:
+    """Attention's tiles: each candidate is timed on the models' calls; the report prints the winners, for the gate to judge."""
+    from javisc.kernels.attention import host
+    from javisc.kernels.calls import calls
+    from javisc.kernels.launch import Config
+
+    chosen = host.configuration
+    for call in calls(sizes(tiny)):
+        if call.op != "attention" or "audio" in call.shape:
+            continue
+        for kind in ("fwd", "dkv", "dq"):
+            for candidate in candidates(kind) if not tiny else [Config(16, 16, 4, 1)]:
+
+                def run(call: Any = call, kind: str = kind, candidate: Config = candidate) -> Record:
+                    host.configuration = lambda k, *rest: candidate if k == kind else chosen(k, *rest)
+                    try:
+                        times = timings(call.ours, call.make(device(), torch.bfloat16), tiny)
+                        return {"phase": times["forward" if kind == "fwd" else "backward"], "config": list(candidate)}
+                    finally:
+                        host.configuration = chosen
+
+                log.measure(f"sweep/{call.name}/{kind}/{tuple(candidate)}", run)
+
+
+def candidates(kind: str) -> Iterator[Any]:
+    """Tiles of a pass that fit an H200's registers and shared memory, for heads of 72."""
+    from javisc.kernels.launch import Config
+
+    for rows in (64, 128) if kind != "dkv" else (32, 64):
+        for columns in (32, 64, 128):
+            for warps in (4, 8):
+                for registers in (None, 128):
+                    yield Config(rows, columns, warps, 3 if kind == "fwd" else 2, registers)
+
+
+RUN: dict[str, Callable[[Log, bool], None]] = {
+    name: {"ceilings": ceilings, "gate": gate_stage, "block": block, "sweep": sweep}.get(name) or beside(name)
+    for name in STAGES
+}
+
+
+def report(log: Log) -> str:
+    """The cells as Markdown: verdicts of the gate, times with shares of the floor, and the sweep's winners as Python."""
+    cells = log.cells
+    copy, product = (cells.get(f"ceilings/{n}", {}).get(u) for n, u in (("copy", "TB/s"), ("product", "TFLOP/s")))
     out = [
-        "| kernel | configurations | architecture | most registers | spilled bytes | most shared KB |",
-        "|---|---:|---|---:|---:|---:|",
-    ]
-    for kernel, arch in dict.fromkeys((r.kernel, r.arch) for r in rows):
-        mine = [r for r in rows if (r.kernel, r.arch) == (kernel, arch)]
-        most = [max(getattr(r, name) for r in mine) for name in ("registers", "spill", "shared")]
-        out.append(f"| {kernel} | {len(mine)} | sm_{arch} | {most[0]} | {most[1]} | {most[2] / 1024:.1f} |")
-    return out
-
-
-def without_device(found: list[Case], chosen: str) -> list[str]:
-    """The report of a machine without a GPU: no kernel is timed, no goal is settled."""
-    out = [
-        f"**No GPU here** ({platform.processor() or platform.machine()}, torch {torch.__version__}): no kernel was timed and no",
-        "goal is settled. Run the same command on an H200 to settle them.",
+        "# Kernels beside their peers",
         "",
-        "## Least work",
+        f"{cells.get('ceilings/device', {}).get('device', 'device unknown')}.",
         "",
-        "What each call must read, write and compute in bfloat16, and the time an H200 cannot go below: the larger of bytes over",
-        f"{H200['TB/s']} TB/s and FLOPs over {H200['TFLOP/s']:.0f} TFLOP/s, both measured on one elsewhere.",
-        "",
-        "| op | shape | forward MB | forward GFLOP | forward µs | backward MB | backward GFLOP | backward µs |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for case in (c for c in found if chosen in c.op):
-        cells = []
-        for moved, flops in zip(case.moved, case.flops):
-            least = max(moved / H200["TB/s"], flops / H200["TFLOP/s"]) / 1e6
-            cells += [f"{moved / 1e6:.1f}", f"{flops / 1e9:.1f}", f"{least:.1f}"]
-        out.append(f"| {case.op} | {case.shape} | " + " | ".join(cells) + " |")
-    out += ["", "## Goals", "", "| op | shape | goal | verdict |", "|---|---|---|---|"]
-    out += [
-        f"| {c.op} | {c.shape} | {g.text} | not settled: needs a GPU |"
-        for c in found
-        if chosen in c.op
-        for g in c.goals
-    ]
+    if copy and product:
+        out += [f"Ceilings measured in this run: copy {copy:.2f} TB/s, product {product:.0f} TFLOP/s.", ""]
+    gates = [c for n, c in cells.items() if n.startswith("gate/")]
+    failed = [c for c in gates if not c.get("passed")]
+    out += [f"Gate: {len(gates) - len(failed)} of {len(gates)} calls pass.", ""]
+    out += [f"- **{c['cell']}**: {c.get('not measured') or c.get('errors')}" for c in failed]
     out += [
         "",
-        "## Compiled ahead of time",
-        "",
-        "Each configuration alone: benchmarks/results/aot.md.",
-        "",
-        *resources(),
+        "| call | by | forward ms | backward ms | both ms (p20–p80) | of the floor |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    out += [
-        "",
-        "## Torch forms on this CPU",
-        "",
-        "Median CPU time of five calls; results agree to 1e-3.",
-        "",
-        *torch_forms(),
-    ]
-    return out
+    for name, c in cells.items():
+        stage, _, rest = name.partition("/")
+        if stage in ("ceilings", "gate", "sweep", "stage"):
+            continue
+        call, _, by = rest.rpartition("/")
+        if "not measured" in c:
+            out.append(f"| {call} | {by} | | | not measured: {c['not measured'][:90]} | |")
+            continue
+        floor = ""
+        if "bytes" in c and copy and product:
+            least = max(sum(c["bytes"]) / copy, sum(c["flops"]) / product) / 1e9
+            floor = f"{least / c['both'][0]:.0%}"
+        f, b = (f"{c[p][0]:.3f}" if p in c else "" for p in ("forward", "backward"))
+        out.append(
+            f"| {call} | {by} | {f} | {b} | {c['both'][0]:.3f} ({c['both'][1]:.3f}–{c['both'][2]:.3f}) | {floor} |"
+        )
+    kernels = {tuple(k.values()): k for c in cells.values() for k in c.get("kernels", ())}
+    if kernels:
+        out += [
+            "",
+            "| kernel | registers | spilled | shared | programs a multiprocessor |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        out += ["| " + " | ".join(map(str, k)) + " |" for k in sorted(kernels)]
+    best: dict[tuple[str, str], tuple[float, list[int]]] = {}
+    for name, c in cells.items():
+        if name.startswith("sweep/") and "phase" in c:
+            _, call, kind, _ = name.split("/")
+            found = (statistics.median(c["phase"]), c["config"])
+            best[call, kind] = min(best.get((call, kind), found), found)
+    if best:
+        out += ["", "The sweep's winners:", "", "```python"]
+        out += [
+            f'("{kind}", 96, 90): Config({", ".join(map(str, config))}),  # {call}: {ms:.3f} ms'
+            for (call, kind), (ms, config) in best.items()
+        ]
+        out += ["```"]
+    stopped = [c for n, c in cells.items() if n.startswith("stage/") and c.get("ended") != "done"]
+    out += ["", *(f"- {c['cell']}: {c['ended']}" for c in stopped)]
+    return "\n".join(out) + "\n"
 
 
 def main() -> int:
-    """Run, print or write the report; 1 if a kernel is wrong or a goal is missed."""
+    """Run the stages within the budget, write the report; 1 if a kernel fails the gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", default="", metavar="TEXT", help="only ops whose name holds this text")
-    parser.add_argument("--out", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    if os.environ.get("TRITON_INTERPRET"):
-        parser.error("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
-    torch.set_num_threads(1)
-    found, missing = cases()
-    body, fine = (
-        on_device(found, options.op) if torch.cuda.is_available() else (without_device(found, options.op), True)
+    parser.add_argument(
+        "--budget", type=float, default=600, metavar="SECONDS", help="for everything together (default 600)"
     )
-    head = ["# Kernels beside their peers", "", "`python -P benchmarks/kernels.py " + " ".join(sys.argv[1:]) + "`", ""]
-    if missing:
-        head += [f"Not measured, as this version has no such op: {', '.join(missing)}. Their goals stay open.", ""]
-    text = "\n".join(head + body) + "\n"
+    parser.add_argument(
+        "--results", type=Path, default=Path("kernels.jsonl"), metavar="FILE", help="a JSON line a cell"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep what --results holds and measure the rest")
+    parser.add_argument("--only", nargs="+", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument(
+        "--tiny", action="store_true", help="toy sizes, one repetition (always so without a CUDA device)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there instead of printing it")
+    parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    tiny = options.tiny or not torch.cuda.is_available()
+    if options.stage:
+        torch.set_num_threads(1)
+        RUN[options.stage](Log(options.results), tiny)
+        return 0
+    if options.results.exists() and not options.resume:
+        parser.error(f"{options.results} is there already: give --resume, or another --results")
+    end = time.monotonic() + options.budget
+    environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    for stage, share in STAGES.items():
+        if options.only and stage not in options.only:
+            continue
+        left = end - time.monotonic()
+        command = [sys.executable, "-P", "-W", "ignore", __file__, "--stage", stage, "--results", str(options.results)]
+        ended = "not started: the budget is spent"
+        if left > 1:
+            try:
+                done = subprocess.run(
+                    [*command, *(["--tiny"] if tiny else [])], env=environment, timeout=max(left * share, min(left, 20)),
+                    stderr=subprocess.PIPE, text=True, check=False,
+                )  # fmt: skip
+                ended = "done" if done.returncode == 0 else f"failed: {' '.join(done.stderr.split())[-300:]}"
+            except subprocess.TimeoutExpired:
+                ended = "stopped: its share of the budget is spent"
+        log = Log(options.results)
+        log.write({"cell": f"stage/{stage}", "ended": ended})
+        print(f"{stage}: {ended}", file=sys.stderr, flush=True)
+    log = Log(options.results)
+    text = report(log)
     if options.out:
         options.out.write_text(text)
     else:
         print(text)
-    return 0 if fine else 1
+    return int(any(not c.get("passed") for name, c in log.cells.items() if name.startswith("gate/")))
 
 
 if __name__ == "__main__":

@@ -6,133 +6,193 @@ Queries, keys and values are views of one projection, as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-VIDEO = {
-    "144p 51 frames, 16 clips": {"B": 16, "T": 15, "S": 144},
-    "144p 408 frames, 3 clips": {"B": 3, "T": 120, "S": 144},
-    "240p 51 frames, 10 clips": {"B": 10, "T": 15, "S": 405},
-    "360p 51 frames, 4 clips": {"B": 4, "T": 15, "S": 920},
-    "480p 102 frames, 1 clip": {"B": 1, "T": 30, "S": 1590},
-    "720p 51 frames, 1 clip": {"B": 1, "T": 15, "S": 3600},
-    "720p 204 frames, 1 clip": {"B": 1, "T": 60, "S": 3600},
-}
-#: Latent rows and columns of ten seconds of audio, per clip.
-AUDIO = {"audio, 16 clips": {"B": 16, "T": 106, "S": 16}}
+Inputs = dict[str, Any]
 C, H, D = 1152, 16, 72
-TEXT = 300
-BF16 = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the calls are made for: buckets of video and of audio (B, T, S), text tokens a clip, audio tokens of the
+    bidirectional attention, (clips, keys) of the selector, channels and heads of the joint DiT."""
+
+    video: Mapping[str, Mapping[str, int]]
+    audio: Mapping[str, Mapping[str, int]]
+    text: int = 300
+    both: tuple[int, ...] = (208, 1696)
+    selector: tuple[tuple[int, int], ...] = ((10, 784), (2, 3136), (2, 9408))
+    heads: int = H
+    channels: int = C
+
+
+#: The recipes' own; the audio is ten seconds.
+MODELS = Sizes(
+    {
+        "144p 51 frames, 16 clips": {"B": 16, "T": 15, "S": 144},
+        "240p 51 frames, 10 clips": {"B": 10, "T": 15, "S": 405},
+        "360p 51 frames, 4 clips": {"B": 4, "T": 15, "S": 920},
+        "720p 51 frames, 1 clip": {"B": 1, "T": 15, "S": 3600},
+        "144p 408 frames, 3 clips": {"B": 3, "T": 120, "S": 144},
+        "480p 102 frames, 1 clip": {"B": 1, "T": 30, "S": 1590},
+        "720p 204 frames, 1 clip": {"B": 1, "T": 60, "S": 3600},
+    },
+    {"audio, 16 clips": {"B": 16, "T": 106, "S": 16}},
+)
+#: Small ones that launch every variant that the models launch: what a gate can compare with float64 in seconds on a device.
+GATE = Sizes(
+    {
+        "short": {"B": 16, "T": 15, "S": 144},
+        "long": {"B": 1, "T": 15, "S": 601},
+        "30 frames": {"B": 1, "T": 30, "S": 5},
+        "60 frames": {"B": 2, "T": 60, "S": 9},
+        "120 frames": {"B": 1, "T": 120, "S": 3},
+    },
+    {"audio": {"B": 2, "T": 106, "S": 16}},
+    heads=H,
+)
+#: Tiny ones for the interpreter: every op and every stage, in seconds on one core.
+TINY = Sizes({"tiny": {"B": 1, "T": 2, "S": 3}}, {}, text=5, both=(4,), selector=((1, 20),), heads=1, channels=D)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One op at one shape. make: device → its inputs by name, those that learn require gradients; function: called with them."""
+    """One op at one shape. make: device, dtype → its inputs by name, those that learn require gradients. function and definition
+    are called with them; `options` beside them."""
 
-    name: str
+    op: str
+    shape: str
     function: Callable[..., Any]
-    make: Callable[[torch.device], dict[str, Any]]
+    definition: Callable[..., Any]
+    make: Callable[[torch.device, torch.dtype], Inputs]
+    options: Inputs = field(default_factory=dict)
 
-    def run(self, device: torch.device) -> list[Tensor]:
+    @property
+    def name(self) -> str:
+        return f"{self.op}, {self.shape}"
+
+    def ours(self, **inputs: Any) -> Any:
+        """The call, on the Triton kernels."""
+        return self.function(**inputs, **self.options, backend="triton")
+
+    def run(self, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
         """Forward and backward once; returns outputs and gradients."""
-        inputs = self.make(device)
-        out = self.function(**inputs)
+        inputs = self.make(device, dtype)
+        out = self.ours(**inputs)
         outs = list(out) if isinstance(out, tuple) else [out]
         leaves = [x for x in inputs.values() if isinstance(x, Tensor) and x.requires_grad]
         return outs + list(torch.autograd.grad(outs, leaves, [torch.empty_like(o) for o in outs]))
 
 
-def _draw(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
-    return torch.randn(shape, device=device, dtype=dtype)
+def draw(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    """A standard normal leaf that learns."""
+    return torch.randn(shape, device=device, dtype=dtype).requires_grad_()
 
 
-def _views(device: torch.device, dtype: torch.dtype, axis: int, names: str, *shape: int) -> dict[str, Tensor]:
+def _views(device: torch.device, dtype: torch.dtype, axis: int, names: str, *shape: int) -> Inputs:
     """The slices of one projection along an axis, each a leaf of its own with the projection's strides."""
-    parts = _draw(device, dtype, *shape).unbind(axis)
-    return {name: part.detach().requires_grad_() for name, part in zip(names, parts)}
+    return {n: x.detach().requires_grad_() for n, x in zip(names, draw(device, dtype, *shape).unbind(axis))}
 
 
-def _gains(device: torch.device, width: int) -> dict[str, Tensor]:
-    return {name: (1 + 0.1 * _draw(device, torch.float32, width)).requires_grad_() for name in ("q_weight", "k_weight")}
+def _gains(device: torch.device) -> Inputs:
+    return {name: (1 + 0.1 * torch.randn(D, device=device)).requires_grad_() for name in ("q_weight", "k_weight")}
 
 
-def _turns(device: torch.device, length: int, width: int) -> dict[str, Tensor]:
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * torch.ones(width // 2, device=device)
-    return {"cos": angles.cos(), "sin": angles.sin()}
+def _spatial(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
+    return _views(d, t, 2, "qkv", B * T, S, 3, s.heads, D) | _gains(d)
 
 
-def calls(dtype: torch.dtype = BF16) -> Iterator[Call]:
+def _text(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
+    bounds = torch.arange(0, B + 1, device=d, dtype=torch.int32) * s.text
+    return {
+        "q": draw(d, t, B, T * S, s.heads, D),
+        **_views(d, t, 1, "kv", B * s.text, 2, s.heads, D),
+        "cu_seqlens_k": bounds,
+    }
+
+
+def _temporal(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
+    angles = torch.arange(T, device=d, dtype=torch.float32)[:, None] / 1e4 ** (torch.arange(0, D, 2, device=d) / D)
+    return {"qkv": draw(d, t, B, T, S, 3, s.heads, D), **_gains(d), "cos": angles.cos(), "sin": angles.sin()}
+
+
+def _prior(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
+    return {"q": draw(d, t, B, T * S, s.heads, D), **_views(d, t, 2, "kv", B, 32, 2, s.heads, D)}
+
+
+def _both(d: torch.device, t: torch.dtype, s: Sizes, audio: int, B: int, T: int, S: int) -> Inputs:
+    lengths = {"q": T * S, "k": audio, "v_row": audio, "v_col": T * S}
+    return {name: draw(d, t, B, n, max(s.heads // 2, 1), D) for name, n in lengths.items()}
+
+
+def _norm(
+    d: torch.device, t: torch.dtype, s: Sizes, names: tuple[str, ...], rows: str, masked: bool, B: int, T: int, S: int
+) -> Inputs:
+    inputs: Inputs = {name: draw(d, t, B, T, S, s.channels) for name in rows}
+    for zero in ("", "0") if masked else ("",):
+        table = torch.randn(len(names), B, s.channels, device=d)
+        inputs |= {f"{name}{zero}": row.detach().requires_grad_() for name, row in zip(names, table)}
+    if masked:
+        inputs["mask"] = (torch.arange(B * T, device=d) % 3 > 0).view(B, T)
+    return inputs
+
+
+def _select(d: torch.device, t: torch.dtype, s: Sizes, clips: int, keys: int) -> Inputs:
+    return {name: draw(d, t, clips, n, max(s.heads // 2, 1), 64) for name, n in {"q": 16, "k": keys, "v": keys}.items()}
+
+
+def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
     """The calls of every recipe, every op at the shapes that lead to different code or different grids."""
+    from javisc.kernels import modulated_norm
     from javisc.kernels.attention import attention
+    from javisc.kernels.attention.reference import attention_reference
     from javisc.kernels.bidirectional_attention import bidirectional_attention
-    from javisc.kernels.modulated_norm import gated_residual, gated_residual_layer_norm, modulated_layer_norm
+    from javisc.kernels.bidirectional_attention.reference import bidirectional_attention_reference
+    from javisc.kernels.modulated_norm import reference as norms
     from javisc.kernels.prior_attention import prior_attention
+    from javisc.kernels.prior_attention import reference as prior
+    from javisc.kernels.selector_attention import reference as selector
     from javisc.kernels.selector_attention import selector_attention
     from javisc.kernels.temporal_attention import temporal_attention
+    from javisc.kernels.temporal_attention.reference import temporal_attention_reference
 
-    def spatial(d: torch.device, B: int, T: int, S: int) -> dict[str, Any]:
-        return _views(d, dtype, 2, "qkv", B * T, S, 3, H, D) | _gains(d, D)
+    def bound(make: Callable[..., Inputs], *args: Any, **axes: int) -> Callable[[torch.device, torch.dtype], Inputs]:
+        return lambda device, dtype: make(device, dtype, sizes, *args, **axes)
 
-    def text(d: torch.device, B: int, T: int, S: int) -> dict[str, Any]:
-        q = _draw(d, dtype, B, T * S, H, D).requires_grad_()
-        bounds = torch.arange(0, B + 1, device=d, dtype=torch.int32) * TEXT
-        return {"q": q, **_views(d, dtype, 1, "kv", B * TEXT, 2, H, D), "cu_seqlens_k": bounds, "max_seqlen_k": TEXT}
-
-    def temporal(d: torch.device, B: int, T: int, S: int) -> dict[str, Any]:
-        return {"qkv": _draw(d, dtype, B, T, S, 3, H, D).requires_grad_(), **_gains(d, D), **_turns(d, T, D)}
-
-    def prior(d: torch.device, B: int, T: int, S: int, scope: str) -> dict[str, Any]:
-        q = _draw(d, dtype, B, T * S, H, D).requires_grad_()
-        return {"q": q, **_views(d, dtype, 2, "kv", B, 32, 2, H, D), "scope": scope}
-
-    def both(d: torch.device, B: int, T: int, S: int, audio: int) -> dict[str, Any]:
-        lengths = {"q": T * S, "k": audio, "v_row": audio, "v_col": T * S}
-        return {name: _draw(d, dtype, B, n, 8, D).requires_grad_() for name, n in lengths.items()}
-
-    def norm(d: torch.device, B: int, T: int, S: int, names: str, rows: str, masked: bool) -> dict[str, Any]:
-        table = _draw(d, torch.float32, 6, B, C)
-        inputs: dict[str, Any] = {name: _draw(d, dtype, B, T, S, C).requires_grad_() for name in rows}
-        inputs |= {name: table[i].detach().requires_grad_() for i, name in enumerate(names.split())}
-        if masked:
-            inputs |= {f"{name}0": table[i + 3].detach().requires_grad_() for i, name in enumerate(names.split())}
-            inputs["mask"] = torch.ones((B, T), dtype=torch.bool, device=d)
-        return inputs
-
-    def bind(make: Callable[..., dict[str, Any]], *args: Any, **sizes: Any) -> Callable[[torch.device], dict[str, Any]]:
-        return lambda device: make(device, *args, **sizes)
-
-    def forced(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda **inputs: function(**inputs, backend="triton")
-
-    for name, v in (VIDEO | AUDIO).items():
-        yield Call(f"attention, spatial, {name}", forced(attention), bind(spatial, **v))
-        yield Call(f"attention, text, {name}", forced(attention), bind(text, **v))
-        yield Call(f"temporal_attention, {name}", forced(temporal_attention), bind(temporal, **v))
+    texts = {"max_seqlen_k": sizes.text}
+    names = {"modulated_layer_norm": ("shift", "scale"), "gated_residual": ("gate",)}
+    names["gated_residual_layer_norm"] = ("gate", "shift", "scale")
+    for name, v in {**sizes.video, **sizes.audio}.items():
+        yield Call("attention", f"spatial, {name}", attention, attention_reference, bound(_spatial, **v))
+        yield Call("attention", f"text, {name}", attention, attention_reference, bound(_text, **v), texts)
+        yield Call("temporal_attention", name, temporal_attention, temporal_attention_reference, bound(_temporal, **v))
         for scope in ("batch", "sample"):
-            yield Call(f"prior_attention, {scope}, {name}", forced(prior_attention), bind(prior, scope=scope, **v))
-        for masked in (False, True):
-            for function, names, rows in (
-                (modulated_layer_norm, "shift scale", "x"),
-                (gated_residual, "gate", "xy"),
-                (gated_residual_layer_norm, "gate shift scale", "xy"),
-            ):
-                label = f"{function.__name__}, {'frame mask, ' if masked else ''}{name}"
-                yield Call(label, forced(function), bind(norm, names=names, rows=rows, masked=masked, **v))
-    for name, v in VIDEO.items():
-        for audio in (208, 1696):
+            options = {"scope": scope}
             yield Call(
-                f"bidirectional_attention, {audio} audio, {name}",
-                forced(bidirectional_attention),
-                bind(both, audio=audio, **v),
+                "prior_attention",
+                f"{scope}, {name}",
+                prior_attention,
+                prior.prior_attention,
+                bound(_prior, **v),
+                options,
             )
-    for clips, keys in ((10, 784), (2, 3136), (2, 9408)):
-
-        def select(d: torch.device, clips: int = clips, keys: int = keys) -> dict[str, Any]:
-            shapes = {"q": 16, "k": keys, "v": keys}
-            return {name: _draw(d, dtype, clips, n, 8, 64).requires_grad_() for name, n in shapes.items()}
-
-        yield Call(f"selector_attention, {clips} clips, {keys} keys", forced(selector_attention), select)
+        for masked in (False, True):
+            for op, modulations in names.items():
+                make = bound(_norm, modulations, "x" if op == "modulated_layer_norm" else "xy", masked, **v)
+                shape = f"{'frame mask, ' if masked else ''}{name}"
+                yield Call(op, shape, getattr(modulated_norm, op), getattr(norms, op), make)
+    for name, v in sizes.video.items():
+        for audio in sizes.both:
+            both, definition = bidirectional_attention, bidirectional_attention_reference
+            yield Call("bidirectional_attention", f"{audio} audio, {name}", both, definition, bound(_both, audio, **v))
+    for clips, keys in sizes.selector:
+        make = bound(partial(_select, clips=clips, keys=keys))
+        yield Call(
+            "selector_attention", f"{clips} clips, {keys} keys", selector_attention, selector.selector_attention, make
+        )

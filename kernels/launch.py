@@ -16,12 +16,19 @@ MAX_PROGRAMS = 2**30
 
 
 class Config(NamedTuple):
-    """A kernel's tile and launch: rows owned or streamed, columns (keys, times, channels) beside them, warps, pipeline stages."""
+    """A kernel's tile and launch: rows owned or streamed, columns (keys, times, channels) beside them, warps, pipeline stages,
+    registers a thread may take (None: as many as the compiler likes; fewer let more programs share a multiprocessor)."""
 
     rows: int
     columns: int
     warps: int
     stages: int = 1
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """What a launch is given beside its arguments."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
 def launches(programs: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from javisc.kernels.layout import head_blocks
 #: blocks, 72…96), 128.
 TABLE: dict[tuple[str, int, int], Config] = {
     ("fwd", 64, 90): Config(128, 64, 4, 3),
-    ("fwd", 96, 90): Config(128, 64, 8, 3),
+    ("fwd", 96, 90): Config(128, 64, 8, 3, 128),
     ("fwd", 128, 90): Config(128, 64, 8, 3),
     ("fwd", 64, 80): Config(128, 64, 4, 3),
     ("fwd", 96, 80): Config(128, 64, 8, 2),
@@ -22,14 +22,19 @@ TABLE: dict[tuple[str, int, int], Config] = {
     ("dkv", 96, 80): Config(32, 128, 8, 2),
     ("dkv", 128, 80): Config(32, 64, 8, 2),
     ("dq", 64, 90): Config(128, 64, 8, 2),
-    ("dq", 96, 90): Config(128, 64, 8, 2),
+    ("dq", 96, 90): Config(64, 32, 4, 2, 128),
     ("dq", 128, 90): Config(64, 32, 8, 2),
     ("dq", 64, 80): Config(128, 64, 8, 2),
     ("dq", 96, 80): Config(128, 32, 8, 2),
     ("dq", 128, 80): Config(128, 32, 8, 2),
 }
 #: Where the norm's own registers would spill the entry above.
-NORMED: dict[tuple[str, int, int], Config] = {("dq", 96, 90): Config(128, 32, 8, 2)}
+NORMED: dict[tuple[str, int, int], Config] = {
+    ("fwd", 96, 90): Config(128, 64, 8, 3),
+    ("dq", 96, 90): Config(128, 32, 8, 2),
+}
+#: Sequences of at most 512 rows on the tile's own side, of which tiles of 128 waste much (144 rows would take 256).
+MIDDLE: dict[tuple[str, int, int], Config] = {("fwd", 96, 90): Config(64, 64, 4, 3)}
 #: Sequences of at most 32 rows on the tile's own side (audio frames, few latent times), for every head dim.
 SHORT = {"fwd": Config(32, 32, 4, 2), "dkv": Config(16, 16, 2, 2), "dq": Config(16, 16, 2, 2)}
 #: float32, for every head dim: three TF32 products need the operands twice, so tiles are small.
@@ -45,4 +50,5 @@ def configuration(kind: str, head_dim: int, arch: int, own: int, other: int, ele
     width = sum(size for size, _ in head_blocks(head_dim))
     key = (kind, 64 if width <= 64 else 96 if width <= 96 else 128, arch)
     config = NORMED.get(key, TABLE[key]) if norm else TABLE[key]
+    config = MIDDLE.get(key, config) if own <= 512 else config
     return config._replace(columns=32) if other <= 32 and kind != "dkv" else config

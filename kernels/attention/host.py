@@ -102,7 +102,7 @@ def forward(
             q, k, v, o, lse, *(inverses or (lse, lse)), q_weight, k_weight, bounds_q, bounds_k, first, tiles, h,
             max_q, max_k, q_rows, k_rows, *strides(q), *strides(k), *strides(v), scale * math.log2(math.e), eps,
             d, head_blocks(d), config.rows, config.columns, _mode(q, bounds_q), _mode(k, bounds_k), norm,
-            far_apart(128, q, k, v), num_warps=config.warps, num_stages=config.stages,
+            far_apart(128, q, k, v), **config.options,
         )  # fmt: skip
     return [o, lse, *inverses]
 
@@ -138,7 +138,7 @@ def backward(
             attention_bwd_dkv[(count,)](
                 q, k, v, do, lse, row_delta, dk, dv, rq, rk, q_weight, k_weight, dw, bounds_q, bounds_k,
                 first, tiles, splits, *shapes, d, head_blocks(d), config.rows, config.columns, *modes,
-                num_warps=config.warps, num_stages=config.stages,
+                **config.options,
             )  # fmt: skip
         if splits > 1:
             dk, dv = (ordered_sum(x.view(1, splits, -1), q.dtype).view(k.shape) for x in (dk, dv))
@@ -155,7 +155,7 @@ def backward(
         for first, count in launches(tiles * h * batch):
             attention_bwd_dq[(count,)](
                 q, k, v, do, lse, row_delta, dq, rq, rk, q_weight, k_weight, bounds_q, bounds_k, first, tiles, *shapes,
-                d, head_blocks(d), config.rows, config.columns, *modes, num_warps=config.warps, num_stages=config.stages,
+                d, head_blocks(d), config.rows, config.columns, *modes, **config.options,
             )  # fmt: skip
     return [found[i] for i, need in enumerate(needs) if need]
 

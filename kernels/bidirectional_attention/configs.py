@@ -9,7 +9,7 @@ from javisc.kernels.layout import head_blocks
 #: stages. Head class: 64 (d ≤ 64), 96 (two blocks), 128.
 TABLE: dict[tuple[str, int, int], Config] = {
     ("fwd", 64, 90): Config(32, 128, 8, 2),
-    ("fwd", 96, 90): Config(32, 128, 8, 2),
+    ("fwd", 96, 90): Config(64, 128, 8, 2),
     ("fwd", 128, 90): Config(32, 128, 8, 2),
     ("fwd", 64, 80): Config(32, 128, 8, 1),
     ("fwd", 96, 80): Config(32, 64, 8, 1),

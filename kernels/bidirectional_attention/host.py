@@ -54,12 +54,13 @@ def forward(
     block = min(config.columns, 32)
     for col0 in range(0, l2, config.columns):
         out = o_row if col0 + config.columns >= l2 else waiting
+        rows = min(config.rows, 32) if col0 else config.rows  # merging takes registers of its own
         for first, count in launches(b * h * splits):
             bidirectional_fwd[(count,)](
                 q, k, v_row, v_col, out, waiting, lse_row, partial, lse_parts, *masks, first, splits, h, l1, l2, b * l1, col0,
                 part, *strides(q), *strides(k), *strides(v_row), *strides(v_col), scale * math.log2(math.e),
-                d, head_blocks(d), config.columns, config.rows, mode, col0 > 0, arch == 80,
-                far_apart(128, q, k, v_row, v_col), num_warps=config.warps, num_stages=config.stages,
+                d, head_blocks(d), config.columns, rows, mode, col0 > 0, arch == 80,
+                far_apart(128, q, k, v_row, v_col), **config.options,
             )  # fmt: skip
         for first, count in launches(b * h * (config.columns // block)):
             bidirectional_merge[(count,)](
@@ -112,7 +113,7 @@ def _backward(
                 _bytes(mask_row), _bytes(mask_col), first, splits, h, l1, l2, b * l1, b * l2, col0, part,
                 *strides(q), *strides(k), *strides(v_row), *strides(v_col), scale * math.log2(math.e), scale,
                 d, head_blocks(d), config.columns, config.rows, mode, col0 > 0, arch == 80,
-                far_apart(128, q, k, v_row, v_col), num_warps=config.warps, num_stages=config.stages,
+                far_apart(128, q, k, v_row, v_col), **config.options,
             )  # fmt: skip
         width = min(config.columns, l2 - col0)
         summed = ordered_sum(partial.view(2 * b * h, splits, -1), k.dtype).view(2, b, h, config.columns, d)

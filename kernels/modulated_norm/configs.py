@@ -7,17 +7,19 @@ from javisc.kernels.layout import ceil_div
 
 MAX_CHANNELS = 4096  # a row and its gradients stay in registers
 SUM_ROWS, SUM_COLUMNS = 32, 64  # tile of the second stage: partial sums × channels
-#: Rows that a program owns: few forward, where nothing is carried from row to row; many backward, where each program leaves sums.
-FORWARD_ROWS, BACKWARD_ROWS = (16, 256), (16, 256)
+#: Rows that a program owns, least and most: few forward, where nothing is carried from row to row; more backward, where each
+#: program leaves sums.
+FORWARD_ROWS, BACKWARD_ROWS = (8, 8), (16, 256)
 
-#: (direction, largest C of the class) → rows of a tile, warps, stages; the same for every architecture.
+#: (direction, largest C of the class) → rows of a tile, warps, stages; the same for every architecture. One warp holds
+#: a row of 1152 and needs no barrier; two share one where its gradients are summed (benchmarks/results/aot.md).
 CONFIGS: dict[tuple[str, int], tuple[int, int, int]] = {
     ("fwd", 640): (4, 4, 3),
-    ("fwd", 1280): (2, 4, 3),
+    ("fwd", 1280): (1, 1, 2),
     ("fwd", 2048): (2, 8, 3),
     ("fwd", 4096): (2, 8, 3),
     ("bwd", 640): (4, 4, 3),
-    ("bwd", 1280): (1, 4, 3),
+    ("bwd", 1280): (1, 2, 2),
     ("bwd", 2048): (1, 8, 3),
     ("bwd", 4096): (1, 8, 3),
 }

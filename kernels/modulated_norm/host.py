@@ -33,7 +33,7 @@ def forward(
         modulated_norm_fwd[(count,)](
             x, y, gate, gate0, shift, shift0, scale, scale0, mask, residual, out, mean, rstd, first,
             frames, rows, own, chunks, eps, channels, config.rows, column_blocks(channels), mask is not None, gated, norm,
-            num_warps=config.warps, num_stages=config.stages,
+            **config.options,
         )  # fmt: skip
     return made
 
@@ -61,7 +61,7 @@ def backward(
         modulated_norm_bwd[(count,)](
             dresidual, dout, normed, y, gate, gate0, scale, scale0, mask, mean, rstd, dx, dy, part, first,
             frames, rows, own, chunks, programs, channels, config.rows, column_blocks(channels), mask is not None, gated, norm,
-            num_warps=config.warps, num_stages=config.stages,
+            **config.options,
         )  # fmt: skip
     groups = 1 if mask is None else 2
     # Where all modulations have one dtype, as in the models, the sums are stored in it; otherwise they are cast one by one.

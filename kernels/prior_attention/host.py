@@ -52,7 +52,7 @@ def backward(
         prior_bwd[(programs,)](
             q, k, v, do, dq, part[0], part[1], first, length, keys, h, *strides(q), *strides(k), *strides(v), splits, chunk,
             scale, scale * math.log2(math.e), d, configs.blocks(d), tile, max(16, power_of_two(keys)),
-            far_apart(128, q, k, v), num_warps=config.warps, num_stages=config.stages,
+            far_apart(128, q, k, v), **config.options,
         )  # fmt: skip
     found = [dq] if needs[0] else []
     found += [ordered_sum(x, k.dtype).view(k.shape) for x, need in zip(part, needs[1:]) if need]

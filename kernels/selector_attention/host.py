@@ -41,7 +41,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> list[Tensor]:
         selector_fwd[(programs,)](
             q, k, v, part, part_lse, first, length, keys, h, *strides(q), *strides(k), *strides(v), splits, chunk,
             scale * math.log2(math.e), d, head_blocks(d), max(16, power_of_two(length)), config.columns,
-            far_apart(128, q, k, v), num_warps=config.warps, num_stages=config.stages,
+            far_apart(128, q, k, v), **config.options,
         )  # fmt: skip
     for first, programs in launches(0 if one else b * length * h):
         selector_merge[(programs,)](
@@ -77,7 +77,7 @@ def backward(
         selector_bwd[(programs,)](
             q, k, v, out, lse, do, part, dk, dv, first, length, keys, h, *strides(q), *strides(k), *strides(v),
             splits, chunk, scale, scale * math.log2(math.e), d, head_blocks(d), max(16, power_of_two(length)), config.columns,
-            far_apart(128, q, k, v), num_warps=config.warps, num_stages=config.stages,
+            far_apart(128, q, k, v), **config.options,
         )  # fmt: skip
     found = [dk, dv]
     if needs[0]:

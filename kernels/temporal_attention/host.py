@@ -65,7 +65,7 @@ def forward(
         temporal_fwd[(programs,)](
             qkv, o, q_weight, k_weight, cos, sin, first, groups, t, s, h, scale * math.log2(math.e), eps,
             d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None,
-            num_warps=config.warps, num_stages=1,
+            **config.options,
         )  # fmt: skip
     return [o]
 
@@ -91,7 +91,7 @@ def backward(
             qkv, do, dqkv, q_weight, k_weight, *(x if x is not None else do for x in parts), cos, sin, first, groups, t, s, h,
             scale * math.log2(math.e), scale, eps,
             d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None,
-            num_warps=config.warps, num_stages=1,
+            **config.options,
         )  # fmt: skip
     return _found(dqkv, parts, (q_weight, k_weight), needs)
 

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The first call on a machine with a GPU: everything that decides something, most decisive first, within a budget.
+#
+#     benchmarks/first_contact.sh [SECONDS] [FOLDER]          (defaults: 600, first_contact)
+#
+# FOLDER gets kernels.jsonl (a line a cell, as it is measured) and kernels.md, then steps.log and load.log: training steps of both
+# families, and the loader. What cannot run says so in its log and stops nothing. Run again, it goes on where it ended.
+# Without a CUDA device the kernels run at toy sizes in Triton's interpreter: a rehearsal.
+set -u
+budget=${1:-600}
+folder=${2:-first_contact}
+python=${PYTHON:-python}
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$folder"
+start=$SECONDS
+left() { echo $((budget - (SECONDS - start))); }
+
+# Four fifths for the kernels; the rest needs javisc whole (pip install 'javisc[train]').
+"$python" -P -W ignore "$here/kernels.py" --budget $((budget * 4 / 5)) --resume \
+    --results "$folder/kernels.jsonl" --out "$folder/kernels.md"
+verdict=$?
+
+run() {  # run NAME COMMAND…: its output into FOLDER/NAME.log, within what is left
+    local name=$1 seconds
+    shift
+    seconds=$(left)
+    if [ "$seconds" -lt 5 ]; then
+        echo "not started: the budget is spent" > "$folder/$name.log"
+        return
+    fi
+    timeout "$seconds" "$@" > "$folder/$name.log" 2>&1
+    echo "ended with $? after $((SECONDS - start)) of $budget s" >> "$folder/$name.log"
+}
+if "$python" -P -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then tiny=(); else tiny=(--tiny); fi
+run step-dit "$python" -P "$here/train.py" --model dit --repeats 3 "${tiny[@]}"
+run step-sync "$python" -P "$here/train.py" --model sync --repeats 3 "${tiny[@]}"
+run load "$python" -P "$here/load.py"
+echo "results: $folder ($(wc -l < "$folder/kernels.jsonl") cells)"
+exit $verdict
