@@ -236,7 +236,7 @@ json.dumps(state)
 _READERS = """
 assert sample["__key__"] and sample["flac"][:4] == b"fLaC" and sample["mp4"][4:8] == b"ftyp"
 assert b'"num_frames":55' in sample["json"]
-assert {"flac", "mp4", "json", "__key__"} <= set(rows.features or next(iter(rows)))
+assert row["flac"][:4] == b"fLaC" and row["mp4"][4:8] == b"ftyp" and row["json"]["num_frames"] == 55
 pipeline = shards()
 pipeline.build()
 assert pipeline.epoch_size() and all(len(part) == 8 for part in pipeline.run())
