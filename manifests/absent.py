@@ -36,15 +36,12 @@ class Absent:
 def found(frame: pl.LazyFrame | pl.DataFrame) -> list[Absent]:
     """What cells of `frame` hold an absent value's name, by column and word. One streamed pass."""
     lazy = frame.lazy()
-    counts = [
-        _holds(name, dtype, word).sum().alias(f"{name}\0{word}")
-        for name, dtype in _texts(lazy).items()
-        for word in WORDS
-    ]
+    places = [(name, dtype, word) for name, dtype in _texts(lazy).items() for word in WORDS]
+    counts = [_holds(name, dtype, word).sum().alias(str(number)) for number, (name, dtype, word) in enumerate(places)]
     if not counts:
         return []
-    row = lazy.select(counts).collect(engine="streaming").row(0, named=True)
-    return [Absent(*place.split("\0"), rows) for place, rows in row.items() if rows]  # type: ignore[call-arg]
+    row = lazy.select(counts).collect(engine="streaming").row(0)
+    return [Absent(name, word, rows) for (name, _, word), rows in zip(places, row, strict=True) if rows]
 
 
 def refuse(frame: pl.LazyFrame | pl.DataFrame, where: str, remedy: str) -> None:

@@ -151,7 +151,7 @@ def sounds_alike(a: np.ndarray, b: np.ndarray) -> bool:
 
 def too_poor(pictures: np.ndarray, sound: np.ndarray) -> tuple[bool, bool]:
     """Whether pictures, and sound, are too poor to be told from others by their fingerprints: flat frames, silence."""
-    return np.count_nonzero(pictures) < LEAST_FRAMES, np.count_nonzero(sound) < LEAST_WORDS
+    return int(np.count_nonzero(pictures)) < LEAST_FRAMES, int(np.count_nonzero(sound)) < LEAST_WORDS
 
 
 def prints_of_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
