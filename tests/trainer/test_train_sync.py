@@ -158,6 +158,7 @@ def test_the_published_recipes_say_what_was_published() -> None:
         (["data.iter_times=3", "data.fixed_offsets=true"], "iter_times > 1 needs data.fixed_offsets=false"),
         (["data.paths=[]"], "no dataset: add --data"),
         (["model.correlation.classes=5"], "give both the same"),
+        (["parallel.strategy=fsdp2"], "set channels_last=false, or parallel.strategy=ddp"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(overrides: list[str], message: str) -> None:

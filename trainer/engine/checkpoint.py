@@ -309,7 +309,9 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]
         if isinstance(entry, TensorStorageMetadata) and wanted(name)
     }
     try:
-        load(tensors, storage_reader=reader, no_dist=True)
+        with warnings.catch_warnings():  # that there are no processes: there are none
+            warnings.simplefilter("ignore", UserWarning)
+            load(tensors, storage_reader=reader, no_dist=True)
     except (CheckpointException, ValueError, RuntimeError) as error:
         raise Damaged(f"{path} is damaged ({str(error).strip().splitlines()[-1]}): give an older one") from error
     return tensors

@@ -217,12 +217,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     """Lines `key: old → new` for every setting that differs."""
     lines = []
     for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
+        before, after = _listed(old.get(key)), _listed(new.get(key))
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             lines.append(f"{prefix}{key}: {told(before)} → {told(after)}")
     return lines
+
+
+def _listed(value: Any) -> Any:
+    """A value as JSON gives it back: tuples are lists."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def as_yaml(recipe: Any) -> str:

@@ -133,6 +133,6 @@ class Profile(Hook):
             name = f"rank-{run.world.rank:05d}"
             self.running.export_chrome_trace(str(folder / f"{name}.json.gz"))
             if run.world.device.type == "cuda":
-                torch.cuda.memory._dump_snapshot(str(folder / f"{name}.memory.pickle"))
+                torch.cuda.memory._dump_snapshot(str(folder / f"{name}.memory.pickle"))  # type: ignore[no-untyped-call]
                 torch.cuda.memory._record_memory_history(enabled=None)
         self.running = None

@@ -65,6 +65,12 @@ class SyncTask(SelectorTask):
         parts = recipe.model.correlation.n_head if recipe.model.correlation else PARTS
         if recipe.alignment_weight and transformer.width % parts:
             raise UserError(f"alignment_weight above 0 needs a width that {parts} divides, it is {transformer.width}")
+        trained = recipe.model.visual_trunk.trained or recipe.model.audio_trunk.trained
+        if recipe.channels_last and trained and recipe.parallel.strategy != "ddp":
+            raise UserError(
+                f"parallel.strategy={recipe.parallel.strategy} shards no weights whose channels are last in memory: set "
+                "channels_last=false, or parallel.strategy=ddp"
+            )
         super().__init__(recipe, transformer.classes)
 
     @staticmethod

@@ -108,6 +108,7 @@ def one_generation(tensors: dict[str, torch.Tensor]) -> int:
 
 
 @pytest.mark.dist
+@pytest.mark.timeout(3600)  # for JAVISC_TEST_KILLS=100
 def test_killed_anywhere_two_processes_leave_whole_folders(tmp_path: Path) -> None:
     """Both are killed at once at random moments of saving `best/`, a checkpoint and an export (JAVISC_TEST_KILLS times), and
     start again from what they left: never a mixed or an unreadable folder, and they never go back."""
