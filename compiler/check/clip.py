@@ -32,6 +32,9 @@ def mp4_defects(content: bytes, row: dict[str, Any], recipe: Recipe) -> Iterator
                 yield f"{len(container.streams)} streams, of which {len(container.streams.video)} video; one video is expected"
                 return
             video = container.streams.video[0]
+            if video.codec_context is None:
+                yield "has a codec without a decoder; h264 is expected"
+                return
             video.codec_context.thread_count = 1
             yield from _stream_defects(video, row, recipe)
             yield from _packet_defects(container, video, row, recipe)

@@ -175,6 +175,21 @@ def _coded_rate(container: InputContainer) -> Fraction | None:
     return None if rate == track.average_rate else Fraction(rate)
 
 
+def packets(container: InputContainer, *streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
+    """The packets of some streams, then an empty one of each to flush its decoder.
+
+    Where further streams appear midway, as MPEG-TS may have them, PyAV wants to flush these as well, which it does not know: it
+    raises IndexError, after all that was asked for.
+    """
+    found = container.demux(list(streams))
+    while True:
+        try:
+            packet = next(found)
+        except (StopIteration, IndexError):
+            return
+        yield packet
+
+
 def check_file(path: Path) -> os.stat_result:
     """The file's status. Raises `Rejected` if it is not a readable regular file with content."""
     try:

@@ -10,7 +10,7 @@ import av.error
 from av.container import InputContainer
 
 from javisc.compiler.media.clip import Clip, declared_seconds, limits, missing_tail
-from javisc.compiler.media.open import Source, open_source
+from javisc.compiler.media.open import Source, open_source, packets
 from javisc.compiler.media.quality import sound_columns
 from javisc.compiler.media.sound import SoundTrack, write_flac
 from javisc.compiler.reasons import Rejected
@@ -101,7 +101,7 @@ def read_sound(container: InputContainer, stream: av.AudioStream, sound: SoundTr
     """
     stream.codec_context.thread_count = 1
     try:
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             sound.decode(packet)
             if not sound.started and sound.first is not None:
                 sound.start(sound.first + start)

@@ -15,7 +15,7 @@ from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.media.copying import Copier, NotCopyable
 from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.encode import MAX_PIXELS, Converter, Crop, Deinterlacer, Encoder, pixel_aspect, small_luma
-from javisc.compiler.media.open import Source, open_source
+from javisc.compiler.media.open import Source, open_source, packets
 from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
 from javisc.compiler.media.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
@@ -152,7 +152,7 @@ class _Pass:
         """The time of the next picture that decodes, on a clock of its own; the place in the file is lost."""
         clock = PictureClock(self.video, self.clock.edit, None, self.clock.max_hold)
         try:
-            for packet in self.container.demux(self.video):
+            for packet in packets(self.container, self.video):
                 for frame in packet.decode():
                     assert isinstance(frame, VideoFrame)
                     clock.stamp(frame)
@@ -166,7 +166,7 @@ class _Pass:
         audio = self.audio if self.beside is None else None
         streams = [stream for stream in (self.video, audio) if stream is not None]
         try:
-            for packet in self.container.demux(streams):
+            for packet in packets(self.container, *streams):
                 if packet.stream.index == self.video.index:  # a flush packet has stream_index 0, whatever its stream
                     if not self.done:
                         self._decode_video(packet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import shutil
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from javisc.compiler.media.boxes import BoxError, boxes, file_boxes
 from javisc.compiler.media.edits import read_movie
-from javisc.compiler.media.open import open_source, probe
+from javisc.compiler.media.open import open_source, packets, probe
 from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.tracks import codec_of
 from javisc.compiler.media.transcode import Clip, transcode
@@ -300,6 +301,30 @@ def test_boxes_stop_at_nonsense() -> None:
     assert not cut.whole and cut.end == 11
     with pytest.raises(BoxError):
         list(boxes(io.BytesIO((4).to_bytes(4, "big") + b"free" * 2), 0, 12))
+
+
+def test_a_stream_that_appears_midway_ends_nothing(tmp_path: Path) -> None:
+    """Two MPEG-TS of other PIDs in one file: PyAV reads past its list of streams. The first one's pictures all come out."""
+    first = write(Spec("mpegts", audio="mp2", rate=48000, seconds=8.0), tmp_path / "a.ts")
+    more = Spec("mpegts", audio="mp2", rate=48000, seconds=1.0, format_options=(("mpegts_start_pid", "500"),))
+    second = write(more, tmp_path / "b.ts")
+    source = tmp_path / "source.ts"
+    source.write_bytes(first.read_bytes() * 3 + second.read_bytes() + first.read_bytes())
+    for _ in range(5):  # what lies behind the list is chance
+        with open_source(source) as opened:
+            video = opened.video()
+            assert video is not None
+            found = [packet.size for packet in packets(opened.container, video)]
+        assert found.count(0) == 1 and found[-1] == 0 and len(found) > 600
+
+
+def test_what_pyav_raises_after_the_last_packet_is_the_end() -> None:
+    class Container:
+        def demux(self, streams: list[str]) -> Iterator[str]:
+            yield from streams
+            raise IndexError("list index out of range")
+
+    assert list(packets(Container(), "a", "b")) == ["a", "b"]  # type: ignore[arg-type]
 
 
 def test_a_second_open_takes_the_same_file(tmp_path: Path) -> None:
