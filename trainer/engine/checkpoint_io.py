@@ -175,7 +175,7 @@ def _check_archive(path: Path) -> None:
                     f"{path}: its data.pkl has {pickles[0].file_size} bytes, at most {MAX_PICKLE_BYTES} are read"
                 )
             _check_pickle(archive.read(pickles[0]), str(path))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, UnicodeDecodeError, struct.error) as error:
         raise UserError(
             f"{path} is no zip archive of torch.save ({error}): get it again, or save it with a torch since 1.6"
         ) from error
