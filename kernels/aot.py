@@ -34,6 +34,7 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 #: Why a kernel may spill: (kernel, text in the variant's label, bytes per thread, reason). Any other spill fails.
 EXCUSES = [
     ("", "fp32", 2000, "float32 is for checks: `auto` leaves its products to torch"),
+    ("attention_bwd_dkv", "D=72", 16, "two to four registers: Ampere keeps both operands in them"),
     ("attention_bwd", "D=128", 800, "no model here has heads of 128, and smaller tiles spill too"),
     ("bidirectional", "D=72", 264, "seven products and two accumulators of 128 × 80 leave no registers for addresses"),
     ("temporal_bwd", "bf16", 80, "7 to 10 loads and stores among 4200 instructions that run once"),
@@ -95,7 +96,7 @@ class _Pointer:
 
     def __init__(self, tensor: Tensor) -> None:
         self.dtype = tensor.dtype
-        self.address = tensor.storage_offset() * tensor.element_size()
+        self.address = int(tensor.storage_offset()) * tensor.element_size()
 
     def data_ptr(self) -> int:
         return self.address

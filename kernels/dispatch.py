@@ -155,7 +155,7 @@ def capability(index: int) -> tuple[int, int]:
 
 # Tracing takes the answer as a constant: what torch.compiler.assume_constant_result sets, which would import Triton.
 for _constant in (capability, broken_triton, broken_xformers):
-    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined, union-attr]
 
 
 def refuse_triton(request: Request) -> str | None:

@@ -8,7 +8,7 @@ gradients follow from that of w.
 Strides arrive in units of 8 elements: so the compiler knows that every row starts on 16 bytes, which a stride of 72 hides.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, assignment"
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 

@@ -75,7 +75,9 @@ def backward(
     scale: float, made: Sequence[Tensor], needs: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     """The wanted gradients of q, k, v_row, v_col, summed in a fixed order; one pass makes all four."""
-    found = _backward(*grads, q, k, v_row, v_col, mask_row, mask_col, mode, scale, *made)
+    (do_row, do_col), (o_row, o_col, lse_row, lse_col) = grads, made
+    inputs = (q, k, v_row, v_col, mask_row, mask_col, mode, scale)
+    found = _backward(do_row, do_col, *inputs, o_row, o_col, lse_row, lse_col)
     return [x for x, need in zip(found, needs) if need]
 
 

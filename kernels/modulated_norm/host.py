@@ -93,10 +93,11 @@ def backward(
     for group in ((gate, gate0), (shift, shift0), (scale, scale0)):
         number = next((i for i, pair in enumerate(kinds) if pair[0] is group[0]), 0)
         for i, value in enumerate(group):
-            every.append(None if value is None else value.new_empty(value.shape))
-            if value is not None:
+            target = None if value is None else value.new_empty(value.shape)
+            every.append(target)
+            if target is not None:
                 sources.append(sums[number, i])
-                targets.append(every[-1])
+                targets.append(target)
     if wanted:  # results of an op may share no memory; one launch copies all
         torch._foreach_copy_(targets, sources)
     return [x for x, need in zip(every, needs) if need and x is not None]
