@@ -137,8 +137,9 @@ def broken_xformers(index: int) -> str:
     """Why xformers' attention does not run on that CUDA device, "" if it does: tried on one token."""
 
     def attempt() -> None:
+        ops = importlib.import_module("xformers.ops")
         token = torch.zeros((1, 1, 1, 8), dtype=torch.float16, device=torch.device("cuda", index))
-        importlib.import_module("xformers.ops").memory_efficient_attention(token, token, token)
+        ops.memory_efficient_attention(token, token, token)
 
     return _broken_once(f"xformers on {index}", attempt, "xformers does not run here")
 
