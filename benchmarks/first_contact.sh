@@ -3,8 +3,8 @@
 #
 #     benchmarks/first_contact.sh [SECONDS] [FOLDER]          (defaults: 600, first_contact)
 #
-# FOLDER gets kernels.jsonl (a line a cell, as it is measured) and kernels.md, then steps.log and load.log: training steps of both
-# families, and the loader. What cannot run says so in its log and stops nothing. Run again, it goes on where it ended.
+# FOLDER gets kernels.jsonl (a line a cell, as it is measured) and kernels.md, then step-dit.log, step-sync.log and load.log:
+# training steps of both families, and the loader. What cannot run says so in its log and stops nothing. Run again, it goes on where it ended.
 # Without a CUDA device the kernels run at toy sizes in Triton's interpreter: a rehearsal.
 set -u
 budget=${1:-600}
@@ -20,10 +20,10 @@ left() { echo $((budget - (SECONDS - start))); }
     --results "$folder/kernels.jsonl" --out "$folder/kernels.md"
 verdict=$?
 
-run() {  # run NAME COMMAND…: its output into FOLDER/NAME.log, within what is left
+run() {  # run NAME PARTS COMMAND…: its output into FOLDER/NAME.log, within one of PARTS of what is left
     local name=$1 seconds
-    shift
-    seconds=$(left)
+    seconds=$(($(left) / $2))
+    shift 2
     if [ "$seconds" -lt 5 ]; then
         echo "not started: the budget is spent" > "$folder/$name.log"
         return
@@ -32,8 +32,8 @@ run() {  # run NAME COMMAND…: its output into FOLDER/NAME.log, within what is 
     echo "ended with $? after $((SECONDS - start)) of $budget s" >> "$folder/$name.log"
 }
 if "$python" -P -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then tiny=(); else tiny=(--tiny); fi
-run step-dit "$python" -P "$here/train.py" --model dit --repeats 3 "${tiny[@]}"
-run step-sync "$python" -P "$here/train.py" --model sync --repeats 3 "${tiny[@]}"
-run load "$python" -P "$here/load.py"
+run step-dit 3 "$python" -P "$here/train.py" --model dit --repeats 3 "${tiny[@]}"
+run step-sync 2 "$python" -P "$here/train.py" --model sync --repeats 3 "${tiny[@]}"
+run load 1 "$python" -P "$here/load.py"
 echo "results: $folder ($(wc -l < "$folder/kernels.jsonl") cells)"
 exit $verdict
