@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The first call on a machine with a GPU: everything that decides something, most decisive first, within a budget.
 #
-#     benchmarks/first_contact.sh [SECONDS] [FOLDER]          (defaults: 600, first_contact)
+#     benchmarks/first_contact.sh [SECONDS] [FOLDER] [DATASET]          (defaults: 600, first_contact, none)
 #
 # FOLDER gets kernels.jsonl (a line a cell, as it is measured) and kernels.md, then step-dit.log, step-sync.log and load.log:
 # training steps of both families, and the loader. What cannot run says so in its log and stops nothing. Run again, it goes on where it ended.
@@ -34,6 +34,6 @@ run() {  # run NAME PARTS COMMAND…: its output into FOLDER/NAME.log, within on
 if "$python" -P -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then tiny=(); else tiny=(--tiny); fi
 run step-dit 3 "$python" -P "$here/train.py" --model dit --repeats 3 "${tiny[@]}"
 run step-sync 2 "$python" -P "$here/train.py" --model sync --repeats 3 "${tiny[@]}"
-run load 1 "$python" -P "$here/load.py"
+if [ $# -ge 3 ]; then run load 1 "$python" -P "$here/load.py" "$3"; fi
 echo "results: $folder ($(wc -l < "$folder/kernels.jsonl") cells)"
 exit $verdict

@@ -131,7 +131,7 @@ assert found["bidirectional_fwd", False] == found["bidirectional_bwd", False] ==
 
 
 def test_what_is_updated_in_place_waits_for_a_barrier(tmp_path):
-    """In the compiler's first form of the kernels: a barrier between reading and overwriting, where there is something to read."""
+    """In the compiler's first form of both: a barrier between reading and overwriting, where there is anything to read."""
     outside = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-P", "-c", BARRIERS], env=outside, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1500:]
