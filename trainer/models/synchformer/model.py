@@ -89,7 +89,7 @@ class Synchformer(nn.Module):
         """A few segments at a time: what a window of the published size needs would be gigabytes."""
         if segments.shape[0] * segments.shape[1] <= self.config.segments_at_once:
             return extractor(segments)
-        parts = segments.flatten(0, 1).unsqueeze(1).split(self.config.segments_at_once)
+        parts = torch.split(segments.flatten(0, 1).unsqueeze(1), self.config.segments_at_once)
         return torch.cat([extractor(part) for part in parts]).view(*segments.shape[:2], *extractor.shape)
 
     def join(self, vis: Tensor, aud: Tensor) -> Tensor:

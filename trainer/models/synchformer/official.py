@@ -77,8 +77,10 @@ def _depth(state: Mapping[str, Tensor], pattern: str) -> int:
 def published(checkpoint: SyncCheckpoint) -> tuple[Synchformer, SegmentTransforms]:
     """The model of a checkpoint of the second or third stage, with its weights, and its transforms. Raises UserError."""
     state = own_names(checkpoint.model)
-    settings = {key: checkpoint.config.get(key) for key in ("model", "data")}
-    settings = {key: value if isinstance(value, Mapping) else {} for key, value in settings.items()}
+    settings: dict[str, Mapping[str, Any]] = {}
+    for key in ("model", "data"):
+        value = checkpoint.config.get(key)
+        settings[key] = value if isinstance(value, Mapping) else {}
     config = config_of(state, settings["model"], checkpoint.source)
     with torch.device("meta"):
         model = Synchformer(config)
