@@ -169,7 +169,11 @@ def test_whole_model(folder: Path, name: str) -> None:
     config = fixture.meta["config"]
     trains = bool(fixture.named("grad/"))
     settings = SynchformerConfig(
-        visual_config(config), audio_config(config), join_config(config), trains, config["segments"]
+        visual_config(config),
+        audio_config(config),
+        join_config(config),
+        train_extractors=trains,
+        segments_at_once=config["segments"],
     )
     assert settings.segments == config["segments"]
     module = loaded(Synchformer(settings), fixture)

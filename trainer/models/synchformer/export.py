@@ -12,7 +12,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.trainer.models.synchformer.config import AudioConfig, SynchformerConfig, VisualConfig
 from javisc.trainer.models.synchformer.model import SegmentContrast, Synchformer
-from javisc.trainer.models.synchformer.official import published_names
+from javisc.trainer.models.synchformer.official import AGGREGATORS, published_names
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
 
 LAYOUTS = ("training", "bare")
@@ -75,11 +75,19 @@ def _model(model: Synchformer | SegmentContrast) -> dict[str, Any]:
 
 
 def _visual(config: VisualConfig) -> dict[str, Any]:
-    return {"params": {"extract_features": True, "factorize_space_time": True, "num_heads": config.heads}}
+    return {
+        "params": {
+            "extract_features": True,
+            "factorize_space_time": True,
+            "num_heads": config.heads,
+            "agg_space_module": AGGREGATORS[config.aggregation],
+        }
+    }
 
 
 def _audio(config: AudioConfig) -> dict[str, Any]:
-    return {"params": {"max_spec_t": config.columns, "num_mel_bins": config.mels, "num_heads": config.heads}}
+    sizes = {"max_spec_t": config.columns, "num_mel_bins": config.mels, "num_heads": config.heads}
+    return {"params": {**sizes, "agg_freq_module": AGGREGATORS[config.aggregation]}}
 
 
 def _data(transforms: SegmentTransforms) -> dict[str, Any]:

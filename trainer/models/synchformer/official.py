@@ -32,6 +32,8 @@ _LAYER = (
 )
 #: The extractors in files of the first stage, and in those of the others.
 _STAGE_1 = (("v_encoder.", "vfeat_extractor."), ("a_encoder.", "afeat_extractor."))
+#: How the published settings name what reads many tokens.
+AGGREGATORS = {"transformer": "TransformerEncoderLayer", "mean": "AveragePooling"}
 TABLES = ("official", "by part")
 AST_POSITIONS = ("official", "grid")
 #: Heads of the published model: a state dict does not tell them.
@@ -104,6 +106,13 @@ def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str)
     def params_of(name: str) -> Mapping[str, Any]:
         return inside(inside(inside(node, "params"), name), "params")
 
+    def aggregation(extractor: str, option: str) -> str:
+        name = str(params_of(extractor).get(option, AGGREGATORS["transformer"])).rsplit(".", 1)[-1]
+        kinds = [kind for kind, theirs in AGGREGATORS.items() if theirs == name]
+        if not kinds:
+            raise UserError(f"{source}: {option}={name!r} is not supported: {', '.join(AGGREGATORS.values())} are")
+        return kinds[0]
+
     params = params_of("transformer")
     try:
         head = "offset" if "transformer.off_head.weight" in state else "sync"
@@ -118,6 +127,7 @@ def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str)
             patch=patch,
             frames=steps * tubelet,
             tubelet=tubelet,
+            aggregation=aggregation("vfeat_extractor", "agg_space_module"),
         )
         hidden, heard = state["afeat_extractor.ast.layers.0.mlp.fc1.weight"].shape
         positions = state["afeat_extractor.ast.embeddings.position_embeddings"].shape[1]
@@ -129,6 +139,7 @@ def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str)
             intermediate=hidden,
             mels=int(params_of("afeat_extractor").get("num_mel_bins", known.mels)),
             columns=int(params_of("afeat_extractor").get("max_spec_t", known.columns)),
+            aggregation=aggregation("afeat_extractor", "agg_freq_module"),
         )
         if positions != 2 + audio.grid[0] * audio.grid[1]:
             raise UserError(
