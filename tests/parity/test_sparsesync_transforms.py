@@ -2,113 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from javisc.trainer.engine.schedule import EarlyStop, ScheduleConfig, rate_factor
 from javisc.trainer.models.sync.metrics import sync_metrics
-from javisc.trainer.transforms import sync_audio, sync_offsets, sync_video
+from javisc.trainer.transforms import sync_audio, sync_video
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, mixup, plan
 from javisc.trainer.transforms.sync_window import (
-    ClassGrid,
-    CropRule,
-    InfeasibleCrop,
     Lengths,
-    equalify,
     kept_part,
-    position,
 )
-from support.sync_parity import SETS, RecordedDraws, check_window, rel, rule_of
-
-FOLDERS = [folder for folder in SETS if (folder / "transforms.json").exists()]
-pytestmark = pytest.mark.skipif(not FOLDERS, reason="no parity set with transforms.json (set JAVISC_PARITY)")
+from support.sync_parity import SETS, RecordedDraws, rel, with_tables
 
 
-@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name, scope="module")
+@pytest.fixture(params=with_tables(SETS), ids=lambda folder: folder.name, scope="module")
 def folder(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def tables(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "transforms.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def tensors(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "transforms.safetensors")
-
-
-def test_seconds_to_positions(tables: dict[str, Any]) -> None:
-    for seconds, rate, want in tables["sec2frames"]:
-        assert position(seconds, rate) == want, (seconds, rate)
-
-
-def test_class_grid(tables: dict[str, Any]) -> None:
-    for case in tables["class_grid"]:
-        grid = ClassGrid(case["max_off"], case["size"], case["type"])
-        assert [float(value) for value in grid.values] == case["grid"]
-        for offset, label, target in case["quantize"]:
-            assert grid.nearest(offset) == (label, target), offset
-
-
-def test_equalify(tables: dict[str, Any]) -> None:
-    for case in tables["equalify"]:
-        got = equalify(Lengths(case["v_frames"], case["a_frames"], case["v_fps"], case["a_fps"]), case["max_len_sec"])
-        assert (got.frames, got.samples) == (case["v_len"], case["a_len"]), case
-        assert case["v_first"] == case["a_first"] == 0
-
-
-def test_windows_of_given_offsets(tables: dict[str, Any]) -> None:
-    for case in tables["crop_fixed"]:
-        rule, clip = rule_of(case)
-        if "error" in case["result"]:
-            with pytest.raises(InfeasibleCrop):
-                rule.fixed(clip, case["offset_sec"], case["v_start_i_sec"])
-        else:
-            check_window(rule.fixed(clip, case["offset_sec"], case["v_start_i_sec"]), case["result"])
-
-
-def test_windows_of_random_offsets(tables: dict[str, Any]) -> None:
-    for case in tables["crop_random"]:
-        rule, clip = rule_of(case)
-        draws = RecordedDraws(case["draws"])
-        check_window(rule.random(clip, draws), case["result"])
-        assert draws.used_up()
-
-
-def test_windows_without_offset(tables: dict[str, Any]) -> None:
-    for case in tables["crop_no_offset"]:
-        rule, clip = rule_of(case)
-        draws = RecordedDraws(case["draws"])
-        check_window(rule.unshifted(clip, draws if case["split"] == "train" else None), case["result"])
-        assert draws.used_up()
-
-
-def test_jitter_stays_within_half_a_step(tables: dict[str, Any]) -> None:
-    for case in tables["jitter_limit"]:
-        grid = ClassGrid(case["max_off_sec"], case["grid_size"])
-        if case["accepted"]:
-            CropRule(grid, 5, case["max_wiggle_sec"])
-        else:
-            with pytest.raises(ValueError, match="audio_jitter_sec"):
-                CropRule(grid, 5, case["max_wiggle_sec"])
-
-
-def test_spatial_crops(tables: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    for height, width, th, tw, top, left in tables["spatial_center"]:
-        assert sync_video.center_corner(height, width, (th, tw)) == (top, left)
-    for case in tables["spatial_random"]:
-        draws = RecordedDraws(case["draws"])
-        corner = sync_video.random_corner(case["h"], case["w"], (case["th"], case["tw"]), draws)
-        assert corner == (case["top"], case["left"]) and draws.used_up()
+def test_spatial_crops(tensors: dict[str, Tensor]) -> None:
     picture, want = tensors["rgb/uint8"], tensors["rgb/center_crop8"]
     size = (want.shape[-2], want.shape[-1])
     assert torch.equal(sync_video.crop(picture, sync_video.center_corner(*picture.shape[-2:], size), size), want)
@@ -245,8 +163,3 @@ def test_learning_rates(tables: dict[str, Any]) -> None:
         for step, want in case["lr_at"].items():
             got = case["base"] * case["world"] * rate_factor(config, int(step))
             assert got == pytest.approx(want, abs=1e-12), step
-
-
-def test_names_of_fixed_offset_files(tables: dict[str, Any]) -> None:
-    for split, classes, largest, crop, want in tables["fixed_offset_file_name"]:
-        assert sync_offsets.file_name(split, ClassGrid(largest, classes), crop) == want

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.synchformer.model import Synchformer
@@ -18,21 +17,18 @@ from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths
 from javisc.trainer.use.desync import windows
 from javisc.trainer.use.rating import rating
 from javisc.trainer.use.score_clip import NoScore
-from support.sync_parity import SYNCHFORMER, rel
+from support.sync_parity import SYNCHFORMER, rel, with_tables
 from support.synchformer_parity import Upper
 
-FOLDERS = [folder for folder in SYNCHFORMER if (folder / "transforms.json").exists()]
-pytestmark = pytest.mark.skipif(not FOLDERS, reason="no parity set with transforms.json (set JAVISC_PARITY)")
 
-
-@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name, scope="module")
+@pytest.fixture(params=with_tables(SYNCHFORMER), ids=lambda folder: folder.name, scope="module")
 def folder(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def table(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "transforms.json").read_text())["desync"]
+def table(tables: dict[str, Any]) -> dict[str, Any]:
+    return tables["desync"]
 
 
 def test_windows(table: dict[str, Any]) -> None:
@@ -56,8 +52,7 @@ def test_segments_of_seconds(table: dict[str, Any]) -> None:
         rule.cut(Lengths(15, 16000, 25, 16000), None)
 
 
-def test_scores(folder: Path, table: dict[str, Any]) -> None:
-    tensors = load_file(folder / "transforms.safetensors")
+def test_scores(tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
     state = {key.removeprefix("desync/sd:"): value for key, value in tensors.items() if key.startswith("desync/sd:")}
     told = table["scores"]
     module = Upper(state, told["heads"], told["depth"]).eval()

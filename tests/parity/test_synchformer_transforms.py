@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,81 +16,20 @@ from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
 from javisc.trainer.models.sync.metrics import sync_metrics
 from javisc.trainer.models.synchformer.model import Synchformer
-from javisc.trainer.transforms import segment_mel, sync_offsets, sync_video
+from javisc.trainer.transforms import segment_mel
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.transforms.segments import SegmentRule
 from javisc.trainer.transforms.sync_chain import FixedOffset, plan
-from javisc.trainer.transforms.sync_window import ClassGrid, CropRule, InfeasibleCrop, Lengths, equalify, position
+from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths
 from javisc.trainer.use.families import published_model
-from support.sync_parity import SYNCHFORMER, RecordedDraws, check_window, rel, rule_of
+from support.sync_parity import SYNCHFORMER, RecordedDraws, check_window, rel, rule_of, with_tables
 from support.synchformer_parity import Upper
 
-FOLDERS = [folder for folder in SYNCHFORMER if (folder / "transforms.json").exists()]
-pytestmark = pytest.mark.skipif(not FOLDERS, reason="no parity set with transforms.json (set JAVISC_PARITY)")
 
-
-@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name, scope="module")
+@pytest.fixture(params=with_tables(SYNCHFORMER), ids=lambda folder: folder.name, scope="module")
 def folder(request: pytest.FixtureRequest) -> Path:
     return request.param
-
-
-@pytest.fixture(scope="module")
-def tables(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "transforms.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def tensors(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "transforms.safetensors")
-
-
-def test_grids_and_positions(tables: dict[str, Any]) -> None:
-    for case in tables["class_grid"]:
-        grid = ClassGrid(case["max_off"], case["size"])
-        assert [float(value) for value in grid.values] == case["grid"]
-        for offset, label, target in case["quantize"]:
-            assert grid.nearest(offset) == (label, target), offset
-    for size in tables["class_grid_refused"]:
-        with pytest.raises(ValueError, match="needs at least 3"):
-            ClassGrid(2, size)
-    for seconds, rate, want in tables["sec2frames"]:
-        assert position(seconds, rate) == want, (seconds, rate)
-
-
-def test_equalify(tables: dict[str, Any]) -> None:
-    for case in tables["equalify"]:
-        got = equalify(Lengths(case["v_frames"], case["a_frames"], case["v_fps"], case["a_fps"]), case["max_len_sec"])
-        assert (got.frames, got.samples) == (case["v_len"], case["a_len"]), case
-
-
-def test_spatial_crops(tables: dict[str, Any]) -> None:
-    for height, width, th, tw, top, left in tables["spatial_center"]:
-        assert sync_video.center_corner(height, width, (th, tw)) == (top, left)
-    for case in tables["spatial_random"]:
-        draws = RecordedDraws(case["draws"])
-        corner = sync_video.random_corner(case["h"], case["w"], (case["th"], case["tw"]), draws)
-        assert corner == (case["top"], case["left"]) and draws.used_up()
-
-
-def test_crops(tables: dict[str, Any]) -> None:
-    for case in tables["crop_fixed"]:
-        rule, clip = rule_of(case)
-        if "error" in case["result"]:
-            with pytest.raises(InfeasibleCrop):
-                rule.fixed(clip, case["offset_sec"], case["v_start_i_sec"])
-        else:
-            check_window(rule.fixed(clip, case["offset_sec"], case["v_start_i_sec"]), case["result"])
-    for case in tables["crop_random"]:
-        rule, clip = rule_of(case)
-        draws = RecordedDraws(case["draws"])
-        check_window(rule.random(clip, draws), case["result"])
-        assert draws.used_up()
-    for case in tables["crop_no_offset"]:
-        rule, clip = rule_of(case)
-        draws = RecordedDraws(case["draws"])
-        check_window(rule.unshifted(clip, draws if case["split"] == "train" else None), case["result"])
-        assert draws.used_up()
 
 
 def test_crops_that_can_and_cannot_be_synchronised(tables: dict[str, Any]) -> None:
@@ -107,16 +45,6 @@ def test_crops_that_can_and_cannot_be_synchronised(tables: dict[str, Any]) -> No
         got = rule.synchronizable(clip, draws)
         check_window(got, case["result"])
         assert got.sync_target == case["result"]["sync_target"] and draws.used_up()
-
-
-def test_jitter(tables: dict[str, Any]) -> None:
-    for case in tables["jitter_limit"]:
-        grid = ClassGrid(case["max_off_sec"], case["grid_size"])
-        if case["accepted"]:
-            CropRule(grid, 5, case["max_wiggle_sec"] or 0.0)
-        else:
-            with pytest.raises(ValueError, match="audio_jitter_sec"):
-                CropRule(grid, 5, case["max_wiggle_sec"])
 
 
 def test_segments(tables: dict[str, Any]) -> None:
@@ -208,11 +136,6 @@ def test_learning_rates(tables: dict[str, Any]) -> None:
         for step, want in case["lr_at"].items():
             got = case["base"] * case["world"] * rate_factor(config, int(step))
             assert got == pytest.approx(want, abs=1e-12), step
-
-
-def test_names_of_fixed_offset_files(tables: dict[str, Any]) -> None:
-    for split, classes, largest, crop, want in tables["fixed_offset_file_name"]:
-        assert sync_offsets.file_name(split, ClassGrid(largest, classes), crop) == want
 
 
 def test_checkpoint_samples(folder: Path, tables: dict[str, Any]) -> None:

@@ -30,6 +30,11 @@ SETS = _sets("sparsesync")
 SYNCHFORMER = _sets("synchformer")
 
 
+def with_tables(sets: list[Path]) -> list[Path]:
+    """The sets that hold tables of transforms; none makes the tests over them skip."""
+    return [folder for folder in sets if (folder / "transforms.json").exists()]
+
+
 def fixtures(*kinds: str, sets: list[Path] = SETS) -> list[Any]:
     """A pytest parameter (folder, name) for every fixture of the kinds, or one that skips and says what is missing."""
     found = []
