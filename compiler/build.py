@@ -26,11 +26,13 @@ from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.progress import Reporter
 from javisc.compiler.run.state import State
 from javisc.compiler.run.stopping import stoppable
+from javisc.compiler.sparsesync.offsets import saved_offsets
+from javisc.compiler.store.carried import carried
 from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.lock import Held, locked
 from javisc.compiler.store.scratch import Scratch, sweep
-from javisc.compiler.store.tables import merge
+from javisc.compiler.store.tables import Amend, as_it_is, merge
 from javisc.manifests.environment import UNWRITABLE
 from javisc.manifests.errors import UserError
 from javisc.manifests.splits import unused
@@ -109,6 +111,8 @@ class _Build:
                 self.work.open()
                 with locked(self.store, name="plan.lock", wait=True) if ranged else nullcontext():
                     path = planner.plan(inputs)
+                if self.options.offsets is not None:
+                    self.options.offsets.save(self.store)
                 if self.options.write_plan:
                     return self._result(0, summary(path).height, 0, {}, 0)
                 return self._run(path, held)
@@ -187,11 +191,29 @@ class _Build:
         if held.alone:
             sweep(self.store, self.work)
         mixed = settings.get("mixed_tools", [])
-        whole = merge(self.store, path, shards["shard"].to_list(), self.recipe, mixed_tools=mixed)
+        kept, more = carried(self.store) if self.options.repair else (as_it_is, {})
+        amend = self._offsets(kept)
+        whole = merge(
+            self.store, path, shards["shard"].to_list(), self.recipe, amend=amend, mixed_tools=mixed, more=more
+        )
         if self.options.split and whole.samples and not self.options.repair:
             for line in unused(pl.scan_parquet(self.store.fetch("manifest.parquet"), glob=False), self.options.split):
                 self._note(line)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
+
+    def _offsets(self, kept: Amend) -> Amend:
+        """`kept`, and what gives the manifest its evaluation offsets: those that this build was given, or one before it."""
+        offsets = saved_offsets(self.store)
+        if offsets is None:
+            return kept
+
+        def amend(manifest: pl.DataFrame) -> pl.DataFrame:
+            chosen, report = offsets.choose(kept(manifest))
+            if self.options.offsets is not None:
+                self._note(report.line())
+            return chosen
+
+        return amend
 
     def _result(self, samples: int, shards: int, size: int, rejected: Mapping[str, int], left: int) -> BuildResult:
         seconds = time.monotonic() - self.began

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import fsspec
 import polars as pl
 
 from javisc.manifests import places
+from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.manifests.schema import (
@@ -34,7 +36,7 @@ from javisc.manifests.schema import (
     SCORES_SCHEMA,
     SHARDS_SCHEMA,
 )
-from javisc.manifests.urls import is_url, join
+from javisc.manifests.urls import filesystem, is_url, join, plain
 
 HEADER = "dataset.json"
 #: dataset.json holds settings, not rows: more than this is not one of ours.
@@ -235,10 +237,13 @@ def write_table(frame: pl.LazyFrame | pl.DataFrame, path: str | os.PathLike[str]
         "maintain_order": True,
         "engine": "streaming",
     }
-    target = os.fspath(path)
+    target = plain(os.fspath(path))
     try:
-        if is_url(target):  # an object store shows an upload when it is complete
-            frame.lazy().sink_parquet(target, **options)
+        if is_url(target):
+            with tempfile.TemporaryDirectory(prefix="javisc-table-") as folder:
+                local = Path(folder, "table.parquet")
+                frame.lazy().sink_parquet(local, **options)
+                _upload(local, target)
             return
         with published(Path(target)) as temporary:
             frame.lazy().sink_parquet(temporary, **options)
@@ -246,14 +251,23 @@ def write_table(frame: pl.LazyFrame | pl.DataFrame, path: str | os.PathLike[str]
         raise UserError(f"{target} cannot be written: {error}") from error
 
 
+def _upload(local: Path, target: str) -> None:
+    """Put a file at a URL; an object store shows it when it is complete. Raises UserError, OSError."""
+    try:
+        fs, inside = filesystem(target)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{target} cannot be written: {error}") from error
+    patiently(lambda: fs.put_file(str(local), inside), target, remote=True)
+
+
 def write_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
     """Write a dataset.json: sorted keys, indented, published whole. Raises UserError if it cannot be written."""
     text = json.dumps({"format_version": FORMAT_VERSION, **header}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    target = os.fspath(path)
+    target = plain(os.fspath(path))
     try:
         if is_url(target):
-            with fsspec.open(target, "wb") as stream:
-                stream.write(text.encode())
+            fs, inside = filesystem(target)
+            patiently(lambda: fs.pipe_file(inside, text.encode()), target, remote=True)
             return
         with published(Path(target)) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -264,28 +278,51 @@ def write_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Non
 def check_output(out: str, *, force: bool) -> None:
     """Refuse to write a view or table over what is there, unless `force`; a folder with shards is never written into.
 
-    Raises UserError.
+    out: a path or URL; both are protected alike. Raises UserError.
     """
-    if is_url(out):
-        return
-    path = Path(out)
-    if out.endswith(".parquet"):
-        if path.exists() and not force:
+    out = plain(out).rstrip("/") or "/"
+    try:
+        base, name = (out, "") if not out.endswith(".parquet") else out.rpartition("/")[::2]
+        there = _entries(base or ("/" if out.startswith("/") else "."))
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--out {out}: {error}") from error
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
+    if name:
+        if there is not None and name in there and not force:
             raise UserError(f"--out {out} is there already: choose another name, or say --force to replace it")
         if (
-            path.name in ("manifest.parquet", "rejected.parquet", "shards.parquet")
-            and (path.parent / "shards").is_dir()
+            name in ("manifest.parquet", "rejected.parquet", "shards.parquet")
+            and there is not None
+            and "shards" in there
         ):
             raise UserError(f"--out {out} is a table of a compiled dataset: choose another name")
         return
-    if (path / "shards").exists():
+    if there is not None and "shards" in there:
         raise UserError(
             f"--out {out} is a compiled dataset: its manifest is not replaced, choose another folder or a .parquet file"
         )
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / HEADER).is_file())):
+    if there is not None and there and HEADER not in there:
         raise UserError(f"--out {out} is there and is no view of datasets: choose a new folder or a .parquet file")
-    if (path / HEADER).is_file() and not force:
+    if there is not None and HEADER in there and not force:
         raise UserError(f"--out {out} is there already: choose another name, or say --force to replace it")
+
+
+def _entries(folder: str) -> set[str] | None:
+    """Names in a folder or below a URL; None if it is absent. A file in its place counts as one that is in the way.
+
+    Raises OSError, ValueError for an unknown scheme, ImportError for a missing driver.
+    """
+    if not is_url(folder):
+        path = Path(folder)
+        return {entry.name for entry in path.iterdir()} if path.is_dir() else {""} if path.exists() else None
+    fs, inside = filesystem(folder)
+    try:
+        found = patiently(lambda: fs.ls(inside, detail=False), folder, remote=True)
+    except FileNotFoundError:
+        return None
+    names = {str(path).rstrip("/")[len(inside.rstrip("/")) :].strip("/").partition("/")[0] for path in found}
+    return names or None
 
 
 def write_view(frame: pl.LazyFrame, out: str, *, made_by: Mapping[str, Any], relative: bool = False) -> int:
@@ -295,6 +332,7 @@ def write_view(frame: pl.LazyFrame, out: str, *, made_by: Mapping[str, Any], rel
     together. `made_by` goes into the header: the command and its settings. Returns the number of rows.
     Raises UserError if it cannot be written.
     """
+    out = plain(out)
     single = out.endswith(".parquet")
     folder = absolute(out).rpartition("/")[0] if single else absolute(out)
     if relative and not is_url(folder):
@@ -308,7 +346,7 @@ def write_view(frame: pl.LazyFrame, out: str, *, made_by: Mapping[str, Any], rel
         with suppress(FileNotFoundError):
             Path(out, HEADER).unlink()
     write_table(frame, table)
-    written = pl.scan_parquet(table, glob=False)
+    written = scan_table(table)
     rows = int(written.select(pl.len()).collect().item())
     if not single:
         roots = written.select(pl.col(DATASET_COLUMN).unique().sort()).collect(engine="streaming").to_series().to_list()

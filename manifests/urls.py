@@ -13,6 +13,14 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def plain(path: str) -> str:
+    """A path without `file://`: what lies on this machine is written through the system, not through a driver."""
+    for scheme in ("file://localhost/", "file:///", "local:///"):
+        if path.startswith(scheme):
+            return "/" + path[len(scheme) :]
+    return path
+
+
 def join(base: str, *parts: str) -> str:
     """Join a folder or URL and relative parts."""
     return "/".join([base.rstrip("/") or "/", *parts]) if is_url(base) else str(Path(base, *parts))

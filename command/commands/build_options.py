@@ -124,6 +124,7 @@ def run_build(
     strict: bool,
     plan_only: bool,
     log_json: Path | None,
+    offsets: Any = None,
     **options: Any,
 ) -> int:
     """Build and print. inputs: gets a function that says a line, returns what compiler.build takes. Returns the exit code."""
@@ -138,6 +139,7 @@ def run_build(
         shard_size=parse.size(shard_size, "--shard-size"),
         shard_range=parse.shard_range(shard_range) if shard_range else None,
         part=parse.part(part, os.environ) if part else None,
+        offsets=offsets,
         split=parse_ratios(split, "--split") if split else {},
         **{name: options[name] for name in OPTION_NAMES},
     )

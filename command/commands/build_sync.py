@@ -94,7 +94,7 @@ def sync(
     from javisc.compiler.inputs.raw import from_raw
     from javisc.compiler.recipe import PRESETS
     from javisc.compiler.sparsesync.inputs import find_sync, from_sync
-    from javisc.compiler.sparsesync.offsets import set_offsets
+    from javisc.compiler.sparsesync.offsets import Offsets
     from javisc.compiler.sparsesync.rules import offset_grid as parse_grid
     from javisc.compiler.sparsesync.rules import read_fixed_offsets
 
@@ -133,11 +133,11 @@ def sync(
             return from_raw(raw, out=options["out"], say=say)
         return from_sync(source, out=options["out"], splits=corpus_split, dry=options["plan_only"], say=say)
 
-    code = run_build(inputs, recipe, **options)
+    offsets = Offsets(grid, None if source is None else source.corpus.name, fixed)
+    code = run_build(inputs, recipe, offsets=offsets, **options)
     if any(options[name] for name in ("plan_only", "write_plan", "shard_range", "part")):
         return code
     clip_of = source.clip if source is not None else _plain
-    click.echo(set_offsets(options["out"], clip_of, fixed, grid).line())
     if as_files:
         _as_files(Path(out), clip_of, source, recipe, grid, options["workers"])
     return code
@@ -159,9 +159,7 @@ def _as_files(
         float(recipe.rate), recipe.short_side, recipe.sample_rate, lrs3=lrs3, face=source is not None and source.face
     )
     name = source.corpus.prefix if source is not None else out.absolute().name
-    done = write_files(
-        str(out / ".dataset"), out / folder, clip_of, workers=workers or os.cpu_count() or 1, grid=grid, name=name
-    )
+    done = write_files(str(out / ".dataset"), out / folder, clip_of, workers=workers, grid=grid, name=name)
     if source is not None and source.meta is not None:
         write_texts(str(out / ".dataset"), out / folder, clip_of, source.meta, face=source.face)
     keep_tables(out / ".dataset", out)

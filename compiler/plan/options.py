@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 #: Refusals that another attempt may lift; what --retry-rejected plans again.
 RETRIED = ("crashed", "timeout", "internal", "vanished", "unreadable", "no_caption")
@@ -21,8 +22,9 @@ class BuildOptions:
     and stop. finish: only merge what is published. prune: rewrite shards whose inputs changed or are gone. retry_rejected:
     try inputs again that were refused for reasons that may pass. scratch: folder for unpacked clips, local to each machine.
     check: compare published shards with their digests, not only with their sizes. repair: make again what is lost or damaged, and
-    nothing else. mix_tools: go on with other versions of the tools than the dataset was begun with. compiler: what becomes of one
-    file, see run.engine.COMPILERS; None: what the recipe says.
+    nothing else. mix_tools: go on with other versions of the tools than the dataset was begun with. offsets: a
+    sparsesync.offsets.Offsets, for the manifest's evaluation columns. compiler: what becomes of one file, see
+    run.engine.COMPILERS; None: what the recipe says.
     """
 
     shard_size: int = 512_000_000
@@ -42,6 +44,7 @@ class BuildOptions:
     check: bool = False
     repair: bool = False
     mix_tools: bool = False
+    offsets: Any = None
     scratch: Path | None = None
     compiler: str | None = None
 

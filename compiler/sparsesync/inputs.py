@@ -15,6 +15,7 @@ from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, ma
 from javisc.compiler.inputs.sync_lists import SPLITS, SyncCorpus
 from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown
 from javisc.compiler.sparsesync.cuts import read_texts
+from javisc.compiler.sparsesync.offsets import clip_namer
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
 
@@ -37,8 +38,7 @@ class SyncSource:
 
     def clip(self, relpath: str) -> str:
         """The clip's name in SparseSync's lists, from a relpath of the dataset."""
-        inside = relpath.removeprefix(f"{self.folder}/")
-        return self.corpus.identity(inside) or without_extension(inside)
+        return clip_namer(self.corpus.name)(relpath)
 
 
 def find_sync(spec: str, raw: str, *, lists: Path | None, meta: Path | None, face: bool) -> SyncSource:

@@ -1,21 +1,26 @@
-"""Giving a built dataset its fixed evaluation offsets: columns of the manifest, so that another grid costs no new build."""
+"""Fixed evaluation offsets: columns that a build's merge gives its manifest, so that another grid costs no new clips."""
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from javisc.compiler.inputs.corpora import corpus_of
+from javisc.compiler.inputs.identity import without_extension
 from javisc.compiler.sparsesync.rules import Grid
+from javisc.compiler.store.commits import BUILD
 from javisc.compiler.store.files import Store
-from javisc.manifests.io import write_table
+from javisc.manifests.errors import UserError
 from javisc.manifests.schema import MANIFEST_SCHEMA
 
 #: The splits that are evaluated.
 EVALUATED = ("val", "test")
+#: How a dataset's offsets were chosen: every later merge of it chooses them so, too.
+SAVED = (BUILD, "offsets.json")
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,36 @@ class OffsetsReport:
         return said + f"; {self.unused} list entries name no clip of this dataset" * bool(self.unused)
 
 
-def set_offsets(out: str, clip_of: Callable[[str], str], fixed: pl.DataFrame | None, grid: Grid) -> OffsetsReport:
-    """Fill offset_sec and vstart_sec of `out`/manifest.parquet, anew for every clip.
+def clip_namer(corpus: str | None) -> Callable[[str], str]:
+    """What turns a sample's relpath into its clip's name in SparseSync's lists. corpus: None for a plain folder."""
+    if corpus is None:
+        return without_extension
+    known = corpus_of(corpus, "sync")
+    prefix = f"{known.folders[0]}/"
 
-    clip_of: a sample's relpath → its name in the lists. fixed: see sync.read_fixed_offsets; what they name gets theirs,
-    whatever its split. Other clips of the evaluated splits get drawn ones (sync.Grid.draw), all others none.
+    def name(relpath: str) -> str:
+        inside = relpath.removeprefix(prefix)
+        return known.identity(inside) or without_extension(inside)
+
+    return name
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """How offset_sec and vstart_sec are chosen.
+
+    grid: what is drawn from. corpus: whose names the clips have, None for a plain folder. fixed: see rules.read_fixed_offsets;
+    what it names gets its offset, whatever its split. Other clips of the evaluated splits get drawn ones, all others none.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        store = Store(out, Path(scratch))
-        manifest = pl.read_parquet(store.fetch("manifest.parquet"))
-        listed = {} if fixed is None else {clip: (offset, start) for clip, offset, start in fixed.iter_rows()}
+
+    grid: Grid
+    corpus: str | None = None
+    fixed: pl.DataFrame | None = None
+
+    def choose(self, manifest: pl.DataFrame) -> tuple[pl.DataFrame, OffsetsReport]:
+        """The manifest with both columns, chosen anew for every clip."""
+        clip_of = clip_namer(self.corpus)
+        listed = {} if self.fixed is None else {clip: (offset, start) for clip, offset, start in self.fixed.iter_rows()}
         pairs: list[tuple[float, float] | None] = []
         named, drawn, short = set(), 0, 0
         for relpath, split, seconds in manifest.select("relpath", "split", "duration").iter_rows():
@@ -51,13 +76,38 @@ def set_offsets(out: str, clip_of: Callable[[str], str], fixed: pl.DataFrame | N
             if pair is not None:
                 named.add(clip)
             elif split in EVALUATED:
-                pair = grid.draw(clip, seconds)
+                pair = self.grid.draw(clip, seconds)
                 drawn, short = drawn + (pair is not None), short + (pair is None)
             pairs.append(pair)
         columns = {
             name: pl.Series([None if pair is None else pair[place] for pair in pairs], dtype=MANIFEST_SCHEMA[name])
             for place, name in enumerate(("offset_sec", "vstart_sec"))
         }
-        with store.publish("manifest.parquet") as path:
-            write_table(manifest.with_columns(**columns), path)
-    return OffsetsReport(sum(pair is not None for pair in pairs) - drawn, drawn, short, len(listed) - len(named))
+        report = OffsetsReport(sum(pair is not None for pair in pairs) - drawn, drawn, short, len(listed) - len(named))
+        return manifest.with_columns(**columns), report
+
+    def save(self, store: Store) -> None:
+        """Keep them beside the plan. Raises UserError."""
+        told = {
+            "corpus": self.corpus,
+            "grid": [self.grid.size, self.grid.largest, self.grid.crop],
+            "fixed": None if self.fixed is None else [list(row) for row in self.fixed.iter_rows()],
+        }
+        store.write((json.dumps(told) + "\n").encode(), *SAVED)
+
+
+def saved_offsets(store: Store) -> Offsets | None:
+    """The offsets that a dataset was last given; None if it never was. Raises UserError where they are damaged."""
+    if not store.exists(*SAVED):
+        return None
+    try:
+        told: dict[str, Any] = json.loads(store.read(*SAVED))
+        rows = None if told["fixed"] is None else [(str(clip), float(a), float(b)) for clip, a, b in told["fixed"]]
+        schema = {"clip": pl.String, "offset_sec": pl.Float64, "vstart_sec": pl.Float64}
+        fixed = None if rows is None else pl.DataFrame(rows, schema=schema, orient="row")
+        size, largest, crop = told["grid"]
+        return Offsets(Grid(int(size), float(largest), float(crop)), told["corpus"], fixed)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{store.path(*SAVED)} is damaged ({error}): run the `javisc build sync` command again, which writes it"
+        ) from error

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
-from javisc.manifests.urls import filesystem, is_url, join
+from javisc.manifests.urls import filesystem, is_url, join, plain
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ class Store:
     """
 
     def __init__(self, root: str, scratch: Path) -> None:
+        root = plain(root)
         self.remote = is_url(root)
         self.root = root.rstrip("/") if self.remote else os.path.abspath(root)  # noqa: PTH100 (keeps links)
         self.scratch = scratch

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from javisc.compiler.store.commits import BUILD
 from javisc.compiler.store.files import Store
-from javisc.manifests.urls import is_url
+from javisc.manifests.urls import is_url, plain
 
 WORK = ".work"
 #: Locked by a folder's owner while it lives, so that others can tell.
@@ -26,6 +26,7 @@ class Scratch:
     """
 
     def __init__(self, out: str, scratch: Path | None) -> None:
+        out = plain(out)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         if scratch is not None or is_url(out):
             self.path = Path(scratch or tempfile.gettempdir(), f"javisc-{name}")

@@ -47,10 +47,11 @@ def merge(
     *,
     amend: Amend = as_it_is,
     mixed_tools: Sequence[Mapping[str, str]] = (),
+    more: Mapping[str, Any] | None = None,
 ) -> Merged:
     """Publish the tables of a build, see publish_tables. mixed_tools: versions of tools beside today's that made shards of it.
 
-    Raises UserError, also where parts hold other keys than the plan.
+    more: further entries of dataset.json. Raises UserError, also where parts hold other keys than the plan.
     """
     try:
         if strange := strangers(Parts(store), plan, shards):
@@ -58,7 +59,7 @@ def merge(
             raise UserError(f"shard {shard:06d} {why}: run `javisc repair {store.root}`", exit_code=1)
         # A refused input that was tried again has moved to a later shard; only its place in the plan counts.
         places = pl.scan_parquet(plan, glob=False).select("key", "shard")
-        header: dict[str, Any] = {"recipe": recipe.to_json(), "recipe_digest": recipe.digest}
+        header: dict[str, Any] = {**(more or {}), "recipe": recipe.to_json(), "recipe_digest": recipe.digest}
         if mixed_tools:
             header["mixed_tools"] = [dict(each) for each in mixed_tools]
         return publish_tables(store, shards, header, places=places, amend=amend)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from javisc.cli import cli
+from javisc.compiler.repair.dataset import repair
 from javisc.compiler.sparsesync.cuts import read_meta
 from javisc.compiler.sparsesync.rules import read_fixed_offsets
 from javisc.manifests.errors import UserError
@@ -170,3 +174,52 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, arguments: list[str], mes
     with pytest.raises(UserError) as told:
         run(str(tmp_path), *arguments, "--out", str(tmp_path / "ds"))
     assert message in str(told.value)
+
+
+def test_no_manifest_is_ever_published_without_its_offsets(tmp_path: Path) -> None:
+    """Killed at any moment, a dataset either has no manifest or one whose evaluated rows have offsets; later merges keep them."""
+    for index in range(6):
+        write_clip(tmp_path / "raw" / f"{index}.mp4", seconds=1.2, seed=index)
+    out = tmp_path / "ds"
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        KILLED,
+        str(out),
+        "build",
+        "sync",
+        str(tmp_path / "raw"),
+        "--corpus",
+        "folder",
+    ]
+    command += ["--out", str(out), "--short-side", "32", "--min-seconds", "1", "--offset-grid", "3:0.2:0.5"]
+    command += ["--split", "train=0.3,val=0.4,test=0.3", "--workers", "1"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    manifest = pl.read_parquet(out / "manifest.parquet")
+    evaluated = manifest.filter(pl.col("split").is_in(["val", "test"]))
+    assert evaluated.height and evaluated.select(pl.col("offset_sec", "vstart_sec").is_not_null().all()).row(0) == (
+        True,
+        True,
+    )
+    before = (out / "manifest.parquet").read_bytes()
+    (out / "manifest.parquet").unlink()
+    assert repair(out, workers=1).lines[0].startswith("written anew: manifest.parquet")
+    assert (out / "manifest.parquet").read_bytes() == before
+    scored = pl.read_parquet(out / "manifest.parquet").with_columns(sync_score=pl.lit(0.5))
+    scored.write_parquet(out / "manifest.parquet")  # what a later command added is kept by a repair
+    repair(out, workers=1)
+    assert pl.read_parquet(out / "manifest.parquet")["sync_score"].to_list() == [0.5] * 6
+
+
+#: A build that dies in the moment in which the manifest appears.
+KILLED = """
+import os, signal, sys, threading
+def kill():
+    while not os.path.exists(os.path.join(sys.argv[1], "manifest.parquet")):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+from javisc.cli import cli
+threading.Thread(target=kill, daemon=True).start()
+cli.main(sys.argv[2:])
+"""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner, Result
 
+from javisc.cli import cli
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import MAX_HEADER_BYTES, Dataset, check_output, scan_many, shard_path, write_table, write_view
 from javisc.manifests.schema import MANIFEST_SCHEMA
+from support.compiled import write
+from support.faulty_store import s3_server
+from support.raw import write_clip
 from support.tables import dataset, rows
 
 
@@ -169,3 +175,51 @@ def test_fsspec_urls_that_polars_does_not_know_are_read_too() -> None:
     ds = Dataset.open("memory://ds/")
     assert ds.located().select("dataset").collect()["dataset"].to_list() == ["memory://ds"] * 4
     assert shard_path("memory://ds", 3) == "memory://ds/shards/000003.tar"
+
+
+@pytest.mark.parametrize("command", ["merge", "filter", "split", "dedupe"])
+def test_a_url_is_protected_as_a_folder_is(command: str, tmp_path: Path) -> None:
+    """A compiled dataset, one of its tables, a view and a foreign folder are written over by no command, wherever they lie."""
+    pytest.importorskip("moto")
+    s3fs = pytest.importorskip("s3fs")
+    built = write(tmp_path / "ds", [24, 30])
+    more = {"filter": ["num_frames > 1"], "split": ["--ratios", "train=0.5,val=0.5"]}.get(command, [])
+    with s3_server(tmp_path / "log"):
+        fs = s3fs.S3FileSystem(use_listings_cache=False)
+        fs.mkdir("kept")
+        fs.put(f"{built}/", "kept/ds/", recursive=True)
+        fs.pipe_file("kept/other/notes.txt", b"mine")
+        shutil.copytree(built, tmp_path / "there" / "ds")
+        (tmp_path / "there" / "other").mkdir()
+        (tmp_path / "there" / "other" / "notes.txt").write_text("mine")
+
+        def run(out: str) -> Result:
+            return CliRunner().invoke(cli, [command, str(built), *more, "--out", out], standalone_mode=False)
+
+        before = {name: fs.info(name)["ETag"] for name in fs.find("kept")}
+        for number, place in enumerate(("s3://kept", f"file://{tmp_path}/there", str(tmp_path / "there"))):
+            for out in (f"{place}/ds", f"{place}/ds/", f"{place}/ds/manifest.parquet", f"{place}/other"):
+                error = run(out).exception
+                assert isinstance(error, UserError) and "--out" in str(error), (out, error)
+                assert "compiled dataset" in str(error) or "no view" in str(error) or "there already" in str(error)
+            assert run(f"{place}/view{number}").exception is None
+            assert "there already" in str(run(f"{place}/view{number}").exception)
+            assert run(f"{place}/one{number}.parquet").exception is None
+            assert "there already" in str(run(f"{place}/one{number}.parquet").exception)
+        after = {name: fs.info(name)["ETag"] for name in fs.find("kept")}
+        assert after.items() >= before.items()
+        assert {"kept/view0/dataset.json", "kept/view0/manifest.parquet", "kept/one0.parquet"} == set(after) - set(
+            before
+        )
+        assert not list(Path().glob("file:*"))
+
+
+def test_a_build_to_a_file_url_is_one_to_the_folder(tmp_path: Path) -> None:
+    write_clip(tmp_path / "raw" / "a.mp4")
+    done = CliRunner().invoke(
+        cli,
+        ["build", "jav", str(tmp_path / "raw"), "--out", f"file://{tmp_path}/new/ds", "--short-side", "32"],
+        standalone_mode=False,
+    )
+    assert done.exception is None and done.return_value == 0
+    assert (tmp_path / "new" / "ds" / "shards" / "000000.tar").is_file()

@@ -124,7 +124,6 @@ COMMANDS = {
                 clip=str, face=False, meta=None, corpus=SimpleNamespace(name="vggsound", prefix="vggsound")
             ),
             "javisc.compiler.sparsesync.inputs:from_sync": "sync",
-            "javisc.compiler.sparsesync.offsets:set_offsets": SimpleNamespace(line=lambda: "offsets"),
             "javisc.compiler.sparsesync.rules:read_fixed_offsets": lambda paths: paths,
             "javisc.compiler.sparsesync.files:write_files": SimpleNamespace(written=1, clashes=0),
             "javisc.compiler.sparsesync.files:keep_tables": None,
@@ -148,8 +147,8 @@ COMMANDS = {
                 "--corpus lrs3 --lrs3-meta {raw} --short-side 224",
                 ("--corpus",),
             ),
-            "--fixed-offsets": Row("--fixed-offsets {table}", "set_offsets.fixed", (Path("{table}"),)),
-            "--offset-grid": Row("--offset-grid 3:0.2:0.5", "set_offsets.grid.size", 3),
+            "--fixed-offsets": Row("--fixed-offsets {table}", "build.options.offsets.fixed", (Path("{table}"),)),
+            "--offset-grid": Row("--offset-grid 3:0.2:0.5", "build.options.offsets.grid.size", 3),
             "--min-seconds": Row("--min-seconds 2", "build.recipe.min_frames", 50),
             "--as-files": Row("--as-files", "write_files.dataset", "{folder}/ds/.dataset"),
         },
