@@ -4,9 +4,7 @@ its fingerprints."""
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,15 @@ from javisc.compiler.dedupe.fingerprint import (
     too_poor,
 )
 from javisc.compiler.run.cores import usable_cores
+from javisc.compiler.run.spread import spread
 from javisc.manifests.dedupe import ENTRIES, candidates
 from javisc.manifests.io import write_table
 from javisc.manifests.merge import ROW
 from javisc.manifests.schema import DATASET_COLUMN
 
 BATCH = 2_000
+#: Seconds that a batch may take, and each sample of it.
+_START, _SECONDS = 60.0, 5.0
 MEMBERS = ("flac", "mp4")
 NEEDED = (
     DATASET_COLUMN,
@@ -101,18 +102,13 @@ def _poor(table: pl.LazyFrame, frame: pl.LazyFrame) -> tuple[np.ndarray, np.ndar
 
 
 def _fingerprints(frame: pl.LazyFrame, folder: Path, workers: int) -> list[Path]:
-    """One table per batch of rows, named by a digest of what it was made from."""
+    """One table per batch of rows, named by a digest of what it was made from.
+
+    A sample on which its worker dies, twice, has no fingerprint; it costs no other one its own.
+    """
     paths: list[Path] = []
-    todo: list[tuple[Path, list[dict[str, Any]]]] = []
 
-    def finish() -> None:
-        for (path, _), told in zip(todo, run(prints_of_rows, [rows for _, rows in todo]), strict=True):
-            write_table(pl.DataFrame(told, schema=PRINTS), path)
-        todo.clear()
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        run = map if workers == 1 else pool.map
+    def batches() -> Iterator[tuple[tuple[Path, list[dict[str, Any]]], dict[str, Any], float]]:
         for batch in (
             frame.select(NEEDED)
             .with_row_index(ROW)
@@ -122,11 +118,23 @@ def _fingerprints(frame: pl.LazyFrame, folder: Path, workers: int) -> list[Path]
                 digest = hashlib.blake2b(part.write_csv().encode(), digest_size=12).hexdigest()
                 paths.append(folder / f"{digest}.parquet")
                 if not paths[-1].is_file():
-                    todo.append((paths[-1], part.to_dicts()))
-                if len(todo) >= 2 * workers:
-                    finish()
-        finish()
+                    rows = part.to_dicts()
+                    yield (paths[-1], rows), {"rows": rows, "path": str(paths[-1])}, _START + _SECONDS * len(rows)
+
+    bad = [outcome.call.tag for outcome in spread(f"{__name__}:make", batches(), workers=workers) if outcome.error]
+    for path, rows in bad:
+        told: dict[int, dict[str, Any]] = {}
+        singles = ((row[ROW], {"rows": [row]}, _START) for row in rows)
+        for outcome in spread(f"{prints_of_rows.__module__}:prints_of_rows", singles, workers=workers):
+            nothing = {"row": outcome.call.tag, "pictures": [], "sound": [], "error": outcome.message}
+            told[outcome.call.tag] = nothing if outcome.error else outcome.value[0]
+        write_table(pl.DataFrame([told[row[ROW]] for row in rows], schema=PRINTS), path)
     return paths
+
+
+def make(rows: list[dict[str, Any]], path: str) -> None:
+    """In a worker: write the table of some rows' fingerprints."""
+    write_table(pl.DataFrame(prints_of_rows(rows), schema=PRINTS), path)
 
 
 def _entries(table: pl.LazyFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:

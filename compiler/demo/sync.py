@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from javisc.compiler.demo.jav import MARK, write_scene
 from javisc.compiler.demo.scenes import Scene, act_scene
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
+from javisc.compiler.run.spread import spread
 from javisc.manifests.errors import UserError
 
 SECONDS = 5.0
@@ -48,8 +47,10 @@ def make_datasets(
     ]
     for folder in {path.parent for path, _, _ in wanted}:
         folder.mkdir(parents=True)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_write, wanted, chunksize=8))
+    calls = ((path, {"path": str(path), "kind": kind, "seed": seed}, 120.0) for path, kind, seed in wanted)
+    for outcome in spread(f"{__name__}:write", calls, workers=workers):
+        if outcome.error:
+            raise UserError(f"{outcome.call.tag} could not be made: {outcome.error}: {outcome.message}", exit_code=1)
     recipe = PRESETS["sync"].replace(short_side=SIDE, min_frames=int(3 * PRESETS["sync"].rate))
     for name, split in (("learn", {"train": 0.9, "val": 0.1}), ("test", {"test": 1.0})):
         built = build(
@@ -94,6 +95,6 @@ def _scenes(folder: Path, kinds: tuple[str, ...], count: int, first: int) -> lis
     ]
 
 
-def _write(wanted: tuple[Path, str, int]) -> None:
-    path, kind, seed = wanted
-    write_scene(_scene(kind, seed), path)
+def write(path: str, kind: str, seed: int) -> None:
+    """In a worker: make one clip."""
+    write_scene(_scene(kind, seed), Path(path))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import shutil
 import wave
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import numpy as np
 import soundfile
 
 from javisc.compiler.inputs.sync_lists import SPLITS
+from javisc.compiler.run.spread import spread
 from javisc.compiler.sparsesync.cuts import Box, new_meta, read_texts, square_crop
 from javisc.compiler.sparsesync.rules import Grid, write_fixed_offsets
 from javisc.manifests.errors import UserError
@@ -27,6 +26,8 @@ from javisc.manifests.members import MemberReader
 
 #: Clips that one task writes.
 CHUNK = 64
+#: Seconds that a task may take before it has written anything.
+_START = 120.0
 
 
 def folder_name(fps: float, side: int, sample_rate: int, *, lrs3: bool = False, face: bool = False) -> str:
@@ -47,7 +48,7 @@ def write_files(
     target: Path,
     clip_of: Callable[[str], str],
     *,
-    workers: int = 1,
+    workers: int | None = None,
     grid: Grid | None = None,
     name: str = "",
 ) -> Done:
@@ -70,11 +71,20 @@ def write_files(
         seen.add(clip)
         jobs.append((str(path), {key: row[key] for key in _NEEDED}))
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
-    if workers > 1 and len(chunks) > 1:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            written = sum(pool.map(_write_chunk, chunks))
-    else:
-        written = sum(map(_write_chunk, chunks))
+    written = 0
+    bad: list[tuple[str, dict[str, Any]]] = []
+    call = f"{__name__}:write_chunk"
+    for outcome in spread(call, ((jobs, {"jobs": jobs}, _START + len(jobs)) for jobs in chunks), workers=workers):
+        bad += outcome.call.tag if outcome.error else []
+        written += outcome.value or 0
+    # What a worker died on, or failed at, is tried clip by clip, so that the one at fault is named.
+    for outcome in spread(call, ((job[0], {"jobs": [job]}, _START) for job in bad), workers=workers):
+        if outcome.error:
+            raise UserError(
+                f"{outcome.call.tag} cannot be written: {outcome.error}: {outcome.message}; the others are there",
+                exit_code=1,
+            )
+        written += outcome.value
     if name:
         _write_lists(rows.iter_rows(named=True), target.parent / "data", clip_of, name, grid)
     return Done(written, clashes)
@@ -83,7 +93,8 @@ def write_files(
 _NEEDED = ("dataset", "key", "shard", "mp4_offset", "mp4_size", "flac_offset", "flac_size")
 
 
-def _write_chunk(jobs: list[tuple[str, dict[str, Any]]]) -> int:
+def write_chunk(jobs: list[tuple[str, dict[str, Any]]]) -> int:
+    """In a worker: write some clips, (file, row) each; what is there stays. Returns how many were written."""
     written = 0
     with MemberReader() as reader:
         for name, row in jobs:

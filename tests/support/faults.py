@@ -72,3 +72,10 @@ def burn(seconds: float, asks: float | None) -> str:
     while time.process_time() < until:
         pass
     return "done"
+
+
+def deadly_three(number: int) -> int:
+    """The square of a number; three kills its worker."""
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2

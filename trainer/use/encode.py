@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
@@ -118,7 +118,7 @@ def _spread(workers: int, arguments: tuple[str, list[str], str, EncodeOptions]) 
 
 def _worker(index: int, workers: int, recipe: str, overrides: list[str], out: str, options: EncodeOptions) -> None:
     """One process's share of the parts; on a GPU of its own where there are any."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(max(1, usable_cores() // workers))
     with tempfile.TemporaryDirectory(prefix="javisc-encode-") as folder:
         store = Store(out, Path(folder))
         work = _Work(recipe, overrides, store, options, index)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
@@ -175,7 +175,7 @@ class _Run:
         devices = _devices(options)
         cuda = devices[0].startswith("cuda")
         precision = ("fp16" if cuda else "fp32") if options.precision == "auto" else options.precision
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         #: Everything beside the rows that decides a score.
         self.identity = {
             "version": VERSION,
@@ -387,7 +387,7 @@ def _devices(options: ScoreOptions) -> list[str]:
     if options.device == "cuda" and not gpus:
         raise UserError("--device cuda: no GPU is to be seen here; say --device cpu")
     if not gpus:
-        return ["cpu"] * (options.workers or len(os.sched_getaffinity(0)))
+        return ["cpu"] * (options.workers or usable_cores())
     return [f"cuda:{number % gpus}" for number in range(options.workers or gpus)]
 
 

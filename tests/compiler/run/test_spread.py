@@ -1,0 +1,148 @@
+"""Work that is spread over processes outlives them; and only the cores that were given are used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from javisc.compiler.dedupe.near import near_pairs
+from javisc.compiler.demo.sync import make_datasets
+from javisc.compiler.run import cores
+from javisc.compiler.run.spread import spread
+from javisc.compiler.sparsesync.files import write_files
+from javisc.compiler.sparsesync.offsets import clip_namer
+from javisc.manifests.errors import UserError
+from javisc.manifests.io import scan_many
+from support.compiled import write
+from support.processes import workers_of
+
+TESTS = Path(__file__).resolve().parents[2]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".build" not in path.parts
+    }
+
+
+def near(dataset: Path, folder: Path) -> Any:
+    near_pairs(scan_many([str(dataset)])[1], folder, workers=2)
+    return digests(folder)
+
+
+def files(dataset: Path, folder: Path) -> Any:
+    assert write_files(str(dataset), folder, clip_namer(None), workers=2).written == 5
+    return digests(folder)
+
+
+def demo(dataset: Path, folder: Path) -> Any:
+    made = make_datasets(folder, clips=3, test_clips=1, workers=2, say=lambda line: None)
+    return [sorted(pl.read_parquet(each / "manifest.parquet")["source_sha256"]) for each in (made.learn, made.test)]
+
+
+@pytest.mark.parametrize("work", [near, files, demo])
+def test_a_killed_worker_changes_nothing(work: Callable[[Path, Path], Any], tmp_path: Path) -> None:
+    dataset = write(tmp_path / "ds", [24, 30, 36, 24, 48])
+    calm = work(dataset, tmp_path / "calm")
+    killed, over = [], threading.Event()
+
+    def kill() -> None:
+        while not killed and not over.wait(0.005):
+            if workers := [pid for pid, retry in workers_of(os.getpid()) if not retry]:
+                time.sleep(0.25)
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        assert work(dataset, tmp_path / "killed") == calm
+    finally:
+        over.set()
+        thread.join()
+    assert killed
+
+
+def test_what_always_kills_its_worker_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    calls = [(number, {"number": number}, 30.0) for number in range(6)]
+    ended = {outcome.call.tag: outcome for outcome in spread("support.faults:deadly_three", calls, workers=2)}
+    assert sorted(ended) == list(range(6)) and ended[3].error == "crashed" and "twice" in ended[3].message
+    assert [ended[number].value for number in (0, 1, 2, 4, 5)] == [0, 1, 4, 16, 25]
+
+
+def test_a_sample_that_kills_its_worker_has_no_fingerprint_and_the_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that crashes on one clip: here soundfile, by a file that every worker imports at its start."""
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
+    dataset = write(tmp_path / "ds", [24, 30, 36], hiss=True)
+    found = near_pairs(scan_many([str(dataset)])[1], tmp_path / "prints", workers=2)
+    assert found.unread == 1
+    (table,) = (tmp_path / "prints").glob("*.parquet")
+    rows = pl.read_parquet(table).sort("row")
+    assert [error is None for error in rows["error"]] == [True, False, True]
+    assert all(len(sound) > 0 for sound, error in rows.select("sound", "error").iter_rows() if error is None)
+    with pytest.raises(UserError, match=r"00000001|1\.mp4"):
+        write_files(str(dataset), tmp_path / "files", clip_namer(None), workers=2)
+    assert sorted(path.name for path in (tmp_path / "files").glob("*.mp4")) == ["0.mp4", "2.mp4"]
+
+
+DEADLY = """
+import os, signal, sys
+if "javisc.compiler.run.worker" in " ".join(sys.orig_argv):
+    from javisc.manifests.members import MemberReader
+    read = MemberReader.read
+    def deadly(self, row, kind):
+        if row["key"] == "00000001":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, row, kind)
+    MemberReader.read = deadly
+"""
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {}, 64),
+        ("0::/\n", {"cpu.max": "max 100000"}, 64),
+        ("0::/\n", {"cpu.max": "400000 100000"}, 4),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/job/step\n", {"job/cpu.max": "300000 100000", "job/step/cpu.max": "max 100000"}, 3),
+        ("0::/not/visible/here\n", {"cpu.max": "50000 100000"}, 1),
+        ("3:cpu,cpuacct:/job\n", {"cpu/job/cpu.cfs_quota_us": "200000", "cpu/job/cpu.cfs_period_us": "100000"}, 2),
+        ("3:cpu:/job\n", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, 64),
+        ("nonsense\n", {"cpu.max": "nonsense"}, 64),
+    ],
+)  # fmt: skip
+def test_a_quota_of_control_groups_counts(
+    groups: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    (tmp_path / "cgroup").write_text(groups)
+    for name, content in files.items():
+        (tmp_path / "mount" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mount" / name).write_text(content + "\n")
+    assert cores.usable_cores(tmp_path / "cgroup", tmp_path / "mount") == expected
+
+
+def test_the_affinity_counts() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
