@@ -67,6 +67,23 @@ def test_frames_and_samples_match_the_clock(dataset: Path) -> None:
             assert sorted(rows) == list(range(len(LENGTHS)))
 
 
+@pytest.mark.parametrize("share", [None, 0.0, 0.5, 1.0])
+def test_a_clip_is_mirrored_when_and_only_when_it_says_so(dataset: Path, share: float | None) -> None:
+    """Every picture has a bright corner at the top left: plain clips keep it there, mirrored ones have it at the right."""
+    options = SamplerOptions() if share is None else SamplerOptions(mirror=share)
+    said = []
+    with Loader(Sampler(Catalog.open([dataset]), TABLE, options)) as loader:
+        for loaded in loader:
+            top = loaded.video[:, :, :, : loaded.video.shape[3] // 4].mean(dim=(1, 2, 3))
+            third = top.shape[1] // 3
+            for index, clip in enumerate(loaded.batch.clips):
+                left, right = float(top[index, :third].mean()), float(top[index, -third:].mean())
+                assert abs(left - right) > 0.1 and (right > left) == clip.mirror, (clip, left, right)
+                said.append(clip.mirror)
+    assert len(said) == len(LENGTHS)
+    assert set(said) == {None: {False}, 0.0: {False}, 0.5: {False, True}, 1.0: {True}}[share]
+
+
 def test_the_whole_sound_comes_beside_its_window(dataset: Path) -> None:
     sampler = Sampler(Catalog.open([dataset]), TABLE)
     with Loader(sampler, LoaderOptions(whole_sound=True)) as loader:

@@ -1,0 +1,63 @@
+"""Published or absent: every file of a dataset is flushed, renamed, and its folder flushed; commits come after what they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from javisc.compiler.build import BuildOptions, build
+from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.recipe import PRESETS
+from javisc.compiler.run.unit import pack
+from javisc.manifests.files import published as publish
+from javisc.manifests.io import write_header, write_table
+from support.raw import write_clip
+from support.recorded import published, recorded
+
+
+def test_a_file_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with recorded(monkeypatch) as steps:
+        with publish(tmp_path / "new folder/file") as temporary:
+            temporary.write_text("content")
+        write_table(pl.DataFrame({"a": [1]}), tmp_path / "table.parquet")
+        write_header(tmp_path / "dataset.json", {"kind": "view"})
+    assert [Path(path).name for path in published(steps)] == ["file", "table.parquet", "dataset.json"]
+    assert (tmp_path / "new folder/file").read_text() == "content"
+
+
+def test_what_fails_leaves_neither_name_nor_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("old")
+    with recorded(monkeypatch) as steps, pytest.raises(ZeroDivisionError), publish(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert published(steps) == [] and [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_shard_is_flushed_with_its_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch/k.flac").write_bytes(b"sound")
+    with recorded(monkeypatch) as steps:
+        pack(
+            str(tmp_path / "ds"),
+            3,
+            [{"key": "k", "json": "{}\n"}],
+            str(tmp_path / "scratch"),
+            str(tmp_path / "uploads"),
+        )
+    assert {Path(path).name for path in published(steps)} == {"000003.tar", "000003.idx"}
+
+
+def test_a_build_publishes_its_tables_after_its_shards_and_its_header_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip(tmp_path / "raw/a.mp4", size=(32, 32))
+    recipe = PRESETS["jav"].replace(encoder_preset="ultrafast")
+    with recorded(monkeypatch) as steps:
+        build(from_raw([str(tmp_path / "raw")]), recipe, tmp_path / "ds", BuildOptions(workers=1))
+    names = [str(Path(path).relative_to(tmp_path / "ds")) for path in published(steps)]
+    order = [".build/plan.parquet", ".build/parts/000000.json", "manifest.parquet", "dataset.json"]
+    assert sorted(order, key=names.index) == order and names[-1] == "dataset.json", names
+    assert names.index(".build/parts/000000.manifest.parquet") < names.index(".build/parts/000000.json")
