@@ -1,4 +1,4 @@
-"""Each option of the commands over manifests once for real: bounds and choices against plain Python, the rest by what only they cause."""
+"""Each option of the commands over manifests once for real: bounds and choices against plain Python, the rest by their effect."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def test_a_bound_keeps_what_plain_python_keeps(name: str, data: st.DataObject) -
         assert f"{len(kept)} of {table.height} kept" in said
 
 
-@pytest.mark.shows("filter", "SOURCE", "EXPRESSIONS", "--no-silent", "--no-still", "--lang", "--corpus", "--split", "--out")
+@pytest.mark.shows(
+    "filter", "SOURCE", "EXPRESSIONS", "--no-silent", "--no-still", "--lang", "--corpus", "--split", "--out"
+)
 @settings(max_examples=15)
 @given(data=st.data())
 def test_flags_choices_and_expressions_keep_what_plain_python_keeps(data: st.DataObject) -> None:
@@ -199,10 +201,13 @@ def test_export_writes_the_table_and_the_media_that_are_asked_for(films: Films, 
 
     plain = exported("jav.csv")
     given = {text for text in films.given.values() if text}
-    assert {row["text"] for row in plain} == given and {row["path"] for row in plain} <= {str(films.raw / name) for name in
-    films.given} assert len(exported("all.csv", "--allow-no-caption")) == 6 sounds = exported("audio.csv", "--kind", "audio")
-    assert set(sounds[0]) - set(plain[0]) == {"audio_text"} and {row["audio_text"] for row in sounds} == given assert
-    "unpaired_audio_path" in exported("prior.csv", "--kind", "prior")[0] for end in ("flac", "wav"):
+    assert {row["text"] for row in plain} == given
+    assert {row["path"] for row in plain} <= {str(films.raw / name) for name in films.given}
+    assert len(exported("all.csv", "--allow-no-caption")) == 6
+    sounds = exported("audio.csv", "--kind", "audio")
+    assert set(sounds[0]) - set(plain[0]) == {"audio_text"} and {row["audio_text"] for row in sounds} == given
+    assert "unpaired_audio_path" in exported("prior.csv", "--kind", "prior")[0]
+    for end in ("flac", "wav"):
         media = tmp_path / end
         for row in exported(f"{end}.csv", "--media", media, "--audio-format", end):
             assert Path(row["path"]).parent.is_relative_to(media) and Path(row["path"]).read_bytes()[4:8] == b"ftyp"
@@ -213,7 +218,8 @@ def test_export_writes_the_table_and_the_media_that_are_asked_for(films: Films, 
 def test_import_gathers_tables_below_a_root(films: Films, tmp_path: Path) -> None:
     for name, path in (("a", "a dog.mp4"), ("b", "rain.mov")):
         (tmp_path / f"{name}.csv").write_text(f"path,text\n{path},{name} says\n")
-    said = run("import", "--csv", tmp_path / "a.csv", "--csv", tmp_path / "b.csv", "--root", films.raw, "--out", tmp_path / "l.parquet")
+    tables = ["--csv", tmp_path / "a.csv", "--csv", tmp_path / "b.csv"]
+    said = run("import", *tables, "--root", films.raw, "--out", tmp_path / "l.parquet")
     assert "2 inputs" in said
     found = dict(pl.read_parquet(tmp_path / "l.parquet").select("path", "text").iter_rows())
     assert found == {str(films.raw / "a dog.mp4"): "a says", str(films.raw / "rain.mov"): "b says"}
@@ -229,10 +235,14 @@ def test_repeats_are_grouped_and_the_rule_says_who_stays(tmp_path: Path) -> None
     a = dataset(tmp_path / "a", table)
     keys = table["key"].to_list()
     run("dedupe", a, "--out", tmp_path / "one", "--groups", tmp_path / "g.parquet")
-    assert read(tmp_path / "one")["key"].to_list() == [keys[1], keys[3], keys[4]], "the test row stays, and one of each group"
+    assert read(tmp_path / "one")["key"].to_list() == [keys[1], keys[3], keys[4]], (
+        "the test row stays, and one of each group"
+    )
     assert pl.read_parquet(tmp_path / "g.parquet").height == 5
     run("dedupe", a, "--out", tmp_path / "leaks", "--rule", "leaks")
-    assert read(tmp_path / "leaks")["key"].to_list() == [keys[1], *keys[3:]], "only training rows that repeat a test row go"
+    assert read(tmp_path / "leaks")["key"].to_list() == [keys[1], *keys[3:]], (
+        "only training rows that repeat a test row go"
+    )
 
 
 @pytest.mark.shows("report", "SOURCE", "--out", "--samples")

@@ -21,13 +21,13 @@ def recorded(patch: pytest.MonkeyPatch) -> Iterator[list[Step]]:
 
     def note_fsync(descriptor: Any) -> None:
         number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
-        steps.append(("flush", os.readlink(f"/proc/self/fd/{number}")))
+        steps.append(("flush", str(Path(f"/proc/self/fd/{number}").readlink())))
         fsync(descriptor)
 
     def note(real: Any) -> Any:
         def move(source: Any, target: Any, **more: Any) -> None:
             real(source, target, **more)
-            steps.append(("rename", f"{os.path.abspath(os.fspath(source))} → {os.path.abspath(os.fspath(target))}"))
+            steps.append(("rename", f"{Path(source).absolute()} → {Path(target).absolute()}"))
 
         return move
 
