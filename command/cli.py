@@ -6,11 +6,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
 import click
 
 from javisc import __version__
 from javisc.manifests.errors import UserError
+from javisc.manifests.extras import extra_of, missing
 
 #: command → "module:attribute" and the line `javisc --help` shows. A module is imported when its command runs: help stays fast.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -93,17 +95,24 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except UserError as error:
-        if debug:
+        _stop(error, debug)
+    except ModuleNotFoundError as error:
+        if extra_of(error.name) is None:
             raise
-        click.echo(f"javisc: {error}", err=True)
-        sys.exit(error.exit_code)
+        command = " ".join(word for word in sys.argv[1:] if word in COMMANDS)
+        _stop(missing(f"javisc {command}", (error.name or "").partition(".")[0]), debug)
     except Exception as error:
         if debug or "polars" not in sys.modules:
             raise
         from javisc.manifests.io import damaged
 
-        said = damaged(error)
-        if said is None:
+        if (said := damaged(error)) is None:
             raise
-        click.echo(f"javisc: {said}", err=True)
-        sys.exit(said.exit_code)
+        _stop(said, debug)
+
+
+def _stop(error: UserError, debug: bool) -> NoReturn:
+    if debug:
+        raise error
+    click.echo(f"javisc: {error}", err=True)
+    sys.exit(error.exit_code)

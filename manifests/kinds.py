@@ -23,8 +23,9 @@ class MemberKind:
     holds: what it is, in words. check: `module:function`, called as f(content, row, recipe) → its defects, each a line. read:
     `module:function`, called as f(content, row) → what a trainer makes of it, arrays or a mapping; None: nothing reads it alone.
     measure: `module:function`, called as f(bytes or path) → the manifest columns that it tells by itself. free: its check holds
-    for samples that no recipe made. base: it is one of every dataset's manifest columns; the others have theirs only where a
-    dataset holds them.
+    for samples that no recipe made. most: bytes that a member may have; None: as many as
+    a shard, since its check takes a long one piece by piece. base: it is one of every dataset's manifest columns; the others have
+    theirs only where a dataset holds them.
     """
 
     extension: str
@@ -33,6 +34,7 @@ class MemberKind:
     read: str | None = None
     measure: str | None = None
     free: bool = False
+    most: int | None = None
     base: bool = True
 
     @property
@@ -45,6 +47,7 @@ class MemberKind:
 MEMBERS: tuple[MemberKind, ...] = (
     MemberKind(
         "json", "the sample's own columns, canonical JSON", "javisc.compiler.check.record:json_defects", free=True,
+        most=16 << 20,
     ),
     MemberKind(
         "flac", "sound", "javisc.compiler.check.clip:flac_defects", "javisc.trainer.data.decode:samples_of",
@@ -56,7 +59,7 @@ MEMBERS: tuple[MemberKind, ...] = (
     ),
     MemberKind(
         "safetensors", "latents", "javisc.compiler.check.latents:latent_defects", "javisc.trainer.data.encoded:tensors_of",
-        free=True, base=False,
+        free=True, base=False, most=512 << 20,
     ),
 )  # fmt: skip
 

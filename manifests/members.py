@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.extras import need_driver
 from javisc.manifests.io import shard_path
 from javisc.manifests.schema import DATASET_COLUMN
 
@@ -67,6 +68,7 @@ class MemberReader:
     def _stream(self, path: str) -> BinaryIO:
         stream = self._open.pop(path, None)
         if stream is None:
+            need_driver(path)
             try:
                 stream = fsspec.open(path, "rb").open()
             except FileNotFoundError:

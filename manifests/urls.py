@@ -7,6 +7,8 @@ from typing import Any
 
 import fsspec
 
+from javisc.manifests.extras import need_driver
+
 
 def is_url(path: str) -> bool:
     """True for what fsspec opens (`s3://…`), false for a local path."""
@@ -29,7 +31,8 @@ def join(base: str, *parts: str) -> str:
 def filesystem(url: str) -> tuple[Any, str]:
     """The file system of a URL and the path in it. No listings are cached: other processes write to it too.
 
-    Raises ValueError or ImportError.
+    Raises ValueError or ImportError; UserError, which names the extra, if its driver is not installed.
     """
+    need_driver(url)
     fs, inside = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return fs, str(inside)

@@ -178,6 +178,7 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=20, help="random faults (20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tests", default="", help="tests to run, separated by spaces")
+    parser.add_argument("--only", default="", help="of the deliberate faults, those in files with this in their path")
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
     given = tuple(chosen.tests.split())
@@ -188,7 +189,7 @@ def main() -> int:
         if not tests:
             sys.exit(f"no test names the module of {chosen.file}: say TESTS=…")
     else:
-        faults, tests = list(deliberate()), given
+        faults, tests = [fault for fault in deliberate() if chosen.only in fault.file], given
     with tempfile.TemporaryDirectory(prefix="javisc-mutants-") as folder:
         houses = [House(Path(folder, str(number))) for number in range(chosen.jobs)]
         limit = None

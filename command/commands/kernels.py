@@ -27,15 +27,14 @@ def kernels(device: str | None, dtype: str, as_json: bool) -> None:
     JAVISC_KERNELS=auto|triton|xformers|torch (or OP=NAME,…) chooses; a backend named there runs or raises.
     """
     from javisc.manifests.errors import UserError
+    from javisc.manifests.extras import missing
 
     try:
         import torch
 
         from javisc.kernels import dispatch, survey
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"the kernels need {error.name}, which is not installed: pip install 'javisc[train]'"
-        ) from error
+        raise missing("javisc kernels", str(error.name)) from error
 
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

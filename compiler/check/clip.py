@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -12,6 +11,7 @@ import av.error
 import soundfile
 from av.video.frame import PictureType
 
+from javisc.compiler.check.part import Part, stream_of
 from javisc.compiler.media.boxes import IDR, BoxError, file_boxes, nal_units
 from javisc.compiler.media.clock import samples_for
 from javisc.compiler.recipe import Recipe
@@ -23,11 +23,11 @@ _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"})
 _SHOWN = 3
 
 
-def mp4_defects(content: bytes, row: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+def mp4_defects(content: bytes | Part, row: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     """The defects of KEY.mp4: streams, tags, time grid, GOPs, B-frames, edit lists, and that every frame decodes."""
     yield from _box_defects(content)
     try:
-        with av.open(io.BytesIO(content), format="mp4") as container:
+        with av.open(stream_of(content), format="mp4") as container:
             if len(container.streams) != 1 or len(container.streams.video) != 1:
                 yield f"{len(container.streams)} streams, of which {len(container.streams.video)} video; one video is expected"
                 return
@@ -104,10 +104,10 @@ def _has_idr(packet: bytes) -> bool:
         return False
 
 
-def _box_defects(content: bytes) -> Iterator[str]:
+def _box_defects(content: bytes | Part) -> Iterator[str]:
     """Walk the boxes: `moov` must stand before `mdat`, and no edit list may move the presentation."""
     order: list[bytes] = []
-    stack = [(file_boxes(io.BytesIO(content)), 0)]
+    stack = [(file_boxes(stream_of(content)), 0)]
     try:
         while stack:
             found, depth = stack.pop()
@@ -128,10 +128,10 @@ def _box_defects(content: bytes) -> Iterator[str]:
         yield "is not laid out for streaming: moov must stand before mdat"
 
 
-def flac_defects(content: bytes, row: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+def flac_defects(content: bytes | Part, row: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     """The defects of KEY.flac: form, length on the clock, and that every block decodes."""
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as sound:
+        with soundfile.SoundFile(stream_of(content)) as sound:
             form = (sound.format, sound.samplerate, sound.channels)
             decoded = 0
             while block := len(sound.read(1 << 16, dtype="int16")):

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from javisc.compiler.check.part import WHOLE, Part
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.shard import Member, header, index_line, index_text, read_members
@@ -18,8 +19,8 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.files import sha256_of
 from javisc.manifests.kinds import extensions, held, kind_of
 
-#: A KEY.json longer than this is not one of ours.
-MAX_JSON = 16 << 20
+#: Readers that take members whole are tried on shards whose members are no longer than this.
+MAX_TRIED = 512 << 20
 
 
 def verify_shard(
@@ -38,24 +39,32 @@ def verify_shard(
     if sha256_of(idx) != row["idx_sha256"]:
         defects.append("idx: SHA-256 differs from shards.parquet")
     members: dict[str, list[Member]] = {}
+    lengths = [0]
     try:
-        defects += _archive(tar, size, rows, None if recipe is None else Recipe.from_json(recipe), members)
+        defects += _archive(tar, size, rows, None if recipe is None else Recipe.from_json(recipe), members, lengths)
     except UserError as error:
         return [*defects, f"tar: {error}"]
     expected = index_text([index_line(key, found) for key, found in members.items()])
     right = idx.stat().st_size <= 2 * len(expected) + 1000 and idx.read_text(errors="replace") == expected
     if not right:
         defects.append("idx: does not say what the tar holds")
-    return [*defects, *_readers(tar, idx, members, right)]
+    # Other readers take a member whole.
+    return [*defects, *(_readers(tar, idx, members, right) if max(lengths) <= MAX_TRIED else ())]
 
 
 def _archive(
-    tar: Path, size: int, rows: pl.DataFrame, recipe: Recipe | None, members: dict[str, list[Member]]
+    tar: Path,
+    size: int,
+    rows: pl.DataFrame,
+    recipe: Recipe | None,
+    members: dict[str, list[Member]],
+    lengths: list[int],
 ) -> Iterator[str]:
-    """Check every member against the manifest; collect what is there into `members`."""
+    """Check every member against the manifest; collect what is there into `members`, and every length that it claims."""
     by_key = {found["key"]: found for found in rows.iter_rows(named=True)}
     with tar.open("rb") as stream:
         for name, offset, length, raw in read_members(stream, size):
+            lengths.append(length)
             key, _, extension = name.partition(".")
             if raw != header(name, length):
                 yield f"tar: {name}: the header has other fields than mode 0644, time 0 and no owner"
@@ -63,14 +72,20 @@ def _archive(
             if kind is None or key not in by_key:
                 yield f"tar: {name}: in no row of the manifest"
                 continue
-            if extension == "json" and length > MAX_JSON:
-                yield f"tar: {name}: {length} bytes"
-                continue
-            stream.seek(offset)
-            content = stream.read(length)
             found = by_key[key]
-            members.setdefault(key, []).append(Member(extension, offset, length, zlib.crc32(content)))
-            place = (offset, length, zlib.crc32(content))
+            if kind.most is not None and length > kind.most:
+                yield f"tar: {name}: {length} bytes, at most {kind.most} are allowed"
+                continue
+            content: bytes | Part
+            if kind.most is not None or length <= WHOLE:
+                stream.seek(offset)
+                content = stream.read(length)
+                crc = zlib.crc32(content)
+            else:
+                content = Part(tar, offset, length)
+                crc = content.crc32()
+            members.setdefault(key, []).append(Member(extension, offset, length, crc))
+            place = (offset, length, crc)
             if place != tuple(found.get(f"{extension}_{part}") for part in ("offset", "size", "crc32")):
                 yield f"tar: {name}: offset, size or CRC-32 differ from the manifest"
             if recipe is None and not kind.free:

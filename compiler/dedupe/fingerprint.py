@@ -16,7 +16,7 @@ import av
 import numpy as np
 import soundfile
 
-from javisc.manifests.errors import UserError
+from javisc.manifests.extras import missing
 
 #: Frames are hashed at these distances, seconds, and so many of them at most.
 FRAME_STEP = 1.0
@@ -44,7 +44,7 @@ def picture_prints(mp4: bytes) -> np.ndarray:
         import imagehash
         from PIL import Image
     except ImportError as error:
-        raise UserError("--near needs the package ImageHash for frames: pip install ImageHash") from error
+        raise missing("--near", "imagehash") from error
     prints: list[int] = []
     with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
         wanted = FRAME_STEP / 2

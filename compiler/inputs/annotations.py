@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from javisc.manifests import extras
 from javisc.manifests.errors import UserError
 
 #: Bytes of one line. The longest line of the corpora known here has some 3,000.
@@ -220,7 +221,7 @@ class Yaml(Source):
         try:
             import yaml
         except ImportError:
-            raise UserError(f"{path}: reading YAML needs PyYAML; pip install pyyaml (javisc[train] has it)") from None
+            raise extras.missing(f"{path}: YAML", "yaml") from None
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         content = _content(path, MAX_YAML)
         try:

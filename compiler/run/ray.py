@@ -29,6 +29,7 @@ from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResu
 from javisc.compiler.run.local import LocalEngine
 from javisc.compiler.store.tables import tools
 from javisc.manifests.errors import UserError
+from javisc.manifests.extras import missing
 
 #: How often Ray may run a unit again whose node or process was lost, and whose process ran out of memory.
 MAX_RETRIES = 5
@@ -329,7 +330,7 @@ def _connected(address: str) -> Iterator[Any]:
         import ray
         import ray.exceptions
     except ImportError:
-        raise UserError("--engine ray needs Ray: pip install 'javisc[ray]'") from None
+        raise missing("--engine ray", "ray") from None
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Ray puts the working folder before all others on the workers' path, where a checkout or any file of its would be
     # imported in place of what is installed: it is told of an empty folder instead.

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ class Skip:
     words: str
     here: Callable[[], bool]
     why: str
+
+
+_LIBRARY = Path(sys.prefix, "lib/python3.11/site-packages")
 
 
 def _no_gpu() -> bool:
@@ -52,6 +56,11 @@ EXPECTED = (
     Skip("two nodes need", lambda: os.geteuid() != 0 or _lacks("ip")(), "needs root and iproute2"),
     Skip("needs a C\\+\\+ compiler", _lacks("g++", "clang++"), "needs a C++ compiler"),
     Skip("root reads everything|may read everything", lambda: os.geteuid() == 0, "is for users that are not root"),
+    Skip(
+        "not one of .ci/env's",
+        lambda: not (_LIBRARY / "deps.pth").exists(),
+        "looks at the environments that .ci/env makes",
+    ),
     Skip("nvidia.dali|wds2idx", lambda: platform.machine() != "x86_64", "needs DALI, which is made for x86_64"),
 )
 
