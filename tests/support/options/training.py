@@ -24,6 +24,8 @@ COMMANDS: dict[str, Command] = {
         "train sync-demo",
         {
             "javisc.trainer.tasks.registry:load": ("recipe", "task"),
+            "javisc.trainer.use.previews:preview_hooks": [],
+            "javisc.trainer.engine.hooks:hook": lambda name: name,
             "javisc.trainer.engine.loop:train": SimpleNamespace(why="done", step=1),
             "javisc.trainer.forecast.dry_run:dry_run": {"batches": 1},
             "javisc.trainer.forecast.dry_run:told": "told",
@@ -34,10 +36,23 @@ COMMANDS: dict[str, Command] = {
             "--data": Row("--data A --data B", "load.overrides", ['data.paths=["A", "B"]']),
             "--run": Row("--run {folder}/run", "train.folder", Path("{folder}/run")),
             "--resume": Row("--resume", "train.resume", True),
+            "--from": Row("--from 40", "train.begin", "40"),
+            "--hook": Row("--hook a:B --hook c:D", "train.hooks", ["a:B", "c:D"]),
             "--dry-run": Row("--dry-run", "dry_run.recipe", "recipe"),
             "--print-config": Row("--print-config", "said", lambda said: "optimizer:" in said),
             "--keys": Row("--keys", "said", lambda said: "optimizer.lr" in said and "optimizer:" not in said),
             "--json": Row("--json", "said", lambda said: '"batches": 1' in said, more="--dry-run"),
+        },
+    ),
+    "export-weights": Command(
+        "export-weights {folder}/run",
+        {"javisc.trainer.use.export_weights:export_weights": "said"},
+        {
+            "RUN": Row("{folder}/other", "export_weights.run", Path("{folder}/other"), alone=("{folder}/run",)),
+            "--from": Row("--from 40", "export_weights.begin", "40"),
+            "--out": Row("--out {folder}/out", "export_weights.out", Path("{folder}/out")),
+            "--average": Row("--average", "export_weights.average", True, more="--no-average"),
+            "--no-average": Row("--no-average", "export_weights.average", False),
         },
     ),
     "encode": Command(
