@@ -268,14 +268,8 @@ def write_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Non
     target = plain(os.fspath(path))
     try:
         if is_url(target):
-<<<<<<< HEAD
             fs, inside = filesystem(target)
             patiently(lambda: fs.pipe_file(inside, text.encode()), target, remote=True)
-=======
-            need_driver(target)
-            with fsspec.open(target, "wb") as stream:
-                stream.write(text.encode())
->>>>>>> 45dc5ab (Name the extra in one line, whatever wants it; verify reads long members piece by piece; every script in the environments; the list of deliberate faults)
             return
         with published(Path(target)) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -103,4 +103,5 @@ def test_verify_tells_of_cells(films: Films, tmp_path: Path) -> None:
     copy = films.copy(tmp_path / "copy").dataset
     table = pl.read_parquet(copy / "manifest.parquet")
     table.with_columns(pl.lit(None, pl.String).alias("source_sha256")).write_parquet(copy / "manifest.parquet")
-    assert f"manifest.parquet: 6 rows have no source_sha256: {table['key'][0]}, …" in verify(copy, workers=1).defects
+    line = f"manifest.parquet: 6 rows have no source_sha256: {table['key'][0]}, …"
+    assert any(defect.startswith(line) for defect in verify(copy, workers=1).defects)
