@@ -163,7 +163,7 @@ class _Build:
         )
         if todo.height:
             units = (state.unit(*row, as_it_was=not self.options.prune) for row in read_shards(path, todo))
-            scratch = self.options.scratch and os.path.abspath(self.options.scratch)  # noqa: PTH100 (keeps links)
+            scratch = None if self.options.scratch is None else os.path.abspath(self.options.scratch)  # noqa: PTH100 (keeps links)
             engine = make_engine(
                 self.options.engine,
                 replace(_job(self.recipe, self.store.root, self.scratch, self.options), plan=digest),

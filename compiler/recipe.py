@@ -48,14 +48,14 @@ class Setting:
     """
 
     types: tuple[type, ...]
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], object]
     allowed: str
     help: str = ""
     metavar: str | None = None
     later: bool = False
 
 
-def _setting(default: Any, *types: type, holds: Callable[[Any], bool], allowed: str, **more: Any) -> Any:
+def _setting(default: Any, *types: type, holds: Callable[[Any], object], allowed: str, **more: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(types, holds, allowed, **more)})
 
 

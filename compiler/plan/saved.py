@@ -37,9 +37,9 @@ def read_settings(store: Store) -> dict[str, Any]:
 def check_settings(store: Store, recipe: Recipe, options: BuildOptions) -> None:
     """Raise UserError if the dataset was begun with settings that shape bytes otherwise."""
     settings = read_settings(store)
-    was, now = settings.get("tools") or {}, shaping_tools()
-    differ = [f"{name} {was[name]} → {now.get(name)}" for name in sorted(was) if was[name] != now.get(name)]
-    if differ and now not in settings.get("mixed_tools", []) and not options.mix_tools:
+    began, here = settings.get("tools") or {}, shaping_tools()
+    differ = [f"{name} {began[name]} → {here.get(name)}" for name in sorted(began) if began[name] != here.get(name)]
+    if differ and here not in settings.get("mixed_tools", []) and not options.mix_tools:
         raise UserError(
             f"{store.root} was built with other tools ({', '.join(differ)}), and shards of two encoders would meet in it: "
             "install what it was built with, give another --out, or say --mix-tools",

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.plan.planning import PLAN
@@ -73,8 +72,8 @@ def repair(
     return Repaired((*mended, *result.notes), result.shards_left)
 
 
-def _digests(store: Store) -> Mapping[str, Any]:
-    found = {}
+def _digests(store: Store) -> Mapping[str, str | None]:
+    found: dict[str, str | None] = {}
     for name in TABLES:
         try:
             found[name] = hashlib.sha256(store.read(name)).hexdigest()

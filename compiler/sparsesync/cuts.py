@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from javisc.compiler.inputs.annotations import Problems, lines
+from javisc.compiler.media.clip import Clip
 from javisc.compiler.media.encode import Crop, Part
-from javisc.compiler.media.transcode import Clip, transcode
+from javisc.compiler.media.transcode import transcode
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.manifests.errors import UserError

@@ -50,7 +50,7 @@ def expected_sizes(shard: int, commit: Mapping[str, Any]) -> dict[str, int | Non
 def expected_digests(shard: int, commit: Mapping[str, Any]) -> dict[str, str]:
     """The files of a committed shard and their SHA-256, as far as the commit says."""
     name = f"{shard:06d}"
-    files = {}
+    files: dict[str, str] = {}
     if commit["samples"]:
         files |= {f"shards/{name}.tar": commit["sha256"], f"shards/{name}.idx": commit["idx_sha256"]}
     for table, (_, digest) in (commit.get("tables") or {}).items():
