@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -49,11 +50,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A Click group whose commands are imported on first use."""
+    """A Click group whose commands are imported on first use. takes: the command that takes inputs, for who forgot it."""
 
-    def __init__(self, table: Mapping[str, tuple[str, str]], **kwargs: object) -> None:
+    def __init__(self, table: Mapping[str, tuple[str, str]], takes: str = "", **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
-        self.table = table
+        self.table, self.takes = table, takes
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)
@@ -65,6 +66,22 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As Click does, but a name that is none gets the nearest ones, or what takes it for an input."""
+        name = args[0]
+        if name in self.table or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, self.table, n=2, cutoff=0.6)
+        if near:
+            said = f"did you mean {' or '.join(near)}?"
+        elif self.takes:
+            said = f"did you mean `{ctx.command_path} {self.takes} {name}`? Known are {', '.join(self.table)}"
+        else:
+            said = f"known are {', '.join(self.table)}"
+        raise UserError(f"{ctx.command_path} has no command {name!r}: {said}")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.table:
@@ -83,7 +100,7 @@ def main() -> None:
     """Run the command. Exit code 0: done; 1: a check failed; 2: a user's mistake, told in one line; 130: interrupted."""
     debug = "--debug" in sys.argv[1:2]
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, prog_name="javisc")
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)

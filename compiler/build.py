@@ -21,7 +21,7 @@ from javisc.compiler.plan.planning import PLAN, Inputs, Planner, plan_digest
 from javisc.compiler.plan.saved import read_settings
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.cores import usable_cores
-from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, make_engine
+from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, check_engine, make_engine
 from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.progress import Reporter
 from javisc.compiler.run.state import State
@@ -77,6 +77,7 @@ def plan_only(
 ) -> Estimate:
     """What `build` would cost, from a probed handful; writes nothing below `out`."""
     options = options or BuildOptions()
+    check_engine(options.engine, EngineOptions(options.workers, options.address), used=False)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         table = conform(inputs(Path(folder)) if callable(inputs) else inputs)
         job = _job(recipe, os.fspath(out), Path(folder), options)
@@ -101,6 +102,10 @@ class _Build:
 
     def run(self, inputs: Inputs | None) -> BuildResult:
         ranged = self.options.partial
+        idle = self.options.write_plan or self.options.finish
+        check_engine(
+            self.options.engine, EngineOptions(self.options.workers, self.options.address), used=not idle
+        )  # before anything is looked at or written
         planner = Planner(self.store, self.recipe, self.options, self.scratch, guess=self._per_shard, say=self._note)
         with locked(self.store, shared=ranged) as held, stoppable():
             if held.note:

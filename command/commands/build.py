@@ -13,5 +13,8 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 
 build = LazyGroup(
-    KINDS, name="build", help="Compile raw media into a dataset of shards, with a manifest and a list of rejects."
+    KINDS,
+    takes="jav",
+    name="build",
+    help="Compile raw media into a dataset of shards, with a manifest and a list of rejects.",
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from javisc.manifests.errors import UserError
 
@@ -112,6 +113,17 @@ def build_options(command: F) -> F:
     return command
 
 
+#: Options that decide a setting of another name.
+_DECIDES = {"min_seconds": "min_frames"}
+
+
+def _said() -> set[str]:
+    """Names of the settings that the command's user gave, not its defaults."""
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    return {_DECIDES.get(name, name) for name in given}
+
+
 def run_build(
     inputs: Callable[[Callable[[str], None]], Any],
     recipe: Any,
@@ -131,6 +143,7 @@ def run_build(
     from javisc.compiler.build import BuildOptions, build
     from javisc.compiler.build import plan_only as estimate
     from javisc.compiler.plan import settings as parse
+    from javisc.compiler.plan.saved import as_begun
     from javisc.compiler.reasons import A_HANDFUL
     from javisc.compiler.run.progress import Reporter, size, span
     from javisc.manifests.splits import parse_ratios
@@ -143,6 +156,7 @@ def run_build(
         split=parse_ratios(split, "--split") if split else {},
         **{name: options[name] for name in OPTION_NAMES},
     )
+    recipe, chosen = as_begun(out, recipe, chosen, _said())
     try:
         reporter = Reporter(log=log_json)
     except OSError as error:
@@ -188,5 +202,8 @@ def run_build(
             "rejected.parquet; --retry-rejected tries them again",
             err=True,
         )
+        return 1
+    if not result.samples and not chosen.partial:
+        click.echo(f"javisc: nothing came out: all {rejected} inputs were refused", err=True)
         return 1
     return 1 if strict and rejected else 0

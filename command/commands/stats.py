@@ -28,6 +28,7 @@ def stats(inputs: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
         told = {"total": everything.row(0, named=True), "groups": table.to_dicts(), "columns": measures.to_dicts()}
         click.echo(json.dumps(told, indent=1))
         return
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
@@ -44,9 +45,12 @@ def stats(inputs: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
         counted.add_row(*names, *numbers, *shares)
     console.print(counted)
     if measures.height:
-        spread = Table(*measures.columns, title="Measures", title_justify="left")
+        spread = Table(
+            *measures.columns, title="Measures", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
+        )
+        spread.columns[0].no_wrap, spread.columns[0].overflow = True, "fold"  # a name is never cut
         for column in spread.columns[1:]:
             column.justify = "right"
         for values in measures.iter_rows():
-            spread.add_row(values[0], f"{values[1]:,}", *(f"{value:,.4g}" for value in values[2:]))
+            spread.add_row(values[0], f"{values[1]:,}", *(f"{value:,.3g}" for value in values[2:]))
         console.print(spread)

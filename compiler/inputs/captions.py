@@ -28,6 +28,8 @@ _CHUNK = 50_000
 _AT_ONCE = 16
 #: Names that a line shows.
 _SHOWN = 3
+#: How a spec begins that names TAVGBench's release.
+TAVGBENCH = "tavgbench:"
 
 
 @dataclass
@@ -56,22 +58,21 @@ class CaptionReport:
 
 
 def attach(
-    inputs: pl.LazyFrame, spec: str | None, scratch: Path, *, require: bool = False
+    inputs: pl.LazyFrame, spec: str | None, scratch: Path, *, require: bool = False, table: CaptionTable | None = None
 ) -> tuple[pl.LazyFrame, CaptionReport]:
     """Join captions onto a scan (SCAN_SCHEMA) and return a table of INPUT_SCHEMA and what matched.
 
     spec: None for the files beside the inputs (.json, then .txt) that came without words of their own; a CSV, TSV, parquet or
-    JSONL file with `path`, `relpath` or `id` and `text` or `caption`; or `tavgbench:FILE`. Where it says nothing of an input, the
-    labels it came with stay. require: refuse inputs without a caption (`no_caption`). Raises UserError for a table that cannot be
-    used, matches nothing, or names several inputs by one name.
+    JSONL file with `path`, `relpath` or `id` and `text` or `caption`; or `tavgbench:FILE`. Where it says nothing of an input,
+    the labels it came with stay. require: refuse inputs without a caption (`no_caption`). table: the spec's, if it has been
+    read. Raises UserError for a table that cannot be used, matches nothing, or names several inputs by one name.
     """
     report = CaptionReport(spec or "files beside the inputs")
     if spec is None:
         joined = _sidecars(inputs, scratch / "captions.parquet", report)
-    elif spec.startswith("tavgbench:"):
-        joined = _joined(inputs, _Table(tavgbench(spec.partition(":")[2]), scratch, spec), ("id",), report)
     else:
-        joined = _joined(inputs, _Table(_tabled(spec), scratch, spec), JOIN_BY, report)
+        table = table or CaptionTable.read(spec, scratch)
+        joined = _joined(inputs, table, ("id",) if spec.startswith(TAVGBENCH) else JOIN_BY, report)
     joined = joined.select(INPUT_SCHEMA.names())
     if require:
         lacks = pl.col("text").is_null() & pl.col("refused").is_null()
@@ -162,7 +163,7 @@ def _tabled(path: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"--captions {path} has no captions: it needs a column {' or '.join(CAPTION_NAMES)}")
 
 
-class _Table:
+class CaptionTable:
     """Caption rows on disk, by the column that they are joined by."""
 
     def __init__(self, rows: Iterator[dict[str, Any]], scratch: Path, spec: str) -> None:
@@ -184,6 +185,12 @@ class _Table:
             if len(batch) >= _CHUNK:
                 write()
         write()
+
+    @classmethod
+    def read(cls, spec: str, scratch: Path) -> CaptionTable:
+        """The table that `--captions` names (see attach). Raises UserError for one that cannot be used."""
+        found = tavgbench(spec.removeprefix(TAVGBENCH)) if spec.startswith(TAVGBENCH) else _tabled(spec)
+        return cls(found, scratch, spec)
 
     def by(self, name: str) -> pl.LazyFrame:
         """The rows that have the column, which is called `on`."""
@@ -211,7 +218,7 @@ def _joinable(name: str) -> pl.Expr:
     return pl.when(odd).then(column.map_elements(one, return_dtype=pl.String)).otherwise(column)
 
 
-def _joined(inputs: pl.LazyFrame, table: _Table, by: tuple[str, ...], report: CaptionReport) -> pl.LazyFrame:
+def _joined(inputs: pl.LazyFrame, table: CaptionTable, by: tuple[str, ...], report: CaptionReport) -> pl.LazyFrame:
     """Left-join the labels by the column that matches most inputs; several captions of one input become a list."""
     best: tuple[int, str] = (-1, by[-1])
     for name in by:
@@ -249,7 +256,7 @@ def _joined(inputs: pl.LazyFrame, table: _Table, by: tuple[str, ...], report: Ca
     )
 
 
-def _check(keyed: pl.LazyFrame, labels: pl.LazyFrame, table: _Table, name: str, count: int) -> None:
+def _check(keyed: pl.LazyFrame, labels: pl.LazyFrame, table: CaptionTable, name: str, count: int) -> None:
     """Raise UserError where the table matches nothing, or one of its names stands for several inputs or in several splits."""
     if count == 0 and (any_input := keyed.select("path", "relpath", "id").head(1).collect()).height:
         example = table.example()

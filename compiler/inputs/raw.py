@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from javisc.compiler.inputs.captions import attach
+from javisc.compiler.inputs.captions import CaptionTable, attach
 from javisc.compiler.inputs.local import AUDIO_SUFFIXES, SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
 from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.manifests.errors import UserError
@@ -36,11 +36,12 @@ def from_raw(
             raise UserError(f"{shown(name)} is not there: give a folder, a list of paths or a media file")
 
     def inputs(folder: Path) -> pl.LazyFrame:
+        given = None if captions is None else CaptionTable.read(captions, folder)  # its faults are told before the scan
         report = ScanReport(used=_named(captions))
         found = spool(scan(raw, suffixes, out=out, report=report), folder / "scan", SCAN_SCHEMA)
         for line in report.lines():
             say(line)
-        table, captioned = attach(found, captions, folder, require=require_caption)
+        table, captioned = attach(found, captions, folder, require=require_caption, table=given)
         if captions is None:
             captioned.unused = report.stray_sidecars
         if captions is not None or captioned.captioned or captioned.unreadable:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from javisc.compiler.plan.layout import Layout
@@ -32,6 +35,27 @@ def read_settings(store: Store) -> dict[str, Any]:
     if not isinstance(found, dict) or not {"recipe", "recipe_digest", "seed", "split"} <= set(found):
         raise UserError(f"{store.path(*SETTINGS)} is damaged: restore it, or give another --out", exit_code=1)
     return found
+
+
+def as_begun(out: str, recipe: Recipe, options: BuildOptions, said: Collection[str]) -> tuple[Recipe, BuildOptions]:
+    """The recipe and options of a build into `out`, with what nobody said taken from what the dataset was begun with.
+
+    said: names of settings of the recipe, `recipe` itself for a choice of preset, `seed` and `split`. A dataset of another kind,
+    or none, changes nothing: what does not agree is refused where the plan is made. Raises UserError for damaged settings.
+    """
+    with tempfile.TemporaryDirectory(prefix="javisc-settings-") as folder:
+        store = Store(out, Path(folder))
+        if not store.exists(*SETTINGS):
+            return recipe, options
+        begun = read_settings(store)
+    was = Recipe.from_json(begun["recipe"])
+    if was.kind == recipe.kind and "recipe" not in said:
+        recipe = was.replace(**{name: value for name, value in recipe.to_json().items() if name in said})
+    if "seed" not in said:
+        options = replace(options, seed=int(begun["seed"]))
+    if "split" not in said:
+        options = replace(options, split={str(name): float(share) for name, share in begun["split"]})
+    return recipe, options
 
 
 def check_settings(store: Store, recipe: Recipe, options: BuildOptions) -> None:

@@ -106,10 +106,17 @@ class EngineOptions:
     scratch: str | None = None
 
 
-def make_engine(name: str, job: Job, options: EngineOptions) -> Engine:
-    """The engine called `name`. Raises UserError if there is none of that name."""
+def check_engine(name: str, options: EngineOptions, *, used: bool = True) -> None:
+    """Raise UserError if there is no engine called `name` or, where it is to be `used`, if it cannot run here."""
     if name not in ENGINES:
         raise UserError(f"--engine {name!r}: known are {', '.join(ENGINES)}")
+    if used and (check := getattr(named(ENGINES[name]), "check", None)) is not None:
+        check(options)
+
+
+def make_engine(name: str, job: Job, options: EngineOptions) -> Engine:
+    """The engine called `name`. Raises UserError if there is none of that name."""
+    check_engine(name, options, used=False)
     engine: Engine = named(ENGINES[name])(job, options)
     return engine
 

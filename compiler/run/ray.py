@@ -29,7 +29,7 @@ from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResu
 from javisc.compiler.run.local import LocalEngine
 from javisc.compiler.store.tables import tools
 from javisc.manifests.errors import UserError
-from javisc.manifests.extras import missing
+from javisc.manifests.extras import missing, need
 
 #: How often Ray may run a unit again whose node or process was lost, and whose process ran out of memory.
 MAX_RETRIES = 5
@@ -169,6 +169,12 @@ class RayEngine:
 
     def __init__(self, job: Job, options: EngineOptions) -> None:
         self.job, self.options = job, options
+
+    @staticmethod
+    def check(options: EngineOptions) -> None:
+        """Raise UserError without Ray, or where nothing listens at the cluster's address."""
+        need("--engine ray", "ray")
+        _answers(options.address or "auto")
 
     def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]:
         """Publish the units; see Engine. However this ends, nothing of it runs on when it has ended."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ import soundfile
 from click.testing import CliRunner
 
 from javisc.cli import cli
+from javisc.manifests.errors import UserError
 from javisc.manifests.members import MemberReader
 from support.processes import workers_of
 from support.raw import write_clip
@@ -230,3 +234,102 @@ def most_workers(given: list[object], out: Path, workers: int) -> int:
         over.set()
         watcher.join()
     return most
+
+
+def told(*words: object) -> tuple[int, list[str]]:
+    """Exit code of a real `javisc`, and its lines for the user."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "javisc", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("javisc: ")]
+
+
+def test_where_nothing_came_out_the_exit_code_is_1_and_one_line_says_so(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "gone.txt").write_text("/nowhere/a.mp4\n/nowhere/b.mp4\n")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.mp4").write_text("no film")
+    for name, words in {
+        "empty": [tmp_path / "empty"],
+        "missing files": [tmp_path / "gone.txt"],
+        "all rejected": [tmp_path / "bad"],
+        "all too short": [raw / "short.mp4"],
+        "all without a caption": [raw / "b.mp4", "--require-caption"],
+    }.items():
+        code, lines = told("build", "jav", *words, "--out", tmp_path / "out" / name, "--workers", 1)
+        assert (code, len(lines)) == (1, 1), (name, code, lines)
+    assert lines == ["javisc: nothing came out: all 1 inputs were refused"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--engine", "abacus"],
+        ["--engine", "ray", "--address", "127.0.0.1:1"],
+        ["--captions", "{tmp}/missing.csv"],
+        ["--captions", "{tmp}/columns.csv"],
+        ["--split", "train=0.4"],
+        ["--shard-size", "2XB"],
+        ["--crf", "99"],
+        ["--recipe", "cinema"],
+    ],
+    ids=" ".join,
+)
+def test_options_are_checked_before_the_scan_and_leave_no_plan(
+    raw: Path, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
+    scanned: list[object] = []
+    monkeypatch.setattr("javisc.compiler.inputs.raw.scan", lambda *given, **more: scanned.append(given) or iter(()))
+    words = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    result = CliRunner().invoke(cli, ["build", "jav", str(raw), "--out", str(tmp_path / "ds"), *words])
+    assert isinstance(result.exception, UserError) and result.exception.exit_code == 2, result.output
+    assert not scanned and not (tmp_path / "ds/.build/plan.parquet").exists()
+
+
+def test_a_resume_takes_what_it_is_not_told_from_the_dataset(raw: Path, tmp_path: Path) -> None:
+    ds = tmp_path / "ds"
+    begun = ["--split", "a=0.5,b=0.5", "--seed", 7, "--short-side", 32, "--crf", 30, "--max-seconds", 0.45]
+    build("jav", raw / "a.mp4", "--out", ds, *begun, *CHEAP)
+    build("jav", raw / "a.mp4", raw / "b.mp4", "--out", ds)
+    both = sane(ds, split=("a", "b"))
+    assert both.height == 2 and set(both["height"]) == {32} and set(both["num_frames"]) == {11}
+    header = json.loads((ds / "dataset.json").read_text())["recipe"]
+    assert (header["crf"], header["encoder_preset"]) == (30.0, "ultrafast")
+    for said, line in ((["--seed", 8], "--seed"), (["--crf", 31], "crf 30.0 → 31.0"), (["--recipe", "jav"], "recipe")):
+        with pytest.raises(UserError, match=re.escape(line)):
+            build("jav", raw / "a.mp4", raw / "b.mp4", "--out", ds, *said)
+    build("audio", raw / "a.mp4", "--out", tmp_path / "sounds", "--from-video", "--max-seconds", 0.2, "--workers", 1)
+    build("audio", raw / "a.mp4", raw / "b.mp4", "--out", tmp_path / "sounds", "--from-video", "--workers", 1)
+    assert set(sane(tmp_path / "sounds")["duration"]) == {0.2}
+    with pytest.raises(UserError, match="another recipe"):
+        build("audio", raw / "a.mp4", "--from-video", "--out", ds)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("stat", "did you mean stats"),
+        ("exprot", "did you mean export?"),
+        ("build raw", "did you mean `javisc build jav raw`?"),
+        ("build jv", "did you mean jav?"),
+        ("eval snyc", "sync"),
+    ],
+)
+def test_a_command_that_is_none_gets_the_nearest(words: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "javisc", *words.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_stats_are_legible_at_80_columns(raw: Path, tmp_path: Path) -> None:
+    build("jav", raw / "a.mp4", "--out", tmp_path / "ds", *CHEAP)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "javisc", "stats", str(tmp_path / "ds")],
+        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+    assert "…" not in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+    for name in ("num_frames", "silence_ratio", "clipping_ratio", "greatest", "captions"):
+        assert name in done.stdout
