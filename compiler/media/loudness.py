@@ -54,30 +54,34 @@ def impulse_response(rate: int) -> NDArray[np.float64]:
 class Meter:
     """Feed blocks of shape (n, channels); `integrated` gives LUFS. Memory: one number per 0.1 s."""
 
-    _responses: dict[int, NDArray[np.float64]] = {}  # noqa: RUF012 - a cache shared on purpose
+    _responses: dict[int, tuple[int, int, NDArray[np.complex64]]] = {}  # noqa: RUF012 - a cache shared on purpose
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
         if rate not in self._responses:
-            self._responses[rate] = impulse_response(rate)
-        self._response = self._responses[rate]
-        self._tail: NDArray[np.float64] | None = None
+            response = impulse_response(rate)
+            size = 1 << (4 * len(response)).bit_length()
+            self._responses[rate] = len(response), size, np.fft.rfft(response, size).astype(np.complex64)
+        self._taps, self._size, self._response = self._responses[rate]
+        self._tail: NDArray[np.float32] | None = None
         self._rest = np.zeros(0)
         self._step = round(STEP * rate)
         self._energy: list[float] = []
 
     def push(self, sound: NDArray[np.float32]) -> None:
         """Add samples (n, channels) in -1 to 1. Every channel has weight one (mono, left, right)."""
-        taps = len(self._response)
+        before = self._taps - 1
         if self._tail is None:
-            self._tail = np.zeros((taps - 1, sound.shape[1]))
-        joined = np.concatenate([self._tail, sound.astype(np.float64)])
-        size = 1 << (len(joined) + taps).bit_length()
-        filtered = np.fft.irfft(
-            np.fft.rfft(joined, size, axis=0) * np.fft.rfft(self._response, size)[:, None], size, axis=0
-        )[taps - 1 : len(joined)]
-        self._tail = joined[len(joined) - taps + 1 :]
-        power = np.concatenate([self._rest, (filtered**2).sum(axis=1)])
+            self._tail = np.zeros((sound.shape[1], before), np.float32)
+        joined = np.concatenate([self._tail, sound.T], axis=1)
+        self._tail = joined[:, joined.shape[1] - before :]
+        hop = self._size - before  # overlap-save: all pieces in one call
+        pieces = -(-len(sound) // hop)
+        padded = np.pad(joined, ((0, 0), (0, pieces * hop + before - joined.shape[1])))
+        views = np.lib.stride_tricks.sliding_window_view(padded, self._size, axis=1)[:, ::hop]
+        filtered = np.fft.irfft(np.fft.rfft(views, axis=2) * self._response, self._size, axis=2)[:, :, before:]
+        square = np.einsum("cpn,cpn->pn", filtered, filtered).reshape(-1)[: len(sound)]
+        power = np.concatenate([self._rest, square.astype(np.float64)])
         whole = len(power) // self._step * self._step
         self._energy += (power[:whole].reshape(-1, self._step).sum(axis=1) / self._step).tolist()
         self._rest = power[whole:]

@@ -27,8 +27,8 @@ class Clipping:
     def push(self, source: NDArray[np.float32]) -> None:
         """Add decoded samples (channels, n), before mixing and resampling."""
         self.samples += source.size
-        hot = np.abs(source) >= FULL_SCALE
-        if hot.any():
+        if max(source.max(initial=0), -source.min(initial=0)) >= FULL_SCALE:
+            hot = np.abs(source) >= FULL_SCALE
             same = hot[:, 1:] & hot[:, :-1] & (source[:, 1:] * source[:, :-1] > 0)
             run = np.zeros_like(hot)
             run[:, 1:] |= same
@@ -52,15 +52,16 @@ def sound_columns(blocks: list[NDArray[np.int16]], rate: int, clipping: Clipping
     for block in blocks:
         sound = block.astype(np.float32) / np.float32(32768)
         meter.push(sound)
-        power = np.concatenate([rest, (sound**2).mean(axis=1)])
+        power = np.concatenate([rest, np.einsum("nc,nc->n", sound, sound) / np.float32(sound.shape[1])])
         whole = len(power) // window * window
         rms = np.sqrt(power[:whole].reshape(-1, window).mean(axis=1))
         silent += int((rms < SILENT_RMS).sum())
         windows += len(rms)
         rest = power[whole:]
-        mono = sound.mean(axis=1)
+        mono = sound[:, 0] if sound.shape[1] == 1 else sound.mean(axis=1)
         frames = mono[: len(mono) // size * size].reshape(-1, size)
-        spectrum += (np.abs(np.fft.rfft(frames * taper, axis=1)) ** 2).sum(axis=0)
+        bins = np.fft.rfft(frames * taper, axis=1)
+        spectrum += np.einsum("fk,fk->k", bins, bins.conj()).real
     if len(rest):
         silent += int(np.sqrt(rest.mean()) < SILENT_RMS)
         windows += 1

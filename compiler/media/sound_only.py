@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import av.error
 from av.container import InputContainer
 
 from javisc.compiler.media.clip import Clip, declared_seconds, limits, missing_tail
-from javisc.compiler.media.open import Source, open_source, packets
+from javisc.compiler.media.edits import Edit
+from javisc.compiler.media.open import check_file, open_source, packets
+from javisc.compiler.media.plain import NotPlain, open_plain
 from javisc.compiler.media.quality import sound_columns
 from javisc.compiler.media.sound import SoundTrack, write_flac
 from javisc.compiler.reasons import Rejected
@@ -31,39 +35,97 @@ def transcode_audio(
 
     Time zero is the first sound. `sound`: the file to take instead of `source`.
     """
-    with open_source(sound or source) as opened:
-        columns, take = _compile(opened, recipe, scratch, window, {})
-    if take:
-        with open_source(sound or source) as opened:
-            columns, _ = _compile(opened, recipe, scratch, window, take)
+    path = sound or source
+    check_file(path)
+    track = _Track(recipe, scratch, window)
+    try:
+        columns = _twice(lambda take: track.plain(path, take))
+    except NotPlain:
+        columns = _twice(lambda take: track.any(path, take))
     return Clip({"flac": scratch / "clip.flac"}, columns)
 
 
-def _compile(
-    opened: Source, recipe: Recipe, scratch: Path, window: tuple[float, float] | None, take: dict[int, int]
-) -> tuple[dict[str, object], dict[int, int]]:
-    """Write the FLAC; return its columns and what `SoundTrack.take` should have been, empty where it was right."""
-    start, length = limits(recipe, window)
-    container, stream = opened.container, opened.audio()
-    if stream is None:
-        raise Rejected("no_audio", "no audio stream")
-    stream.codec_context.thread_count = 1
-    edit = opened.edit_of(stream)
-    sound = SoundTrack(recipe, scratch, edit, take)
-    sound.limit = round(length * recipe.sample_rate)
+class _Again(Exception):
+    """Channels cancel each other: read once more and take single ones."""
+
+    def __init__(self, take: dict[int, int]) -> None:
+        super().__init__(str(take))
+        self.take = take
+
+
+def _twice(compile_once: Callable[[dict[int, int]], dict[str, object]]) -> dict[str, object]:
     try:
-        message = read_sound(container, stream, sound, start)
+        return compile_once({})
+    except _Again as again:
+        return compile_once(again.take)
+
+
+class _Track:
+    """Makes one FLAC of a sound; the columns of its row are what each way of reading gives back."""
+
+    def __init__(self, recipe: Recipe, scratch: Path, window: tuple[float, float] | None) -> None:
+        self.recipe, self.scratch = recipe, scratch
+        self.start, self.length = limits(recipe, window)
+
+    def plain(self, path: Path, take: dict[int, int]) -> dict[str, object]:
+        """Read a sound without a timeline. Raises `NotPlain`."""
+        with open_plain(path) as opened, self._sound(Edit(), take) as sound:
+            opened.read(sound, self.start)
+            columns = self._finish(sound, "")
+            return {
+                **columns,
+                "source_container": opened.container,
+                "source_audio_codec": opened.codec,
+                "source_audio_tracks": 1,
+                "source_declared_seconds": opened.seconds,
+                "source_edit_list": False,
+                "missing_tail": 0.0,
+            }
+
+    def any(self, path: Path, take: dict[int, int]) -> dict[str, object]:
+        """Read a sound of any kind by FFmpeg."""
+        with open_source(path) as opened:
+            container, stream = opened.container, opened.audio()
+            if stream is None:
+                raise Rejected("no_audio", "no audio stream")
+            edit = opened.edit_of(stream)
+            with self._sound(edit, take) as sound:
+                message = read_sound(container, stream, sound, self.start)
+                columns = self._finish(sound, message)
+                begin = (sound.first or Fraction(0)) + self.start
+                wanted = None if sound.full else begin + self.length
+                return {
+                    **columns,
+                    "source_container": container.format.name,
+                    "source_audio_codec": stream.codec_context.name,
+                    "source_audio_tracks": len(container.streams.audio),
+                    "source_declared_seconds": declared_seconds(container),
+                    "source_edit_list": sound.skipped or not edit.trivial,
+                    "missing_tail": missing_tail(container, begin, sound.last, wanted),
+                }
+
+    @contextlib.contextmanager
+    def _sound(self, edit: Edit, take: dict[int, int]) -> Iterator[SoundTrack]:
+        sound = SoundTrack(self.recipe, self.scratch, edit, take)
+        sound.limit = round(self.length * self.recipe.sample_rate)
+        try:
+            yield sound
+        finally:
+            sound.close()
+
+    def _finish(self, sound: SoundTrack, message: str) -> dict[str, object]:
+        """Write the FLAC; the columns that do not depend on how it was read. Raises `Rejected`, or `_Again`."""
+        recipe = self.recipe
         samples, _ = sound.finish(None)
         duration = samples / recipe.sample_rate
         if samples == 0:
             raise Rejected("corrupt" if message else "no_audio", message or "no sound decodes")
-        if sound.cancelling.found and not take:
-            return {}, sound.cancelling.replacements()
+        if not sound.take and (take := sound.cancelling.replacements()):
+            raise _Again(take)
         sound.check()
         if int(duration * DUMMY_FPS) < recipe.min_frames:
             raise Rejected("too_short", f"{duration:.3f} s of sound; {message}")
-        begin = (sound.first or Fraction(0)) + start
-        write_flac(sound, scratch / "clip.flac")
+        write_flac(sound, self.scratch / "clip.flac")
         return {
             "num_frames": int(duration * DUMMY_FPS),
             "height": DUMMY_HEIGHT,
@@ -75,23 +137,15 @@ def _compile(
             "num_samples": samples,
             "channels": recipe.channels,
             "duration": duration,
-            "source_container": container.format.name,
-            "source_audio_codec": stream.codec_context.name,
-            "source_audio_tracks": len(container.streams.audio),
-            "source_declared_seconds": declared_seconds(container),
-            "source_edit_list": sound.skipped or not edit.trivial,
             "source_audio_start": None if sound.first is None else float(sound.first),
             "source_sample_rate": sound.rate,
             "source_channels": sound.channels,
             "pad_head": sound.pad_head,
             "pad_tail": 0,
             "copied": False,
-            "missing_tail": missing_tail(container, begin, sound.last, None if sound.full else begin + length),
             **sound.columns(),
             **sound_columns(sound.blocks(), recipe.sample_rate, sound.clipping),
-        }, {}
-    finally:
-        sound.close()
+        }
 
 
 def read_sound(container: InputContainer, stream: av.AudioStream, sound: SoundTrack, start: Fraction) -> str:
