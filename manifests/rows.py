@@ -21,7 +21,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
 
 #: A caption longer than this is no caption; a row longer than this is no row.
-MAX_FIELD = 1 << 20
+MAX_FIELD = 1 << 17
 FLOATS = frozenset({"offset_sec", "vstart_sec", "window_start", "window_end"})
 #: Names under which one caption, and several, are found in tables and JSON.
 ONE_CAPTION, MANY_CAPTIONS = ("text", "caption"), ("texts", "captions")

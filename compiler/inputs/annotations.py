@@ -15,6 +15,7 @@ from typing import Any
 
 from javisc.manifests import extras
 from javisc.manifests.errors import UserError
+from javisc.manifests.rows import MAX_FIELD
 
 #: Bytes of one line. The longest line of the corpora known here has some 3,000.
 MAX_LINE = 1 << 20
@@ -161,6 +162,7 @@ class Table(Source):
                     yield line + "\n"
 
         # skipinitialspace: AudioSet writes `id, 30.000, 40.000, "/m/1,/m/2"`, where the quote follows a blank.
+        csv.field_size_limit(MAX_FIELD)  # what an open quote may swallow
         reader = csv.reader(text(), delimiter=self.delimiter, skipinitialspace=True, strict=True)
         if not self.header:
             return reader, range(len(self.columns)), len(self.columns), current

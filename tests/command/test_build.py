@@ -150,4 +150,4 @@ def test_odd_ways_to_name_folders(raw: Path, tmp_path: Path) -> None:
 def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     done = run("build", "jav", tmp_path / "raw", "--out", tmp_path / "ds")
-    assert done.returncode == 2 and "no input was found" in done.stderr
+    assert done.returncode == 1 and "no input was found" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def changing(source: Path, recipe: Recipe, scratch: Path, *, window: object = No
     if "fails" in order:
         raise Rejected("corrupt", "half a file")
     (scratch / "clip.flac").write_bytes(b"x")
-    return Clip(None, scratch / "clip.flac", {})
+    return Clip({"flac": scratch / "clip.flac"}, {})
 
 
 @pytest.mark.parametrize("order", ["source", "source fails", "sound", "sound fails"])
@@ -245,6 +246,9 @@ def test_sounds_without_a_digest_are_told_and_made_anew(tmp_path: Path) -> None:
     for part in (tmp_path / "ds" / ".build" / "parts").glob("*.manifest.parquet"):
         frame = pl.read_parquet(part)
         frame.with_columns(source_sha256=pl.lit(None, pl.String), group=pl.lit(None, pl.String)).write_parquet(part)
+    for part in (tmp_path / "ds" / ".build" / "parts").glob("*.json"):  # nor did commits know their tables
+        commit = json.loads(part.read_text())
+        part.write_text(json.dumps({name: value for name, value in commit.items() if name != "tables"}))
     files[0].unlink()
     done = command("build", "audio", tmp_path / "raw", "--out", tmp_path / "ds", "--workers", 1, "--shard-samples", 1)
     assert done.returncode == 0 and "2 samples have no digest of their source" in done.stderr, done.stderr

@@ -239,13 +239,14 @@ def _sound(row: Mapping[str, Any], content: bytes) -> Iterator[str]:
 def watch() -> None:
     """From now on, judge what every `build` of this process publishes, when it is published."""
     from javisc.compiler import build as home
+    from javisc.compiler.run.engine import COMPILERS
 
-    run = home._Build.run
+    run, real = home._Build.run, dict(COMPILERS)
 
     def judged(self: home._Build, inputs: home.Inputs | None) -> home.BuildResult:
         again = self.store.exists(*home.PLAN)
         result = run(self, inputs)
-        stand_in = self.options.compiler is not None
+        stand_in = self.options.compiler is not None or real != COMPILERS
         if not (self.options.partial or result.shards_left or self.options.write_plan or self.store.remote):
             names = list(self.options.split)
             sane(

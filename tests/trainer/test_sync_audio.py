@@ -185,7 +185,7 @@ def test_mistakes_are_told(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sample is left"):
         task("data.train_split=fold9").source(0, 1)  # type: ignore[attr-defined]
     plain = compiled.write(tmp_path / "plain", [30], fps=25)
-    with pytest.raises(UserError, match="column `label`"):
+    with pytest.raises(UserError, match="no sample is left of 1: 1 without a label"):
         task(f"data.paths=[{plain}]").source(0, 1)  # type: ignore[attr-defined]
     one = pl.read_parquet(dataset / "manifest.parquet")
     one = one.with_columns(pl.lit(str(dataset)).alias("dataset")).filter(

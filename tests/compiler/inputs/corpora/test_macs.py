@@ -68,7 +68,7 @@ def test_yaml_of_another_form_is_refused(root: Path, content: str, message: str)
 
 def test_without_pyyaml_it_says_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(UserError, match="pip install pyyaml"):
+    with pytest.raises(UserError, match=r"pip install 'javisc\[train\]'"):
         of_kind("audio")["macs"].annotations(root)
 
 
