@@ -12,6 +12,7 @@ from javisc.compiler.inputs.captions import CaptionTable, attach
 from javisc.compiler.inputs.local import AUDIO_SUFFIXES, SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
 from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.manifests.errors import UserError
+from javisc.manifests.extras import need_driver
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
@@ -32,7 +33,9 @@ def from_raw(
     if not raw:
         raise UserError("RAW is missing: give at least one folder, list of paths or media file")
     for name in raw:
-        if not is_url(name) and not os.path.lexists(name):
+        if is_url(name):
+            need_driver(name)
+        elif not os.path.lexists(name):
             raise UserError(f"{shown(name)} is not there: give a folder, a list of paths or a media file")
 
     def inputs(folder: Path) -> pl.LazyFrame:

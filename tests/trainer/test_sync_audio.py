@@ -99,7 +99,7 @@ def test_it_learns_and_its_trunk_starts_a_sync_model(dataset: Path, tmp_path: Pa
 
 @pytest.mark.dist
 def test_killed_and_resumed_is_the_run_that_was_not(dataset: Path, tmp_path: Path) -> None:
-    common = ["run.checkpoint_every=2", "run.validate_every=0", "transforms.p_audio_aug=0.5"]
+    common = ["run.checkpoint_every=2", "run.validate_every=0", "run.patience=0", "transforms.p_audio_aug=0.5"]
     command = [sys.executable, "-P", "-m", "javisc", "train", "sync-audio-tiny", "--data", str(dataset)]
     command += ["--run", str(tmp_path / "killed"), *SETTINGS, *common, "run.steps=5000"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

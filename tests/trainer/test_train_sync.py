@@ -116,7 +116,7 @@ def test_dry_run_tells_what_a_run_would_be(dataset: Path) -> None:
     assert {key: told["memory"][key] for key in state} == state
     assert {(call["op"], call["backend"]) for call in told["kernels"]} == {("selector_attention", "torch")}
     assert told["step_tflop"] > 0 and told["tokens_per_step"] > 0
-    other = ["parallel.strategy=fsdp2", "parallel.checkpoint_blocks=true", "channels_last=true"]
+    other = ["parallel.strategy=fsdp2", "parallel.checkpoint_blocks=true", "channels_last=false"]
     text = str(train(*wanted, *other))
     assert f"{told['parameters_trained']:,} trained, 0 frozen" in text and "selector_attention heads of 4" in text
 

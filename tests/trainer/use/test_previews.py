@@ -95,8 +95,13 @@ def test_a_sharded_model_is_previewed_too(jav: Path, dataset: Path, tmp_path: Pa
     run(alone, overrides, recipe="jav-tiny")
     ranks = Ranks(shared, [*overrides, "parallel.strategy=fsdp2"], program=PROGRAM, world=2, recipe="jav-tiny")
     assert ranks.wait() == [0, 0], ranks.told()
-    clips = [pictures(folder / "previews" / "step-00000001" / "00001.mp4") for folder in (alone, shared)]
-    assert clips[0].shape == (17, 48, 64, 3) and np.array_equal(*clips)
+    first, second = (
+        [pictures(folder / "previews" / "step-00000001" / f"0000{n}.mp4") for n in (0, 1)] for folder in (alone, shared)
+    )
+    assert first[1].shape == (17, 48, 64, 3)
+    # Two processes add in another order, and x264 rounds what it gets: pictures of one prompt are alike, of two they are not.
+    apart = [float(np.abs(a.astype(float) - b).mean()) for a, b in ((first[1], second[1]), (first[0], first[1]))]
+    assert apart[0] < 1.0 and apart[0] < 0.1 * apart[1], apart
 
 
 def pictures(path: Path) -> NDArray[np.uint8]:
