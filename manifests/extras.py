@@ -12,7 +12,6 @@ EXTRAS = {
         "torch", "torchaudio", "torchvision", "triton", "xformers", "nvidia", "transformers", "diffusers", "safetensors",
         "omegaconf", "yaml", "tensorboard", "ftfy",
     ),
-    "dedupe": ("imagehash", "PIL"),
     "ray": ("ray",),
     "s3": ("s3fs",),
     "wandb": ("wandb",),

@@ -13,7 +13,6 @@ import polars as pl
 from javisc.compiler.dedupe.near import MEMBERS, default_workers, near_pairs
 from javisc.manifests.dedupe import choose, drop, exact_pairs, group, member_pairs
 from javisc.manifests.errors import UserError
-from javisc.manifests.extras import need
 from javisc.manifests.io import scan_many, write_table, write_view
 from javisc.manifests.members import MemberReader
 from javisc.manifests.merge import ROW
@@ -46,8 +45,6 @@ def dedupe(
     `near` names the folder of fingerprints and turns near-duplicates on. Raises UserError for what cannot be read or
     written.
     """
-    if near is not None:
-        need("--near", "imagehash")
     _, frame = scan_many(inputs)
     rows = int(frame.select(pl.len()).collect(engine="streaming").item())
     sources = exact_pairs(frame)
