@@ -1,12 +1,11 @@
-"""Charts as inline SVG: bars with axes, each bar named for pointers and readers, the numbers in a table beneath."""
+"""Charts laid out: bars with axes, each bar named for pointers and readers, the numbers in a table beneath."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from javisc.compiler.report.markup import Markup, tag
+from typing import Any
 
 WIDTH, HEIGHT = 420, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 20, 10, 30
@@ -51,72 +50,64 @@ def nice_edges(low: float, high: float, parts: int) -> list[float]:
     return [round(step * k, 10) for k in range(first, last + 1)]
 
 
-def chart(bars: Bars) -> Markup:
-    """A card with the chart, its caption, and its numbers as a table behind a fold."""
+@dataclass(frozen=True)
+class Drawing:
+    """A chart laid out in a box of WIDTH × HEIGHT: what page.html draws. Coordinates are text with a tenth of a unit."""
+
+    title: str
+    unit: str
+    total: int
+    summary: str = ""
+    note: str = ""
+    rows: Sequence[tuple[str, str]] = ()
+    lines: Sequence[Mapping[str, Any]] = ()
+    bars: Sequence[Mapping[str, Any]] = ()
+    ticks: Sequence[Mapping[str, Any]] = ()
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def draw(bars: Bars) -> Drawing:
+    """Lay a chart out: axis and grid, bars with their names, ticks, and the numbers as rows of a table."""
     total = sum(bars.counts)
     if not total:
-        return tag("section", tag("h3", bars.title), tag("p", "No values.", class_="quiet"), class_="card chart")
-    rows = [
-        tag("tr", tag("th", name, scope="row"), tag("td", f"{count:,}"))
-        for name, count in zip(bars.names, bars.counts, strict=True)
-    ]
+        return Drawing(bars.title, bars.unit, 0)
+    rows = [(name, f"{count:,}") for name, count in zip(bars.names, bars.counts, strict=True)]
     if bars.unknown:
-        rows.append(tag("tr", tag("th", "no value", scope="row"), tag("td", f"{bars.unknown:,}")))
-    head = tag("tr", tag("th", bars.unit or bars.title, scope="col"), tag("th", "samples", scope="col"))
-    table = tag("details", tag("summary", "Numbers"), tag("table", head, rows, class_="numbers"))
+        rows.append(("no value", f"{bars.unknown:,}"))
     without = f"{bars.unknown:,} without a value. " if bars.unknown else ""
-    return tag(
-        "section",
-        tag("h3", bars.title, tag("span", bars.unit, class_="unit") if bars.unit else None),
-        _svg(bars, total),
-        tag("p", without + bars.note, class_="quiet") if without or bars.note else None,
-        table,
-        class_="card chart",
-    )
+    most = bars.names[max(range(len(bars.counts)), key=lambda i: bars.counts[i])]
+    summary = f"{bars.title}: {total:,} samples in {len(bars.counts)} classes, most at {most} {bars.unit}".strip()
 
-
-def _svg(bars: Bars, total: int) -> Markup:
-    count = len(bars.counts)
-    plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     step = max(1.0, nice_step(max(bars.counts), 4))
     ceiling = step * max(1, math.ceil(max(bars.counts) / step - 1e-9))
+    plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     base = TOP + plot_height
-    parts: list[Markup] = []
+    lines, ticks = [], []
     for k in range(round(ceiling / step) + 1):
         y = base - plot_height * k * step / ceiling
-        parts.append(
-            tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="axis" if k == 0 else "grid")
-        )
-        parts.append(tag("text", compact(k * step), x=LEFT - 6, y=f"{y + 4:.1f}", class_="tick end"))
-    slot = plot_width / count
+        lines.append({"x1": LEFT, "x2": WIDTH - RIGHT, "y": f"{y:.1f}", "kind": "axis" if k == 0 else "grid"})
+        ticks.append({"text": compact(k * step), "x": LEFT - 6, "y": f"{y + 4:.1f}", "kind": "end"})
+    slot = plot_width / len(bars.counts)
     gap = min(2.0, slot * 0.2) if bars.edges else max(slot * 0.25, slot - MAX_BAR)
+    boxes = []
     for index, (name, value) in enumerate(zip(bars.names, bars.counts, strict=True)):
         height = plot_height * value / ceiling
         if value:  # a bar of one sample among millions stays visible
             height = max(height, 1.5)
-        x = LEFT + index * slot + gap / 2
         label = f"{name} {bars.unit}: {value:,} samples ({value / total:.1%})".replace("  ", " ")
-        box = {"x": f"{x:.1f}", "y": f"{base - height:.1f}", "width": f"{slot - gap:.1f}", "height": f"{height:.1f}"}
-        parts.append(tag("rect", tag("title", label), **box, rx=1.5, class_="bar"))
-    parts += _labels(bars, slot, base)
-    most = bars.names[max(range(count), key=lambda i: bars.counts[i])]
-    summary = f"{bars.title}: {total:,} samples in {count} classes, most at {most} {bars.unit}".strip()
-    return tag("svg", parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=summary)
+        place = {"x": LEFT + index * slot + gap / 2, "y": base - height, "width": slot - gap, "height": height}
+        boxes.append({"label": label, **{key: f"{at:.1f}" for key, at in place.items()}})
+    ticks += [{"text": text, "x": f"{x:.1f}", "y": base + 18, "kind": "mid"} for text, x in _labels(bars, slot)]
+    return Drawing(bars.title, bars.unit, total, summary, without + bars.note, rows, lines, boxes, ticks)
 
 
-def _labels(bars: Bars, slot: float, base: float) -> list[Markup]:
-    y = base + 18
+def _labels(bars: Bars, slot: float) -> list[tuple[str, float]]:
+    """Text and place of the labels beneath the axis."""
     if bars.edges is None:
-        return [
-            tag("text", name, x=f"{LEFT + (i + 0.5) * slot:.1f}", y=y, class_="tick mid")
-            for i, name in enumerate(bars.names)
-        ]
+        return [(name, LEFT + (i + 0.5) * slot) for i, name in enumerate(bars.names)]
     bins = len(bars.edges) - 1
     # The fewest bins per label that keep labels apart, and if possible end with one.
     most = 8 if max(len(compact(edge)) for edge in bars.edges) <= 4 else 5
     every = next((k for k in range(1, bins + 1) if bins % k == 0 and 3 <= bins // k <= most), math.ceil(bins / most))
-    return [
-        tag("text", compact(edge), x=f"{LEFT + i * slot:.1f}", y=y, class_="tick mid")
-        for i, edge in enumerate(bars.edges)
-        if i % every == 0
-    ]
+    return [(compact(edge), LEFT + i * slot) for i, edge in enumerate(bars.edges) if i % every == 0]

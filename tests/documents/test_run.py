@@ -89,7 +89,7 @@ def look_build(place: Path, said: str) -> None:
 def look_report(place: Path, said: str) -> None:
     page = (place / "DS/report/index.html").read_text()
     assert "DS/report/index.html: 6 samples" in said
-    assert "a dog barks, then a car passes" in page and "&quot;quoted&quot;" in page and "not_media" in page
+    assert "a dog barks, then a car passes" in page and "&#34;quoted&#34;" in page and "not_media" in page
     assert len(list((place / "DS/report/media").iterdir())) >= 6
 
 

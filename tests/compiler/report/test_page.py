@@ -12,14 +12,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import av
+import jinja2
 import numpy as np
 import polars as pl
 import pytest
 import soundfile
 
+from javisc.compiler import report as report_package
 from javisc.compiler.report import report
-from javisc.compiler.report.charts import Bars, chart, nice_edges, nice_step
-from javisc.compiler.report.markup import escape, tag
+from javisc.compiler.report.charts import Bars, draw, nice_edges, nice_step
+from javisc.compiler.report.page import template
 from javisc.manifests.errors import UserError
 from javisc.manifests.schema import REJECTED_SCHEMA
 from support.browser import Browser
@@ -236,11 +238,15 @@ def test_an_empty_dataset_has_a_report(tmp_path: Path) -> None:
     assert done.samples == 0 and "No samples to show." in done.page.read_text()
 
 
-def test_markup_escapes_whatever_is_not_markup() -> None:
-    assert tag("p", "<b>", tag("i", "&"), None, 3, class_='"x', hidden=False, aria_label="'") == (
-        '<p class="&quot;x" aria-label="&#x27;">&lt;b&gt;<i>&amp;</i>3</p>'
+def test_the_template_escapes_whatever_it_prints() -> None:
+    shown = template("page.html").environment.from_string('<p class="{{ a }}">{{ b }}{{ c }}{{ empty }}</p>')
+    assert shown.render(a='"x', b="<b>&'", c="\x00\x1b\ud800", empty=None) == (
+        '<p class="&#34;x">&lt;b&gt;&amp;&#39;\ufffd\ufffd?</p>'
     )
-    assert escape("\x00\x1b\ud800") == "\ufffd\ufffd?"
+    with pytest.raises(jinja2.UndefinedError):
+        shown.render(a="a name that is missing is an error")
+    source = (Path(report_package.__file__).parent / "page.html").read_text()
+    assert re.findall(r"\w+ \| safe", source) == ["style | safe"], "nothing of a dataset may be marked safe"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.003), (-60, 0), (3.2, 97.1), (0, 1e7), (5, 5)])
@@ -248,5 +254,5 @@ def test_edges_are_round_and_cover(low: float, high: float) -> None:
     edges = nice_edges(low, high, 20)
     assert edges[0] <= low and edges[-1] >= high and 2 <= len(edges) <= 22
     assert nice_step(max(high - low, 0), 20) > 0
-    drawn = chart(Bars("T", "u", [str(e) for e in edges[1:]], [1] * (len(edges) - 1), edges))
-    assert drawn.count("<rect") == len(edges) - 1
+    drawn = draw(Bars("T", "u", [str(e) for e in edges[1:]], [1] * (len(edges) - 1), edges))
+    assert len(drawn.bars) == len(edges) - 1 and drawn.total == len(edges) - 1
