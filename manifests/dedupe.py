@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from javisc.manifests.kinds import MEDIA
 from javisc.manifests.merge import ROW, repeats, without_rows
 from javisc.manifests.schema import DATASET_COLUMN
 
@@ -40,7 +41,6 @@ class Groups:
 #: What tells windows of one source apart, and windows of a clip in a dataset of latents.
 _WINDOW = ("clip_start", "clip_end")
 _LATENT = ("clip_key", "clip_first", "encoded_pass")
-_MEMBERS = ("flac", "mp4")
 
 
 def exact_pairs(frame: pl.LazyFrame) -> np.ndarray:
@@ -54,8 +54,8 @@ def exact_pairs(frame: pl.LazyFrame) -> np.ndarray:
     more = [
         *(pl.col(name).fill_null("") for name in ("audio_sha256", "clip_key") if name in have),
         *(pl.col(name).fill_null(-1) for name in (*_WINDOW, *_LATENT[1:]) if name in have),
-        *(pl.col(f"{kind}_size").is_not_null().alias(f"has_{kind}") for kind in _MEMBERS),
-        *(pl.when(old).then(pl.col(f"{kind}_size").fill_null(-1)).otherwise(-2).alias(kind) for kind in _MEMBERS),
+        *(pl.col(f"{kind}_size").is_not_null().alias(f"has_{kind}") for kind in MEDIA),
+        *(pl.when(old).then(pl.col(f"{kind}_size").fill_null(-1)).otherwise(-2).alias(kind) for kind in MEDIA),
     ]
     return _pairs(frame.select("source_sha256", *more))
 
@@ -65,7 +65,7 @@ def member_pairs(frame: pl.LazyFrame) -> np.ndarray:
 
     (least row of the group, row); rows without members, or without their checksums, equal nothing.
     """
-    kinds = [kind for kind in _MEMBERS if f"{kind}_crc32" in frame.collect_schema()]
+    kinds = [kind for kind in MEDIA if f"{kind}_crc32" in frame.collect_schema()]
     parts = [(pl.col(f"{kind}_size"), pl.col(f"{kind}_crc32")) for kind in kinds]
     if not parts:
         return np.zeros((0, 2), np.int64)

@@ -69,6 +69,10 @@ def extensions() -> tuple[str, ...]:
     return tuple(kind.extension for kind in MEMBERS)
 
 
+#: What a clip is made of: the kinds that hold sound or pictures, which every dataset of clips has columns for.
+MEDIA = tuple(kind.extension for kind in MEMBERS if kind.measure is not None)
+
+
 def kind_of(extension: str) -> MemberKind | None:
     """The kind with that extension, None if there is none."""
     return next((kind for kind in MEMBERS if kind.extension == extension), None)

@@ -24,18 +24,18 @@ from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.spread import spread
 from javisc.manifests.dedupe import ENTRIES, candidates
 from javisc.manifests.io import write_table
+from javisc.manifests.kinds import MEDIA
 from javisc.manifests.merge import ROW
 from javisc.manifests.schema import DATASET_COLUMN
 
 BATCH = 2_000
 #: Seconds that a batch may take, and each sample of it.
 _START, _SECONDS = 60.0, 5.0
-MEMBERS = ("flac", "mp4")
 NEEDED = (
     DATASET_COLUMN,
     "key",
     "shard",
-    *(f"{kind}_{part}" for kind in MEMBERS for part in ("offset", "size", "crc32")),
+    *(f"{kind}_{part}" for kind in MEDIA for part in ("offset", "size", "crc32")),
 )
 PRINTS = {"row": pl.Int64(), "pictures": pl.List(pl.UInt64), "sound": pl.List(pl.UInt32), "error": pl.String()}
 MATCHES: dict[str, Callable[[bool, bool], bool]] = {
@@ -89,12 +89,12 @@ def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", work
 
 def _poor(table: pl.LazyFrame, frame: pl.LazyFrame) -> tuple[np.ndarray, np.ndarray]:
     """The rows with pictures, and with sound, of which the fingerprint says too little."""
-    there = frame.select(pl.col(f"{kind}_size").is_not_null().alias(kind) for kind in MEMBERS).with_row_index(ROW)
-    known = there.select(pl.col(ROW).cast(pl.Int64).alias("row"), *MEMBERS)
+    there = frame.select(pl.col(f"{kind}_size").is_not_null().alias(kind) for kind in MEDIA).with_row_index(ROW)
+    known = there.select(pl.col(ROW).cast(pl.Int64).alias("row"), *MEDIA)
     read = table.filter(pl.col("error").is_null()).join(known, on="row", how="inner", maintain_order="left")
     pictures, sounds = [], []
     for batch in read.collect_batches(chunk_size=BATCH, engine="streaming"):
-        for row, seen, heard, flac, mp4 in batch.select("row", "pictures", "sound", *MEMBERS).iter_rows():
+        for row, seen, heard, flac, mp4 in batch.select("row", "pictures", "sound", *MEDIA).iter_rows():
             flat, silent = too_poor(np.array(seen, np.uint64), np.array(heard, np.uint32))
             pictures += [row] * bool(mp4 and flat)
             sounds += [row] * bool(flac and silent)

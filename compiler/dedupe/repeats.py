@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from javisc.compiler.dedupe.near import MEMBERS, default_workers, near_pairs
+from javisc.compiler.dedupe.near import default_workers, near_pairs
 from javisc.manifests.dedupe import choose, drop, exact_pairs, group, member_pairs
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import scan_many, write_table, write_view
+from javisc.manifests.kinds import MEDIA
 from javisc.manifests.members import MemberReader
 from javisc.manifests.merge import ROW
 from javisc.manifests.schema import DATASET_COLUMN
@@ -103,7 +104,7 @@ def _same_members(frame: pl.LazyFrame, pairs: np.ndarray) -> tuple[np.ndarray, l
         return pairs, []
     rows = pl.Series(np.unique(pairs).astype(np.uint32))
     places = frame.select(
-        DATASET_COLUMN, "key", "shard", *(f"{kind}_{part}" for kind in MEMBERS for part in ("offset", "size"))
+        DATASET_COLUMN, "key", "shard", *(f"{kind}_{part}" for kind in MEDIA for part in ("offset", "size"))
     )
     wanted = places.with_row_index(ROW).filter(pl.col(ROW).is_in(rows.implode())).collect(engine="streaming")
     digests: dict[int, bytes | None] = {}
@@ -111,7 +112,7 @@ def _same_members(frame: pl.LazyFrame, pairs: np.ndarray) -> tuple[np.ndarray, l
     with MemberReader() as reader:
         for row in wanted.sort(DATASET_COLUMN, "shard").iter_rows(named=True):
             try:
-                contents = [reader.read(row, kind) for kind in MEMBERS]
+                contents = [reader.read(row, kind) for kind in MEDIA]
             except UserError as error:
                 digests[row[ROW]], why = None, str(error)
                 continue

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from javisc.compiler.media.clock import nearest_tick
 from javisc.manifests.io import shard_path
+from javisc.manifests.kinds import MEDIA, MEMBERS
 from javisc.manifests.schema import DATASET_COLUMN
 from javisc.trainer.data.decode import DecodeError, frames, samples
 from javisc.trainer.data.reader import CorruptSample, Member, Reader
@@ -42,7 +43,7 @@ NEEDED = (
     "num_samples",
     "audio_fps",
     "silent",
-    *(f"{ext}_{what}" for ext in ("flac", "mp4") for what in ("offset", "size", "crc32")),
+    *(column for kind in MEMBERS if kind.extension in MEDIA for column in kind.columns),
 )
 
 
@@ -128,9 +129,7 @@ def stretches(
     """
     clip = Fraction(row["fps"]).limit_denominator(1001)
     try:
-        data = reader.read(
-            shard_path(row[DATASET_COLUMN], row["shard"]), [_member(row, ext) for ext in ("flac", "mp4")]
-        )
+        data = reader.read(shard_path(row[DATASET_COLUMN], row["shard"]), [_member(row, ext) for ext in MEDIA])
         later = round(transforms.audio_advance_sec * RATE)
         heard = [_wave(data["flac"], first, wanted, row["audio_fps"], options.fps, later) for first in firsts]
         kept = [(first, wave) for first, wave in zip(firsts, heard, strict=True) if silent_too or wave.any()]
