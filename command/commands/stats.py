@@ -52,5 +52,10 @@ def stats(inputs: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
         for column in spread.columns[1:]:
             column.justify = "right"
         for values in measures.iter_rows():
-            spread.add_row(values[0], f"{values[1]:,}", *(f"{value:,.3g}" for value in values[2:]))
+            spread.add_row(values[0], f"{values[1]:,}", *map(_short, values[2:]))
         console.print(spread)
+
+
+def _short(value: float) -> str:
+    """Three digits, or whole thousands: seven columns of them go into 80 characters."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
