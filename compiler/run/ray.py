@@ -39,8 +39,6 @@ MAX_CALLS = 64
 WORKERS = 4
 #: Events travel in batches: at most so many seconds old.
 _BATCH_SECONDS = 0.5
-#: What is left running after this many seconds of asking is killed.
-_GRACE = 3.0
 _PREFIX = "javisc-unit-"
 
 
@@ -177,7 +175,10 @@ class RayEngine:
         _answers(options.address or "auto")
 
     def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]:
-        """Publish the units; see Engine. However this ends, nothing of it runs on when it has ended."""
+        """Publish the units; see Engine. However this ends, Ray ends its tasks when the driver lets go of the cluster.
+
+        They are not cancelled one by one: a task that completes while it is cancelled aborts the driver in Ray 2.60.
+        """
         with _connected(self.options.address or "auto") as ray:
             yield from _Run(ray, self.job, self.options).run(iter(units), report)
 
@@ -210,29 +211,26 @@ class _Run:
     def run(self, units: Iterator[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]:
         ended = False
         done: list[int] = []
-        try:
-            while True:
-                while not ended and len(self.running) < self.ahead:
-                    unit = next(units, None)
-                    ended = unit is None
-                    if unit is not None:
-                        reference = self.task.remote(
-                            self.job, unit, self.workers, self.options.scratch, self.made_by, self.meter
-                        )
-                        self.running[reference] = unit
-                if not self.running:
-                    self._tell(report, done)
-                    return
-                ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=0.5)
-                for reference in ready:
-                    unit = self.running.pop(reference)
-                    result = self._result(reference, unit)
-                    done.append(unit.shard)
-                    yield result
+        while True:
+            while not ended and len(self.running) < self.ahead:
+                unit = next(units, None)
+                ended = unit is None
+                if unit is not None:
+                    reference = self.task.remote(
+                        self.job, unit, self.workers, self.options.scratch, self.made_by, self.meter
+                    )
+                    self.running[reference] = unit
+            if not self.running:
                 self._tell(report, done)
-                done = []
-        finally:
-            self._cancel()
+                return
+            ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=0.5)
+            for reference in ready:
+                unit = self.running.pop(reference)
+                result = self._result(reference, unit)
+                done.append(unit.shard)
+                yield result
+            self._tell(report, done)
+            done = []
 
     def _result(self, reference: Any, unit: Unit) -> UnitResult:
         errors = self.ray.exceptions
@@ -262,19 +260,6 @@ class _Run:
             return
         for event in events:
             report(event)
-
-    def _cancel(self) -> None:
-        """End what still runs: asked first, so that pools and scratch go in order, then killed."""
-        for force in (False, True):
-            for reference in self.running:
-                with contextlib.suppress(ValueError, self.ray.exceptions.RayError):
-                    self.ray.cancel(reference, force=force)
-            _, left = (
-                self.ray.wait(list(self.running), num_returns=len(self.running), timeout=_GRACE)
-                if self.running
-                else ((), ())
-            )
-            self.running = {reference: self.running[reference] for reference in left}
 
 
 def _share(ray: Any, wanted: int | None, memory: Callable[[int], int]) -> tuple[int, int]:

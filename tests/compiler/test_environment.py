@@ -33,7 +33,7 @@ def test_builds_beside_failing_storage_end_in_the_undisturbed_bytes(kind: str, t
     else:
         runs = soak_folder(tmp_path, 2, kind, seed=3)
     assert [run.wrong for run in runs] == [None, None]
-    assert sum(run.faults for run in runs) > 3
+    assert all(run.faults for run in runs)
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def test_a_driver_that_ends_leaves_a_clean_cluster_and_either_engine_goes_on(
     if number != signal.SIGKILL:
         assert driver.returncode == 130 and "run the same command again" in said
         assert "raylet" not in said, "Ray's own messages are no output of ours"
-    nodes.clean_within(20)
+    nodes.clean_within(10)
     assert len(list(parts.glob("*.json"))) < 10, "it was over before it was stopped"
     if number == signal.SIGINT:
         on(nodes, inputs, tmp_path / "ds")
