@@ -118,10 +118,10 @@ def main() -> None:
             raise
         command = " ".join(word for word in sys.argv[1:] if word in COMMANDS)
         _stop(missing(f"javisc {command}", (error.name or "").partition(".")[0]), debug)
-    except Exception as error:
-        if debug or "polars" not in sys.modules:
+    except BaseException as error:  # polars panics at some damage, and a panic is no Exception
+        if debug or "polars" not in sys.modules or isinstance(error, SystemExit | KeyboardInterrupt):
             raise
-        from javisc.manifests.io import damaged
+        from javisc.manifests.damage import damaged
 
         if (said := damaged(error)) is None:
             raise

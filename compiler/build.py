@@ -33,6 +33,7 @@ from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.lock import Held, locked
 from javisc.compiler.store.scratch import Scratch, sweep
 from javisc.compiler.store.tables import Amend, as_it_is, merge
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import UNWRITABLE
 from javisc.manifests.errors import UserError
 from javisc.manifests.splits import unused
@@ -123,7 +124,7 @@ class _Build:
                 return self._run(path, held)
             except KeyboardInterrupt:
                 raise UserError(self._interrupted(), exit_code=130) from None
-            except (OSError, pl.exceptions.PolarsError) as error:
+            except (OSError, *POLARS_FAULTS) as error:
                 if (full := _full(error)) is None:
                     raise
                 raise unwritable(full.filename or self.scratch, full) from error

@@ -10,7 +10,7 @@ from javisc.manifests.errors import UserError
 EXTRAS = {
     "train": (
         "torch", "torchaudio", "torchvision", "triton", "xformers", "nvidia", "transformers", "diffusers", "safetensors",
-        "omegaconf", "yaml", "tensorboard", "ftfy",
+        "omegaconf", "tensorboard", "ftfy",
     ),
     "ray": ("ray",),
     "s3": ("s3fs",),

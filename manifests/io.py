@@ -25,6 +25,7 @@ import fsspec
 import polars as pl
 
 from javisc.manifests import places
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need_driver
@@ -121,19 +122,12 @@ def scan_table(path: str, schema: Mapping[str, pl.DataType] | None = None) -> pl
         found = frame.collect_schema()
     except FileNotFoundError:
         raise UserError(f"{path} is not there") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *POLARS_FAULTS) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}") from error
     for name, dtype in (schema or {}).items():
         if name in found and found[name] != dtype and found[name] != pl.Null:
             raise UserError(f"{path}: column {name} is {found[name]}, {dtype} is expected: it is no manifest of javisc")
     return frame
-
-
-def damaged(error: Exception) -> UserError | None:
-    """What to say of an error that polars raised in the middle of a parquet file; None if the file is not at fault."""
-    if not isinstance(error, pl.exceptions.ComputeError) or "parquet" not in str(error).lower():
-        return None
-    return UserError(f"a table is damaged ({str(error).splitlines()[0]}): get it again, or build the dataset again")
 
 
 def complete(frame: pl.LazyFrame, schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:

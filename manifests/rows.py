@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import polars as pl
 
 from javisc.manifests.absent import NAMES, WORDS, word
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import open_fetched
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
@@ -64,7 +65,7 @@ def read_rows(path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]
         yield from reader(path, faults)
     except FileNotFoundError:
         raise UserError(f"{path} is not there") from None
-    except (OSError, ImportError, pl.exceptions.PolarsError) as error:
+    except (OSError, ImportError, *POLARS_FAULTS) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 

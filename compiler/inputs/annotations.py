@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from javisc.manifests import extras
+import yaml
+
 from javisc.manifests.errors import UserError
 from javisc.manifests.rows import MAX_FIELD
 
@@ -218,12 +219,8 @@ class Yaml(Source):
     """A YAML file of plain values: no tags of other languages, no aliases (they let a small file grow without bound)."""
 
     def items(self, root: Path, name: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (position from 1, item) of the list under `name`. Raises UserError: no PyYAML, no such list, aliases."""
+        """Yield (position from 1, item) of the list under `name`. Raises UserError: no such list, aliases."""
         path = self.need(root)
-        try:
-            import yaml
-        except ImportError:
-            raise extras.missing(f"{path}: YAML", "yaml") from None
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         content = _content(path, MAX_YAML)
         try:

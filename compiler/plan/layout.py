@@ -15,6 +15,7 @@ from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
 from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.store.commits import PUBLISHED_SCHEMA
 from javisc.manifests.absent import without
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import sha256_of
 from javisc.manifests.io import complete, write_table
@@ -327,5 +328,5 @@ def summary(path: Path) -> pl.DataFrame:
             .sort("shard")
             .collect(engine="streaming")
         )
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *POLARS_FAULTS) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

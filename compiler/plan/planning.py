@@ -17,6 +17,7 @@ from javisc.compiler.plan.saved import SETTINGS, check_settings, read_settings, 
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import Unavailable, gone, said
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
@@ -101,7 +102,7 @@ class Planner:
     def _old(self) -> pl.DataFrame:
         try:
             return pl.read_parquet(self.store.fetch(*PLAN))
-        except pl.exceptions.PolarsError as error:
+        except POLARS_FAULTS as error:
             raise UserError(
                 f"{self.store.path(*PLAN)} is damaged ({said(error)}): restore it, or give another --out",
                 exit_code=1,

@@ -17,6 +17,7 @@ from javisc.compiler.store.rows import placed
 from javisc.compiler.store.shard import read_members
 from javisc.compiler.store.writer import pack_shard
 from javisc.manifests.absent import found, mend, without
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.io import write_table
 from javisc.manifests.schema import REJECTED_SCHEMA
 
@@ -52,7 +53,7 @@ def _holds(parts: Parts, shard: int) -> bool:
         return bool(found(parts.manifest([shard])))
     except (
         FileNotFoundError,
-        pl.exceptions.PolarsError,
+        *POLARS_FAULTS,
     ):  # lost: it is made again from its sources, which mends it too
         return False
 

@@ -14,6 +14,7 @@ from javisc.compiler.run.pool import Call, Pool
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.present import damage, expected_digests, expected_sizes, losses, strangers
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.schema import REJECTED_SCHEMA
 
 #: Reading a shard is slower than this (bytes a second) only where storage hangs.
@@ -104,7 +105,7 @@ class State:
         """What the dataset's own table says of a shard; None where it does not know it or cannot be read."""
         try:
             rows = pl.read_parquet(self.store.fetch("shards.parquet")).filter(pl.col("shard") == shard).to_dicts()
-        except (FileNotFoundError, pl.exceptions.PolarsError):  # lost as well
+        except (FileNotFoundError, *POLARS_FAULTS):  # lost as well
             return None
         return rows[0] if rows else None
 
@@ -113,6 +114,6 @@ class State:
         for name in ((BUILD, "parts", f"{shard:06d}.rejected.parquet"), ("rejected.parquet",)):
             try:
                 return pl.read_parquet(self.store.fetch(*name)).select(REJECTED_SCHEMA.names()).to_dicts()
-            except (FileNotFoundError, pl.exceptions.PolarsError):  # lost as well
+            except (FileNotFoundError, *POLARS_FAULTS):  # lost as well
                 continue
         return []

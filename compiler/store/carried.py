@@ -9,6 +9,7 @@ import polars as pl
 
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import Amend, as_it_is
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.schema import MANIFEST_SCHEMA
 
 #: What every merge writes anew.
@@ -28,7 +29,7 @@ def carried(store: Store) -> tuple[Amend, dict[str, Any]]:
         header = {}
     try:
         old = pl.read_parquet(store.fetch("manifest.parquet"))
-    except (FileNotFoundError, pl.exceptions.PolarsError):
+    except (FileNotFoundError, *POLARS_FAULTS):
         return as_it_is, header
     extra = [name for name in old.columns if name not in MANIFEST_SCHEMA or (name in _CHOSEN and old[name].count())]
     if not extra or "key" not in old or old["key"].is_duplicated().any():

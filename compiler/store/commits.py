@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.store.files import Store
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
 
 #: What stands on disk: where a key is, and the digest of its source or the reason of its refusal.
@@ -114,12 +115,12 @@ class Parts:
         shards = sorted(self.commits)
         try:
             return self._published(shards)
-        except (FileNotFoundError, pl.exceptions.PolarsError):  # which one it is, is found below
+        except (FileNotFoundError, *POLARS_FAULTS):  # which one it is, is found below
             frames = [pl.DataFrame(schema=PUBLISHED_SCHEMA)]
         for shard in shards:
             try:
                 frames.append(self._published([shard]))
-            except (FileNotFoundError, pl.exceptions.PolarsError):
+            except (FileNotFoundError, *POLARS_FAULTS):
                 known = plan.filter(pl.col("shard") == shard).select("key", "shard")
                 blank = [
                     pl.lit(None, dtype).alias(name) for name, dtype in PUBLISHED_SCHEMA.items() if name not in known

@@ -15,6 +15,7 @@ from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.present import strangers
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import said
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import write_header, write_table
@@ -63,7 +64,7 @@ def merge(
         if mixed_tools:
             header["mixed_tools"] = [dict(each) for each in mixed_tools]
         return publish_tables(store, shards, header, places=places, amend=amend)
-    except pl.exceptions.PolarsError as error:
+    except POLARS_FAULTS as error:
         if "os error" in str(error):  # a full disk, which its own message tells best
             raise
         raise UserError(

@@ -25,6 +25,7 @@ from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
+from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import HEADER, Dataset, check_output, write_header, write_table, write_view
 from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA
@@ -272,7 +273,7 @@ class _Run:
         )
         try:
             again = parts.filter(pl.col("reason").is_in(RETRIED)).select(pl.col("part").unique()).collect()["part"]
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except (OSError, *POLARS_FAULTS) as error:
             raise self._damaged(str(error)) from error
         return set(names) - {Path(part).name for part in again}
 
@@ -285,7 +286,7 @@ class _Run:
         made = pl.scan_parquet(paths, glob=False, schema=PART_SCHEMA)
         try:
             found = int(made.select(pl.len()).collect().item())
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except (OSError, *POLARS_FAULTS) as error:
             raise self._damaged(str(error)) from error
         if found != self.rows:
             raise self._damaged(f"{found} scores for {self.rows} rows")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -63,12 +62,6 @@ def test_the_most_competent_speaks_first_and_all_are_kept(root: Path) -> None:
 def test_yaml_of_another_form_is_refused(root: Path, content: str, message: str) -> None:
     (root / "MACS.yaml").write_text(content)
     with pytest.raises(UserError, match=message):
-        of_kind("audio")["macs"].annotations(root)
-
-
-def test_without_pyyaml_it_says_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(UserError, match=r"pip install 'javisc\[train\]'"):
         of_kind("audio")["macs"].annotations(root)
 
 

@@ -1,0 +1,21 @@
+"""What polars raises at a damaged table, and what a user is told of it."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from javisc.manifests.errors import UserError
+
+#: A panic of polars' Rust side is no Exception, and some damage in a parquet file brings it: who reads a table catches both.
+POLARS_FAULTS: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+
+def damaged(error: BaseException) -> UserError | None:
+    """What to say of an error that polars raised in the middle of a parquet file; None if the file is not at fault."""
+    if isinstance(error, pl.exceptions.PanicException):
+        what = f"polars cannot read it: {error}"
+    elif isinstance(error, pl.exceptions.ComputeError) and "parquet" in str(error).lower():
+        what = str(error).splitlines()[0]
+    else:
+        return None
+    return UserError(f"a table is damaged ({what}): get it again, or build the dataset again")
