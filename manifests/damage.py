@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import polars as pl
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.parquet_sizes import check_sizes
 
 #: A panic of polars' Rust side is no Exception, and some damage in a parquet file brings it: who reads a table catches both.
 POLARS_FAULTS: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -19,3 +23,15 @@ def damaged(error: BaseException) -> UserError | None:
     else:
         return None
     return UserError(f"a table is damaged ({what}): get it again, or build the dataset again")
+
+
+def sized(path: str, content: bytes | None = None) -> None:
+    """Look at a parquet file's sizes before polars does. content: the file's bytes, of what is no local file.
+
+    Raises UserError if they cannot be true, OSError if the file cannot be read.
+    """
+    with io.BytesIO(content) if content is not None else Path(path).open("rb") as stream:
+        try:
+            check_sizes(stream)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read as parquet: {error}") from None

@@ -25,7 +25,7 @@ import fsspec
 import polars as pl
 
 from javisc.manifests import places
-from javisc.manifests.damage import POLARS_FAULTS
+from javisc.manifests.damage import POLARS_FAULTS, sized
 from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need_driver
@@ -118,6 +118,8 @@ def scan_table(path: str, schema: Mapping[str, pl.DataType] | None = None) -> pl
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
     try:
+        if source is not path or not is_url(path):  # what polars fetches for itself is left to it
+            sized(path, None if source is path else source)
         frame = pl.scan_parquet(source, glob=False)
         found = frame.collect_schema()
     except FileNotFoundError:

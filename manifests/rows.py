@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import polars as pl
 
 from javisc.manifests.absent import NAMES, WORDS, word
-from javisc.manifests.damage import POLARS_FAULTS
+from javisc.manifests.damage import POLARS_FAULTS, sized
 from javisc.manifests.environment import open_fetched
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import is_url
@@ -77,8 +77,11 @@ def open_bytes(path: str) -> BinaryIO:
 def _parquet(path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     if is_url(path):
         with open_bytes(path) as stream:
-            frame: pl.LazyFrame = pl.read_parquet(stream.read()).lazy()
+            content = stream.read()
+        sized(path, content)
+        frame: pl.LazyFrame = pl.read_parquet(content).lazy()
     else:
+        sized(path)
         frame = pl.scan_parquet(path, glob=False)
     number = 0
     for batch in frame.collect_batches(chunk_size=20_000, maintain_order=True):
