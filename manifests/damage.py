@@ -11,7 +11,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.parquet_sizes import check_sizes
 
 #: A panic of polars' Rust side is no Exception, and some damage in a parquet file brings it: who reads a table catches both.
-POLARS_FAULTS: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 def damaged(error: BaseException) -> UserError | None:
