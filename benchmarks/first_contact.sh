@@ -3,8 +3,8 @@
 #
 #     benchmarks/first_contact.sh [SECONDS] [FOLDER] [DATASET]          (defaults: 600, first_contact, none)
 #
-# FOLDER gets kernels.jsonl (a line a cell, as it is measured) and kernels.md, then step-dit.log, step-sync.log and load.log:
-# training steps of both families, and the loader. What cannot run says so in its log and stops nothing. Run again, it goes on where it ended.
+# FOLDER gets kernels.jsonl (a line a cell, as it is measured) and kernels.md, then step-dit.log, step-sync.log, tests.log and load.log:
+# training steps of both families, what only a GPU can show of a run (waits of a step, precision, memory), and the loader. What cannot run says so in its log and stops nothing. Run again, it goes on where it ended.
 # Without a CUDA device the kernels run at toy sizes in Triton's interpreter: a rehearsal.
 set -u
 budget=${1:-600}
@@ -34,6 +34,7 @@ run() {  # run NAME PARTS COMMAND…: its output into FOLDER/NAME.log, within on
 if "$python" -P -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then tiny=(); else tiny=(--tiny); fi
 run step-dit 3 "$python" -P "$here/train.py" --model dit --repeats 3 "${tiny[@]}"
 run step-sync 2 "$python" -P "$here/train.py" --model sync --repeats 3 "${tiny[@]}"
+run tests 2 "$python" -P -m pytest -c "$here/../pyproject.toml" --rootdir "$here/.." "$here/../tests/trainer" -m gpu -q -p no:cacheprovider
 if [ $# -ge 3 ]; then run load 1 "$python" -P "$here/load.py" "$3"; fi
 echo "results: $folder ($(wc -l < "$folder/kernels.jsonl") cells)"
 exit $verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -25,6 +25,11 @@ class Source(Protocol[Given]):
 
     def __len__(self) -> int:
         """Batches left in the epoch."""
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """Samples, as `Task.size` counts them, of every rank's batch in the step of the batch given last: all ranks follow one
+        plan, so none has to ask the others."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -7,6 +7,8 @@ On a GPU each of them makes the host wait for all that was queued, or makes a co
 from __future__ import annotations
 
 import sys
+import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ WAITING = {
     torch.ops.aten.unique_consecutive.default: "unique",
     torch.ops.aten._unique2.default: "unique",
 }
+#: Functions that copy numbers to the device they are given.
+MAKERS = ("tensor", "as_tensor")
 #: Methods of tensors that do the same without an operation, or that copy.
 METHODS = {"tolist": "tolist", "numpy": "numpy", "cpu": "cpu", "to": "to", "cuda": "cuda"}
 _PACKAGES = ("trainer", "kernels")
@@ -34,7 +38,10 @@ _ROOT = Path(javisc.trainer.__file__).parent.parent
 
 
 def _place() -> str | None:
-    """The innermost line of the trainer or the kernels that is running, as `package/file.py function`."""
+    """The innermost line of the trainer or the kernels that is running, as `package/file.py function`; None in the threads of a
+    loader, which the step does not wait for."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
     frame = sys._getframe(2)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -80,6 +87,15 @@ def watched(found: Counter[str]) -> Iterator[None]:
                 return _original(self, *args, **kwargs)
 
             patches.append(mock.patch.object(torch.Tensor, name, call))
+        for name in MAKERS:
+            made: Callable[..., Any] = getattr(torch, name)
+
+            def make(*args: Any, _made: Any = made, _name: str = name, **kwargs: Any) -> Any:
+                if kwargs.get("device") is not None and (place := _place()):
+                    found[f"{place} {_name}"] += 1
+                return _made(*args, **kwargs)
+
+            patches.append(mock.patch.object(torch, name, make))
         for patch in patches:
             patch.start()
         try:
@@ -87,3 +103,22 @@ def watched(found: Counter[str]) -> Iterator[None]:
         finally:
             for patch in patches:
                 patch.stop()
+
+
+@contextmanager
+def synchronizing(found: Counter[str]) -> Iterator[None]:
+    """Count, while open, what really waits for a GPU, by place: PyTorch warns of each (`torch.cuda.set_sync_debug_mode`)."""
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        if "synchronizing" in str(message) and (place := _place()):
+            found[place] += 1
+
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)

@@ -222,6 +222,11 @@ class ClipSource:
         text = (None if self.with_video else label.get("audio_text")) or label.get("text") or ""
         return clean(str(text)) if self.data.clean_captions else str(text)
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Every rank's samples in the batch that was given last."""
+        return self.loader.rows
+
     def state_dict(self) -> dict[str, Any]:
         """A few integers, the same on every rank."""
         return self.loader.state_dict()

@@ -192,6 +192,11 @@ class EncodedSource(Generic[Made]):
                 )
             )
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Every rank's samples in the batch that was given last."""
+        return self.loader.rows
+
     def state_dict(self) -> dict[str, Any]:
         """A few integers, the same on every rank."""
         return self.loader.state_dict()

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -173,6 +173,8 @@ class Loader:
         self.graph = None if transform is not None else Graph(self.options.graph)
         self.pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="javisc-decode")
         self.replaced = 0
+        #: Every rank's clips in the batch that was given last.
+        self.rows: tuple[int, ...] = ()
 
     def __enter__(self) -> Loader:
         return self
@@ -226,6 +228,7 @@ class Loader:
                 if isinstance(item, BaseException):
                     raise item
                 self.sampler.advance()
+                self.rows = item.batch.rows
                 yield item
         finally:
             stop.set()
@@ -252,7 +255,7 @@ class Loader:
             self.replaced += 1
             self.report(row, str(self.catalog.strings["key"][row]), message)
         clips = tuple(item.clip for item in decoded)
-        batch = Batch(batch.epoch, batch.step, batch.bucket, clips)
+        batch = replace(batch, clips=clips)
         labels = self.catalog.labels([clip.row for clip in clips])
         items = tuple(item.made for item in decoded)
         sounds = tuple(torch.from_numpy(item.sound) for item in decoded if item.sound is not None)

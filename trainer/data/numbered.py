@@ -68,6 +68,11 @@ class NumberedSource(Generic[Sample]):
     def close(self) -> None:
         """Nothing is read ahead here."""
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Every rank's samples in the batch that was given last."""
+        return (self.batch_size,) * self.world
+
     def state_dict(self) -> dict[str, Any]:
         """Epoch, samples taken in it, and what they were taken from."""
         return {"epoch": self.epoch, "taken": self.taken, "length": self.length, "seed": self.seed}

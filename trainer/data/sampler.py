@@ -7,7 +7,7 @@ it is mirrored and the seed of its augmentations. No worker, thread or generator
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's micro-batch of one step; `clips` is empty only in a split tail with fewer rows than ranks."""
+    """One rank's micro-batch of one step; `clips` is empty only in a split tail with fewer rows than ranks. `rows` says how many
+    clips every rank has in the step: the plan is everybody's."""
 
     epoch: int
     step: int
     bucket: Bucket
     clips: tuple[Clip, ...]
+    rows: tuple[int, ...] = ()
 
 
 class Sampler:
@@ -180,7 +182,8 @@ class Sampler:
         for step in range(taken, len(steps)):
             number = int(steps.index[step, self.rank])
             rows = batches.rows[int(steps.start[step, self.rank]) : int(steps.stop[step, self.rank])]
-            yield self.batch(epoch, step, self.table.buckets[int(batches.bucket[number])], rows)
+            every = tuple((steps.stop[step] - steps.start[step]).tolist())
+            yield replace(self.batch(epoch, step, self.table.buckets[int(batches.bucket[number])], rows), rows=every)
 
     def batch(self, epoch: int, step: int, bucket: Bucket, rows: NDArray[np.int64]) -> Batch:
         """The batch of some rows in a bucket, with everything decided."""

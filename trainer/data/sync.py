@@ -194,6 +194,8 @@ class SyncBatches:
         # In training every rank must have a batch in every step; evaluation must see every clip.
         sampler_options = SamplerOptions(seed=options.seed, windows=policy, tail="drop" if options.train else "split")
         self.transforms, self.train = transforms, options.train
+        #: Sounds that go with a clip.
+        self.sounds = options.offsets_per_clip if options.train else 1
         self.catalog = catalog
         self.loader = Loader(
             Sampler(catalog, table, sampler_options, rank=rank, world=world),
@@ -244,6 +246,11 @@ class SyncBatches:
                     loaded.replaced,
                     starts,
                 )
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Every rank's sounds in the batch that was given last."""
+        return tuple(self.sounds * clips for clips in self.loader.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """A few integers, the same on every rank."""

@@ -126,6 +126,11 @@ class SoundBatches:
                 keys = [str(label["key"]) for label in loaded.labels]
                 yield SoundBatch(torch.stack(aud), torch.tensor(target), keys, loaded.replaced)
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Every rank's samples in the batch that was given last."""
+        return self.loader.rows
+
     def state_dict(self) -> dict[str, Any]:
         """A few integers, the same on every rank."""
         return self.loader.state_dict()

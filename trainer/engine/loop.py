@@ -23,7 +23,17 @@ from javisc.manifests.files import published, recover_folder
 from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, Damaged, find
 from javisc.trainer.engine.config import Recipe, as_dict, as_yaml, differences
 from javisc.trainer.engine.determinism import deterministic
-from javisc.trainer.engine.distributed import Raised, accumulating, autocast, bare, clean, restarted, spread, world
+from javisc.trainer.engine.distributed import (
+    Raised,
+    World,
+    accumulating,
+    autocast,
+    bare,
+    clean,
+    restarted,
+    spread,
+    world,
+)
 from javisc.trainer.engine.export import save_weights
 from javisc.trainer.engine.hooks import Hook, Run
 from javisc.trainer.engine.logs import Logs
@@ -131,17 +141,17 @@ def train(
 
         while not _ended(recipe, step, source):
             meter.start()
-            micro = [next(batches) for _ in range(recipe.run.accumulate)]
+            micro, samples = [], 0
+            for _ in range(recipe.run.accumulate):
+                micro.append(next(batches))
+                samples += _planned(source, here, task.size(micro[-1]))
             keys = [task.keys(batch) for batch in micro]
             run.keys = [key for names in keys for key in names]
             flops = sum(task.flops(batch) for batch in micro)
-            sizes, work = here.gather(
-                sum(task.size(batch) for batch in micro), flops or sum(task.tokens(batch) for batch in micro)
-            )
-            meter.got_data(work)
+            meter.got_data(flops or sum(task.tokens(batch) for batch in micro))
 
             # The mean over all samples of the step, wherever they lie: each process's share is averaged over processes later.
-            share = here.size / float(sizes.sum())
+            share = here.size / samples
             terms: dict[str, Tensor] = {}
             finite = []
             for number, batch in enumerate(micro):
@@ -163,7 +173,7 @@ def train(
             run.step = step
             end = _ended(recipe, step, source)
             window.saw(Taken(step, terms, norm, bad, keys, finite))
-            meter.took(float(sizes.sum()), flops)
+            meter.took(samples, flops)
 
             if _due(step, recipe.run.log_every, end):
                 window.settle(stepper, logs)
@@ -250,6 +260,14 @@ def _loaded(
     if chosen.parent.resolve() == checkpoints.folder.resolve():
         checkpoints.set_aside(chosen)
     return state, chosen
+
+
+def _planned(source: Source[Any], here: World, mine: int) -> int:
+    """The samples of all processes in the batches given last, by the plan that they share."""
+    rows = source.rows
+    if len(rows) != here.size or rows[here.rank] != mine:
+        raise RuntimeError(f"process {here.rank} has {mine} samples, the plan of its step says {list(rows)}")
+    return sum(rows)
 
 
 def _terms(loss: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from javisc.trainer.engine.distributed import World
 
@@ -27,8 +26,9 @@ class Meter:
         self._forget()
 
     def _forget(self) -> None:
-        self.waited, self.samples, self.flops, self.most, self.mean, self.steps = 0.0, 0.0, 0.0, 0.0, 0.0, 0
-        self.away = 0.0
+        self.waited, self.samples, self.flops, self.steps, self.away = 0.0, 0, 0.0, 0, 0.0
+        #: What this process had to do in each step.
+        self.work: list[float] = []
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -48,25 +48,27 @@ class Meter:
     def start(self) -> None:
         self.mark = time.monotonic()
 
-    def got_data(self, work: Tensor) -> None:
-        """`work` [processes]: what each has to do in this step, in any unit."""
+    def got_data(self, work: float) -> None:
+        """`work`: what this process has to do in this step, in any unit."""
         self.waited += time.monotonic() - self.mark
-        self.most, self.mean = self.most + float(work.max()), self.mean + float(work.mean())
+        self.work.append(work)
 
-    def took(self, samples: float, flops: float) -> None:
+    def took(self, samples: int, flops: float) -> None:
         """`samples` of all processes, `flops` of this one."""
         self.samples, self.flops, self.steps = self.samples + samples, self.flops + flops, self.steps + 1
 
     def read(self) -> dict[str, float]:
-        """Values over all processes since the last reading."""
+        """Values over all processes since the last reading, which all took the same steps since."""
         seconds = max(time.monotonic() - self.begin - self.away, 1e-9)
-        flops, waiting = self.here.gather(self.flops, self.waited / seconds).sum(1).tolist()
+        given = self.here.gather(self.flops, self.waited / seconds, *self.work)
+        flops, waiting = given[:2].sum(1).tolist()
+        most, mean = float(given[2:].max(1).values.sum()), float(given[2:].mean(1).sum())
         size = self.here.size
         told = {
             "samples_per_sec": self.samples / seconds,
             "step_sec": seconds / max(self.steps, 1),
             "data_wait": waiting / size,
-            "imbalance": self.most / self.mean - 1 if self.mean else 0.0,
+            "imbalance": most / mean - 1 if mean else 0.0,
         }
         if flops:
             told["tflops_per_sec"] = flops / seconds / 1e12

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.sync import SyncBatch
 from javisc.trainer.engine.distributed import bare
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.synchformer.cache import SegmentCache
@@ -132,7 +133,7 @@ class SynchformerTask(SelectorTask):
         return step_flops(self.recipe.model, len(batch.vis), len(batch.aud), batch.vis.shape[1])
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
-        vis, aud = batch.vis.to(device, non_blocking=True), batch.aud.to(device, non_blocking=True)
+        vis, aud = to_device(batch.vis, device), to_device(batch.aud, device)
         seen = None
         if self.cache.limit:
             whole = bare(model)
@@ -141,7 +142,7 @@ class SynchformerTask(SelectorTask):
             step = int(transforms.step * transforms.segment_frames)
             seen = self.cache.features(whole.vfeat_extractor, vis, batch.keys, batch.starts, step)
         _, logits = model(vis, aud, seen=seen)
-        return F.cross_entropy(logits.float(), batch.target.to(device), reduction="sum")
+        return F.cross_entropy(logits.float(), to_device(batch.target, device), reduction="sum")
 
 
 def check_fit(model: Any, transforms: SegmentTransforms) -> None:

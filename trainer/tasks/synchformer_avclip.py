@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.sync import SyncBatch
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
 from javisc.trainer.models.synchformer.config import SegmentContrastConfig
@@ -122,7 +123,7 @@ class SegmentContrastTask(SelectorTask):
         return 3.0 * segments * (visual_flops(model.visual) + audio_flops(model.audio))
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
-        seen, heard, temperature = model(batch.vis.to(device), batch.aud.to(device))
+        seen, heard, temperature = model(to_device(batch.vis, device), to_device(batch.aud, device))
         return self._contrast(seen.float(), heard.float(), temperature, len(batch.vis)).sum()
 
     def _contrast(self, seen: Tensor, heard: Tensor, temperature: Tensor, clips: int) -> Tensor:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.assign import Bucket, BucketTable, Length, Resolution, single_bucket
 from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.compose import Tail
 from javisc.trainer.data.sampler import Batch, Sampler, SamplerOptions
 from javisc.trainer.data.sync import SyncWindow
 from javisc.trainer.data.windows import RandomWindow, samples_of
@@ -102,6 +103,14 @@ def test_a_resumed_run_sees_the_very_same_batches(catalog: Catalog, kill: int, w
     second = Sampler(catalog, TABLE, rank=world - 1, world=world)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert head + run(second, 80 - kill) == whole
+
+
+@pytest.mark.parametrize(("world", "tail"), [(1, "split"), (3, "split"), (5, "drop")])
+def test_every_rank_knows_how_many_clips_the_others_have(catalog: Catalog, world: int, tail: Tail) -> None:
+    options = SamplerOptions(seed=3, tail=tail)
+    steps = zip(*(Sampler(catalog, TABLE, options, rank=rank, world=world) for rank in range(world)), strict=True)
+    for step in steps:
+        assert {batch.rows for batch in step} == {tuple(len(batch.clips) for batch in step)}
 
 
 def test_another_dataset_or_seed_is_refused(catalog: Catalog, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import torch
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import kept_folder
+from javisc.trainer.data.numbered import NumberedSource
 from javisc.trainer.engine import loop, meter
 from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, complaint, complete, read_tensors
 from javisc.trainer.engine.config import load_recipe
-from javisc.trainer.engine.distributed import bare, spread, world
+from javisc.trainer.engine.distributed import World, bare, spread, world
 from javisc.trainer.engine.hooks import Hook, Run, hook
 from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.weights import read_weights
@@ -194,13 +195,30 @@ def test_rates_are_those_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> N
         for _ in range(4):
             made.start()
             now[0] += 0.5  # waits for data
-            made.got_data(torch.ones(1))
+            made.got_data(1.0)
             now[0] += 1.5
             made.took(8, 0)
             with made.paused():
                 now[0] += 1000.0  # validates, saves
         told = made.read()
     assert told["samples_per_sec"] == 4 and told["step_sec"] == 2 and told["data_wait"] == 0.25
+
+
+@pytest.mark.parametrize("sizes", [[4], [3, 4]])
+def test_processes_are_asked_at_the_log_alone(
+    sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan says how many samples the others have; a source whose plan is another than its batches is told of."""
+    asked: list[int] = []
+    gather = World.gather
+    monkeypatch.setattr(World, "gather", lambda self, *numbers: asked.append(len(numbers)) or gather(self, *numbers))
+    monkeypatch.setattr(NumberedSource, "rows", property(lambda self: sizes))
+    if sizes != [4]:
+        with pytest.raises(RuntimeError, match=r"process 0 has 4 samples, the plan of its step says \[3, 4\]"):
+            run(tmp_path, ["run.steps=6", "run.log_every=3"])
+        return
+    run(tmp_path, ["run.steps=6", "run.log_every=3"])
+    assert asked == [2 + 3, 2 + 3]
 
 
 def test_a_run_pauses_its_meter_while_it_validates_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.distributed import ParallelConfig, sharing, world
+from javisc.trainer.engine.distributed import ParallelConfig, World, sharing, world
 from javisc.trainer.engine.meter import Meter
 from support.dit_training import ROWS
 from support.toy_training import Ranks, losses, saved
@@ -124,12 +124,20 @@ def test_groups_must_divide_the_processes(monkeypatch: pytest.MonkeyPatch) -> No
     assert sharing(ParallelConfig(), 8) == 1
 
 
-def test_imbalance_is_the_work_beyond_the_mean() -> None:
+def test_imbalance_is_the_work_beyond_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     with world() as here:
-        meter = Meter(here, None)
-        for work in ([1.0, 3.0], [2.0, 2.0]):
+        other, meter = [3.0, 2.0], Meter(here, None)
+        gather = World.gather
+        monkeypatch.setattr(
+            World,
+            "gather",
+            lambda self, flops, waited, *work: torch.cat(
+                (gather(self, flops, waited, *work), torch.tensor([flops, waited, *other[: len(work)]])[:, None]), 1
+            ),
+        )
+        for work in (1.0, 2.0):
             meter.start()
-            meter.got_data(torch.tensor(work))
+            meter.got_data(work)
             meter.took(4, 6.0)
         assert meter.read()["imbalance"] == pytest.approx(0.25)  # 3 + 2 against 2 + 2
         assert meter.read()["imbalance"] == 0

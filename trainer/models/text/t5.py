@@ -48,5 +48,12 @@ class T5:
         )
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         there = self.model.device
-        hidden = self.model(input_ids=to_device(ids, there), attention_mask=to_device(mask, there)).last_hidden_state
+        hidden = self.model(input_ids=to_device(ids, there), attention_mask=self._seen(mask)).last_hidden_state
         return hidden[:, None], mask
+
+    def _seen(self, mask: Tensor) -> Tensor:
+        """The mask as the model's attention takes it. Of one in two dimensions transformers would read whether it is full."""
+        seen = to_device(mask, self.model.device)
+        if self.model.config._attn_implementation != "sdpa":
+            return seen
+        return seen.bool()[:, None, None, :].expand(-1, -1, mask.shape[1], -1)

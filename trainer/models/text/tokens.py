@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.frozen import need_weights
 from javisc.trainer.models.text.imagebind import ImageBindText
 
@@ -92,4 +93,4 @@ class ImageBindEncoder:
 
     def encode(self, captions: list[str]) -> Tensor:
         device = next(self.tower.parameters()).device
-        return self.tower(self.tokens(captions).to(device))
+        return self.tower(to_device(self.tokens(captions), device))

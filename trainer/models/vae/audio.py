@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from javisc.trainer.data.noise import from_posterior
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.frozen import need_weights
 
 
@@ -50,9 +52,8 @@ class AudioLDM2:
     @torch.no_grad()
     def encode(self, mel: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor:
         """Log-mel [B, 1, F, 64] → latents [B, 8, F/4, 16]: a draw from the posterior (its mean with `mode`), scaled."""
-        posterior = self.vae.encode(mel.to(self.vae.device, self.vae.dtype)).latent_dist
-        drawn = posterior.mode() if mode else posterior.sample(None if draws is None else list(draws))
-        return drawn * self.vae.config.scaling_factor
+        posterior = self.vae.encode(to_device(mel, self.vae.device).to(self.vae.dtype)).latent_dist
+        return from_posterior(posterior, draws, mode=mode) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

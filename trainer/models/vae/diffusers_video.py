@@ -10,6 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.data.noise import from_posterior
+from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.frozen import need_weights
 
 
@@ -51,10 +53,10 @@ class DiffusersVideoVAE:
 
     @torch.no_grad()
     def encode(self, video: Tensor, *, draws: Sequence[Generator] | None = None, mode: bool = False) -> Tensor:
-        posterior = self.vae.encode(video.to(self.vae.device, self.vae.dtype)).latent_dist
-        z = posterior.mode() if mode else posterior.sample(None if draws is None else list(draws))
+        posterior = self.vae.encode(to_device(video, self.vae.device).to(self.vae.dtype)).latent_dist
+        z = from_posterior(posterior, draws, mode=mode)
         if self.mean is not None and self.std is not None:
-            return (z - self.mean.to(z)) / self.std.to(z)
+            return (z - to_device(self.mean, z.device).to(z.dtype)) / to_device(self.std, z.device).to(z.dtype)
         return z * self.scaling
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from javisc.trainer.data.noise import from_posterior
 from javisc.trainer.data.noise import normal as noise_of
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.weights import load_strictly, read_options, read_weights
@@ -43,8 +44,7 @@ class _Spatial(nn.Module):
     def encode(self, pictures: Tensor, draws: list[Generator] | None, *, mode: bool) -> Tensor:
         """[n, 3, H, W] → scaled latents [n, 4, H/8, W/8]; `draws` has a generator per picture."""
         coder: Any = self.module
-        posterior = coder.encode(pictures).latent_dist
-        return (posterior.mode() if mode else posterior.sample(draws)) * SPATIAL_SCALE
+        return from_posterior(coder.encode(pictures).latent_dist, draws, mode=mode) * SPATIAL_SCALE
 
     def decode(self, latents: Tensor) -> Tensor:
         """The way back."""
