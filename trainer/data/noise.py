@@ -25,8 +25,8 @@ def normal(shape: Sequence[int], rows: Sequence[Generator], like: Tensor | None 
 
 
 def from_posterior(posterior: Any, rows: Sequence[Generator] | None, *, mode: bool = False) -> Tensor:
-    """A draw from a diffusers posterior, row i by `rows[i]`, or its mean with `mode`: the numbers of its own `sample`, which would
-    wait for their copy to the device."""
+    """A draw from a diffusers posterior, row i by `rows[i]`, or its mean with `mode`: the numbers of its own `sample`, which
+    would wait for their copy to the device."""
     if mode or rows is None:
         return posterior.mode() if mode else posterior.sample()  # type: ignore[no-any-return]
     mean: Tensor = posterior.mean
