@@ -8,13 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
+from torch._ops import OpOverload
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
     checkpoint_wrapper,
@@ -22,7 +25,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from javisc.kernels.registration import must_save
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.settings import setting
 
@@ -30,6 +35,8 @@ STRATEGIES = ("ddp", "fsdp2", "hybrid")
 #: So many variants of a block are compiled before the rest of them runs eagerly.
 COMPILED_VARIANTS = 64
 TF32 = ("torch", "allowed", "never")
+#: PyTorch's own attentions, each an operator.
+PYTORCH_ATTENTIONS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -172,6 +179,9 @@ class ParallelConfig:
     tf32: str = setting("torch", "TF32 for float32 products on CUDA; `torch` leaves PyTorch's defaults.", choices=TF32)
     compile: bool = setting(False, "Compile each block.")
     checkpoint_blocks: bool = setting(False, "Keep a block's inputs alone and compute it again in backward.")
+    keep_attention: bool = setting(
+        False, "With `checkpoint_blocks`: keep what attentions gave too, of long clips the dearest."
+    )
     timeout_sec: float = setting(600.0, "Seconds that a step's collectives wait for all processes.", above=0)
     saving_timeout_sec: float = setting(3600.0, "Seconds that processes wait while others validate or write.", above=0)
     shared_batch_norm: bool = setting(True, "Batch norms over the samples of all processes.")
@@ -183,6 +193,12 @@ def check(config: ParallelConfig) -> None:
         raise UserError(f"parallel.strategy={config.strategy!r}: it may be {', '.join(STRATEGIES)}")
     if config.precision not in PRECISIONS:
         raise UserError(f"parallel.precision={config.precision!r}: it may be {', '.join(PRECISIONS)}")
+    if config.keep_attention and not config.checkpoint_blocks:
+        raise UserError("parallel.keep_attention=true: without parallel.checkpoint_blocks=true everything is kept")
+    if config.keep_attention and config.compile:
+        raise UserError(
+            "parallel.keep_attention=true: not with parallel.compile=true, which keeps a block's results its own way"
+        )
 
 
 def sharing(config: ParallelConfig, processes: int) -> int:
@@ -210,8 +226,9 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
         model = share_batch_norms(model, world.device)
     if config.checkpoint_blocks:
         chosen = {id(block) for block in blocks}
+        wrapper = partial(_checkpointed, keep_attention=config.keep_attention)
         apply_activation_checkpointing(
-            model, checkpoint_wrapper_fn=_checkpointed, check_fn=lambda module: id(module) in chosen
+            model, checkpoint_wrapper_fn=wrapper, check_fn=lambda module: id(module) in chosen
         )
     if config.compile:
         # Blocks of one class share their compiled variants: space or time, masked or not, sizes as first seen and then as
@@ -231,7 +248,13 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
     )
 
 
-def _checkpointed(block: nn.Module) -> nn.Module:
+def attention_results() -> set[OpOverload]:
+    """The operators of attention, the kernels' and PyTorch's own: they cost the most per byte that they give."""
+    own = (getattr(torch.ops.aten, f"_scaled_dot_product_{kind}") for kind in PYTORCH_ATTENTIONS)
+    return {*must_save(), *(packet.default for packet in own)}
+
+
+def _checkpointed(block: nn.Module, keep_attention: bool) -> nn.Module:
     """A block whose inside is computed again in backward. Norms saw the batch in forward: the second time they count nothing.
 
     They still go through the same operations, as the recomputation must save the same tensors.
@@ -239,18 +262,29 @@ def _checkpointed(block: nn.Module) -> nn.Module:
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
 
     @contextmanager
-    def again() -> Iterator[None]:
+    def again(inner: AbstractContextManager[Any]) -> Iterator[None]:
         kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
         for norm in norms:
             norm.momentum = 0.0
             norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
         try:
-            yield
+            with inner:
+                yield
         finally:
             for norm, (momentum, count) in zip(norms, kept, strict=True):
                 norm.momentum, norm.num_batches_tracked = momentum, count
 
-    return checkpoint_wrapper(block, context_fn=lambda: (nullcontext(), again()))  # type: ignore[no-any-return]
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        if not keep_attention:
+            return nullcontext(), again(nullcontext())
+        kept = attention_results()
+        chosen = {True: CheckpointPolicy.MUST_SAVE, False: CheckpointPolicy.PREFER_RECOMPUTE}
+        first, second = create_selective_checkpoint_contexts(  # type: ignore[no-untyped-call]
+            lambda context, op, *_, **__: chosen[op in kept]
+        )
+        return first, again(second)
+
+    return checkpoint_wrapper(block, context_fn=contexts)  # type: ignore[no-any-return]
 
 
 def _shard(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig, world: World) -> nn.Module:

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from javisc.kernels import dispatch
-from javisc.trainer.engine.distributed import ParallelConfig, autocast, gathered_dtype
+from javisc.trainer.engine.distributed import ParallelConfig, attention_results, autocast, gathered_dtype
 from javisc.trainer.task import Task
 
 #: (op, backend, dtype, head width, what the call uses) of a kernel's call
@@ -28,8 +30,8 @@ class Footprint:
     """One micro-batch on one device.
 
     `activations` and `checkpointed`: bytes kept between forward and backward, without and with activation checkpointing of
-    the task's blocks (their inputs, what lies outside of them, and the one block that is computed again). `kernels`: how often
-    each backend is called in the forward pass.
+    the task's blocks (their inputs, what lies outside of them, with `keep_attention` what attentions gave, and the one block that
+    is computed again). `kernels`: how often each backend is called in the forward pass.
     """
 
     activations: int
@@ -46,7 +48,8 @@ def footprint(task: Task[Any], batch: Any, parallel: ParallelConfig, device: tor
             _cast(model, dtype)
         model.train()
         kept = _Kept(model, task.blocks(model))
-        with kept, dispatch.recording() as calls, autocast(model, parallel, device):
+        results = _Results(kept, attention_results() if parallel.keep_attention else set())
+        with kept, results, dispatch.recording() as calls, autocast(model, parallel, device):
             task.loss(model, batch, device)
     found = Counter((r.op, backend, _name(r.dtype), r.head_dim, tuple(sorted(r.features))) for r, backend in calls)
     return Footprint(kept.plain(), kept.checkpointed(), dict(found))
@@ -127,6 +130,21 @@ class _Kept(AbstractContextManager["_Kept"]):
             sum(self.bytes[key] for key in keys - always) for place, keys in self.places.items() if place is not None
         ]
         return sum(self.bytes[key] for key in always) + max(again, default=0)
+
+
+class _Results(TorchDispatchMode):
+    """Notes what some operators give as kept, wherever they run."""
+
+    def __init__(self, kept: _Kept, operators: set[OpOverload]) -> None:
+        super().__init__()
+        self.kept, self.operators = kept, operators
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = op(*args, **(kwargs or {}))
+        if op in self.operators:
+            for tensor in _tensors(out):
+                self.kept.places[None].add(self.kept._note(tensor))
+        return out
 
 
 def _storage(tensor: Tensor) -> int:
