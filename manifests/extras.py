@@ -12,6 +12,7 @@ EXTRAS = {
         "torch", "torchaudio", "torchvision", "triton", "xformers", "nvidia", "transformers", "diffusers", "safetensors",
         "omegaconf", "tensorboard", "ftfy",
     ),
+    "prior": ("scipy",),
     "ray": ("ray",),
     "s3": ("s3fs",),
     "wandb": ("wandb",),

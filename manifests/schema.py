@@ -212,6 +212,8 @@ FIRST = frozenset((
 ))  # fmt: skip
 #: Columns that datasets built before they were thought of do not have: readers take them for null.
 LATER = frozenset(MANIFEST_SCHEMA) - FIRST
+#: What KEY.json may hold beside the manifest's columns, because it is too long for a table: a masklet's masks, frame by frame.
+RECORD_ONLY = ("masks",)
 #: Columns that an input table may bring; they travel into KEY.json and the manifest as they are.
 CARRIED = (
     "text",

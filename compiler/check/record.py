@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.store.rows import sample_json
-from javisc.manifests.schema import MANIFEST_SCHEMA
+from javisc.manifests.schema import MANIFEST_SCHEMA, RECORD_ONLY
 
 
 def json_defects(content: bytes, found: dict[str, Any], recipe: object = None) -> Iterator[str]:
@@ -20,11 +20,12 @@ def json_defects(content: bytes, found: dict[str, Any], recipe: object = None) -
     except (ValueError, RecursionError) as error:
         yield f"no JSON: {error}"
         return
-    if not isinstance(parsed, dict) or not set(parsed) <= set(MANIFEST_SCHEMA):
+    if not isinstance(parsed, dict) or not set(parsed) <= {*MANIFEST_SCHEMA, *RECORD_ONLY}:
         yield "holds other fields than the manifest's columns"
         return
     if sample_json(parsed).encode() != content:
         yield "is not in canonical form"
+    parsed = {name: value for name, value in parsed.items() if name not in RECORD_ONLY}
     said = pl.DataFrame([parsed], schema={name: MANIFEST_SCHEMA[name] for name in parsed}, strict=False).row(
         0, named=True
     )

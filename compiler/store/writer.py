@@ -27,7 +27,7 @@ from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import MEMBERS, extensions, kind_of
 from javisc.manifests.members import KEY
-from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
+from javisc.manifests.schema import MANIFEST_SCHEMA, RECORD_ONLY, REJECTED_SCHEMA
 
 #: What a dataset was begun with, in its working folder: a resumed run must ask for the same.
 BEGUN = "writer.json"
@@ -59,17 +59,21 @@ def commit_shard(
     *,
     revision: int = 0,
     schema: pl.Schema = MANIFEST_SCHEMA,
+    header: Mapping[str, Any] | None = None,
 ) -> Packed | None:
     """Publish a shard whole: samples are (manifest row, members beside KEY.json), rejects rows of rejected.parquet.
+
+    A row's RECORD_ONLY entries stand in KEY.json alone. header: what the commit shall say of how the part was made, as `part`.
 
     The commit comes last: a shard without one is made again. Returns what was packed, None where nothing but rejects is.
     Several processes may commit shards of one dataset side by side. Raises UserError if it cannot be published.
     """
     ordered = sorted(samples, key=lambda sample: str(sample[0]["key"]))
     made: dict[str, Any] = {}
+    more: dict[str, Any] = {} if header is None else {"part": dict(header)}
     packed = None
     if ordered:
-        records = ({name: row.get(name) for name in MANIFEST_SCHEMA} for row, _ in ordered)
+        records = ({name: row.get(name) for name in (*MANIFEST_SCHEMA, *RECORD_ONLY)} for row, _ in ordered)
         packed = pack_shard(
             store,
             shard,
@@ -81,7 +85,8 @@ def commit_shard(
         for (row, _), members in zip(ordered, packed.samples, strict=True):
             placed(row, shard, [[m.extension, m.offset, m.size, m.crc32] for m in members])
         made = packed.made
-    publish_part(store, shard, revision, [row for row, _ in ordered], list(rejects), made, schema)
+    rows = [{name: value for name, value in row.items() if name not in RECORD_ONLY} for row, _ in ordered]
+    publish_part(store, shard, revision, rows, list(rejects), {**made, **more}, schema)
     return packed
 
 

@@ -25,6 +25,7 @@ WANT = {
     "predict DS/shards/000000.tar --checkpoint DS": "train",
     "eval sync DS --data DS": "train",
     "kernels": "train",
+    "build prior separate DS --baseline hpss --out OUT": "prior",
     "build jav RAW --out OUT --engine ray": "ray",
     "build jav s3://bucket/raw --out OUT": "s3",
     "build jav RAW --out s3://bucket/ds": "s3",
@@ -59,7 +60,7 @@ def javisc(base: Path, words: str, place: Path, films: Films) -> subprocess.Comp
 def test_the_table_of_extras_is_pyprojects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(EXTRAS) <= set(project["optional-dependencies"])
-    assert {extra_of(name) for name in ("torch.nn", "ray", "s3fs", "wandb", "yaml")} == set(EXTRAS)
+    assert {extra_of(name) for name in ("torch.nn", "scipy", "ray", "s3fs", "wandb", "yaml")} == set(EXTRAS)
     assert extra_of("polars") is None and extra_of(None) is None
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 import torch
 
 from javisc.trainer.data.loader import Loaded
-from javisc.trainer.data.pools import Pools, clip_name, unpaired_name
+from javisc.trainer.data.pools import Pools
 from javisc.trainer.transforms.javisdit_negatives import NegativeClips, NegativesConfig, Source, make_negatives
 
 
@@ -37,8 +37,8 @@ def batch_negatives(
             rate=rate,
             whole=loaded.sounds[index].mean(-1).to(wave),
             start=clip.window.audio_first,
-            name=clip_name(label),
-            unpaired=None if pools.unpaired is None else pools.unpaired.sound(unpaired_name(label)),
+            name=pools.sound_name(label),
+            unpaired=None if pools.unpaired is None else pools.unpaired.sound(pools.unpaired_name(label)),
         )
         return make_negatives(source, clip.seed, config, pools.masklets, pools.sounds)
 

@@ -35,6 +35,8 @@ Report = Callable[[str, str, str], None]
 
 #: What a dataset's catalog holds beside its usual strings, for its clips to be found in pools.
 NAMES = ("relpath",)
+#: The column of a pool that names the clip each row belongs to.
+CLIP = "clip_key"
 #: Draws for one sample before a pool is called broken.
 ATTEMPTS = 8
 #: A sound of a pool is read up to here: only crops of some seconds are taken from it.
@@ -64,8 +66,12 @@ class Shelf:
 
     def __init__(self, path: Path, reader: Reader, report: Report | None) -> None:
         self.path = os.fspath(path)
-        self.catalog = Catalog.open([path], strings=("key", "relpath"))
-        self.names: list[str] = self.catalog.strings["relpath"].fill_null("").to_list()
+        self.catalog = Catalog.open([path], strings=("key", "relpath", "label", CLIP))
+        strings = self.catalog.strings
+        self.names: list[str] = strings["relpath"].fill_null("").to_list()
+        self.labels: list[str | None] = strings["label"].to_list()
+        #: The clip that each row was made for, by its key, where `javisc build prior` made the pool.
+        self.clips: list[str | None] = strings[CLIP].to_list() if CLIP in strings.columns else [None] * len(self.names)
         self.reader = reader
         self.report = report
         self.lock = threading.Lock()
@@ -187,7 +193,10 @@ class Sounds:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        origins = [stem(name.partition(SEPARATED)[0]) for name in shelf.names]
+        origins = [
+            stem(name.partition(SEPARATED)[0]) if clip is None else of_clip(clip)
+            for name, clip in zip(shelf.names, shelf.clips, strict=True)
+        ]
         # Sorted by origin, the tracks of one file lie together: drawing from all others needs no second try.
         self.rows = np.asarray(sorted(range(len(origins)), key=lambda row: (origins[row], shelf.names[row])), np.int64)
         self.spans: dict[str, Span] = {}
@@ -213,8 +222,20 @@ class Sounds:
 
     def _active(self, row: int) -> tuple[Tensor, list[Span]]:
         wave = self.shelf.sound(row)
+        if (told := _activity(self.shelf.labels[row])) is not None:
+            return wave, [(first, min(last, len(wave))) for first, last in told if first < min(last, len(wave))]
         rate = int(self.shelf.catalog.numbers["audio_fps"][row])
         return wave, loud_spans(wave, pieces=max(1, round(len(wave) / rate)))
+
+
+def _activity(label: str | None) -> list[Span] | None:
+    """Where a separated track is active, in samples, by its label; None where that does not tell."""
+    if label is None or not label.startswith('{"activity":'):
+        return None
+    spans = json.loads(label)["activity"]
+    if not all(isinstance(span, list) and len(span) == 2 and all(type(at) is int for at in span) for span in spans):
+        raise ValueError(f"{label[:80]} is no activity")
+    return [(max(first, 0), last) for first, last in spans]
 
 
 class Unpaired:
@@ -223,10 +244,11 @@ class Unpaired:
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
         self.rows = {stem(name): row for row, name in reversed(list(enumerate(shelf.names)))}
+        self.by_clip = {of_clip(clip): row for row, clip in enumerate(shelf.clips) if clip is not None}
 
     def row(self, name: str) -> int | None:
         """The pool's row of a name without extension; what lies above the pool's root does not count."""
-        return look_up(name, self.rows)
+        return look_up(name, self.by_clip) if self.by_clip and name.startswith(CLIP) else look_up(name, self.rows)
 
     def sound(self, name: str) -> Tensor | None:
         """The sound of that name, [samples]; None if there is none or it cannot be read."""
@@ -275,6 +297,18 @@ class Pools:
         """Close every file."""
         self.reader.close()
 
+    def sound_name(self, label: Mapping[str, object]) -> str:
+        """What the pool of sounds calls a clip: by its key where `javisc build prior` made the pool, else by its path."""
+        name = of_clip(label.get("key"))
+        known = self.sounds is not None and name in self.sounds.spans
+        return name if known else clip_name(label)
+
+    def unpaired_name(self, label: Mapping[str, object]) -> str:
+        """Where the pool has a clip's unpaired sound: what its row says, else by its key, else by its path."""
+        pool = self.unpaired
+        by_key = pool is not None and pool.by_clip and not label.get("unpaired_audio_path")
+        return of_clip(label.get("key")) if by_key else unpaired_name(label)
+
     def fingerprint(self) -> str:
         """A digest of all that decides what is drawn: a resumed run must find the same pools. Belongs into a source's state."""
         parts = [f"{kind.__class__.__name__}:" for kind in (self.masklets, self.sounds, self.unpaired)]
@@ -287,9 +321,9 @@ class Pools:
         """Raise UserError if a pool that goes by names has nothing for any clip of a dataset (opened with `NAMES`)."""
         missing: dict[str, Callable[[Mapping[str, object]], bool]] = {}
         if (unpaired := self.unpaired) is not None:
-            missing[unpaired.shelf.path] = lambda label: unpaired.row(unpaired_name(label)) is None
+            missing[unpaired.shelf.path] = lambda label: unpaired.row(self.unpaired_name(label)) is None
         if (sounds := self.sounds) is not None and any(SEPARATED in name for name in sounds.shelf.names):
-            missing[sounds.shelf.path] = lambda label: look_up(clip_name(label), sounds.spans) is None
+            missing[sounds.shelf.path] = lambda label: look_up(self.sound_name(label), sounds.spans) is None
         for path, lacks in missing.items():
             if all(lacks(label) for label in catalog.strings.iter_rows(named=True)):
                 label = catalog.strings.row(0, named=True)
@@ -297,6 +331,11 @@ class Pools:
                     f"{path}: the pool has nothing for any of {len(catalog)} clips: it goes by names, the first clip's is "
                     f"{clip_name(label)}, its unpaired sound's {unpaired_name(label)}; check which pool this is"
                 )
+
+
+def of_clip(key: object) -> str:
+    """What a pool calls the clip of this key; no path begins so."""
+    return f"{CLIP}:{key}"
 
 
 def clip_name(label: Mapping[str, object]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +17,7 @@ import torch
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.reader import Reader
 from javisc.trainer.engine.distributed import PRECISIONS
+from javisc.trainer.use.claims import claim
 from javisc.trainer.use.rating import Cut, Rater, failure
 from javisc.trainer.use.score_clip import CropOptions, NoScore
 from javisc.trainer.use.selector import rater_of
@@ -113,15 +112,3 @@ def _loaded(settings: WorkerOptions) -> tuple[Rater, torch.device]:
         rater = rater_of(settings.checkpoint, cropping, settings.audio_advance_sec)
         _rater = settings, rater.to(device), device
     return _rater[1:]
-
-
-def claim(folder: Path, devices: Sequence[str]) -> str:
-    """One of the devices (a slot each; names may repeat) for this process, until it ends: the kernel drops its lock then."""
-    for number, device in enumerate(devices):
-        descriptor = os.open(folder / f"device-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return device
-        except BlockingIOError:
-            os.close(descriptor)
-    raise UserError(f"all of {', '.join(devices)} are taken by other processes of this run")

@@ -19,7 +19,51 @@ class _Found:
 
 _SELECTOR = {"javisc.trainer.use.selector:load_selector": (torch.nn.Identity(), SyncTransforms())}
 
+_MADE = SimpleNamespace(samples=3, rejected={})
+#: What every command of `build prior` has.
+_STAGE = {
+    "--out": Row("--out {folder}/b", "run.out", "{folder}/b", alone=("--out",)),
+    "--seed": Row("--seed 5", "run.settings.seed", 5),
+    "--device": Row("--device", "run.options.device"),
+    "--workers": Row("--workers 3", "run.options.workers", 3),
+    "--part-size": Row("--part-size 9", "run.options.part_size", 9),
+}
+_GENERATED = "--generator G"
+
 COMMANDS: dict[str, Command] = {
+    "build prior unpaired": Command(
+        "build prior unpaired A --out {folder}/a --baseline other",
+        {"javisc.trainer.use.prior.run:run": _MADE, "javisc.trainer.use.prior.unpaired:name_sounds": 3},
+        {
+            "DATASET": Row("B", "run.settings.dataset", "B", alone=("A",)),
+            **_STAGE,
+            "--generator": Row("--generator G", "run.settings.generator", "G", alone=("--baseline",)),
+            "--baseline": Row("--baseline phase", "run.settings.baseline", "phase", alone=("--baseline",)),
+            "--view": Row("--view {folder}/v", "name_sounds.view", "{folder}/v"),
+            "--match-duration": Row("--match-duration", "run.settings.match_duration", True),
+            **{
+                f"--{name}": Row(f"--{name} {value}", f"run.settings.{name.replace('-', '_')}", made, more=_GENERATED)
+                for name, value, made in (
+                    ("steps", "7", 7),
+                    ("guidance", "2.5", 2.5),
+                    ("negative", "hum", "hum"),
+                    ("batch-size", "3", 3),
+                    ("precision", "bf16", "bf16"),
+                )
+            },
+        },
+    ),
+    "build prior separate": Command(
+        "build prior separate A --out {folder}/a --baseline hpss",
+        {"javisc.trainer.use.prior.run:run": _MADE},
+        {
+            "DATASET": Row("B", "run.settings.dataset", "B", alone=("A",)),
+            **_STAGE,
+            "--separator": Row("--separator S", "run.settings.separator", "S", alone=("--baseline",)),
+            "--baseline": Row("--baseline nmf", "run.settings.baseline", "nmf", alone=("--baseline",)),
+            "--descriptions": Row("--descriptions T", "run.settings.descriptions", "T"),
+        },
+    ),
     "train": Command(
         "train sync-demo",
         {

@@ -1,0 +1,175 @@
+"""`javisc build prior unpaired` without weights: who sounds like whom, what is published, and what stage 2 reads of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from javisc.cli import cli
+from javisc.manifests.errors import UserError
+from javisc.manifests.io import Dataset
+from javisc.trainer.data.catalog import STRINGS, Catalog
+from javisc.trainer.data.pools import NAMES, Pools
+from javisc.trainer.use.prior.run import RunOptions, run
+from javisc.trainer.use.prior.unpaired import deranged, random_phases
+from support import compiled
+from support.killing import tree
+
+RATE = 16000
+
+
+def go(*words: object) -> str:
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    return result.output
+
+
+def wave(pool: Path, key: str) -> np.ndarray:
+    return soundfile.read(io.BytesIO(Dataset.open(pool).read(key)["flac"]), dtype="float64")[0]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips that hiss, each another way: two files of one name in two folders, two windows of one film, one clip without a
+    caption."""
+    folder = compiled.write(tmp_path_factory.mktemp("clips") / "ds", [40, 50, 36, 45, 60, 52], hiss=True)
+    path = folder / "manifest.parquet"
+    names = ["a/1.mp4", "b/1.mp4", "2.mp4", "film.mp4", "film.mp4", "3.mp4"]
+    texts = ["rain", "Rain ", "a dog", "wind", "a cat", None]
+    frame = pl.read_parquet(path).with_columns(relpath=pl.Series(names), text=pl.Series(texts))
+    frame.with_columns(texts=pl.concat_list("text")).write_parquet(path)
+    return folder
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=30), st.integers(0, 3))
+def test_nobody_gets_a_sound_of_his_own_caption(texts: list[str], seed: int) -> None:
+    clips = [(str(number), text) for number, text in enumerate(texts)]
+    donors = deranged(clips, seed)
+    assert donors == deranged(clips, seed)
+    if len(set(texts)) < 2:
+        assert donors == [None] * len(texts)
+        return
+    assert all(donor is not None and texts[donor] != text for donor, text in zip(donors, texts, strict=True))
+    if 2 * Counter(texts).most_common(1)[0][1] <= len(texts):
+        assert sorted(donors) == list(range(len(texts)))  # type: ignore[type-var]
+
+
+def test_another_seed_is_another_exchange() -> None:
+    clips = [(str(number), f"clip {number}") for number in range(20)]
+    assert deranged(clips, 0) != deranged(clips, 1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 333, 16000])
+def test_random_phases_keep_the_magnitudes_and_spread_the_events(length: int) -> None:
+    click = np.zeros(length)
+    click[length // 3] = 0.8
+    made = random_phases(click, 7)
+    assert np.allclose(np.abs(np.fft.rfft(made)), np.abs(np.fft.rfft(click)), atol=1e-9)
+    assert length < 300 or np.abs(made).max() < 0.2
+    loud = random_phases(np.sign(np.sin(np.arange(4000) * 0.3)), 1)
+    assert np.abs(loud).max() <= 0.999 + 1e-9
+
+
+def test_each_captioned_clip_gets_the_sound_of_another_one(dataset: Path, tmp_path: Path) -> None:
+    pool, view = tmp_path / "pool", tmp_path / "view"
+    said = go(
+        "build", "prior", "unpaired", dataset, "--out", pool, "--baseline", "other", "--view", view, "--part-size", 2
+    )
+    assert "5 samples" in said and "1 refused: no_caption" in said and "5 clips of" in said
+    found = {row["key"]: row for row in pl.read_parquet(pool / "manifest.parquet").iter_rows(named=True)}
+    texts = dict(pl.read_parquet(dataset / "manifest.parquet").select("key", "text").iter_rows())
+    waves = {key: wave(dataset, key) for key in texts}
+    for key, row in found.items():
+        made = wave(pool, key)
+        donor = next(
+            other for other, sound in waves.items() if len(sound) == len(made) and np.allclose(sound, made, atol=1e-4)
+        )
+        assert texts[donor].strip().lower() != texts[key].strip().lower()
+        assert row["clip_key"] == key and row["unpaired_seconds"] == row["duration"] == len(made) / RATE
+    # Names do not collide: neither those of two folders, nor those of two windows.
+    assert len({row["relpath"] for row in found.values()}) == 5
+    header = json.loads((pool / "dataset.json").read_text())["prior"]
+    assert header == {"stage": "unpaired", "baseline": "other", "seed": 0, "match_duration": False, "weights": None}
+    named = dict(pl.read_parquet(view / "manifest.parquet").select("key", "unpaired_audio_path").iter_rows())
+    assert {key for key, path in named.items() if path is None} == {"00000005"}, "only where there is a sound"
+    go("verify", pool)
+
+    catalog = Catalog.open([dataset], strings=(*STRINGS, *NAMES))
+    for source in (catalog, Catalog.open([view], strings=(*STRINGS, *NAMES))):
+        with Pools(unpaired=pool) as pools:
+            pools.check(source)
+            assert pools.unpaired is not None
+            for label in source.labels(range(6)):
+                sound = pools.unpaired.sound(pools.unpaired_name(label))
+                key = str(label["key"])
+                assert (sound is None) == (key == "00000005")
+                assert sound is None or np.allclose(sound.numpy(), wave(pool, key), atol=1e-6)
+
+
+def test_only_what_changed_is_made_again(dataset: Path, tmp_path: Path) -> None:
+    pool, said = tmp_path / "pool", []
+    settings = {"dataset": str(dataset), "baseline": "phase"}
+    options = RunOptions(part_size=2, workers=1)
+    run("unpaired", settings, str(pool), options, said.append)
+    before = {path.name: path.stat().st_mtime_ns for path in (pool / "shards").iterdir()}
+    run("unpaired", settings, str(pool), options, said.append)
+    assert said == ["3 parts, 0 of them were there already", "3 parts, 3 of them were there already"]
+    assert before == {path.name: path.stat().st_mtime_ns for path in (pool / "shards").iterdir()}
+
+    path = tmp_path / "ds/manifest.parquet"  # another caption of one clip: its part alone is made again
+    copied = pl.read_parquet(dataset / "manifest.parquet").with_columns(
+        text=pl.when(pl.col("key") == "00000003").then(pl.lit("a storm")).otherwise("text")
+    )
+    path.parent.mkdir()
+    for name in ("shards", "shards.parquet", "rejected.parquet", "dataset.json"):
+        (path.parent / name).symlink_to(dataset / name)
+    copied.write_parquet(path)
+    run("unpaired", {**settings, "dataset": str(path.parent)}, str(pool), options, said.append)
+    assert said[-1] == "3 parts, 2 of them were there already"
+    run("unpaired", {**settings, "seed": 1}, str(pool), options, said.append)
+    assert said[-1] == "3 parts, 0 of them were there already"
+    fresh = tmp_path / "fresh"
+    run("unpaired", {**settings, "seed": 1}, str(fresh), options)
+    assert tree(pool) == tree(fresh), "what lay there before leaves no trace"
+
+
+def test_a_damaged_sound_costs_its_clip_alone(dataset: Path, tmp_path: Path) -> None:
+    frame = pl.read_parquet(dataset / "manifest.parquet")
+    offsets = pl.when(pl.col("key") == "00000002").then(pl.col("flac_offset") + 64).otherwise("flac_offset")
+    copy = tmp_path / "ds"
+    copy.mkdir()
+    for name in ("shards", "shards.parquet", "rejected.parquet", "dataset.json"):
+        (copy / name).symlink_to(dataset / name)
+    frame.with_columns(flac_offset=offsets).write_parquet(copy / "manifest.parquet")
+    made = run("unpaired", {"dataset": str(copy), "baseline": "phase"}, str(tmp_path / "pool"), RunOptions(workers=1))
+    assert (made.samples, dict(made.rejected)) == (5, {"corrupt": 1})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "give one of --generator PATH, --baseline other and --baseline phase"),
+        ("--baseline phase --generator x", "give one of --generator PATH"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(dataset: Path, tmp_path: Path, words: str, said: str) -> None:
+    line = ["build", "prior", "unpaired", str(dataset), "--out", str(tmp_path / "pool"), *words.split()]
+    result = CliRunner().invoke(cli, line)
+    assert isinstance(result.exception, UserError) and said in str(result.exception)
+
+
+def test_the_folder_of_something_else_is_left_alone(dataset: Path, tmp_path: Path) -> None:
+    settings = {"dataset": str(dataset), "baseline": "phase"}
+    with pytest.raises(UserError, match="is a dataset that something else made"):
+        run("unpaired", settings, str(dataset))

@@ -1,0 +1,115 @@
+"""The clips of a dataset as a stage's items, and their sounds."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import soundfile
+from numpy.typing import NDArray
+
+from javisc.manifests.errors import UserError
+from javisc.manifests.io import Dataset
+from javisc.manifests.members import MemberReader
+from javisc.manifests.schema import DATASET_COLUMN
+from javisc.trainer.data.decode import DecodeError
+from javisc.trainer.data.pools import stem
+from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA
+
+#: A longer sound is no clip.
+MAX_SECONDS = 3600
+_WHERE = (DATASET_COLUMN, "shard", "path", "flac_offset", "flac_size")
+_TOLD = (
+    "key", "id", "relpath", "text", "audio_text", "group", "split", "source_sha256", "audio_fps", "num_samples", "channels",
+    "duration", "flac_crc32", "source_bytes",
+)  # fmt: skip
+Wave = NDArray[np.float64]
+
+
+def caption(row: Mapping[str, Any]) -> str | None:
+    """What the sound is described by: `audio_text`, else `text`; None where neither says anything."""
+    return next((text for name in ("audio_text", "text") if (text := (row.get(name) or "").strip())), None)
+
+
+def clips(dataset: str) -> Iterator[dict[str, Any]]:
+    """The dataset's clips sorted by key: what a part's digest is of, `name` (unique, what the pool calls it), and PLACE.
+
+    Raises UserError if it cannot be opened, has no rows, or has one key twice.
+    """
+    frame = Dataset.open(dataset).located()
+    if "mp4_offset" not in frame.collect_schema() or "flac_offset" not in frame.collect_schema():
+        raise UserError(f"{dataset} holds no clips: give a dataset of `javisc build jav` or `javisc build audio`")
+    rows = frame.select(*_WHERE, *_TOLD).sort("key").collect(engine="streaming")
+    if rows.height == 0:
+        raise UserError(f"{dataset} has no rows: nothing to make")
+    if rows["key"].is_duplicated().any():
+        key = rows.filter(pl.col("key").is_duplicated())["key"][0]
+        raise UserError(
+            f"{dataset} has the key {key!r} twice: `javisc dedupe` it, or make the pools of each dataset apart"
+        )
+    several = Counter(stem(name or "") for name in rows["relpath"])
+    for row in rows.iter_rows(named=True):
+        name = stem(row["relpath"] or row["key"])
+        item = {name: row[name] for name in _TOLD}
+        # Windows of one file have its path in common.
+        item["name"] = name if several[name] == 1 and name else f"{name}__at_{row['key']}"
+        yield item | {PLACE: {name: row[name] for name in _WHERE}}
+
+
+def refused(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item as `Made.refuse` takes it."""
+    return {**item, "path": item[PLACE]["path"]}
+
+
+def wave_of(item: Mapping[str, Any], reader: MemberReader) -> Wave:
+    """A clip's sound, the mean of its channels, [samples] in -1 to 1. Raises DecodeError, or UserError where it is not there."""
+    content = reader.read({**item, **item[PLACE]}, "flac")
+    if content is None:
+        raise DecodeError("the clip has no sound")
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            if file.frames > MAX_SECONDS * file.samplerate:
+                raise DecodeError(f"{file.frames} samples are more than {MAX_SECONDS} s")
+            if file.samplerate != item["audio_fps"]:
+                raise DecodeError(f"{file.samplerate} samples a second, the manifest has {item['audio_fps']}")
+            found: Wave = file.read(dtype="float64", always_2d=True).mean(axis=1)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise DecodeError(f"the sound cannot be decoded: {error}") from error
+    if not len(found):
+        raise DecodeError("the sound is empty")
+    return found
+
+
+def flac(wave: Wave, rate: int, bits: int = 16) -> bytes:
+    """A wave as FLAC, rounded to `bits`; what lies outside -1 to 1 is cut. The same bytes for the same wave."""
+    scale = 1 << (bits - 1)
+    whole = np.clip(np.rint(wave * scale), -scale, scale - 1).astype(np.int32) << (32 - bits)
+    out = io.BytesIO()
+    soundfile.write(out, whole, rate, format="FLAC", subtype=f"PCM_{bits}")
+    return out.getvalue()
+
+
+def sound_row(item: Mapping[str, Any], key: str, relpath: str, wave: Wave, text: str | None) -> dict[str, Any]:
+    """The manifest's row of a pool's sound that was made for a clip."""
+    rate = int(item["audio_fps"])
+    return dict.fromkeys(POOL_SCHEMA) | {
+        "key": key,
+        "id": stem(relpath).rpartition("/")[2],
+        "relpath": relpath,
+        "path": item[PLACE]["path"],
+        "clip_key": item["key"],
+        "group": item["group"],
+        "split": item["split"],
+        "text": text,
+        "texts": None if text is None else [text],
+        "num_samples": len(wave),
+        "audio_fps": rate,
+        "channels": 1,
+        "duration": len(wave) / rate,
+        "num_frames": int(len(wave) / rate * 24),
+        "source_sha256": item["source_sha256"],
+    }

@@ -1,0 +1,112 @@
+"""What to separate: descriptions of a clip's sounds, from a table, or phrases of its caption in the order of the text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from javisc.manifests.errors import UserError
+from javisc.manifests.rows import Faults, open_bytes, read_rows
+from javisc.trainer.data.pools import stem
+
+#: Where one sound's phrase ends and the next begins.
+_BETWEEN = re.compile(
+    r"[,;.!?\n]|\b(?:and then|followed by|accompanied by|along with|together with|as well as|while|whilst|then|and|with|as|before"
+    r"|after|when)\b",
+    re.IGNORECASE,
+)
+#: More than these of one clip, and longer ones, are no descriptions.
+MAX_COUNT, MAX_LENGTH, MAX_BYTES = 32, 300, 1 << 30
+_NAMES, _TEXTS = ("key", "relpath", "id"), ("description", "descriptions", "text", "caption")
+
+
+def usable(found: Iterable[str]) -> list[str]:
+    """Descriptions in their order, each once; as in the reference those with parentheses or "background", and "None", are
+    left out."""
+    kept: dict[str, str] = {}
+    for text in found:
+        text = " ".join(text.split())[:MAX_LENGTH]
+        plain = text.casefold()
+        if text and plain != "none" and "background" not in plain and not set(text) & set("()"):
+            kept.setdefault(plain, text)
+    return list(kept.values())[:MAX_COUNT]
+
+
+def phrases(caption: str) -> list[str]:
+    """A caption's phrases that name a sound of their own."""
+    depth, cut = 0, []
+    for letter in caption:  # what stands in parentheses is no phrase, and takes the one around it along
+        depth = max(0, depth + (letter == "(") - (letter == ")"))
+        cut.append("(" if depth else letter)
+    return usable(piece.strip(" -'\"") for piece in _BETWEEN.split("".join(cut)))
+
+
+class Descriptions:
+    """Descriptions of clips from a table (CSV, TSV, parquet, JSONL: one of key, relpath and id, and a `description` a row or a
+    list of `descriptions`) or from JSON as the reference's, {name: [descriptions]}. Raises UserError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.found: dict[str, list[str]] = {}
+        for name, texts in _json(path) if Path(path).suffix.lower() == ".json" else _table(path):
+            self.found.setdefault(name, []).extend(texts)
+
+    def join(self, items: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+        """For each clip what the table says of it: by key, by path, or by id where that is one clip's. Raises UserError if no row
+        belongs to a clip."""
+        ids = Counter(str(item["id"]) for item in items)
+        joined = []
+        for item in items:
+            names = [item["key"], item["relpath"] or "", stem(item["relpath"] or "")]
+            names += [str(item["id"])] if ids[str(item["id"])] == 1 else []
+            joined.append(next((usable(self.found[name]) for name in names if name in self.found), []))
+        if not any(joined):
+            example = next(iter(self.found), "nothing")
+            raise UserError(
+                f"--descriptions {self.path}: none of its {len(self.found)} names is a clip's: it has {example[:100]!r}, a "
+                f"clip is {str(items[0]['relpath'])[:100]!r} with the key {items[0]['key']!r}"
+            )
+        return joined
+
+
+def _texts(value: Any) -> list[str]:
+    found = value if isinstance(value, list) else [value]
+    return [text for text in found if isinstance(text, str)]
+
+
+def _json(path: str) -> Iterable[tuple[str, list[str]]]:
+    try:
+        with open_bytes(path) as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        found = json.loads(raw) if len(raw) <= MAX_BYTES else None
+    except (OSError, ValueError, ImportError, RecursionError) as error:
+        raise UserError(f"--descriptions {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"--descriptions {path}: JSON of the form {{name: [descriptions]}} is allowed")
+    return [(name, _texts(value)) for name, value in found.items()]
+
+
+def _table(path: str) -> Iterable[tuple[str, list[str]]]:
+    faults = Faults(f"--descriptions {path}")
+    for line, row in read_rows(path, faults):
+        column = next((name for name in _TEXTS if name in row), None)
+        names = [name for name in _NAMES if name in row]
+        if column is None or not names:
+            raise UserError(
+                f"--descriptions {path}: line {line} has no {'description' if column is None else 'name'}; a table needs one of "
+                f"{', '.join(_NAMES)}, and one of {', '.join(_TEXTS)}"
+            )
+        value = row[column]
+        if isinstance(value, str) and column == "descriptions" and value.startswith("["):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                faults.add(line, "descriptions is no JSON list")
+                continue
+        if (name := next((row[name] for name in names if row[name]), None)) is not None:
+            yield str(name), _texts(value)
+    faults.check()
