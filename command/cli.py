@@ -19,6 +19,7 @@ from javisc.manifests.extras import extra_of, missing
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("javisc.commands.demo:demo", "make, build and verify a small dataset whose sync is known"),
     "build": ("javisc.commands.build:build", "compile raw media into a dataset"),
+    "plan": ("javisc.commands.plan:plan", "write the plan of a build, for parts that start together"),
     "status": ("javisc.commands.status:status", "how far a build is, and what of it to run again"),
     "verify": ("javisc.commands.verify:verify", "read a dataset again, down to the last frame"),
     "repair": ("javisc.commands.repair:repair", "make again what of a dataset is missing or damaged"),

@@ -7,8 +7,8 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,10 +31,11 @@ from javisc.compiler.store.carried import carried
 from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.lock import Held, locked
+from javisc.compiler.store.running import forget, running
 from javisc.compiler.store.scratch import Scratch, sweep
 from javisc.compiler.store.tables import Amend, as_it_is, merge
 from javisc.manifests.damage import POLARS_FAULTS
-from javisc.manifests.environment import UNWRITABLE
+from javisc.manifests.environment import UNWRITABLE, Unavailable
 from javisc.manifests.errors import UserError
 from javisc.manifests.splits import unused
 
@@ -113,15 +114,18 @@ class _Build:
                 self._note(held.note)
             if held.alone:
                 sweep(self.store, self.work)
+                forget(self.store)
             try:
                 self.work.open()
-                with locked(self.store, name="plan.lock", wait=True) if ranged else nullcontext():
-                    path = planner.plan(inputs)
-                if self.options.offsets is not None:
-                    self.options.offsets.save(self.store)
-                if self.options.write_plan:
-                    return self._result(0, summary(path).height, 0, {}, 0)
-                return self._run(path, held)
+                with running(self.store, self.options.what, self.options.part):
+                    # A plan that stands is only read: tasks that come together need not wait for each other.
+                    with self._planning() if ranged and not self.store.exists(*PLAN) else nullcontext():
+                        path = planner.plan(inputs)
+                    if self.options.offsets is not None:
+                        self.options.offsets.save(self.store)
+                    if self.options.write_plan:
+                        return self._result(0, summary(path).height, 0, {}, 0)
+                    return self._run(path, held)
             except KeyboardInterrupt:
                 raise UserError(self._interrupted(), exit_code=130) from None
             except (OSError, *POLARS_FAULTS) as error:
@@ -130,6 +134,19 @@ class _Build:
                 raise unwritable(full.filename or self.scratch, full) from error
             finally:
                 self.work.close()
+
+    @contextmanager
+    def _planning(self) -> Iterator[None]:
+        """Be the one task that writes the plan; say so while another one does."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.store, name="plan.lock"))
+            except UserError as error:
+                if isinstance(error, Unavailable):
+                    raise
+                self._note("another task writes the plan: waiting for it (`javisc plan` writes it beforehand)")
+                stack.enter_context(locked(self.store, name="plan.lock", wait=True))
+            yield
 
     def _interrupted(self) -> str:
         if not self.store.exists(*PLAN):

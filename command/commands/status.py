@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 
@@ -11,7 +13,7 @@ import click
     "--parts", type=click.IntRange(1), metavar="N", help="Say which of the parts of `--part I/N` have to run again."
 )
 def status(ds: str, parts: int | None) -> int:
-    """Say what of a build's plan is published, what is missing, at what rate, and what to run again.
+    """Say what of a build's plan is published, running and missing, at what rate, and what to run again.
 
     DS: the folder or URL that `javisc build` was given as --out. Builds that run now are not disturbed.
     """
@@ -28,10 +30,15 @@ def status(ds: str, parts: int | None) -> int:
         f"{found.samples} samples, {size(found.bytes)}; {sum(found.rejected.values())} inputs rejected"
         + f" ({reasons})" * bool(reasons)
     )
+    for one in found.running:
+        click.echo(
+            f"running: {one.what}, process {one.pid} on {one.host}, for {span(time.time() - one.since)} "
+            f"(last sign {span(max(0.0, time.time() - one.seen))} ago)"
+        )
     if found.missing:
         click.echo(f"missing shards: {ranges(found.missing)}")
         if parts:
-            click.echo(f"parts to run again, of {parts}: {ranges(found.parts(parts))}")
+            click.echo(f"parts to run again, of {parts}: {ranges(found.parts(parts)) or 'none, the missing ones run now'}")
         if found.rate and found.seconds_left is not None:
             click.echo(f"{found.rate * 60:.1f} inputs a minute of late: {span(found.seconds_left)} left at this rate")
     elif not found.merged:

@@ -11,6 +11,7 @@ from javisc.compiler.plan.layout import summary
 from javisc.compiler.plan.planning import PLAN
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
+from javisc.compiler.store.running import Builder, builders
 from javisc.manifests.errors import UserError
 
 #: The rate is that of the shards published within so many seconds of the newest one.
@@ -22,6 +23,7 @@ class Status:
     """Shards and inputs of the plan, and those published. rate: inputs per second of late, None if too few shards tell it.
 
     missing: numbers of the shards that are not published. merged: whether the tables are those of everything published.
+    running: the builds and parts that run now.
     """
 
     shards: int
@@ -34,6 +36,7 @@ class Status:
     missing: tuple[int, ...]
     rate: float | None
     merged: bool
+    running: tuple[Builder, ...] = ()
 
     @property
     def seconds_left(self) -> float | None:
@@ -41,8 +44,9 @@ class Status:
         return None if not self.rate else (self.inputs - self.inputs_done) / self.rate
 
     def parts(self, count: int) -> tuple[int, ...]:
-        """Which of `count` parts (`--part I/count`) have shards that are missing."""
-        return tuple(sorted({shard % count for shard in self.missing}))
+        """Which of `count` parts (`--part I/count`) have shards that are missing and do not run now."""
+        busy = {one.part[0] for one in self.running if one.part is not None and one.part[1] == count}
+        return tuple(sorted({shard % count for shard in self.missing} - busy))
 
 
 def status(path: str) -> Status:
@@ -75,6 +79,7 @@ def status(path: str) -> Status:
                 ]
             ),
             merged=_merged(store, len(done) == shards.height, times),
+            running=tuple(builders(store)),
         )
 
 

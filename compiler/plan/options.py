@@ -53,6 +53,16 @@ class BuildOptions:
         """True if others may build other shards of the same plan at the same time: then nobody merges."""
         return self.shard_range is not None or self.part is not None
 
+    @property
+    def what(self) -> str:
+        """Which shards this build makes, in words."""
+        if self.part is not None:
+            return f"part {self.part[0]}/{self.part[1]}"
+        if self.shard_range is not None:
+            low, high = self.shard_range
+            return f"shards {low} to {'the last' if high is None else high - 1}"
+        return "the plan" if self.write_plan else "the last merge" if self.finish else "all shards"
+
     def takes(self, shard: int) -> bool:
         """True if this build is to make the shard."""
         low, high = self.shard_range or (0, None)

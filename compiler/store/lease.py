@@ -34,7 +34,7 @@ class Lease:
 
     def __init__(self, store: Store, name: str, number: int, alone: bool) -> None:
         self.store, self.name, self.number, self.alone = store, name, number, alone
-        self.holder = {**_who(), "id": uuid.uuid4().hex}
+        self.holder = {**who(), "id": uuid.uuid4().hex}
         self.lost: str | None = None
         self.beats = 0
         self.over = threading.Event()
@@ -125,7 +125,7 @@ def _holder(store: Store, name: str, number: int) -> dict[str, Any] | None:
     other = _read(store, name, number)
     if other is None or other.get("released"):
         return None
-    if other.get("space") is not None and other["space"] == _space():
+    if other.get("space") is not None and other["space"] == space():
         return other if alive(int(other.get("pid") or 0)) else None
     if time.time() - float(other.get("renewed") or 0.0) < LEASE:
         return other
@@ -165,11 +165,12 @@ def _shown(holder: dict[str, Any]) -> str:
     return f"process {holder['pid']} on {holder['host']}" if "pid" in holder and "host" in holder else "another process"
 
 
-def _who() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "space": _space()}
+def who() -> dict[str, Any]:
+    """This process as others can know it: pid, host and space."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "space": space()}
 
 
-def _space() -> str | None:
+def space() -> str | None:
     """Where a process number means something: this start of this machine, and the namespace in it. None if it cannot be told."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:  # noqa: PTH123

@@ -208,7 +208,7 @@ LOOKS: dict[str, dict[str, Callable[[Path, str], None]]] = {
         "javisc build jav RAW… --out DS": look_plain,
     },
     "docs/cluster.md": {
-        "javisc build jav RAW --out DS --captions captions.csv --write-plan": look_planned,
+        "javisc plan jav RAW --out DS --captions captions.csv": look_planned,
         "javisc build jav RAW --out DS --captions captions.csv --part": look_part,
         "javisc status DS": look_status,
         "javisc build jav RAW --out DS --captions captions.csv --finish": look_finished,

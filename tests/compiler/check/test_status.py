@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from javisc.compiler.check.status import ranges, status
 from javisc.compiler.plan import settings as parse
 from javisc.compiler.plan.layout import summary
 from javisc.compiler.recipe import PRESETS
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.running import forget
 from javisc.manifests.errors import UserError
 from support.engines import digests, run, sources
 
@@ -58,6 +62,34 @@ def test_three_processes_build_a_plan_and_the_bytes_are_the_same(tmp_path: Path)
     assert digests(out) == digests(tmp_path / "whole")
     for name in ("manifest.parquet", "shards.parquet", "rejected.parquet"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_who_builds_is_told_while_it_lives(tmp_path: Path) -> None:
+    out = tmp_path / "ds"
+    slow = {f"{number:03d}.mp4": f"slow {number}" for number in range(400)}
+    run(sources(tmp_path / "raw", slow), out, write_plan=True)
+    program = (
+        "import sys; from javisc.compiler.build import BuildOptions, build; from javisc.compiler.recipe import PRESETS\n"
+        "build(None, PRESETS['jav'], sys.argv[1], BuildOptions(compiler='support.faults:faulty', workers=1, shard_samples=4,"
+        " part=(1, 3)))"
+    )
+    assert status(str(out)).running == ()
+    process = subprocess.Popen([sys.executable, "-P", "-c", program, str(out)])
+    try:
+        until = time.monotonic() + 60
+        while not (found := status(str(out))).running:
+            assert process.poll() is None and time.monotonic() < until
+        (one,) = found.running
+        assert (one.pid, one.part, one.what, one.host) == (process.pid, (1, 3), "part 1/3", socket.gethostname())
+        assert found.parts(3) == (0, 2) and 1 in found.parts(4)
+    finally:
+        process.kill()
+        process.wait()
+    # A killed one is no longer told, though nobody could say goodbye for it; the next build that is alone clears it away.
+    assert status(str(out)).running == () and list((out / ".build" / "running").iterdir())
+    assert 1 in status(str(out)).parts(3)
+    forget(Store(str(out), tmp_path / "scratch"))
+    assert not list((out / ".build" / "running").iterdir())
 
 
 def test_what_was_added_since_the_merge_is_told(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_released_lock_and_one_of_a_dead_process_are_taken(s3: str, tmp_path: 
             pass
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    held = {"pid": gone.pid, "host": socket.gethostname(), "space": leases._space(), "id": "x", "beat": 3}
+    held = {"pid": gone.pid, "host": socket.gethostname(), "space": leases.space(), "id": "x", "beat": 3}
     store.write(json.dumps(held | {"renewed": time.time()}).encode(), ".build", "lock-000009.json")
     with locked(store):
         assert store.names(".build") == {"lock-000010.json"}
@@ -111,7 +111,7 @@ def test_a_living_holder_is_renewed_and_not_taken_for_dead(
     monkeypatch.setattr(leases, "LEASE", 0.0)  # clocks that differ by more than a lease
     store = Store(f"{s3}/living", tmp_path)
     with locked(store):
-        monkeypatch.setattr(leases, "_space", lambda: "another machine")
+        monkeypatch.setattr(leases, "space", lambda: "another machine")
         with pytest.raises(UserError, match="is being built by"), locked(Store(f"{s3}/living", tmp_path / "b")):
             pass
 

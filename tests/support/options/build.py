@@ -154,6 +154,12 @@ COMMANDS = {
         },
         _CALLS,
     ),
+    "plan": Command(
+        "plan {raw} " + _OUT,
+        _ANSWERS,
+        {"WORDS": Row("--seed 11", "build.options.seed", 11)},
+        _CALLS,
+    ),
     "verify": Command(
         "verify DS",
         {"javisc.compiler.check.dataset:verify": SimpleNamespace(samples=1, shards=1, bytes=1, defects=[])},
