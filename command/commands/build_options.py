@@ -14,6 +14,21 @@ from javisc.manifests.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: What runs the work, for whatever command can run it elsewhere.
+ENGINE_OPTIONS = (
+    click.option(
+        "--engine",
+        default="local",
+        show_default=True,
+        metavar="NAME",
+        help="What runs the work: local, or ray for a cluster.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT|auto|local",
+        help="The cluster of --engine ray; default: auto, the one this machine is part of; local makes one here.",
+    ),
+)
 _OPTIONS = (
     click.option(
         "--out",
@@ -31,18 +46,7 @@ _OPTIONS = (
         metavar="N",
         help="Worker processes; default: one per core. With --engine ray: CPUs for one shard; default: up to 4.",
     ),
-    click.option(
-        "--engine",
-        default="local",
-        show_default=True,
-        metavar="NAME",
-        help="What runs the work: local, or ray for a cluster.",
-    ),
-    click.option(
-        "--address",
-        metavar="HOST:PORT|auto|local",
-        help="The cluster of --engine ray; default: auto, the one this machine is part of; local makes one here.",
-    ),
+    *ENGINE_OPTIONS,
     click.option(
         "--shard-range", metavar="A:B", help="Build only shards A ≤ n < B of the plan; a last call without it merges."
     ),

@@ -38,7 +38,9 @@ def status(ds: str, parts: int | None) -> int:
     if found.missing:
         click.echo(f"missing shards: {ranges(found.missing)}")
         if parts:
-            click.echo(f"parts to run again, of {parts}: {ranges(found.parts(parts)) or 'none, the missing ones run now'}")
+            click.echo(
+                f"parts to run again, of {parts}: {ranges(found.parts(parts)) or 'none, the missing ones run now'}"
+            )
         if found.rate and found.seconds_left is not None:
             click.echo(f"{found.rate * 60:.1f} inputs a minute of late: {span(found.seconds_left)} left at this rate")
     elif not found.merged:

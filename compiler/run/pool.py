@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -33,7 +33,7 @@ class Call:
     """`module:function` with JSON arguments, and the seconds it may take (see effort). `tag` is handed back with the outcome.
 
     before: a call that the same worker makes first, as to fetch what this one reads. Its value is dropped; that it dies or takes
-    too long is the storage's fault.
+    too long is the storage's fault. tries: how often it may kill its worker or overrun its time.
     """
 
     tag: Any
@@ -41,6 +41,7 @@ class Call:
     arguments: dict[str, Any]
     limit: float
     before: Call | None = None
+    tries: int = 2
     attempts: int = 0
     prepared: bool = False
     refusals: int = 0
@@ -56,8 +57,8 @@ class Call:
 class Outcome:
     """How a call ended: with a value, or with an error and its message.
 
-    error: None, "rejected" (with reason), "raised", "unwritable", "fatal", "unavailable" once patience is out, or after two
-    attempts "crashed" or "timeout".
+    error: None, "rejected" (with reason), "raised", "unwritable", "fatal", "unavailable" once patience is out, or after
+    `Call.tries` attempts "crashed" or "timeout".
     """
 
     call: Call
@@ -76,8 +77,9 @@ class Outcome:
 class _Worker:
     """One process and what it is doing."""
 
-    def __init__(self, log: Path, alone: bool, preload: Sequence[str]) -> None:
+    def __init__(self, log: Path, alone: bool, preload: Sequence[str], slot: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
+        self.slot = slot
         self.alone = alone
         self.log = log
         # Named by its role so that `ps` and tests can tell a worker that retries from the others.
@@ -98,6 +100,7 @@ class _Worker:
                 stdout=errors,
                 stderr=errors,
                 process_group=0,  # Ctrl-C reaches the parent alone, which decides
+                env={**os.environ, **slot} if slot else None,
             )
         theirs.close()
         self.connection = Connection(ours.detach())
@@ -156,13 +159,17 @@ class _Worker:
 class Pool:
     """At most `workers` processes. Calls start in the order they were submitted; those with `first` go before all others.
 
-    A call whose worker dies or exceeds its limit is tried once more in a fresh worker that does nothing else; the second
+    A call whose worker dies or exceeds its limit is tried again in a fresh worker that does nothing else; the last (second)
     time it ends as "crashed" or "timeout". One that meets storage which does not answer is tried again later, for `patience()`
-    seconds from the first time. preload: modules that workers import before they take calls.
+    seconds from the first time. preload: modules that workers import before they take calls. slots: environment variables of
+    each of the workers, as the GPU that it alone has; one that replaces another takes its slot.
     """
 
-    def __init__(self, workers: int, logs: Path, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self, workers: int, logs: Path, preload: Sequence[str] = (), slots: Sequence[Mapping[str, str]] = ()
+    ) -> None:
         self.size = workers
+        self.slots = list(slots or [{}] * workers)
         self.preload = preload
         self.logs = logs
         self.waiting: deque[Call] = deque()
@@ -239,7 +246,9 @@ class Pool:
 
     def _start(self, alone: bool) -> None:
         self.started += 1
-        self.workers.append(_Worker(self.logs / f"worker-{self.started:06d}.log", alone, self.preload))
+        taken = [worker.slot for worker in self.workers]
+        free = next((slot for slot in self.slots if taken.count(slot) < self.slots.count(slot)), {})
+        self.workers.append(_Worker(self.logs / f"worker-{self.started:06d}.log", alone, self.preload, free))
 
     def _begin(self, worker: _Worker, call: Call) -> None:
         try:
@@ -313,8 +322,9 @@ class Pool:
             return
         call.attempts += 1
         call.prepared = False
-        if call.attempts >= 2:
-            self.finished.append(Outcome(call, error=error, message=f"{words}, twice", seconds=seconds))
+        if call.attempts >= call.tries:
+            often = {1: "", 2: ", twice"}.get(call.tries, f", {call.tries} times")
+            self.finished.append(Outcome(call, error=error, message=words + often, seconds=seconds))
         else:
             self.retries.append(call)
 

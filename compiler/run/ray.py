@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,19 +78,13 @@ class Meter:
 
 def run_unit(job: Job, unit: Unit, workers: int, scratch: str | None, made_by: dict[str, str], meter: Any) -> Any:
     """In a Ray worker: run one unit with the local engine. Returns its UnitResult, or (message, exit code) of a UserError."""
-    if differing := {name: version for name, version in tools().items() if made_by.get(name) != version}:
-        name, version = next(iter(differing.items()))
-        return (
-            f"{socket.gethostname()} has {name} {version}, the driver {made_by.get(name)}: install the same on every node",
-            1,
-        )
-    place = Path(scratch or tempfile.gettempdir())
-    _sweep(place)
-    folder = place / f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    if (other := stranger(made_by)) is not None:
+        return other, 1
+    folder = own_folder(scratch)
     events = _Batches(meter, unit.shard, uuid.uuid4().hex)
     try:
         folder.mkdir(parents=True)
-        _remove_when_gone(folder)
+        remove_when_gone(folder)
         engine = LocalEngine(replace(job, scratch=str(folder)), EngineOptions(workers=workers))
         with contextlib.closing(engine.run([unit], events.add)) as results:  # type: ignore[type-var]
             (result,) = results
@@ -105,6 +99,21 @@ def run_unit(job: Job, unit: Unit, workers: int, scratch: str | None, made_by: d
         return str(error), error.exit_code
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def stranger(made_by: Mapping[str, str]) -> str | None:
+    """What is another version on this node than on the driver's, in words; None if nothing is."""
+    for name, version in tools().items():
+        if made_by.get(name) != version:
+            return f"{socket.gethostname()} has {name} {version}, the driver {made_by.get(name)}: install the same on every node"
+    return None
+
+
+def own_folder(scratch: str | None) -> Path:
+    """A name below `scratch`, or the node's temporary folder, that is this process's own; what dead ones left goes."""
+    place = Path(scratch or tempfile.gettempdir())
+    _sweep(place)
+    return place / f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 class _Batches:
@@ -134,7 +143,7 @@ def _sweep(place: Path) -> None:
             shutil.rmtree(stale, ignore_errors=True)
 
 
-def _remove_when_gone(folder: Path) -> None:
+def remove_when_gone(folder: Path) -> None:
     """Have a process outside this one's family remove `folder` when this process ends, however it is killed."""
     code = (
         "import os,shutil,sys\n"
@@ -179,7 +188,7 @@ class RayEngine:
 
         They are not cancelled one by one: a task that completes while it is cancelled aborts the driver in Ray 2.60.
         """
-        with _connected(self.options.address or "auto") as ray:
+        with connected(self.options.address or "auto") as ray:
             yield from _Run(ray, self.job, self.options).run(iter(units), report)
 
 
@@ -312,7 +321,7 @@ def _our_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster for as long as this lasts. Its chatter and its statistics stay at home."""
     os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -111,6 +111,15 @@ class Store:
             return bytes(self._ask(lambda: self.fs.cat_file(join(self.base, *parts)), *parts))
         return Path(self.root, *parts).read_bytes()
 
+    def read_range(self, start: int, length: int, *parts: str) -> bytes:
+        """`length` bytes of a file from `start` on, fewer at its end. Raises FileNotFoundError."""
+        if self.remote:
+            where = join(self.base, *parts)
+            return bytes(self._ask(lambda: self.fs.cat_file(where, start=start, end=start + length), *parts))
+        with Path(self.root, *parts).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(length)
+
     def fetch_many(self, folder: tuple[str, ...], names: list[str]) -> list[Path]:
         """Local copies of many small files of a folder, in order; an object store is asked for all of them at once."""
         if not self.remote or not names:

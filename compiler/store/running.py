@@ -35,7 +35,7 @@ class Builder:
 
 @contextmanager
 def running(store: Store, what: str, part: tuple[int, int] | None) -> Iterator[None]:
-    """Tell others, for as long as the block lasts, that this process builds `what`. Raises UserError if nothing can be written."""
+    """Tell others, while the block lasts, that this process builds `what`. Raises UserError if nothing can be written."""
     name = f"{uuid.uuid4().hex}.json"
     told = {**who(), "what": what, "part": part, "since": time.time()}
     over = threading.Event()

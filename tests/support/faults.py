@@ -79,3 +79,12 @@ def deadly_three(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number**2
+
+
+def squares(numbers: list[int], load: str = "") -> dict[str, object]:
+    """The squares of numbers, where three is deadly, and which process made them; a model would be loaded once for it."""
+    return {
+        "squares": [deadly_three(number) for number in numbers],
+        "process": os.getpid(),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }

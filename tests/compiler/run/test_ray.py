@@ -15,8 +15,10 @@ import polars as pl
 import pytest
 
 from javisc.compiler.build import BuildResult
+from javisc.compiler.check.dataset import Checks, verify
 from javisc.compiler.run import ray as engine
-from javisc.compiler.run.engine import Event
+from javisc.compiler.run.engine import EngineOptions, Event
+from javisc.compiler.run.spread import Job, Resources, spread
 from javisc.manifests.errors import UserError
 from support.engines import digests, rejects, run, sources
 
@@ -225,3 +227,44 @@ def test_what_lies_in_the_working_folder_is_not_imported_on_the_nodes(tmp_path: 
     ran = subprocess.run([*command, *options], cwd=tmp_path / "here", capture_output=True, text=True, timeout=120)
     assert rejects(tmp_path / "ds")["a.mp4"][0] == "not_media", ran.stdout + ran.stderr
     assert "Token authentication" not in ran.stdout + ran.stderr and "Ray" not in ran.stdout
+
+
+def test_calls_on_a_cluster_outlive_a_node_and_are_halved_down_to_the_deadly_item(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The protocol of stages that are not builds: what kills its process costs itself, what is lost with a node is made again."""
+    nodes.want(2)
+    needs = Resources(memory=100_000_000)
+    job = Job("support.faults:squares", needs, items="numbers")
+    options = EngineOptions(address=nodes.address, scratch=str(nodes.scratch))
+    calls = [(batch, {"numbers": list(range(4 * batch, 4 * batch + 4)), "load": "once"}, 60.0) for batch in range(40)]
+    made: dict[int, int] = {}
+    failed: list[tuple[int, list[int], str | None]] = []
+    loads: set[int] = set()
+    for outcome in spread(job, calls, engine="ray", options=options):
+        if outcome.error is not None:
+            failed.append((outcome.call.tag, outcome.call.arguments["numbers"], outcome.error))
+            continue
+        made |= dict(zip(outcome.call.arguments["numbers"], outcome.value["squares"], strict=True))
+        loads.add(outcome.value["process"])
+        if len(made) > 40 and len(nodes.nodes) == 2:
+            nodes.kill_one()
+    assert len(nodes.nodes) == 1 and failed == [(0, [3], "crashed")]
+    assert made == {number: number**2 for number in range(160) if number != 3}
+    # A process serves many calls: two to begin with, one for each death (3 of the call, then its halves), and what a node took.
+    assert len(loads) < 16
+    nodes.clean_within(10)
+
+
+def test_a_check_on_a_cluster_finds_what_the_local_one_finds(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.want(1)
+    run(sources(tmp_path / "raw", {f"{number:03d}.mp4": f"fine {number}" for number in range(12)}), tmp_path / "ds")
+    (tmp_path / "ds/shards/000001.idx").write_text("no index")
+    here = verify(tmp_path / "ds", checks=Checks("digests", workers=1))
+    there = verify(tmp_path / "ds", checks=Checks("digests", engine="ray", address=nodes.address))
+    assert sorted(here.defects) == sorted(there.defects) and there.shards == 3
+    assert "shards/000001.idx: SHA-256 differs from shards.parquet" in there.defects
+    options = EngineOptions(address=nodes.address)
+    needy = spread(Job("support.faults:squares", Resources(gpus=1)), [], engine="ray", options=options)
+    with pytest.raises(UserError, match="no node of the cluster has 1 CPUs, 1 GPUs"):
+        list(needy)

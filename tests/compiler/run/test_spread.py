@@ -17,7 +17,7 @@ import pytest
 from javisc.compiler.dedupe.near import near_pairs
 from javisc.compiler.demo.sync import make_datasets
 from javisc.compiler.run import cores
-from javisc.compiler.run.spread import spread
+from javisc.compiler.run.spread import Job, Resources, spread
 from javisc.compiler.sparsesync.files import write_files
 from javisc.compiler.sparsesync.offsets import clip_namer
 from javisc.manifests.errors import UserError
@@ -146,3 +146,23 @@ def test_the_affinity_counts() -> None:
         assert cores.usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_one_process_for_each_gpu_and_what_kills_it_is_halved_down_to_one_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    job = Job("support.faults:squares", Resources(gpus=1), items="numbers")
+    calls = [(batch, {"numbers": [4 * batch + n for n in range(4)]}, 60.0) for batch in range(8)]
+    seen: dict[str, set[int]] = {}
+    made: dict[int, int] = {}
+    failed = []
+    for outcome in spread(job, calls, devices=["GPU-a", "GPU-b"]):
+        if outcome.error is not None:
+            failed.append((outcome.call.arguments["numbers"], outcome.error, outcome.message))
+            continue
+        made |= dict(zip(outcome.call.arguments["numbers"], outcome.value["squares"], strict=True))
+        seen.setdefault(outcome.value["gpus"], set()).add(outcome.value["process"])
+    assert made == {number: number**2 for number in range(32) if number != 3}
+    assert [(items, error) for items, error, _ in failed] == [([3], "crashed")] and "3 times" in failed[0][2]
+    assert set(seen) == {"GPU-a", "GPU-b"} and sum(map(len, seen.values())) < 14
+    with pytest.raises(UserError, match="needs 2 GPUs for a process, this machine shows 1"):
+        list(spread(Job("support.faults:squares", Resources(gpus=2)), calls, devices=["0"]))

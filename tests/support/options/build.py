@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from javisc.compiler.check.dataset import Verified
 from javisc.compiler.check.status import Status
 from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from support.options import Command, Row
@@ -162,10 +163,16 @@ COMMANDS = {
     ),
     "verify": Command(
         "verify DS",
-        {"javisc.compiler.check.dataset:verify": SimpleNamespace(samples=1, shards=1, bytes=1, defects=[])},
+        {"javisc.compiler.check.dataset:verify": Verified(1, 1, 1, [])},
         {
             "DATASET": Row("OTHER", "verify.path", "OTHER", alone=("DS",)),
-            "--workers": Row("--workers 3", "verify.workers", 3),
+            "--workers": Row("--workers 3", "verify.checks.workers", 3),
+            "--level": Row("--level", "verify.checks.level"),
+            "--sample": Row("--sample 0.25", "verify.checks.sample", 0.25),
+            "--seed": Row("--seed 11", "verify.checks.seed", 11),
+            "--part": Row("--part 3/5", "verify.checks.part", (3, 5)),
+            "--engine": Row("--engine ray", "verify.checks.engine", "ray"),
+            "--address": Row("--address 10.0.0.1:6379", "verify.checks.address", "10.0.0.1:6379"),
         },
     ),
     "repair": Command(
