@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,10 +29,11 @@ class Kept:
         self.shards: dict[str, dict[str, Any]] = {}
         self.note: str | None = None
         self.written = time.monotonic()
-        sizes, times = store.sizes("shards"), store.times("shards")
-        self.files = {
-            name: [sizes.get(f"{name}.{end}") for end in ("tar", "idx")]
-            + [times.get(f"{name}.{end}") for end in ("tar", "idx")]
+        sizes: Mapping[str, float | int] = store.sizes("shards")
+        times: Mapping[str, float | int] = store.times("shards")
+        ends = ("tar", "idx")
+        self.files: dict[str, list[float | int | None]] = {
+            name: [found.get(f"{name}.{end}") for found in (sizes, times) for end in ends]
             for name in {file.partition(".")[0] for file in sizes}
         }
         before = self._read() if keep else {}
