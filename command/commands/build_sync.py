@@ -25,13 +25,15 @@ SETTINGS = ("fps", "short_side", "crf", "max_seconds")
     "--corpus",
     required=True,
     metavar="NAME[=ROOT]",
-    help="lrs3, vggsound or vggsound-sparse, with SparseSync's splits and filters; folder: every video below RAW.",
+    help="lrs3, vggsound, vggsound-sparse or audioset, with published splits and filters; folder: every video below RAW.",
 )
 @click.option("--corpus-split", multiple=True, metavar="NAME", help="Take train, val or test only; may be repeated.")
-@click.option("--lists", type=FOLDER, metavar="DIR", help="SparseSync's data/: its split, filter and class lists.")
+@click.option(
+    "--lists", type=FOLDER, metavar="DIR", help="SparseSync's or Synchformer's data/: split, filter and class lists."
+)
 @click.option("--lrs3-meta", type=FOLDER, metavar="DIR", help="LRS3's texts: cut its clips out of full videos ID.mp4.")
 @click.option(
-    "--fixed-offsets", type=FILE, multiple=True, metavar="CSV", help="SparseSync's lists of offsets; may be repeated."
+    "--fixed-offsets", type=FILE, multiple=True, metavar="CSV", help="Published lists of offsets; may be repeated."
 )
 @click.option(
     "--offset-grid",

@@ -12,7 +12,7 @@ from javisc.compiler.inputs.corpora import corpus_of, locate
 from javisc.compiler.inputs.identity import without_extension
 from javisc.compiler.inputs.local import VIDEO_SUFFIXES, ScanReport, scan
 from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, match
-from javisc.compiler.inputs.sync_lists import SPLITS, SyncCorpus
+from javisc.compiler.inputs.sync_lists import SyncCorpus
 from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown
 from javisc.compiler.sparsesync.cuts import read_texts
 from javisc.compiler.sparsesync.offsets import clip_namer
@@ -61,9 +61,9 @@ def find_sync(spec: str, raw: str, *, lists: Path | None, meta: Path | None, fac
         raise UserError("--face-crop needs --lrs3-meta DIR: the boxes stand in LRS3's texts")
     corpus = corpus.with_lists(lists)
     if lists is not None and not corpus.has_lists(lists):
-        names = ", ".join(f"{corpus.prefix}_{name}.txt" for name in SPLITS.values())
+        names = ", ".join(dict.fromkeys(map(str, corpus.split_lists().values())))
         raise UserError(
-            f"--lists {lists}: holds no list of {corpus.name}: {names} or {corpus.filters}; give SparseSync's data/"
+            f"--lists {lists}: holds no list of {corpus.name}: {names} or {corpus.filters}; give the published data/"
         )
     given = Path(raw, place) if place and Path(raw, place).exists() else Path(place) if place else None
     root = locate(corpus, Path(raw), given)
@@ -91,7 +91,7 @@ def from_sync(
         if files.is_empty():
             raise UserError(f"corpus {source.corpus.name} at {source.root}: no video is there; put its videos below it")
         if not source.corpus.published(source.root):
-            say(f"{source.corpus.name}: splits follow SparseSync's rule; its own three lists are not there")
+            say(f"{source.corpus.name}: splits follow the published rule; the published lists are not there")
         matched = match(source.corpus, source.root, files, splits or ("all",))
         say(matched.said)
         for line in _class_gaps(matched.inputs):

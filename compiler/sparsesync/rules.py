@@ -80,9 +80,10 @@ def _half(value: float) -> float:
 
 
 def read_fixed_offsets(paths: Sequence[Path]) -> pl.DataFrame:
-    """Clip, offset_sec and vstart_sec of SparseSync's lists (columns path, offset_sec, vstart_sec), `.mp4` in names allowed.
+    """Clip, offset_sec and vstart_sec of the published lists (columns path, offset_sec, vstart_sec), `.mp4` in names allowed.
 
-    Raises UserError for a missing file or column, a value that is no offset, and a clip that stands in the lists twice.
+    A clip may stand in several lists with the same values, as Synchformer allows. Raises UserError for a missing file or column,
+    a value that is no offset, and a clip with two offsets or starts.
     """
     found: dict[str, tuple[float, float]] = {}
     for path in paths:
@@ -96,9 +97,10 @@ def read_fixed_offsets(paths: Sequence[Path]) -> pl.DataFrame:
                 offset = start = math.nan
             if not (abs(offset) <= 60 and 0 <= start <= 86400):
                 raise UserError(f"{where}: {', '.join(values)[:80]!r} is no offset and start in seconds")
-            if clip in found:
-                raise UserError(f"{where}: {clip[:80]!r} stands in the lists twice; give lists of one grid")
-            found[clip] = (offset, start)
+            if found.setdefault(clip, (offset, start)) != (offset, start):
+                raise UserError(
+                    f"{where}: {clip[:80]!r} has another offset or start than before; give lists of one grid"
+                )
         if problems.count:
             _, line, message = problems.rows[0]
             raise UserError(f"--fixed-offsets {path}: line {line}: {message}")

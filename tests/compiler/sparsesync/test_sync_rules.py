@@ -118,13 +118,23 @@ def test_lists_are_written_as_they_are_read(tmp_path: Path) -> None:
         ("path,offset_sec,vstart_sec\na,nan,1\n", "is no offset"),
         ("path,offset_sec,vstart_sec\na,1,-1\n", "is no offset"),
         ("path,offset_sec,vstart_sec\na,1\n", "2 fields, 3 expected"),
-        ("path,offset_sec,vstart_sec\na,0,1\na.mp4,0,2\n", "'a' stands in the lists twice"),
+        ("path,offset_sec,vstart_sec\na,0,1\na.mp4,0,2\n", "line 3: 'a' has another offset or start"),
     ],
 )
 def test_lists_of_another_form_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "o.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         read_fixed_offsets([tmp_path / "o.csv"])
+
+
+def test_a_clip_may_stand_in_several_lists_with_the_same_values(tmp_path: Path) -> None:
+    for name, rows in (
+        ("train", "eval/a_0_10000,0.2,1\n"),
+        ("test", "eval/a_0_10000.mp4,0.20,1.0\neval/b_0_10000,-2,3\n"),
+    ):
+        (tmp_path / f"{name}.csv").write_text(f"path,offset_sec,vstart_sec\n{rows}")
+    found = read_fixed_offsets([tmp_path / "train.csv", tmp_path / "test.csv"])
+    assert found.rows() == [("eval/a_0_10000", 0.2, 1.0), ("eval/b_0_10000", -2.0, 3.0)]
 
 
 def test_a_grid_out_of_range_is_refused() -> None:

@@ -108,3 +108,26 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     message = "vggsound.csv (columns id, start, label, split) is not there"
     assert corpus("vggsound").missing(tmp_path) == corpus("vggsound-sparse").missing(tmp_path) == [message]
     assert corpus("vggsound").missing(tmp_path / "nowhere") == [f"{tmp_path / 'nowhere'} is no folder"]
+
+
+CLIPS = ["unbalanced_train_segments/--aaaaaaaaa_0_10000", "balanced_train_segments/bbbbbbbbbbb_30000_40000",
+         "eval_segments/ccccccccccc_5000_15000", "eval_segments/ddddddddddd_0_10000"]  # fmt: skip
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_audioset_of_synchformer_is_split_by_its_folders(tmp_path: Path, listed: bool) -> None:
+    """With or without its list; a list of clips to leave out counts either way, and names are those of the lists of offsets."""
+    lists = tmp_path / "data"
+    (lists / "filtered_examples_audioset").mkdir(parents=True)
+    (lists / "filtered_examples_audioset/less_than_9s.txt").write_text("eval_segments/ddddddddddd_0_10000.mp4\n")
+    if listed:
+        rows = [f'{clip}.mp4,0,10,"/m/1,/m/2",x\n' for clip in CLIPS]
+        (lists / "audioset.csv").write_text("path,start,end,labels,phase\n" + "".join(rows[1:]) + "nonsense,0,10,,x\n")
+    found = corpus("audioset").with_lists(lists).annotations(tmp_path, [f"{clip}.mp4" for clip in CLIPS])
+    wanted = {"balanced/bbbbbbbbbbb_30000_40000": "val", "eval/ccccccccccc_5000_15000": "test"}
+    assert dict(found.frame.select("identity", "split").iter_rows()) == (
+        wanted if listed else {"unbalanced/--aaaaaaaaa_0_10000": "train", **wanted}
+    )
+    assert found.excluded["identity"].to_list() == ["eval/ddddddddddd_0_10000"]
+    assert found.problems.count == int(listed)
+    assert corpus("audioset").film("eval/ccccccccccc_5000_15000") == "youtube/ccccccccccc"
