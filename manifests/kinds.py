@@ -61,6 +61,10 @@ MEMBERS: tuple[MemberKind, ...] = (
         "safetensors", "latents", "javisc.compiler.check.latents:latent_defects", "javisc.trainer.data.encoded:tensors_of",
         free=True, base=False, most=512 << 20,
     ),
+    MemberKind(
+        "mkv", "masks: FFV1, grey, white where the object is", "javisc.compiler.check.masks:mask_defects",
+        "javisc.trainer.data.decode:masks_of", free=True, base=False, most=512 << 20,
+    ),
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ prior = LazyGroup(
     {
         "unpaired": (f"{_HERE}:unpaired", "a sound for each caption, unrelated to its clip"),
         "separate": (f"{_HERE}:separate", "each clip's sound taken apart into its sources"),
+        "masklets": (f"{_HERE}:masklets", "objects cut out of videos, with exact masks"),
     },
     name="prior",
     help="Make the prior's raw material offline: three pools that `javisc train prior` draws its negatives from.",
@@ -122,3 +123,36 @@ def separate(dataset: str, **given: Any) -> None:
     settings = {"dataset": dataset, "seed": given["seed"]}
     settings |= {name: given[name] for name in ("baseline", "separator", "descriptions") if given[name] is not None}
     _run("separate", settings, given["out"], given["device"], given["workers"], given["part_size"])
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("raw", nargs=-1, metavar="RAW…", required=True)
+@_common
+@click.option(
+    "--annotations", "annotated", type=click.Choice(["first", "manual", "auto", "both"]), default="first", show_default=True,
+    help="V_manual.json, V_auto.json, both, or the first of them that is there.",
+)  # fmt: skip
+@click.option(
+    "--segmenter", metavar="PATH", help="A folder of transformers' Sam2Video.  [default: masks are interpolated]"
+)
+@click.option("--export", metavar="DIR", help="Also write JavisDiT's three files of each, and pool_list.txt.")
+def masklets(raw: tuple[str, ...], **given: Any) -> None:
+    """Make the pool of masklets: the objects that SA-V annotates in the videos below RAW, cut out at 24 frames a second.
+
+    Killed, the same command goes on where it was. Train with `pools.masklets=POOL`.
+
+    \b
+        javisc build prior masklets SA-V --out MASKLETS
+        javisc build prior masklets SA-V --out MASKLETS --segmenter sam2.1-hiera-large
+    """
+    from javisc.trainer.use.prior.objects.export import check_folder, export
+
+    if given["export"] is not None:
+        check_folder(given["export"])
+    settings: dict[str, Any] = {"raw": list(raw), "annotated": given["annotated"], "seed": given["seed"]}
+    if given["segmenter"] is not None:
+        settings["segmenter"] = given["segmenter"]
+    _run("masklets", settings, given["out"], given["device"], given["workers"], given["part_size"])
+    if given["export"] is not None:
+        count = export(given["out"], given["export"])
+        click.echo(f"{count:>12} masklets in {given['export']}/crops, listed in {given['export']}/pool_list.txt")

@@ -78,6 +78,34 @@ def frames_of(mp4: bytes, row: Mapping[str, Any]) -> NDArray[np.uint8]:
     return frames(mp4, 0, int(row["num_frames"]), fps=Fraction(row["fps"]).limit_denominator(1001))
 
 
+def masks(mkv: bytes, start: int, count: int) -> NDArray[np.bool_]:
+    """Masks start … start + count - 1 of a film of masks, (count, H, W): exactly what was stored. Raises DecodeError."""
+    found = []
+    try:
+        with av.open(io.BytesIO(mkv), "r", format="matroska") as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            if stream.codec_context.width * stream.codec_context.height * count > MAX_WINDOW_BYTES:
+                raise DecodeError(f"{count} masks are more than {MAX_WINDOW_BYTES >> 30} GiB")
+            for number, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
+                if number >= start + count:
+                    break
+                if number >= start:  # every one stands alone
+                    found += [frame.to_ndarray(format="gray") > 127 for frame in packet.decode()]
+            if len(found) < count:
+                found += [frame.to_ndarray(format="gray") > 127 for frame in stream.codec_context.decode(None)]
+    except (av.FFmpegError, IndexError, EOFError) as error:
+        raise DecodeError(f"the masks cannot be decoded: {error}") from error
+    if len(found) < count:
+        raise DecodeError(f"the film of masks ends before frame {start + count}")
+    return np.stack(found[:count])
+
+
+def masks_of(mkv: bytes, row: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """All masks of a manifest row's masklet, (num_frames, H, W). Raises DecodeError."""
+    return masks(mkv, 0, int(row["num_frames"]))
+
+
 def samples_of(flac: bytes, row: Mapping[str, Any]) -> NDArray[np.float32]:
     """All sound of a manifest row's clip, (num_samples, channels) in [-1, 1]. Raises DecodeError."""
     return samples(flac, 0, int(row["num_samples"]))

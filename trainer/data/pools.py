@@ -144,6 +144,9 @@ class Masklets:
         parts = [(row, part) for row, name in enumerate(shelf.names) if (part := part_of(name)) is not None]
         masks = {name: row for row, (kind, name) in parts if kind == "mask"}
         self.mask_of = {row: masks[name] for row, (kind, name) in parts if kind == "masklet" and name in masks}
+        # Those of `javisc build prior masklets` bring their own mask, without loss.
+        exact = shelf.catalog.numbers.get("mkv_offset", np.full(len(shelf), -1))
+        self.mask_of |= {row: row for row, (kind, _) in parts if kind == "masklet" and exact[row] >= 0}
         if not self.mask_of:
             raise UserError(
                 f"{shelf.path}: the pool holds no masklet with its mask; build it with `javisc build masklets`"
@@ -165,8 +168,9 @@ class Masklets:
         return self.shelf.attempt(rows, lambda row: self._read(row, draws, frames))
 
     def _read(self, row: int, draws: Draws, frames: int) -> Masklet:
-        content = self.shelf.read(row, ["json", "mp4"])
-        mask = self.shelf.read(self.mask_of[row], ["mp4"])
+        exact = self.mask_of[row] == row
+        content = self.shelf.read(row, ["json", "mp4", *(["mkv"] if exact else [])])
+        mask = content if exact else self.shelf.read(self.mask_of[row], ["mp4"])
         row_json = json.loads(content["json"])
         geometry = read_geometry(str(row_json.get("label") if isinstance(row_json, dict) else None))
         total = int(self.shelf.catalog.numbers["num_frames"][row])
@@ -178,7 +182,11 @@ class Masklets:
         boxes = geometry.boxes[first : first + count]
         return Masklet(
             torch.from_numpy(decode.frames(content["mp4"], first, count, fps=fps)).permute(0, 3, 1, 2),
-            torch.from_numpy(decode.frames(mask["mp4"], first, count, fps=fps)[..., 1] > self.level),
+            torch.from_numpy(
+                decode.masks(mask["mkv"], first, count)
+                if exact
+                else decode.frames(mask["mp4"], first, count, fps=fps)[..., 1] > self.level
+            ),
             torch.tensor([box or (0, 0, 0, 0) for box in boxes], dtype=torch.float32),
             torch.tensor([box is not None for box in boxes]),
             (geometry.height, geometry.width),

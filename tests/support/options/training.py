@@ -64,6 +64,17 @@ COMMANDS: dict[str, Command] = {
             "--descriptions": Row("--descriptions T", "run.settings.descriptions", "T"),
         },
     ),
+    "build prior masklets": Command(
+        "build prior masklets {raw} --out {folder}/a",
+        {"javisc.trainer.use.prior.run:run": _MADE, "javisc.trainer.use.prior.objects.export:export": 3},
+        {
+            "RAW": Row("B", "run.settings.raw", ["{raw}", "B"]),
+            **_STAGE,
+            "--annotations": Row("--annotations", "run.settings.annotated"),
+            "--segmenter": Row("--segmenter S", "run.settings.segmenter", "S"),
+            "--export": Row("--export {folder}/e", "export.out", "{folder}/e"),
+        },
+    ),
     "train": Command(
         "train sync-demo",
         {

@@ -150,8 +150,8 @@ class _Run:
         if total == 0:
             raise UserError(f"nothing to do: {self.stage.name} found no input at all")
         self.say(f"{total} parts, {kept} of them were there already")
-        header = {"recipe": None, "prior": {"stage": self.stage.name, **self.stage.header()}}
-        header["prior"]["weights"] = self.stage.weights() or None
+        made = {"stage": self.stage.name, **self.stage.header(), "weights": self.stage.weights() or None}
+        header: dict[str, Any] = {"recipe": self.stage.recipe, "prior": made}
         return publish_tables(self.store, range(total), header)
 
     def _call(self, opened: _Open, item: int | None = None) -> Call:

@@ -42,6 +42,7 @@ class Separate:
 
     name = "separate"
     schema = POOL_SCHEMA
+    recipe = None
 
     def __init__(
         self,

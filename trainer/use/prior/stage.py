@@ -61,6 +61,8 @@ class Stage(Protocol):
 
     name: str
     schema: pl.Schema
+    #: That of the pool's members, where one made them.
+    recipe: dict[str, Any] | None
 
     def header(self) -> dict[str, Any]:
         """What dataset.json says of how the pool was made, and every setting that shapes its bytes."""

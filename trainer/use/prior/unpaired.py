@@ -29,6 +29,7 @@ class Unpaired:
 
     name = "unpaired"
     schema = SCHEMA
+    recipe = None
 
     def __init__(
         self,

@@ -1,0 +1,256 @@
+"""`javisc build prior masklets`: annotated objects of videos, cut out at 24 frames a second with a mask for every frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, scan
+from javisc.compiler.inputs.masklets import RECIPE, Geometry
+from javisc.compiler.media.transcode import transcode
+from javisc.compiler.plan.keys import key_of
+from javisc.compiler.reasons import Rejected
+from javisc.manifests.errors import UserError
+from javisc.manifests.extras import need
+from javisc.manifests.files import sha256_of
+from javisc.manifests.kinds import MEMBERS
+from javisc.manifests.schema import MANIFEST_SCHEMA
+from javisc.manifests.urls import is_url
+from javisc.trainer.data.pools import stem
+from javisc.trainer.use.prior.objects import crops, rle, sav
+from javisc.trainer.use.prior.stage import PLACE, Made, Part
+
+ANNOTATIONS = ("first", "manual", "auto", "both")
+SCHEMA = pl.Schema(
+    {**MANIFEST_SCHEMA, **{name: kind for m in MEMBERS if m.extension == "mkv" for name, kind in m.columns.items()}}
+)
+#: A masklet of fewer frames is no object.
+FEWEST = 5
+#: Bytes of masks that one record may hold.
+MAX_RECORD = 15 << 20
+
+
+class Masks(Protocol):
+    """What knows an object's mask at every tick between its first and its last annotation."""
+
+    def at(self, time: int) -> rle.Mask:
+        """The mask [h, w]."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object on the compiled clock: masks (run lengths, None out of sight) and boxes from tick `first` on; annotated ticks."""
+
+    first: int
+    masks: list[dict[str, Any] | None]
+    boxes: list[crops.Box | None]
+    annotated: list[int]
+
+
+class Masklets:
+    """The stage. `annotations`: the files to read, "first" being manual ones and, without, automatic ones. Between annotations
+    masks are interpolated, or made by a segmenter from the folder `segmenter`."""
+
+    name = "masklets"
+    schema = SCHEMA
+    recipe = RECIPE.to_json()
+
+    def __init__(
+        self, raw: Sequence[str], *, annotated: str = "first", segmenter: str = "", seed: int = 0, **network: Any
+    ) -> None:
+        need("build prior masklets", "scipy")
+        if annotated not in ANNOTATIONS:
+            raise UserError(f"--annotations {annotated}: allowed are {', '.join(ANNOTATIONS)}")
+        if remote := next((path for path in raw if is_url(str(path))), None):
+            raise UserError(
+                f"{remote}: videos are read where they lie, several times over: copy them to a disk of this machine"
+            )
+        self.raw, self.annotated, self.seed = list(raw), annotated, seed
+        self.network: Any = None
+        if segmenter:
+            from javisc.trainer.use.prior.segmenters import Segmenter
+
+            self.network = Segmenter(segmenter, **network)
+
+    def header(self) -> dict[str, Any]:
+        """What made the masks."""
+        made = {"baseline": "interpolation"} if self.network is None else self.network.header()
+        return {**made, "annotations": self.annotated, "recipe": self.recipe}
+
+    def weights(self) -> str:
+        """The segmenter's digest."""
+        return "" if self.network is None else str(self.network.digest)
+
+    def items(self, scratch: Path) -> Iterator[dict[str, Any]]:
+        """The videos, by size and time of change, each with the digests of its annotations."""
+        found = pl.concat([pl.DataFrame(schema=SCAN_SCHEMA), *scan(self.raw, VIDEO_SUFFIXES)])
+        rows = found.sort("relpath", "path").iter_rows(named=True)
+        seen: dict[str, int] = {}
+        items = []
+        for row in rows:
+            twin = seen[row["relpath"]] = seen.get(row["relpath"], -1) + 1
+            name = stem(row["relpath"]) + (f"__{twin}" if twin else "")
+            item = {"key": key_of(row["relpath"], twin=twin), "relpath": row["relpath"], "id": row["id"], "name": name}
+            item |= {"source_bytes": row["source_bytes"], "path": row["path"]}
+            place: dict[str, Any] = {"path": row["path"], "files": []}
+            if row["refused"] is not None:
+                item["refused"] = [row["refused"], row["refused_message"] or ""]
+            else:
+                place["files"] = self._files(row["path"])
+                item["annotations"] = [[kind, sha256_of(Path(path))] for kind, path in place["files"]]
+                item["changed"] = Path(row["path"]).stat().st_mtime_ns
+            items.append(item | {PLACE: place})
+        yield from sorted(items, key=lambda item: str(item["key"]))
+
+    def _files(self, path: str) -> list[tuple[str, str]]:
+        kinds = {"first": ("manual", "auto"), "both": ("manual", "auto")}.get(self.annotated, (self.annotated,))
+        found = sav.beside(path, kinds)
+        return found[:1] if self.annotated == "first" else found
+
+    def load(self, device: str) -> Any:
+        """The segmenter on the device."""
+        return None if self.network is None else self.network.load(device)
+
+    def work(self, part: Part, model: Any, scratch: Path) -> Made:
+        """The masklets of each video of the part; a video without any is refused."""
+        made = Made()
+        for item in part.items:
+            before = len(made.samples)
+            try:
+                if "refused" in item:
+                    raise Rejected(*item["refused"])
+                self._cut_out(made, item, model, scratch)
+                if len(made.samples) == before:
+                    raise Rejected("too_short", f"no object is seen for {FEWEST} frames")
+            except Rejected as error:
+                del made.samples[before:]
+                made.refuse(item, error.reason, error.message)
+            except OSError as error:
+                del made.samples[before:]
+                made.refuse(item, "unreadable", str(error))
+        return made
+
+    def _cut_out(self, made: Made, item: Mapping[str, Any], model: Any, scratch: Path) -> None:
+        video = Path(item[PLACE]["path"])
+        objects = []
+        for kind, path in item[PLACE]["files"]:
+            with Path(path).open("rb") as stream:
+                raw = stream.read(sav.MAX_BYTES + 1)
+            if len(raw) > sav.MAX_BYTES:
+                raise Rejected("too_large", f"its {kind} annotation has more than {sav.MAX_BYTES} bytes")
+            objects += sav.read(kind, raw)
+        if not objects:
+            raise Rejected(
+                "filtered", f"no {'_manual.json or _auto.json' if self.annotated != 'auto' else '_auto.json'} beside it"
+            )
+        ticks = sav.ticks_of(video, RECIPE.rate)
+        digest = sha256_of(video)
+        wanted = sav.kept(objects)
+        tracks = self._tracks(video, wanted, ticks, model, scratch)
+        for number, (track, placed) in enumerate(tracks):
+            found = along(track, placed)
+            if found is not None:
+                folder = scratch / f"{item['key']}-{number}"
+                folder.mkdir()
+                made.samples.append(self._sample(item, number, found, video, digest, folder))
+
+    def _tracks(
+        self, video: Path, wanted: Sequence[sav.Annotated], ticks: Sequence[int], model: Any, scratch: Path
+    ) -> Iterator[tuple[Masks, list[int]]]:
+        """Each object's masks, and its annotated ticks. Annotations past the video's end are none."""
+        placed = []
+        for each in wanted:
+            by_tick = {
+                ticks[frame]: mask for frame, mask in zip(each.frames, each.masks, strict=True) if frame < len(ticks)
+            }
+            if by_tick:
+                placed.append(by_tick)
+        if model is None:
+            from javisc.trainer.use.prior.objects.between import Track
+
+            for by_tick in placed:
+                yield Track(list(by_tick), list(by_tick.values())), list(by_tick)
+        else:
+            for by_tick, track in zip(placed, self.network.tracks(model, video, placed, scratch), strict=True):
+                yield track, list(by_tick)
+
+    def _sample(
+        self, item: Mapping[str, Any], number: int, found: Found, video: Path, digest: str, folder: Path
+    ) -> tuple[dict[str, Any], dict[str, bytes | Path]]:
+        size = next(mask["size"] for mask in found.masks if mask is not None)
+        parts = crops.boxes_of(found.boxes, (size[0], size[1]))
+        side = crops.short_side(parts)
+        last = found.first + len(parts)
+
+        def part(tick: int, width: int, height: int) -> Any:
+            if [height, width] != size:
+                raise Rejected(
+                    "filtered", f"its masks are of {size[1]}x{size[0]} pixels, its pictures of {width}x{height}"
+                )
+            return parts[min(max(tick - found.first, 0), len(parts) - 1)]
+
+        rate = RECIPE.rate
+        window = (float(found.first / rate), float(last / rate))
+        clip = transcode(video, RECIPE.replace(short_side=side), folder, window=window, crop=part)
+        assert clip.mp4 is not None
+        count = int(str(clip.columns["num_frames"]))  # the last annotation may stand where the film has ended
+        wide_high = int(str(clip.columns["width"])), int(str(clip.columns["height"]))
+        masks, boxes = (
+            found.masks[:count],
+            [part if box else None for part, box in zip(parts, found.boxes, strict=True)][:count],
+        )
+        blank = {"size": size, "counts": [size[0] * size[1]]}
+        film = crops.lossless(
+            (crops.cut(rle.decode(mask or blank), box, wide_high) for mask, box in zip(masks, parts, strict=False)),
+            rate,
+        )
+        name = f"{item['name']}_masklet_{number:03d}"
+        row: dict[str, Any] = {column: clip.columns.get(column) for column in MANIFEST_SCHEMA}
+        row |= {
+            "key": f"{item['key']}_{number:03d}",
+            "id": name.rpartition("/")[2],
+            "relpath": f"{name}.mp4",
+            "path": item["path"],
+        }
+        row |= {"source_sha256": digest, "source_bytes": item["source_bytes"], "group": digest}
+        row |= {
+            "num_samples": 0,
+            "channels": 0,
+            "audio_path": None,
+            "clip_start": window[0],
+            "clip_end": float((found.first + count) / rate),
+        }
+        placed = [
+            None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3])) for box in boxes
+        ]
+        geometry = Geometry(size[0], size[1], tuple(placed))
+        row["label"] = geometry.to_json()
+        row["masks"] = {
+            "size": size,
+            "counts": [None if mask is None else mask["counts"] for mask in masks],
+            "annotated": [tick - found.first for tick in found.annotated if found.first <= tick < found.first + count],
+            "first_tick": found.first,
+        }
+        if len(json.dumps(row["masks"])) > MAX_RECORD:
+            raise Rejected("too_large", f"the masks of {name} take more than {MAX_RECORD} bytes")
+        return row, {"mp4": clip.mp4, "mkv": film}
+
+
+def along(track: Masks, annotated: Sequence[int]) -> Found | None:
+    """An object's masks at every tick from where it is first seen to where it is last seen; None if that is too short."""
+    masks: list[dict[str, Any] | None] = []
+    boxes: list[crops.Box | None] = []
+    for tick in range(annotated[0], annotated[-1] + 1):
+        mask = track.at(tick)
+        boxes.append(rle.tight(mask))
+        masks.append(None if boxes[-1] is None else rle.encode(mask))
+    seen = [place for place, box in enumerate(boxes) if box is not None]
+    if not seen or seen[-1] - seen[0] + 1 < FEWEST:
+        return None
+    kept = slice(seen[0], seen[-1] + 1)
+    return Found(annotated[0] + seen[0], masks[kept], boxes[kept], list(annotated))

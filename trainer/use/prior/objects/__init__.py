@@ -1,0 +1,1 @@
+"""Objects cut out of videos: annotations, masks between them, crops, and the files that others read."""
