@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import click
+
 from javisc.cli import LazyGroup
+from javisc.commands.build_config import kind_in
 
 #: subcommand → "module:attribute" and its line of help, as in javisc.cli.
 KINDS: dict[str, tuple[str, str]] = {
@@ -13,7 +16,18 @@ KINDS: dict[str, tuple[str, str]] = {
     "sync": ("javisc.commands.build_sync:sync", "clips for SparseSync, with its splits and evaluation offsets"),
 }
 
-build = LazyGroup(
+
+class _Build(LazyGroup):
+    """`build KIND …`, and `build --config FILE …`, where the file says the kind."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        option, _, file = (args[0] if args else "").partition("=")
+        if option == "--config" and (file or len(args) > 1):
+            args = [kind_in(file or args[1], self.table), *args]
+        return super().parse_args(ctx, args)
+
+
+build = _Build(
     KINDS,
     takes="jav",
     name="build",

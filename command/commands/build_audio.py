@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from javisc.commands.build_config import BuildCommand
 from javisc.commands.build_options import build_options, run_build
 from javisc.commands.corpus_options import corpus_inputs, corpus_options
 from javisc.commands.recipe_options import changed, recipe_options
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=BuildCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("raw", nargs=-1, metavar="RAW…")
 @corpus_options("audio")
 @click.option(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from javisc.commands.build_config import CONFIG_OPTIONS
 from javisc.manifests.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,6 +93,7 @@ _OPTIONS = (
         metavar="FILE",
         help="Append every event as a JSON line.",
     ),
+    *CONFIG_OPTIONS,
 )
 OPTION_NAMES = (
     "shard_samples",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from javisc.commands.build_config import BuildCommand
 from javisc.commands.build_options import build_options, run_build
 from javisc.commands.recipe_options import changed, recipe_options
 from javisc.manifests.errors import UserError
@@ -19,7 +20,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 SETTINGS = ("fps", "short_side", "crf", "max_seconds")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=BuildCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("raw", nargs=-1, metavar="RAW…")
 @click.option(
     "--corpus",

@@ -38,7 +38,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "clip.mp4").touch()
     (folder / "table.csv").write_text("path,text\n")
     (folder / "prompts.txt").write_text("first line\nsecond line\n")
+    (folder / "javisc.yaml").write_text("seed: 12\n")
     return {
+        "config": folder / "javisc.yaml",
         "raw": folder / "raw",
         "clip": folder / "clip.mp4",
         "table": folder / "table.csv",

@@ -46,6 +46,8 @@ COMMON = {
     "--mix-tools": Row("--mix-tools", "build.options.mix_tools", True),
     "--strict": Row("--strict", "exit", 1),
     "--plan-only": Row("--plan-only", "plan_only.out", "{folder}/ds"),
+    "--config": Row("--config {config}", "build.options.seed", 12),
+    "--print-config": Row("--print-config", "said", lambda said: "\nout: " in said and "# workers: null" in said),
     "--log-json": Row("--log-json {folder}/log", "Reporter.log", Path("{folder}/log")),
 }
 _KNOWN = "javisc.compiler.inputs.known:from_corpora"
