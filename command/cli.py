@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("javisc.commands.status:status", "how far a build is, and what of it to run again"),
     "verify": ("javisc.commands.verify:verify", "read a dataset again, down to the last frame"),
     "repair": ("javisc.commands.repair:repair", "make again what of a dataset is missing or damaged"),
+    "annotate": (
+        "javisc.commands.annotate:annotate",
+        "a table's captions, scores or labels become a field and columns",
+    ),
     "merge": ("javisc.commands.merge:merge", "several manifests as one"),
     "filter": ("javisc.commands.filter:filter_", "keep the rows that meet conditions, by expression or option"),
     "dedupe": ("javisc.commands.dedupe:dedupe", "find samples that are there twice or nearly, and drop them"),

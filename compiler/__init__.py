@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from javisc.compiler.plan.options import BuildOptions as BuildOptions
     from javisc.compiler.recipe import PRESETS as PRESETS
     from javisc.compiler.recipe import Recipe as Recipe
+    from javisc.compiler.store.fields import FieldWriter as FieldWriter
     from javisc.compiler.store.writer import DatasetWriter as DatasetWriter
 
 #: The public names and where they are at home; imported at first use, so that the package itself stays light.
 _NAMES = {
     "BuildOptions": "javisc.compiler.plan.options:BuildOptions",
     "BuildResult": "javisc.compiler.build:BuildResult",
+    "FieldWriter": "javisc.compiler.store.fields:FieldWriter",
     "DatasetWriter": "javisc.compiler.store.writer:DatasetWriter",
     "PRESETS": "javisc.compiler.recipe:PRESETS",
     "Recipe": "javisc.compiler.recipe:Recipe",

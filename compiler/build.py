@@ -29,6 +29,7 @@ from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.sparsesync.offsets import saved_offsets
 from javisc.compiler.store.carried import carried
 from javisc.compiler.store.commits import Parts
+from javisc.compiler.store.fields import reconcile
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.lock import Held, locked
 from javisc.compiler.store.running import forget, running
@@ -219,6 +220,7 @@ class _Build:
         whole = merge(
             self.store, path, shards["shard"].to_list(), self.recipe, amend=amend, mixed_tools=mixed, more=more
         )
+        reconcile(self.store, self._note)
         if self.options.split and whole.samples and not self.options.repair:
             for line in unused(pl.scan_parquet(self.store.fetch("manifest.parquet"), glob=False), self.options.split):
                 self._note(line)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import polars as pl
@@ -39,6 +39,9 @@ from javisc.manifests.schema import (
     SHARDS_SCHEMA,
 )
 from javisc.manifests.urls import filesystem, is_url, join, plain
+
+if TYPE_CHECKING:
+    from javisc.manifests.fields import Field
 
 HEADER = "dataset.json"
 #: dataset.json holds settings, not rows: more than this is not one of ours.
@@ -208,6 +211,20 @@ class Dataset:
         row = rows.row(0, named=True)
         with MemberReader() as reader:
             return {end: content for end in held(row) if (content := reader.read(row, end)) is not None}
+
+    def fields(self) -> list[Field]:
+        """The dataset's fields, later ones last; none of a bare table or a view. Raises UserError where one is damaged."""
+        from javisc.manifests.fields import fields_of
+
+        return [] if self.bare or "datasets" in self.header else fields_of(absolute(self.path))
+
+    def field(self, name: str) -> Field:
+        """A field of the dataset. Raises UserError if there is none of that name."""
+        from javisc.manifests.fields import open_field
+
+        if self.bare or "datasets" in self.header:
+            raise UserError(f"{self.path} is a view or a table: fields belong to datasets, open the one it was made of")
+        return open_field(absolute(self.path), name)
 
     def rejected(self) -> pl.LazyFrame:
         """The refused inputs; no rows for a bare table or a view."""

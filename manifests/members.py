@@ -10,10 +10,12 @@ from typing import Any, BinaryIO
 
 import fsspec
 
+from javisc.manifests import places
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need_driver
 from javisc.manifests.io import shard_path
 from javisc.manifests.schema import DATASET_COLUMN
+from javisc.manifests.urls import join
 
 KEY = re.compile(r"[a-z0-9_]{1,255}")
 #: A longer member than this is no clip of ours.
@@ -44,10 +46,11 @@ class MemberReader:
             stream.close()
         self._open.clear()
 
-    def read(self, row: Mapping[str, Any], kind: str) -> bytes | None:
+    def read(self, row: Mapping[str, Any], kind: str, *, field: str | None = None) -> bytes | None:
         """The content of the row's member `kind` (mp4, flac or json), None where the row has none.
 
-        Raises UserError if the shard is absent or shorter than the row says.
+        field: whose shard holds it; the row is then one of that field's table. Raises UserError if the shard is absent or shorter
+        than the row says.
         """
         offset, size = row[f"{kind}_offset"], row[f"{kind}_size"]
         if offset is None or size is None:
@@ -57,7 +60,10 @@ class MemberReader:
             raise UserError(
                 f"{key}: shard {shard}, offset {offset} and size {size} of its {kind} are not possible: the manifest is damaged"
             )
-        path = shard_path(row[DATASET_COLUMN], shard)
+        root = row[DATASET_COLUMN]
+        path = (
+            shard_path(root, shard) if field is None else join(places.check(root), "fields", field, f"{shard:06d}.tar")
+        )
         stream = self._stream(path)
         stream.seek(offset)
         content = stream.read(size)

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.check import cells
+from javisc.compiler.check.fields import verify_fields
 from javisc.compiler.check.kept import Kept
 from javisc.compiler.check.sampling import at_most, drawn
 from javisc.compiler.check.shard import packed
@@ -27,8 +28,9 @@ from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import digest_of
 from javisc.manifests.absent import found
 from javisc.manifests.errors import UserError
+from javisc.manifests.fields import folded, unfolded
 from javisc.manifests.files import sha256_of
-from javisc.manifests.io import HEADER, read_header, scan_table
+from javisc.manifests.io import HEADER, read_header, scan_table, write_table
 from javisc.manifests.schema import LATER, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
 
 #: A shard is decoded at least this fast (bytes a second), plus a start-up: a hang is a defect too.
@@ -127,6 +129,10 @@ class _Verify:
     def run(self) -> Verified:
         manifest_file = self.store.fetch("manifest.parquet")
         manifest = scan_table(str(manifest_file), MANIFEST_SCHEMA)
+        if folded(self.header):  # shards and KEY.json know nothing of what fields lay over them
+            manifest_file = self.folder / "own-manifest.parquet"
+            write_table(unfolded(manifest, self.header, self.store.path("fields", "own.parquet")), manifest_file)
+            manifest = scan_table(str(manifest_file), MANIFEST_SCHEMA)
         shards = scan_table(str(self.store.fetch("shards.parquet")), SHARDS_SCHEMA).collect()
         rejected = scan_table(str(self.store.fetch("rejected.parquet")), REJECTED_SCHEMA)
         for table, frame, schema in (("manifest", manifest, MANIFEST_SCHEMA), ("rejected", rejected, REJECTED_SCHEMA)):
@@ -153,6 +159,8 @@ class _Verify:
         try:
             if checks.level != "sizes":
                 self._shards(read, manifest, chosen, kept)
+            if index == 0:
+                verify_fields(self.store, self.folder, checks, self.say)
         finally:
             kept.write()
         seen = None if chosen is None else len(chosen) if checks.level == "digests" else sum(map(len, chosen.values()))

@@ -12,6 +12,7 @@ from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.plan.planning import PLAN
 from javisc.compiler.plan.saved import read_settings
 from javisc.compiler.recipe import Recipe
+from javisc.compiler.repair.fields import mend_fields
 from javisc.compiler.repair.words import mend_words
 from javisc.compiler.run.progress import Reporter
 from javisc.compiler.store.files import Store
@@ -63,6 +64,8 @@ def repair(
             seed=seed, split=split, workers=workers, scratch=scratch, compiler=compiler, check=True, repair=True
         )
         result = build(None, Recipe.from_json(settings["recipe"]), os.fspath(path), options, reporter=reporter)
+        with locked(store):
+            mended += mend_fields(store, workers=workers, scratch=scratch)
         after = _digests(store)
     finally:
         work.close()

@@ -164,8 +164,8 @@ class LocalEngine:
         if opened.unit.expected is not None and opened.failed is not None:
             raise other_bytes(opened.unit.shard, opened.failed)
         if not opened.rows:
-            self.store.remove("shards", f"{opened.unit.shard:06d}.idx")
-            self.store.remove("shards", f"{opened.unit.shard:06d}.tar")
+            self.store.remove(*self.store.packs, f"{opened.unit.shard:06d}.idx")
+            self.store.remove(*self.store.packs, f"{opened.unit.shard:06d}.tar")
             return self._commit(opened, {})
         opened.rows.sort(key=lambda row: row["key"])
         arguments = {

@@ -10,10 +10,11 @@ import polars as pl
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import Amend, as_it_is
 from javisc.manifests.damage import POLARS_FAULTS
+from javisc.manifests.fields import folded
 from javisc.manifests.schema import MANIFEST_SCHEMA
 
 #: What every merge writes anew.
-_MERGED = frozenset({"format_version", "recipe", "recipe_digest", "tools", "mixed_tools", "counts", "digest"})
+_MERGED = frozenset({"format_version", "recipe", "recipe_digest", "tools", "mixed_tools", "counts", "digest", "fields"})
 _CHOSEN = ("offset_sec", "vstart_sec")
 
 
@@ -22,6 +23,7 @@ def carried(store: Store) -> tuple[Amend, dict[str, Any]]:
 
     Of a manifest or header that is lost or damaged, nothing.
     """
+    told: Any = {}
     try:
         told = json.loads(store.read("dataset.json"))
         header = {name: value for name, value in told.items() if name not in _MERGED} if isinstance(told, dict) else {}
@@ -31,7 +33,13 @@ def carried(store: Store) -> tuple[Amend, dict[str, Any]]:
         old = pl.read_parquet(store.fetch("manifest.parquet"))
     except (FileNotFoundError, *POLARS_FAULTS):
         return as_it_is, header
-    extra = [name for name in old.columns if name not in MANIFEST_SCHEMA or (name in _CHOSEN and old[name].count())]
+    # What fields lie over the manifest is laid again when it is published.
+    laid = {column for columns in folded(told if isinstance(told, dict) else {}).values() for column in columns}
+    extra = [
+        name
+        for name in old.columns
+        if name not in laid and (name not in MANIFEST_SCHEMA or (name in _CHOSEN and old[name].count()))
+    ]
     if not extra or "key" not in old or old["key"].is_duplicated().any():
         return as_it_is, header
 

@@ -34,7 +34,7 @@ def publish_part(
     store: Store,
     shard: int,
     revision: int,
-    rows: list[dict[str, Any]],
+    rows: list[dict[str, Any]] | pl.DataFrame,
     rejects: list[dict[str, Any]],
     made: Mapping[str, Any],
     schema: pl.Schema = MANIFEST_SCHEMA,
@@ -42,7 +42,8 @@ def publish_part(
 ) -> None:
     """Publish the tables of a shard, then its commit.
 
-    made: bytes, sha256, idx_bytes and idx_sha256 of the shard, empty without one. plan: the digest of the plan it was made from.
+    made: bytes, sha256, idx_bytes and idx_sha256 of the shard, empty without one. plan: the digest of the plan it was made from;
+    for a shard of a field, that of the base's shard.
     """
     name = f"{shard:06d}"
     tables = {"manifest": pl.DataFrame(rows, schema), "rejected": pl.DataFrame(rejects, REJECTED_SCHEMA)}
@@ -87,7 +88,8 @@ class Parts:
 
     def manifest(self, shards: Iterable[int]) -> pl.LazyFrame:
         """The manifest rows of the parts of some shards, in the order given."""
-        return self._scan("manifest", list(shards), MANIFEST_SCHEMA).drop("part")
+        schema = pl.Schema() if self.store.field else MANIFEST_SCHEMA
+        return self._scan("manifest", list(shards), schema).drop("part")
 
     def rejected(self, shards: Iterable[int]) -> pl.LazyFrame:
         """The rejects of some shards, in the order given, and the shard that each belongs to."""
@@ -142,5 +144,5 @@ class Parts:
         self.store.remove(BUILD, "parts", f"{name}.json")
         for rest in ((BUILD, "parts", f"{name}.manifest.parquet"), (BUILD, "parts", f"{name}.rejected.parquet")):
             self.store.remove(*rest)
-        self.store.remove("shards", f"{name}.idx")
-        self.store.remove("shards", f"{name}.tar")
+        self.store.remove(*self.store.packs, f"{name}.idx")
+        self.store.remove(*self.store.packs, f"{name}.tar")

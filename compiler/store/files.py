@@ -25,11 +25,15 @@ class Store:
 
     An object store that does not answer is asked again for a while; then every function raises Unavailable.
 
-    root: a local folder or an fsspec URL. scratch: local folder for what is fetched or about to be uploaded.
+    root: a local folder or an fsspec URL. scratch: local folder for what is fetched or about to be uploaded. field: what lies
+    here is a field of a dataset, whose shards stand beside its tables and whose header is field.json.
     """
 
-    def __init__(self, root: str, scratch: Path) -> None:
+    def __init__(self, root: str, scratch: Path, *, field: bool = False) -> None:
         root = plain(root)
+        self.field = field
+        self.packs: tuple[str, ...] = () if field else ("shards",)
+        self.header = "field.json" if field else "dataset.json"
         self.remote = is_url(root)
         self.root = root.rstrip("/") if self.remote else os.path.abspath(root)  # noqa: PTH100 (keeps links)
         self.scratch = scratch

@@ -22,12 +22,12 @@ def intact(store: Store) -> dict[int, dict[str, Any]]:
 
 def losses(store: Store, parts: Parts, shards: Iterable[int]) -> dict[int, str]:
     """Committed shards of which a file is missing or has another size, and which file that is."""
-    there, tables = store.sizes("shards"), store.sizes(BUILD, "parts")
+    there, tables = store.sizes(*store.packs), store.sizes(BUILD, "parts")
     found: dict[int, str] = {}
     for shard in shards:
-        for name, size in expected_sizes(shard, parts.commits[shard]).items():
+        for name, size in expected_sizes(shard, parts.commits[shard], store.packs).items():
             folder, _, file = name.rpartition("/")
-            has = (there if folder == "shards" else tables).get(file)
+            has = (tables if folder.startswith(BUILD) else there).get(file)
             if has is None:
                 found.setdefault(shard, f"{name} is missing")
             elif size is not None and has != size:
@@ -35,13 +35,16 @@ def losses(store: Store, parts: Parts, shards: Iterable[int]) -> dict[int, str]:
     return found
 
 
-def expected_sizes(shard: int, commit: Mapping[str, Any]) -> dict[str, int | None]:
+def expected_sizes(
+    shard: int, commit: Mapping[str, Any], packs: tuple[str, ...] = ("shards",)
+) -> dict[str, int | None]:
     """The files of a committed shard and their sizes; None where an older commit does not say."""
     name = f"{shard:06d}"
     tables: Mapping[str, Any] = commit.get("tables") or {}
     files: dict[str, int | None] = {}
     if commit["samples"]:
-        files |= {f"shards/{name}.tar": commit["bytes"], f"shards/{name}.idx": commit.get("idx_bytes")}
+        tar, idx = ("/".join((*packs, f"{name}.{end}")) for end in ("tar", "idx"))
+        files |= {tar: commit["bytes"], idx: commit.get("idx_bytes")}
     for table in ("manifest", "rejected"):
         files[f"{BUILD}/parts/{name}.{table}.parquet"] = tables.get(table, [None])[0]
     return files

@@ -63,12 +63,20 @@ def sweep(store: Store, scratch: Scratch) -> None:
         for stale in (root / WORK).glob("*"):
             if stale != scratch.path:
                 shutil.rmtree(stale, ignore_errors=True)
-        for folder in (root, root / "shards", root / BUILD, root / BUILD / "parts"):
-            for leftover in folder.glob(".*.tmp") if folder.is_dir() else ():
-                leftover.unlink(missing_ok=True)
+        sweep_files(root)
     for stale in scratch.path.parent.glob(f"javisc-{socket.gethostname()}-*"):
         if stale != scratch.path and _abandoned(stale):
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def sweep_files(root: Path) -> None:
+    """Remove half-written files of a dataset at `root` and of its fields; its lock must be ours alone."""
+    beside = root / "fields"
+    homes = [root, *(path for path in (beside.iterdir() if beside.is_dir() else ()) if path.is_dir())]
+    folders = [root / "shards", beside, *(home / part for home in homes for part in ("", BUILD, f"{BUILD}/parts"))]
+    for folder in folders:
+        for leftover in folder.glob(".*.tmp") if folder.is_dir() else ():
+            leftover.unlink(missing_ok=True)
 
 
 def _abandoned(folder: Path) -> bool:

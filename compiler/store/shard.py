@@ -48,10 +48,26 @@ class Packed:
 
 def header(name: str, size: int) -> bytes:
     """The 512-byte USTAR header of a regular file: mode 0644, no owner, time 0."""
+    raw = name.encode("ascii")
+    if not 0 < len(raw) <= _NAME or not 0 <= size <= MAX_MEMBER or b"/" in raw:
+        return _header(name, size)
+    digits = b"%011o" % size
+    total = _PLAIN_SUM + sum(raw) + sum(digits) - 11 * 48
+    return b"".join((raw.ljust(_NAME, b"\0"), _PLAIN[100:124], digits, _PLAIN[135:148], b"%06o" % total, _PLAIN[154:]))
+
+
+def _header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
     info.mode = 0o644
     return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+
+
+#: Longer names are divided into two fields of the header, which tarfile knows how to do.
+_NAME = 100
+_PLAIN = _header("", 0)
+#: What the bytes of a header without a name sum up to, its checksum's own field counted as blanks.
+_PLAIN_SUM = sum(_PLAIN[:148]) + 8 * 32 + sum(_PLAIN[156:])
 
 
 def write_shard(samples: Iterable[tuple[str, dict[str, bytes | Path]]], tar: Path, idx: Path) -> Packed:

@@ -98,10 +98,10 @@ def publish_tables(
     manifest = parts.manifest([row["shard"] for row in rows])
     if amend is not as_it_is:
         manifest = amend(manifest.collect(engine="streaming")).lazy()
-    totals = manifest.select(
-        pl.len().alias("samples"), pl.col("duration").sum(), pl.col("num_frames").cast(pl.Int64).sum()
-    )
-    samples, seconds, frames = totals.collect(engine="streaming").row(0)
+    lengths = [] if store.field else [pl.col("duration").sum(), pl.col("num_frames").cast(pl.Int64).sum()]
+    totals = manifest.select(pl.len().alias("samples"), *lengths).collect(engine="streaming").row(0)
+    samples, *lasting = totals
+    measures = {name: value or 0 for name, value in zip(("seconds", "frames"), lasting, strict=False)}
     for name, frame in (("manifest", manifest), ("rejected", found), ("shards", table)):
         with store.publish(f"{name}.parquet") as local:
             write_table(frame, local)
@@ -114,12 +114,11 @@ def publish_tables(
             "rejected": found.height,
             "shards": table.height,
             "bytes": size,
-            "seconds": seconds or 0.0,
-            "frames": frames or 0,
+            **measures,
         },
         "digest": digest_of(table),
     }
-    with store.publish("dataset.json") as local:
+    with store.publish(store.header) as local:
         write_header(local, whole)
     for shard in set(parts.commits) - set(shards):
         parts.remove(shard)

@@ -45,7 +45,7 @@ def pack_shard(
     agree: sees what was packed before it is published, and raises where that must not be.
     """
     name = f"{shard:06d}"
-    with store.publish("shards", f"{name}.idx") as idx, store.publish("shards", f"{name}.tar") as tar:
+    with store.publish(*store.packs, f"{name}.idx") as idx, store.publish(*store.packs, f"{name}.tar") as tar:
         packed = write_shard(((key, dict(contents)) for key, contents in samples), tar, idx)
         agree(packed)
     return packed

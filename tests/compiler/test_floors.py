@@ -15,7 +15,7 @@ FLOORS = (
     {"media", "store", "inputs"},
     {"plan"},
     {"run"},
-    {"check", "report", "dedupe", "sparsesync"},
+    {"check", "report", "dedupe", "sparsesync", "fields"},
     {"build"},
     {"demo", "repair"},
 )

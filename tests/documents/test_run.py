@@ -41,6 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reader's folder: RAW, captions.csv, a second small dataset, and a trained selector where the documents have one."""
     root = tmp_path_factory.mktemp("reader")
     films.write(root)
+    (root / "newer.csv").write_text("id,caption,mood\nsea,the sea roars,0.5\nrain,it pours,\n")
     write_clip(root / "more/bell.mp4", seconds=2.3, size=(96, 64), seed=50)
     write_clip(root / "more/bark.mp4", seconds=2.3, size=(96, 64), seed=51)
     (root / "more/bark.txt").write_text("a Dog barks twice")
@@ -169,6 +170,18 @@ def look_export(place: Path, said: str) -> None:
         assert (row["num_frames"], row["height"], row["width"], row["fps"]) == ("55", "64", "96", "24")
 
 
+def look_annotated(place: Path, said: str) -> None:
+    assert "DS: field newer: 2 of 6 samples, joined by id: mood, texts, text" in said
+    rows = {row["id"]: row for row in sane(place / "DS", media=0).iter_rows(named=True)}
+    assert (rows["sea"]["text"], rows["sea"]["mood"], rows["rain"]["mood"]) == ("the sea roars", 0.5, None)
+    assert rows["sea"]["texts"] == ["the sea roars", "waves at the sea"]
+
+
+def look_undone(place: Path, said: str) -> None:
+    rows = sane(place / "DS", media=0)
+    assert "mood" not in rows.columns and rows.filter(pl.col("id") == "sea")["text"].item() == "waves at the sea"
+
+
 def look_score(place: Path, said: str) -> None:
     rows = table(place, "DS")
     assert {"sync_offset", "sync_confidence", "sync_margin"} <= set(rows.columns) and rows[
@@ -221,6 +234,8 @@ LOOKS: dict[str, dict[str, Callable[[Path, str], None]]] = {
         "javisc split": look_split,
         "javisc stats": look_stats,
         "javisc export": look_export,
+        "javisc annotate DS newer.csv": look_annotated,
+        "javisc annotate DS --undo": look_undone,
         "javisc score": look_score,
         "javisc filter DS": look_good,
     },
@@ -252,10 +267,18 @@ assert written.read("a_clip")["mp4"] == members["mp4"]
 from javisc.compiler import verify
 assert verify("WRITTEN", workers=1).defects == []
 """
+_FIELD = """
+import json
+assert json.loads(Dataset.open("DS").field("loud").read(keys[0])) == {"loud": True}
+assert Dataset.open("DS").manifest().collect()["loud"].to_list() == [True] * 4 + [None] * 2
+from javisc.compiler.fields.annotate import take_back
+take_back("DS", "loud")
+"""
 #: What a Python snippet must have left behind, by its first line.
 SNIPPETS = {
     "from javisc.trainer.data import Catalog, Loader, Sampler, single_bucket": _LOADER,
     "import webdataset": _READERS,
+    "import polars": _FIELD,
     "from javisc.manifests import Dataset": _READ,
     "from javisc.compiler import DatasetWriter": _WRITTEN,
 }
@@ -310,7 +333,7 @@ def readme(place: Path) -> None:
 
 def dataset(place: Path) -> None:
     """Its snippets read the dataset that README's commands made; its one-liner prints the columns."""
-    assert follow(place, "docs/dataset.md") == 3
+    assert follow(place, "docs/dataset.md") == 4
     text = (Path(__file__).parents[2] / "docs/dataset.md").read_text()
     line = re.search(r'`(python -c ".+")`', text)
     assert line is not None
@@ -320,7 +343,7 @@ def dataset(place: Path) -> None:
 def tables(place: Path) -> None:
     shutil.copytree(place / "DS", place / "DS1")
     shell(place, "javisc build jav more --out DS2")
-    assert follow(place, "docs/tables.md") == 8
+    assert follow(place, "docs/tables.md") == 10
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ def sane(
     media: int = 4,
     sources: bool = True,
     rules: bool = True,
+    fields: bool = True,
     deep: bool = False,
 ) -> pl.DataFrame:
     """Fail with every fault of a dataset, or return its manifest.
@@ -50,11 +51,12 @@ def sane(
     captions: by relpath, what was given (all inputs that had any; None: it had none). split: the names asked for, none of
     them if empty, whatever stands there if None. inputs: how many inputs there were. media: so many samples are decoded.
     sources: the raw files are what they were when the rows were made, so digests are compared. rules: no stand-in compiled,
-    so that every measure is there. deep: `javisc verify` must agree.
+    so that every measure is there. fields: they are judged, too (a repair mends them last). deep: `javisc verify` must agree.
     """
     root = Path(dataset)
     manifest = pl.read_parquet(root / "manifest.parquet")
-    faults = [*_tables(root, manifest), *_cells(root, manifest, rules)]
+    own = _own(root, manifest)
+    faults = [*_tables(root, manifest), *_cells(root, own, rules), *(_fields(root, manifest) if fields else ())]
     if captions is not None:
         faults += _captions(manifest, captions)
     if split is not None:
@@ -64,12 +66,74 @@ def sane(
     if sources:
         faults += _sources(manifest)
     if manifest.height and media:
-        faults += _members(root, manifest, media)
+        faults += _members(root, own, media)
     if deep:
         faults += verify(root, workers=1).defects
     if faults:
         pytest.fail(f"{root} is not sane:\n  " + "\n  ".join(faults))
     return manifest
+
+
+def _own(root: Path, manifest: pl.DataFrame) -> pl.DataFrame:
+    """The manifest without what fields lay over it, by the table that they keep of that."""
+    shown = json.loads((root / "dataset.json").read_text()).get("fields", {})
+    columns = {column for columns in shown.values() for column in columns}
+    if not columns:
+        return manifest
+    kept = (
+        pl.read_parquet(root / "fields/own.parquet")
+        if (root / "fields/own.parquet").is_file()
+        else manifest.select("key")
+    )
+    under = [column for column in kept.columns if column in columns]
+    bare = manifest.drop(column for column in manifest.columns if column in columns)
+    assert kept["key"].to_list() == manifest["key"].to_list(), "fields/own.parquet has other keys"
+    return bare.with_columns(kept.select(under)).select(
+        name for name in manifest.columns if name in {*bare.columns, *under}
+    )
+
+
+def _fields(root: Path, manifest: pl.DataFrame) -> Iterator[str]:
+    """Every field lies beside the base: a member for some of its keys, by its shards, and columns in its manifest."""
+    shown = json.loads((root / "dataset.json").read_text()).get("fields", {})
+    folders = sorted(path for path in root.glob("fields/*") if path.is_dir())
+    if {path.name for path in folders} != set(shown):
+        yield f"fields/ has {[path.name for path in folders]}, dataset.json says {sorted(shown)}"
+    newest: dict[str, tuple[int, dict[str, Any]]] = {}
+    for folder in folders:
+        told = json.loads((folder / "field.json").read_text())
+        keys = 0
+        for tar in sorted(folder.glob("*.tar")):
+            base = root / "shards" / tar.name
+            if told["parents"].get(tar.stem) != hashlib.sha256(base.read_bytes()).hexdigest():
+                yield f"{tar}: its parent's digest is not that of {base}"
+            mine = set(manifest.filter(pl.col("shard") == int(tar.stem))["key"])
+            with tarfile.open(tar, "r:") as members:
+                for info in members:
+                    key, _, end = info.name.partition(".")
+                    keys += 1
+                    if key not in mine or end != told["member"]:
+                        yield f"{tar}: {info.name} is no {told['member']} of a sample of that shard"
+                    stream = members.extractfile(info)
+                    content = stream.read() if stream else b""
+                    if end == "json":
+                        for column, value in json.loads(content).items():
+                            seen = newest.setdefault(column, (0, {}))
+                            if told["order"] >= seen[0]:
+                                newest[column] = (told["order"], {**seen[1], key: value})
+                    elif content:
+                        row = manifest.row(by_predicate=pl.col("key") == key, named=True)
+                        place = tuple(row[f"{folder.name}_{end}_{part}"] for part in ("offset", "size", "crc32"))
+                        if place != (info.offset_data, len(content), zlib.crc32(content)):
+                            yield f"{tar}: {info.name} lies elsewhere than the manifest says"
+        if (told["counts"]["samples"], told["of"]) != (keys, manifest.height):
+            yield f"{folder}: {keys} members of {manifest.height} samples, field.json says otherwise"
+    for column, (_, values) in newest.items():
+        if column == "texts":
+            continue
+        for key, value in values.items():
+            if not _same(value, (found := manifest.row(by_predicate=pl.col("key") == key, named=True)[column])):
+                yield f"{key}: {column} is {found!r}, its newest annotation says {value!r}"
 
 
 def _tables(root: Path, manifest: pl.DataFrame) -> Iterator[str]:
@@ -255,6 +319,7 @@ def watch() -> None:
                 media=0 if stand_in else 2,
                 sources=not stand_in and (not again or self.options.prune),
                 rules=not stand_in,
+                fields=not self.options.repair,
             )
         return result
 

@@ -30,6 +30,23 @@ BOUNDS: dict[str, float] = {
 
 _DEDUPED = SimpleNamespace(lines=[], kept=1, rows=2)
 COMMANDS: dict[str, Command] = {
+    "annotate": Command(
+        "annotate A {table}",
+        {
+            "javisc.compiler.fields.annotate:annotate": SimpleNamespace(
+                name="n", samples=1, of=2, by="key", unused=0, columns=("text",)
+            ),
+            "javisc.compiler.fields.annotate:take_back": None,
+        },
+        {
+            "DATASET": Row("B {table}", "annotate.dataset", "B", alone=("A", "{table}")),
+            "TABLE": Row("B.csv", "annotate.table", "B.csv", alone=("{table}",)),
+            "--by": Row("--by", "annotate.by"),
+            "--as": Row("--as qwen", "annotate.name", "qwen"),
+            "--keep-text": Row("--keep-text", "annotate.keep_text", True),
+            "--undo": Row("--undo qwen", "take_back.name", "qwen", alone=("{table}",)),
+        },
+    ),
     "merge": Command(
         "merge A B --out {folder}/view",
         {"javisc.manifests.merge:merge": SimpleNamespace(rows=2, repeated=0)},

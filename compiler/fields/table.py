@@ -1,0 +1,286 @@
+"""A table of annotations: what its rows are joined by, and typed columns; read as strictly as a table of captions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.inputs.captions import _joinable
+from javisc.compiler.inputs.lists import folder_of, resolved
+from javisc.manifests.absent import WORDS
+from javisc.manifests.damage import POLARS_FAULTS
+from javisc.manifests.errors import UserError
+from javisc.manifests.kinds import MEMBERS, PARTS
+from javisc.manifests.rows import CAPTION_NAMES, Faults, captions_in, plain, read_rows
+from javisc.manifests.schema import JAVISDIT, MANIFEST_SCHEMA, SCORES_SCHEMA, SOURCE, WHERE
+from javisc.manifests.urls import is_url
+
+#: What a table may be joined by: the most exact first.
+JOIN_BY = ("key", "path", "relpath", "id")
+#: Columns that say what a sample is; no table changes them.
+_FIXED = {column.name for column in (*JAVISDIT, *WHERE, *SOURCE)} - {"text", "audio_text", "unpaired_audio_path"}
+_FIXED |= {f"{kind.extension}_{part}" for kind in MEMBERS for part in PARTS} | {"dataset", "of_sha256"}
+#: Types of columns that a manifest has, which a table's column of that name must be able to hold.
+_KNOWN = {**MANIFEST_SCHEMA, **SCORES_SCHEMA}
+_NUMERIC = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.Float32, pl.Float64, pl.Boolean)
+_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
+
+
+def read(path: str, option: str) -> pl.DataFrame:
+    """The table's rows: the columns of JOIN_BY that it has, its own columns with their types, and `line`.
+
+    Captions become `text` and `texts`. Parquet has types; elsewhere a column of texts is whole numbers,
+    numbers or true and false where every cell is. Raises UserError for what cannot be used.
+    """
+    frame = _parquet(path, option) if path.lower().endswith(".parquet") and not is_url(path) else _rows(path, option)
+    if not frame.height:
+        raise UserError(f"{option} {path} has no rows: nothing can be joined")
+    if not (by := [name for name in JOIN_BY if name in frame.columns]):
+        raise UserError(f"{option} {path} has no column to join by: it needs one of {', '.join(JOIN_BY)}")
+    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in by)
+    if "path" in by:
+        folder = folder_of(path)
+        whole = lambda text: text if is_url(text := resolved(text, folder)) else os.path.normpath(text)  # noqa: E731
+        frame = frame.with_columns(pl.col("path").map_elements(whole, return_dtype=pl.String))
+    frame = _captions(frame)
+    columns = [name for name in frame.columns if name not in (*JOIN_BY, "line")]
+    if not columns:
+        raise UserError(
+            f"{option} {path} has nothing but what it is joined by: give it a column, as text, label or score"
+        )
+    for name in columns:
+        if name in _FIXED:
+            raise UserError(
+                f"{option} {path}: column {name} says what a sample is and is not annotated: rename or drop it"
+            )
+        if not pl.Series([name]).str.contains(_NAME).all():
+            raise UserError(
+                f"{option} {path}: column {name!r}: a name is letters, digits and _, a letter first: rename it"
+            )
+    return frame.select(*by, "line", *(_typed(frame, name, path, option) for name in columns))
+
+
+def _parquet(path: str, option: str) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except FileNotFoundError:
+        raise UserError(f"{option} {path} is not there") from None
+    except (OSError, *POLARS_FAULTS) as error:
+        raise UserError(f"{option} {path} cannot be read: {error}") from error
+    for name, dtype in frame.schema.items():
+        if name in CAPTION_NAMES or dtype in (pl.String, *_NUMERIC, pl.List(pl.String), pl.Null):
+            continue
+        if dtype in (pl.Categorical, pl.Enum):
+            frame = frame.with_columns(pl.col(name).cast(pl.String))
+        elif name not in JOIN_BY:
+            raise UserError(
+                f"{option} {path}: column {name} is {dtype}: text, numbers, true and false, and lists of text are allowed; "
+                "leave it out"
+            )
+    words = [pl.when(pl.col(name).str.strip_chars().is_in([*WORDS, ""])).then(None).otherwise(pl.col(name)).alias(name)
+             for name, dtype in frame.schema.items() if dtype == pl.String and name not in JOIN_BY]  # fmt: skip
+    return frame.with_columns(words).with_row_index("line", 1)
+
+
+def _rows(path: str, option: str) -> pl.DataFrame:
+    """A table of text, row by row, with the lines of what cannot be read."""
+    faults = Faults(f"{option} {path}")
+    lines: list[int] = []
+    cells: dict[str, list[Any]] = {}
+    for line, row in read_rows(path, faults):
+        for name in row:
+            if name and name not in cells:
+                cells[name] = [None] * len(lines)
+        lines.append(line)
+        for name, values in cells.items():
+            values.append(_cell(name, row.get(name), line, faults))
+    faults.check()
+    made = {name: _series(name, values, lines, faults) for name, values in cells.items()}
+    faults.check()
+    return pl.DataFrame({"line": lines, **made})
+
+
+def _cell(name: str, value: Any, line: int, faults: Faults) -> Any:
+    if name in CAPTION_NAMES:
+        return captions_in({name: value})
+    if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+        faults.add(line, f"{name} is a {type(value).__name__}, one value is expected")
+        return None
+    if isinstance(value, float) and value != value:
+        return None
+    if not isinstance(value, str):
+        return value
+    if name in JOIN_BY:
+        return plain(value)
+    text = plain(value).strip()
+    return None if text in WORDS or not text else text
+
+
+def _series(name: str, values: list[Any], lines: list[int], faults: Faults) -> pl.Series:
+    """The column with the narrowest type that holds every cell; a mixture in JSON is a fault."""
+    if name in CAPTION_NAMES:
+        return pl.Series(name, values, pl.List(pl.String))
+    kinds = {type(value) for value in values if value is not None}
+    if name in JOIN_BY or kinds <= {str} or not kinds:
+        texts = pl.Series(name, [None if value is None else str(value) for value in values], pl.String)
+        return texts if name in JOIN_BY or name in _KNOWN else _narrow(texts)
+    if kinds <= {int, float}:
+        whole = kinds == {int} and all(value is None or abs(value) < 2**63 for value in values)
+        return pl.Series(name, values, pl.Int64 if whole else pl.Float64, strict=False)
+    if len(kinds) == 1:
+        return pl.Series(name, values, pl.Boolean if kinds == {bool} else pl.List(pl.String))
+    first = next(value for value in values if value is not None)
+    at = next(row for row, value in enumerate(values) if value is not None and type(value) is not type(first))
+    faults.add(lines[at], f"{name} is a {type(values[at]).__name__}, before it was a {type(first).__name__}")
+    return pl.Series(name, [None] * len(values), pl.String)
+
+
+def _narrow(texts: pl.Series) -> pl.Series:
+    given = texts.drop_nulls()
+    if not len(given):
+        return texts
+    if given.str.contains(r"^[+-]?(0|[1-9]\d{0,17})$").all():
+        return texts.cast(pl.Int64)
+    if given.str.contains(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$").all():
+        return texts.cast(pl.Float64)
+    if given.str.to_lowercase().is_in(["true", "false"]).all():
+        return texts.str.to_lowercase() == "true"
+    return texts
+
+
+def _captions(frame: pl.DataFrame) -> pl.DataFrame:
+    """One caption and several, under any of their names, as `texts`; the names go."""
+    there = [name for name in CAPTION_NAMES if name in frame.columns]
+    if not there:
+        return frame
+    lists = []
+    for name in there:
+        dtype = frame.schema[name]
+        if dtype == pl.List(pl.String):
+            lists.append(pl.col(name))
+        elif dtype == pl.String:
+            listed = frame[name].str.starts_with("[").any()
+            lists.append(
+                pl.col(name).map_elements(lambda cell: captions_in(cell), return_dtype=pl.List(pl.String)) if listed
+                else pl.when(pl.col(name).is_not_null()).then(pl.concat_list(pl.col(name).str.strip_chars()))
+            )  # fmt: skip
+        elif dtype != pl.Null:
+            raise UserError(f"column {name} is {dtype}: a caption is text, or a list of texts")
+    if not lists:
+        return frame.drop(there)
+    both = pl.concat_list([one.fill_null([]) for one in lists]) if len(lists) > 1 else lists[0]
+    texts = both.list.eval(pl.element().filter(~pl.element().str.strip_chars().is_in([*WORDS, ""]))).list.unique(
+        maintain_order=True
+    )
+    return frame.with_columns(texts.alias("__texts")).drop(there).with_columns(
+        pl.when(pl.col("__texts").list.len() > 0).then(pl.col("__texts")).alias("texts")
+    ).drop("__texts")  # fmt: skip
+
+
+def _typed(frame: pl.DataFrame, name: str, path: str, option: str) -> pl.Series:
+    """A column as the manifest's type of that name; a word where a number belongs is a named fault."""
+    column = frame[name]
+    if column.dtype == pl.Null:
+        column = column.cast(pl.String)
+    dtype = _KNOWN.get(name)
+    if dtype is not None and column.dtype != dtype:
+        made = column.cast(dtype, strict=False)
+        bad = made.is_null() & column.is_not_null()
+        if bad.any():
+            row = int(bad.arg_true()[0])
+            raise UserError(
+                f"{option} {path}: line {frame['line'][row]}: {name} {column[row]!r} is no {dtype}: mend the table"
+            )
+        column = made
+    if column.dtype in (pl.Float32, pl.Float64):
+        if (endless := column.is_infinite().fill_null(False)).any():
+            row = int(endless.arg_true()[0])
+            raise UserError(f"{option} {path}: line {frame['line'][row]}: {name} is not finite: mend the table")
+        column = column.fill_nan(None)
+    return column
+
+
+def joined(
+    table: pl.DataFrame, manifest: pl.LazyFrame, by: str | None, path: str, option: str
+) -> tuple[pl.DataFrame, str, int]:
+    """(rows that the table names, as key, shard and the table's columns; what they were joined by; rows unused).
+
+    by: None takes what matches most. Several captions of a sample become its `texts`; several values of another column
+    are refused.
+    Raises UserError where the table matches nothing, names several samples by one name, or contradicts itself.
+    """
+    names = [by] if by else [name for name in JOIN_BY if name in table.columns]
+    if by and by not in table.columns:
+        raise UserError(
+            f"--by {by}: {option} {path} has no such column; it has {', '.join(set(JOIN_BY) & set(table.columns))}"
+        )
+    samples = manifest.select("key", "shard", "path", "relpath", "id").collect(engine="streaming")
+    best, count = names[0], -1
+    for name in names:
+        keyed = samples.select(_joinable(name).alias("on"))
+        matches = keyed.join(table.select(_joinable(name).alias("on")), on="on", how="semi").height
+        if matches > count:
+            best, count = name, matches
+    if not count:
+        example = table.drop_nulls(best)[best].head(1).to_list()
+        raise UserError(
+            f"{option} {path}: none of its {table.height} rows belongs to a sample: by {best} it names {example[0][:200]!r}, "
+            f"a sample is {samples[best][0][:200]!r}; mend the column, or give another of {', '.join(JOIN_BY)}"
+            if example and samples.height
+            else f"{option} {path}: its column {best} is empty: nothing can be joined"
+        )
+    columns = [name for name in table.columns if name not in (*JOIN_BY, "line")]
+    rows = table.select(_joinable(best).alias("on"), *columns, "line").drop_nulls("on")
+    if rows["on"].n_unique() < rows.height:
+        rows = _gathered(rows, columns, best, path, option)
+    keyed = samples.select("key", "shard", "path", _joinable(best).alias("on"))
+    if best in ("id", "relpath"):
+        several = keyed.join(rows.select("on"), on="on", how="semi").filter(pl.col("on").is_duplicated())
+        if several.height:
+            name = several["on"][0]
+            shown = " and ".join(several.filter(pl.col("on") == name)["path"].head(2))
+            raise UserError(
+                f"{option} {path}: the {best} {name!r} stands for several samples ({shown}): give the column key, which tells "
+                "them apart"
+            )
+    made = keyed.join(rows.drop("line"), on="on", how="inner", maintain_order="left")
+    used = rows.join(keyed, on="on", how="semi").height
+    told = [name for name in columns if name in made.columns]
+    return (
+        made.filter(~pl.all_horizontal(pl.col(told).is_null())).select("key", "shard", *told).sort("shard", "key"),
+        best,
+        rows.height - used,
+    )
+
+
+def _gathered(rows: pl.DataFrame, columns: list[str], by: str, path: str, option: str) -> pl.DataFrame:
+    """One row for each name: captions are gathered in the table's order, other columns must agree."""
+    plain_columns = [name for name in columns if name != "texts"]
+    twice = rows.filter(pl.col("on").is_duplicated())
+    for name in plain_columns:
+        torn = twice.group_by("on", maintain_order=True).agg(
+            pl.col(name).drop_nulls().unique(maintain_order=True), pl.col("line")
+        )
+        torn = torn.filter(pl.col(name).list.len() > 1)
+        if torn.height:
+            first, second = torn[name][0].to_list()[:2]
+            raise UserError(
+                f"{option} {path}: {by} {torn['on'][0]!r} has two values of {name}, {first!r} and {second!r} (lines "
+                f"{', '.join(map(str, torn['line'][0].to_list()[:4]))}): leave one"
+            )
+    texts = [pl.col("texts").explode().drop_nulls().unique(maintain_order=True)] if "texts" in columns else []
+    gathered = rows.group_by("on", maintain_order=True).agg(
+        *texts, *(pl.col(name).drop_nulls().first() for name in plain_columns), pl.col("line").first()
+    )
+    if texts:
+        gathered = gathered.with_columns(pl.when(pl.col("texts").list.len() > 0).then(pl.col("texts")).alias("texts"))
+    return gathered
+
+
+def name_of(path: str) -> str:
+    """The name of the field that a table becomes, by the table's own."""
+    stem = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in Path(path).stem.lower())[:64]
+    return stem if stem[:1].isalpha() else f"t_{stem}"[:64]

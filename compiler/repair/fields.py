@@ -1,0 +1,67 @@
+"""Repairing fields: shards that are lost or damaged are made again from what is there, and the manifest shows them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from javisc.compiler.store.commits import Parts
+from javisc.compiler.store.fields import _follow, base_shards, field_store, fold, publish_field, reconcile
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.present import expected_digests
+from javisc.manifests.damage import POLARS_FAULTS
+from javisc.manifests.fields import Field, fields_of
+from javisc.manifests.files import sha256_of
+
+
+def mend_fields(base: Store, *, workers: int | None = None, scratch: Path | None = None) -> list[str]:
+    """Make again what of a dataset's fields is missing or wrong, with the bytes it had. Returns what was done, in words."""
+    said: list[str] = []
+    fields = fields_of(base.root)
+    if not fields:
+        return said
+    reconcile(base, said.append, lay=False)
+    for field in fields_of(base.root):
+        store = field_store(base.root, field.name, base.scratch)
+        if lost := _lost(base, store, field):
+            shards = ", ".join(f"{shard:06d}" for shard in sorted(lost)[:3])
+            if field.member == "json":
+                rows = _rows(store, field)
+                for shard in lost:
+                    Parts(store).remove(shard)
+                _follow(base, store, field, rows, base_shards(base))
+                publish_field(base, store, field.name, field.header["settings"], field.header["made_by"], lay=False)
+                said.append(f"field {field.name}: {len(lost)} shards made again ({shards})")
+            elif "recipe" in field.header["settings"]:
+                from javisc.compiler.fields.render import remake
+
+                remake(base, store, field, lost, workers=workers, scratch=scratch)
+                said.append(f"field {field.name}: {len(lost)} shards rendered again ({shards})")
+            else:
+                said.append(
+                    f"field {field.name}: {len(lost)} shards are lost or damaged ({shards}): make the field again"
+                )
+    fold(base)
+    return said
+
+
+def _lost(base: Store, store: Store, field: Field) -> set[int]:
+    """The shards of a field whose files are not what their commits say, or have none."""
+    parts = Parts(store)
+    found = {shard for shard in field.parents if shard not in parts.commits}
+    for shard, commit in parts.commits.items():
+        files = {name.removeprefix("shards/"): digest for name, digest in expected_digests(shard, commit).items()}
+        for name, digest in files.items():
+            local = store.fetch(*name.split("/")) if store.exists(*name.split("/")) else None
+            if local is None or sha256_of(local) != digest:
+                found.add(shard)
+    return found & set(field.parents)
+
+
+def _rows(store: Store, field: Field) -> pl.DataFrame:
+    """The field's rows: of its table, or where that is lost, of the manifest parts."""
+    try:
+        return pl.read_parquet(store.fetch("manifest.parquet"))
+    except (FileNotFoundError, *POLARS_FAULTS):
+        return Parts(store).manifest(sorted(Parts(store).commits)).collect()

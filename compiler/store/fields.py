@@ -1,0 +1,370 @@
+"""Fields of a dataset: written beside its shards with the same writer, laid over its manifest, and kept true to their base."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from javisc.compiler.store.commits import BUILD, Parts, publish_part
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.lock import locked
+from javisc.compiler.store.present import intact
+from javisc.compiler.store.scratch import sweep_files
+from javisc.compiler.store.tables import Merged, publish_tables
+from javisc.compiler.store.writer import BEGUN, Content, DatasetWriter, pack_shard
+from javisc.manifests.damage import POLARS_FAULTS
+from javisc.manifests.errors import UserError
+from javisc.manifests.fields import (
+    FIELD_HEADER,
+    FOLDER,
+    Field,
+    canonical,
+    check_name,
+    fields_of,
+    folded,
+    laid,
+    names,
+    open_field,
+    unfolded,
+)
+from javisc.manifests.io import HEADER, read_header, write_header, write_table
+from javisc.manifests.kinds import PARTS, kind_of
+
+OWN = (FOLDER, "own.parquet")
+#: Of an annotation, the digest of its sample's source: it follows the sample into another shard, but not another source.
+OF = "of_sha256"
+
+
+def field_store(dataset: str, name: str, scratch: Path) -> Store:
+    """Where a dataset's field is written."""
+    return Store(Store(dataset, scratch).path(FOLDER, check_name(name, "field")), scratch, field=True)
+
+
+def field_schema(member: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.Schema:
+    """The columns of a field's table."""
+    places = {f"{member}_{part}": pl.Int64() for part in PARTS}
+    follows = {OF: pl.String()} if member == "json" else {}
+    return pl.Schema({"key": pl.String(), "shard": pl.Int32(), **places, **columns, **follows})
+
+
+def base_shards(store: Store) -> dict[int, str]:
+    """The shards of a dataset by their digests. Raises UserError where its table cannot be read."""
+    try:
+        return dict(pl.read_parquet(store.fetch("shards.parquet")).select("shard", "sha256").iter_rows())
+    except (FileNotFoundError, *POLARS_FAULTS) as error:
+        raise UserError(
+            f"{store.path('shards.parquet')} cannot be read ({error}): run `javisc repair {store.root}`"
+        ) from error
+
+
+class FieldWriter(DatasetWriter):
+    """Writes a field as `DatasetWriter` writes a dataset: a shard for each of the base's, with all or some of its keys.
+
+        with FieldWriter("DS", "flow", member="json", columns={"flow": pl.Float32}) as writer:
+            writer.add(key, {}, {"flow": 0.3})          # in the order of the base's manifest; keys may be left out
+
+    member: the one kind of its members. Of KEY.json the columns are the content; other members are given as bytes or files.
+    made_by: what field.json says of its making. held: the dataset's lock is the caller's.
+    """
+
+    def __init__(
+        self,
+        dataset: str | os.PathLike[str],
+        name: str,
+        *,
+        member: str = "json",
+        columns: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        made_by: Mapping[str, Any] | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+        held: bool = False,
+    ) -> None:
+        check_name(name, "field")
+        if kind_of(member) is None:
+            raise UserError(f"member {member!r} is of no kind that manifests/kinds.py has")
+        super().__init__(dataset, settings=settings, scratch=scratch)
+        self.base, self.name, self.member = self.store, name, member
+        self.store = field_store(self.base.root, name, self.scratch / "uploads")
+        self.columns = {
+            column: dtype if isinstance(dtype, pl.DataType) else dtype() for column, dtype in (columns or {}).items()
+        }
+        self.schema = field_schema(member, self.columns)
+        self.settings = {
+            "member": member,
+            "columns": {column: str(dtype) for column, dtype in self.columns.items()},
+            **(settings or {}),
+        }
+        self.made_by, self._lock = dict(made_by or {}), not held
+        self._row_of: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Take the dataset's lock and find what an earlier run committed.
+
+        Raises UserError if there is no dataset, if it is being written, or the field was begun otherwise.
+        """
+        header = read_header(self.base.path(HEADER))
+        if "datasets" in header:
+            raise UserError(f"{self.base.root} is a view: fields belong to datasets, give the one it was made of")
+        if self._lock and self._held.enter_context(locked(self.base)).alone and not self.base.remote:
+            sweep_files(Path(self.base.root))
+        self.parents = base_shards(self.base)
+        rows = pl.scan_parquet(self.base.fetch("manifest.parquet"), glob=False)
+        keys = rows.select("key", "shard", pl.col("source_sha256").alias(OF)).collect()
+        self.keys = {int(shard): part for (shard,), part in keys.group_by("shard", maintain_order=True)}  # type: ignore[call-overload]
+        wanted = json.loads(json.dumps(self.settings))
+        if self.store.exists(BUILD, BEGUN):
+            before = json.loads(self.store.read(BUILD, BEGUN))
+            if before != wanted and not self.store.exists(FIELD_HEADER) and not intact(self.store):
+                self._write_begun(wanted)
+            elif before != wanted:
+                name = next(name for name in {**before, **wanted} if before.get(name) != wanted.get(name))
+                raise UserError(
+                    f"field {self.name} of {self.base.root} was made with {name} {before.get(name)!r}, now it is "
+                    f"{wanted.get(name)!r}: give it another name, or undo it first "
+                    f"(`javisc annotate {self.base.root} --undo {self.name}`)"
+                )
+        else:
+            self._write_begun(wanted)
+        self._commits = {
+            shard: commit
+            for shard, commit in intact(self.store).items()
+            if shard in self.parents and commit.get("plan") == self.parents[shard]
+        }
+        self._done = {shard: commit["samples"] for shard, commit in self._commits.items()}
+        self._left = sorted(self.keys)
+        if self._left:
+            self._open(self._left.pop(0))
+
+    def _write_begun(self, wanted: Mapping[str, Any]) -> None:
+        self.store.write((json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode(), BUILD, BEGUN)
+
+    def _open(self, shard: int) -> None:
+        self._shard, self._row_of = shard, {key: row for row, key in enumerate(self.keys[shard]["key"])}
+
+    def add(self, key: str, members: Mapping[str, Content], columns: Mapping[str, Any] | None = None) -> None:
+        """Add the member and the columns of a sample of the base, in the order of its manifest.
+
+        Raises ValueError for a key that the base does not have or that comes out of its order, another member than the
+        field's, and a column that was not declared.
+        """
+        if unknown := [name for name in columns or () if name not in self.columns]:
+            raise ValueError(f"{key}: column {unknown[0]!r} is not known: declare it with `columns`")
+        wanted = set() if self.member == "json" else {self.member}
+        if set(members) != wanted:
+            raise ValueError(
+                f"{key}: members {sorted(members)}: this field holds {self.member}"
+                + ("" if wanted else ", made of the columns")
+            )
+        while key not in self._row_of:
+            if not self._left:
+                raise ValueError(f"{key!r} is no sample of {self.base.root}, or comes after one that stands behind it")
+            self.commit()
+            self._open(self._left.pop(0))
+        if key in self._samples:
+            raise ValueError(f"key {key!r} was added before")
+        self._samples[key] = (dict(columns or {}), self._kept(key, members))
+
+    def commit(self) -> None:
+        """Publish the open shard, if samples were added to it."""
+        if self._samples and self._shard not in self._done:
+            ordered = sorted(self._samples.items())
+            rows = [
+                {"key": key, "shard": self._shard, **{name: columns.get(name) for name in self.columns}}
+                for key, (columns, _) in ordered
+            ]
+            frame = pl.DataFrame(rows, schema={name: self.schema[name] for name in rows[0]})
+            if self.member == "json":
+                contents: list[Content] = [
+                    canonical({name: row[name] for name in self.columns}) for row in frame.iter_rows(named=True)
+                ]
+            else:
+                contents = [members[self.member] for _, (_, members) in ordered]
+            self.commit_frame(self._shard, frame, contents)
+        shutil.rmtree(self.scratch / "open", ignore_errors=True)
+        self._samples = {}
+
+    def commit_frame(
+        self, shard: int, frame: pl.DataFrame, contents: Sequence[Content], rejects: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """Publish a shard whole: `frame` has key, shard and the field's columns, in the order of the keys."""
+        packed = pack_shard(
+            self.store,
+            shard,
+            ((key, {self.member: content}) for key, content in zip(frame["key"], contents, strict=True)),
+        )
+        at = [members[0] for members in packed.samples]
+        places = {part: pl.Series(f"{self.member}_{part}", [getattr(m, part) for m in at], pl.Int64) for part in PARTS}
+        rows = frame.with_columns(places.values())
+        if self.member == "json":
+            rows = rows.join(self.keys[shard].select("key", OF), on="key", how="left", maintain_order="left")
+        rows = rows.select(self.schema.names())
+        publish_part(self.store, shard, 0, rows, list(rejects), packed.made, self.schema, plan=self.parents[shard])
+        self._done[shard] = rows.height
+
+    def publish(self) -> Merged:
+        """Publish the field's tables, field.json, and last the dataset's manifest with its columns. Raises UserError."""
+        return publish_field(self.base, self.store, self.name, self.settings, self.made_by)
+
+
+def publish_field(
+    base: Store, store: Store, name: str, settings: Mapping[str, Any], made_by: Mapping[str, Any], *, lay: bool = True
+) -> Merged:
+    """Publish the tables of a field whose shards are committed, then lay it over the base's manifest.
+
+    Shards that belong to another shard than the base has now are dropped. Raises UserError if none is left.
+    """
+    parents = base_shards(base)
+    commits = intact(store)
+    held = [
+        shard
+        for shard in sorted(commits)
+        if commits[shard].get("plan") == parents.get(shard, "") and commits[shard]["samples"]
+    ]
+    if not held:
+        raise UserError(f"field {name} of {base.root} has no sample: nothing was published")
+    total = int(json.loads(base.read(HEADER))["counts"]["samples"])
+    there = [field.order for field in fields_of(base.root) if field.name != name]
+    order = open_field(base.root, name).order if store.exists(FIELD_HEADER) else max(there, default=0) + 1
+    header = {
+        "field": name,
+        "member": settings["member"],
+        "columns": settings["columns"],
+        "settings": dict(settings),
+        "made_by": dict(made_by),
+        "order": order,
+        "parents": {f"{shard:06d}": parents[shard] for shard in held},
+        "of": total,
+    }
+    merged = publish_tables(store, held, header)
+    if lay:
+        fold(base)
+    return merged
+
+
+def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
+    """Lay the fields over the manifest again, all but those to `leave`. Returns those that it shows now. Raises UserError.
+
+    What a field lies over is kept in fields/own.parquet first; then the header says which columns are the fields'; the manifest
+    comes last. Killed anywhere in between, the same call comes to the same.
+    """
+    header = read_header(base.path(HEADER))
+    fields = [field for field in fields_of(base.root) if field.name not in leave]
+    before = folded(header)
+    if not fields and not before:
+        return []
+    local = base.fetch("manifest.parquet")
+    own = unfolded(pl.scan_parquet(local, glob=False), header, base.path(*OWN))
+    schema = own.collect_schema()
+    manifest, shown = laid(own, fields)
+    wanted = {**before, **shown}
+    under = sorted({column for columns in wanted.values() for column in columns if column in schema})
+    if under:
+        with base.publish(*OWN) as path:
+            write_table(own.select("key", *under), path)
+    with base.publish(HEADER) as path:
+        write_header(path, {**header, "fields": wanted})
+    with base.publish("manifest.parquet") as path:
+        write_table(manifest, path)
+    if wanted != shown:
+        rest = {name: value for name, value in header.items() if name != "fields"}
+        with base.publish(HEADER) as path:
+            write_header(path, {**rest, **({"fields": shown} if shown else {})})
+    if not shown:
+        base.remove(*OWN)
+    return fields
+
+
+def undo(dataset: str, name: str, scratch: Path) -> None:
+    """Take a field out of the manifest, then remove it: what stood under it is there again. Raises UserError."""
+    base = Store(dataset, scratch)
+    check_name(name, "--undo")
+    with locked(base):
+        if name not in names(base.root) and name not in folded(read_header(base.path(HEADER))):
+            there = ", ".join(field.name for field in fields_of(base.root)) or "none"
+            raise UserError(f"--undo {name}: {dataset} has no field of that name; it has {there}")
+        fold(base, leave=(name,))
+        store = field_store(dataset, name, scratch)
+        store.remove(FIELD_HEADER)
+        for folder in ((BUILD, "parts"), (BUILD,), ()):
+            for file in sorted(store.names(*folder)):
+                if file not in ("parts", BUILD):
+                    store.remove(*folder, file)
+        store.remove_tree()
+        if not base.remote and not base.names(FOLDER):
+            base.remove_tree(FOLDER)
+
+
+def reconcile(base: Store, say: Callable[[str], None], *, lay: bool = True) -> list[str]:
+    """After a dataset's shards have changed: make its fields true to them, and lay them over the manifest again.
+
+    Annotations follow their samples into new shards, if these come from the same source; shards of other fields whose base is
+    another now are dropped. Returns the names of fields that now lack shards which they had. Raises UserError.
+    """
+    torn: list[str] = []
+    fields = fields_of(base.root)
+    if not fields:
+        if folded(read_header(base.path(HEADER))):
+            fold(base)
+        return torn
+    parents = base_shards(base)
+    total = int(json.loads(base.read(HEADER))["counts"]["samples"])
+    for field in fields:
+        stale = [shard for shard, digest in field.parents.items() if parents.get(shard) != digest]
+        if not stale and field.header["of"] == total:
+            continue
+        store = field_store(base.root, field.name, base.scratch)
+        had = field.header["counts"]["samples"]
+        moved = field.table().collect() if field.member == "json" and stale else None
+        for shard in stale:
+            Parts(store).remove(shard)
+        if moved is not None:
+            _follow(base, store, field, moved, parents)
+        try:
+            left = publish_field(
+                base, store, field.name, field.header["settings"], field.header["made_by"], lay=False
+            ).samples
+        except UserError:
+            say(f"field {field.name}: all of its samples are gone, and so is it")
+            store.remove(FIELD_HEADER)
+            store.remove_tree()
+            continue
+        if left < had:
+            say(f"field {field.name}: {had - left} samples whose base is gone or another were dropped")
+            torn.append(field.name)
+    if lay:
+        fold(base)
+    return torn
+
+
+def _follow(base: Store, store: Store, field: Field, rows: pl.DataFrame, parents: Mapping[int, str]) -> None:
+    """Pack the annotations of samples that lie in other shards now."""
+    here = pl.scan_parquet(base.fetch("manifest.parquet"), glob=False).select("key", "shard", "source_sha256")
+    parts = Parts(store)
+    done = [shard for shard in parts.commits if parts.commits[shard].get("plan") == parents.get(shard)]
+    moved = (
+        rows.lazy()
+        .filter(~pl.col("shard").is_in(done))
+        .drop("shard")
+        .join(here, on="key", how="inner")
+        .filter(pl.col("source_sha256").eq_missing(pl.col(OF)))
+        .filter(~pl.col("shard").is_in(done))
+        .sort("shard", "key")
+        .collect()
+    )
+    schema = pl.Schema(rows.schema)
+    for (shard,), part in moved.group_by("shard", maintain_order=True):
+        columns = field.columns
+        contents = [canonical({name: row[name] for name in columns}) for row in part.iter_rows(named=True)]
+        packed = pack_shard(
+            store, int(shard), ((key, {"json": text}) for key, text in zip(part["key"], contents, strict=True))
+        )
+        at = [members[0] for members in packed.samples]
+        places = [pl.Series(f"json_{name}", [getattr(m, name) for m in at], pl.Int64) for name in PARTS]
+        frame = part.with_columns(places).select(schema.names())
+        publish_part(store, int(shard), 0, frame, [], packed.made, schema, plan=parents[int(shard)])
