@@ -45,12 +45,12 @@ def check_name(name: str, option: str = "--as") -> str:
 
 def field_root(root: str, name: str) -> str:
     """Where a dataset's field lies. Raises UserError for a name that is none."""
-    return join(places.check(root), FOLDER, check_name(name, "field"))
+    return join(root, FOLDER, check_name(name, "field"))
 
 
 def field_shard(root: str, name: str, shard: int) -> str:
-    """The tar of a field's shard. Raises UserError."""
-    return join(field_root(root, name), f"{shard:06d}.tar")
+    """The tar of a field's shard. Raises UserError, also if `root` is a URL on a host that the user did not name."""
+    return join(field_root(places.check(root), name), f"{shard:06d}.tar")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def open_field(root: str, name: str) -> Field:
 
 def names(root: str) -> list[str]:
     """The folders of a dataset's fields, by name; among them those that are begun and not finished."""
-    folder = join(places.check(root), FOLDER)
+    folder = join(root, FOLDER)
     if not is_url(folder):
         path = Path(folder)
         return sorted(entry.name for entry in path.iterdir() if NAME.fullmatch(entry.name)) if path.is_dir() else []
@@ -199,7 +199,7 @@ def unfolded(manifest: pl.LazyFrame, header: Mapping[str, Any], own: str) -> pl.
         return manifest
     order = manifest.collect_schema().names()
     kept = pl.LazyFrame(schema={"key": pl.String()})
-    if _there(own):
+    if own and _there(own):
         kept = scan_table(own)
     under = [name for name in kept.collect_schema().names() if name in shown]
     bare = manifest.drop([name for name in order if name in shown and name not in under])

@@ -24,11 +24,12 @@ from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.engine import EngineOptions
 from javisc.compiler.run.spread import Job, spread
 from javisc.compiler.run.stopping import stoppable
+from javisc.compiler.store.fields import own_rows
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import digest_of
 from javisc.manifests.absent import found
 from javisc.manifests.errors import UserError
-from javisc.manifests.fields import folded, unfolded
+from javisc.manifests.fields import folded
 from javisc.manifests.files import sha256_of
 from javisc.manifests.io import HEADER, read_header, scan_table, write_table
 from javisc.manifests.schema import LATER, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
@@ -131,7 +132,7 @@ class _Verify:
         manifest = scan_table(str(manifest_file), MANIFEST_SCHEMA)
         if folded(self.header):  # shards and KEY.json know nothing of what fields lay over them
             manifest_file = self.folder / "own-manifest.parquet"
-            write_table(unfolded(manifest, self.header, self.store.path("fields", "own.parquet")), manifest_file)
+            write_table(own_rows(self.store, manifest, self.header), manifest_file)
             manifest = scan_table(str(manifest_file), MANIFEST_SCHEMA)
         shards = scan_table(str(self.store.fetch("shards.parquet")), SHARDS_SCHEMA).collect()
         rejected = scan_table(str(self.store.fetch("rejected.parquet")), REJECTED_SCHEMA)

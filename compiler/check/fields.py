@@ -15,13 +15,13 @@ from javisc.compiler.check.shard import MAX_TRIED, _readers, packed, unpacked
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.engine import EngineOptions
 from javisc.compiler.run.spread import Job, spread
-from javisc.compiler.store.fields import base_shards, field_store
+from javisc.compiler.store.fields import base_shards, field_store, own_rows
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.shard import Member, header, index_line, index_text, read_members
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
-from javisc.manifests.fields import FIELD_HEADER, Field, begun, canonical, fields_of, folded, laid, unfolded
+from javisc.manifests.fields import FIELD_HEADER, Field, begun, canonical, fields_of, folded, laid
 from javisc.manifests.files import sha256_of
 from javisc.manifests.io import HEADER, read_header
 from javisc.manifests.kinds import PARTS, kind_of
@@ -51,7 +51,7 @@ def verify_fields(base: Store, folder: Path, checks: Checks, say: Callable[[str]
         return
     parents = base_shards(base)
     manifest = base.fetch("manifest.parquet")
-    own = unfolded(pl.scan_parquet(manifest, glob=False), told, base.path("fields", "own.parquet"))
+    own = own_rows(base, pl.scan_parquet(manifest, glob=False), told)
     keys = own.select("key", "shard", "num_frames").collect()
     calls: list[tuple[str, dict[str, Any], float]] = []
     for field in fields:

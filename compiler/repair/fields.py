@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from javisc.compiler.store.commits import Parts
@@ -15,7 +13,7 @@ from javisc.manifests.fields import Field, fields_of
 from javisc.manifests.files import sha256_of
 
 
-def mend_fields(base: Store, *, workers: int | None = None, scratch: Path | None = None) -> list[str]:
+def mend_fields(base: Store) -> list[str]:
     """Make again what of a dataset's fields is missing or wrong, with the bytes it had. Returns what was done, in words."""
     said: list[str] = []
     fields = fields_of(base.root)
@@ -33,11 +31,6 @@ def mend_fields(base: Store, *, workers: int | None = None, scratch: Path | None
                 _follow(base, store, field, rows, base_shards(base))
                 publish_field(base, store, field.name, field.header["settings"], field.header["made_by"], lay=False)
                 said.append(f"field {field.name}: {len(lost)} shards made again ({shards})")
-            elif "recipe" in field.header["settings"]:
-                from javisc.compiler.fields.render import remake
-
-                remake(base, store, field, lost, workers=workers, scratch=scratch)
-                said.append(f"field {field.name}: {len(lost)} shards rendered again ({shards})")
             else:
                 said.append(
                     f"field {field.name}: {len(lost)} shards are lost or damaged ({shards}): make the field again"

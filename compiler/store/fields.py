@@ -247,6 +247,11 @@ def publish_field(
     return merged
 
 
+def own_rows(base: Store, manifest: pl.LazyFrame, header: Mapping[str, Any]) -> pl.LazyFrame:
+    """A dataset's manifest without what its fields lay over it. header: the dataset's. Raises UserError."""
+    return unfolded(manifest, header, str(base.fetch(*OWN)) if folded(header) and base.exists(*OWN) else "")
+
+
 def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     """Lay the fields over the manifest again, all but those to `leave`. Returns those that it shows now. Raises UserError.
 
@@ -259,7 +264,7 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     if not fields and not before:
         return []
     local = base.fetch("manifest.parquet")
-    own = unfolded(pl.scan_parquet(local, glob=False), header, base.path(*OWN))
+    own = own_rows(base, pl.scan_parquet(local, glob=False), header)
     schema = own.collect_schema()
     manifest, shown = laid(own, fields)
     wanted = {**before, **shown}
