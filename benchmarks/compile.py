@@ -3,6 +3,7 @@
     python -P benchmarks/compile.py CLIPS... [--copies 4] [--workers 2]          the three contestants
     python -P benchmarks/compile.py CLIPS... --grid                              encoder presets and CRFs
     python -P benchmarks/compile.py CLIPS... --soak 500                          memory of the workers over many clips
+    python -P benchmarks/compile.py --audio                                      sounds without pictures: see audio.py
 
   build     `javisc build jav`, the whole command: scan, plan, compile, shards, index, digests, manifest
   javisc    `transcode` over a pool of spawned workers: 24/1 grid, H.264 in closed GOPs of 12, FLAC, digests and quality columns
@@ -381,4 +382,7 @@ def main(
 
 
 if __name__ == "__main__":
+    if "--audio" in sys.argv:
+        sys.path.insert(0, str(Path(__file__).resolve().parent))
+        from audio import main
     main()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 #: The manifest's columns of a member: where its content lies in the shard.
 PARTS = ("offset", "size", "crc32")
@@ -40,6 +41,8 @@ class MemberKind:
     @property
     def columns(self) -> dict[str, pl.DataType]:
         """Its manifest columns, by name."""
+        import polars as pl  # here, so that a worker that compiles clips starts without it
+
         return {f"{self.extension}_{part}": pl.Int64() for part in PARTS}
 
 

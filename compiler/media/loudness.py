@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 BLOCK, STEP = 0.4, 0.1
 ABSOLUTE_GATE = -70.0
 RELATIVE_GATE = -10.0
+#: Samples that are filtered in one row.
+RUN = 64
+#: What is left of a state is nothing below this.
+FADED = 1e-12
 
 
 def k_weighting(rate: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -35,60 +40,104 @@ def k_weighting(rate: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return shelf, high_pass
 
 
-def impulse_response(rate: int) -> NDArray[np.float64]:
-    """The K filter's impulse response until it has died away below -120 dB (0.15 s)."""
-    length = int(0.15 * rate)
-    signal = np.zeros(length)
-    signal[0] = 1.0
-    for b0, b1, b2, a1, a2 in k_weighting(rate):
-        out = np.empty(length)
-        x1 = x2 = y1 = y2 = 0.0
-        for n, x in enumerate(signal.tolist()):
-            y = b0 * x + b1 * x1 + b2 * x2 - a1 * y1 - a2 * y2
-            x1, x2, y1, y2 = x, x1, y, y1
-            out[n] = y
-        signal = out
-    return signal
+@dataclass(frozen=True)
+class _System:
+    """The K filter on rows of RUN samples: y = [x, state] · `gives`, the next row's state = state · `keeps[0]` + x · `leaves`.
+
+    `keeps` are that matrix's powers 1, 2, 4 … as far as they are not nothing.
+    """
+
+    gives: NDArray[np.float32]  # (RUN + 4, RUN)
+    leaves: NDArray[np.float32]  # (RUN, 4)
+    keeps: tuple[NDArray[np.float64], ...]  # (4, 4) each
+
+    @classmethod
+    def of(cls, rate: int) -> _System:
+        (b0, b1, b2, a1, a2), (d0, d1, d2, c1, c2) = k_weighting(rate)
+        # Transposed direct form II: y = b0 x + s0, s0' = b1 x - a1 y + s1, s1' = b2 x - a2 y; the second takes the first's y.
+        step = np.array([[-a1, 1, 0, 0], [-a2, 0, 0, 0], [d1 - c1 * d0, 0, -c1, 1], [d2 - c2 * d0, 0, -c2, 0]])
+        enters = np.array([b1 - a1 * b0, b2 - a2 * b0, (d1 - c1 * d0) * b0, (d2 - c2 * d0) * b0])
+        shows, through = np.array([d0, 0, 1, 0]), d0 * b0
+        powers = [np.eye(4)]
+        for _ in range(RUN):
+            powers.append(step @ powers[-1])
+        response = np.array([through, *(shows @ power @ enters for power in powers[: RUN - 1])])
+        later = np.arange(RUN)[None, :] - np.arange(RUN)[:, None]
+        gives = np.concatenate(
+            [np.where(later >= 0, response[later], 0), np.stack([shows @ p for p in powers[:RUN]]).T]
+        )
+        leaves = np.stack([powers[RUN - 1 - n] @ enters for n in range(RUN)])
+        keeps = [powers[RUN].T]
+        while np.abs(keeps[-1]).max() > FADED:
+            keeps.append(keeps[-1] @ keeps[-1])
+        return cls(gives.astype(np.float32), leaves.astype(np.float32), tuple(keeps))
+
+    def run(
+        self, rows: NDArray[np.float32], state: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Filter (channels, rows, RUN) from `state` (channels, 4): samples (channels, rows · RUN) and the state behind them."""
+        states = np.concatenate([state[:, None], rows @ self.leaves], axis=1)
+        for power, keep in enumerate(self.keeps):
+            if (back := 1 << power) >= states.shape[1]:
+                break
+            states[:, back:] += states[:, :-back] @ keep
+        inputs = np.concatenate([rows, states[:, :-1].astype(np.float32)], axis=2)
+        return (inputs @ self.gives).reshape(len(rows), -1), states[:, -1]
 
 
 class Meter:
-    """Feed blocks of shape (n, channels); `integrated` gives LUFS. Memory: one number per 0.1 s."""
+    """Feed blocks of shape (n, channels); `integrated` gives LUFS. Memory: one number per 0.1 s.
 
-    _responses: dict[int, tuple[int, int, NDArray[np.complex64]]] = {}  # noqa: RUF012 - a cache shared on purpose
+    The two biquads are one linear system of four states. `RUN` samples are one row of a matrix: what they give is the row
+    times the system's response, and the states between the rows are added up by doubling, until what is left of them is nothing.
+    """
+
+    _systems: dict[int, _System] = {}  # noqa: RUF012 - a cache shared on purpose
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
-        if rate not in self._responses:
-            response = impulse_response(rate)
-            size = 1 << (4 * len(response)).bit_length()
-            self._responses[rate] = len(response), size, np.fft.rfft(response, size).astype(np.complex64)
-        self._taps, self._size, self._response = self._responses[rate]
-        self._tail: NDArray[np.float32] | None = None
-        self._rest = np.zeros(0)
+        if rate not in self._systems:
+            self._systems[rate] = _System.of(rate)
+        self._system = self._systems[rate]
+        self._state: NDArray[np.float64] | None = None  # (channels, 4), where the rows begin
+        self._left = np.zeros((0, 0), np.float32)  # (channels, fewer than RUN): samples that fill no row yet
+        self._rest = np.zeros(0, np.float32)
         self._step = round(STEP * rate)
         self._energy: list[float] = []
 
     def push(self, sound: NDArray[np.float32]) -> None:
         """Add samples (n, channels) in -1 to 1. Every channel has weight one (mono, left, right)."""
-        before = self._taps - 1
-        if self._tail is None:
-            self._tail = np.zeros((sound.shape[1], before), np.float32)
-        joined = np.concatenate([self._tail, sound.T], axis=1)
-        self._tail = joined[:, joined.shape[1] - before :]
-        hop = self._size - before  # overlap-save: all pieces in one call
-        pieces = -(-len(sound) // hop)
-        padded = np.pad(joined, ((0, 0), (0, pieces * hop + before - joined.shape[1])))
-        views = np.lib.stride_tricks.sliding_window_view(padded, self._size, axis=1)[:, ::hop]
-        filtered = np.fft.irfft(np.fft.rfft(views, axis=2) * self._response, self._size, axis=2)[:, :, before:]
-        square = np.einsum("cpn,cpn->pn", filtered, filtered).reshape(-1)[: len(sound)]
-        power = np.concatenate([self._rest, square.astype(np.float64)])
+        channels = sound.shape[1]
+        if self._state is None:
+            self._state, self._left = np.zeros((channels, 4)), np.zeros((channels, 0), np.float32)
+        joined = np.concatenate([self._left, sound.T], axis=1)
+        whole = joined.shape[1] // RUN * RUN
+        self._left = joined[:, whole:]
+        if whole:
+            filtered, self._state = self._system.run(joined[:, :whole].reshape(channels, -1, RUN), self._state)
+            self._rest = self._steps(self._energy, filtered)
+
+    def _steps(self, energy: list[float], filtered: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Append the mean power of each whole step to `energy`; returns the power of the samples that fill none."""
+        power = np.einsum("cn,cn->n", filtered, filtered)
+        if len(self._rest):
+            power = np.concatenate([self._rest, power])
         whole = len(power) // self._step * self._step
-        self._energy += (power[:whole].reshape(-1, self._step).sum(axis=1) / self._step).tolist()
-        self._rest = power[whole:]
+        steps = np.add.reduce(power[:whole].reshape(-1, self._step), axis=1, dtype=np.float64)
+        energy += (steps / self._step).tolist()
+        return power[whole:]
+
+    def _energies(self) -> NDArray[np.float64]:
+        """Mean power of every whole step, those that the samples which fill no row complete included."""
+        energy, left = list(self._energy), self._left.shape[1]
+        if left and self._state is not None:
+            row = np.pad(self._left, ((0, 0), (0, RUN - left)))[:, None]
+            self._steps(energy, self._system.run(row, self._state)[0][:, :left])
+        return np.array(energy)
 
     def integrated(self) -> float | None:
         """Gated loudness in LUFS; None below 0.4 s or where every block falls to the gate."""
-        steps = np.array(self._energy)
+        steps = self._energies()
         count = round(BLOCK / STEP)
         if len(steps) < count:
             return None

@@ -50,7 +50,7 @@ def sound_columns(blocks: list[NDArray[np.int16]], rate: int, clipping: Clipping
     silent = windows = 0
     rest = np.zeros(0, np.float32)
     for block in blocks:
-        sound = block.astype(np.float32) / np.float32(32768)
+        sound = block.astype(np.float32) * np.float32(1 / 32768)
         meter.push(sound)
         power = np.concatenate([rest, np.einsum("nc,nc->n", sound, sound) / np.float32(sound.shape[1])])
         whole = len(power) // window * window
@@ -61,7 +61,8 @@ def sound_columns(blocks: list[NDArray[np.int16]], rate: int, clipping: Clipping
         mono = sound[:, 0] if sound.shape[1] == 1 else sound.mean(axis=1)
         frames = mono[: len(mono) // size * size].reshape(-1, size)
         bins = np.fft.rfft(frames * taper, axis=1)
-        spectrum += np.einsum("fk,fk->k", bins, bins.conj()).real
+        parts = bins.view(bins.real.dtype)
+        spectrum += np.einsum("fk,fk->k", parts, parts).reshape(-1, 2).sum(axis=1)
     if len(rest):
         silent += int(np.sqrt(rest.mean()) < SILENT_RMS)
         windows += 1

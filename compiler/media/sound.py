@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.mixing import Cancelling, mix_matrix
+from javisc.compiler.media.pcm import IN_MEMORY, Pcm
 from javisc.compiler.media.quality import Clipping
 from javisc.compiler.media.stamps import Placed, SampleClock, Sound
 from javisc.compiler.reasons import Rejected
@@ -99,8 +101,7 @@ class SoundTrack:
         self.wobble = self.stretched = self.cut = 0.0
         self.written = 0
         self.limit: int | None = None
-        self._path = scratch / "sound.pcm"
-        self._pcm = self._path.open("w+b", buffering=1 << 18)
+        self._pcm = Pcm(scratch / "sound.pcm")
         self._origin: Fraction | None = None
         self._waiting: list[tuple[Sound, int, Fraction | None]] = []
         self._waiting_samples = 0
@@ -309,8 +310,7 @@ class SoundTrack:
             sound = next((first for first, last in self._gaps if first < samples <= last), self.written)
             tail = max(samples - sound, 0)
             width = 2 * self.recipe.channels
-            self._pcm.flush()
-            self._pcm.truncate(samples * width)
+            self._pcm.resize(samples * width)
             self.written = samples
         self._gaps = [gap for gap in self._gaps if gap[1] < self.written]
         return self.written, tail
@@ -339,23 +339,28 @@ class SoundTrack:
                 "corrupt", f"{self.damaged} of {self.packets} packets of the sound are damaged; {self.message}"
             )
 
-    def blocks(self, samples: int = 1 << 16) -> list[NDArray[np.int16]]:
-        """The finished samples, as a list of memory-mapped blocks (n, channels) of int16."""
-        self._pcm.flush()
+    def blocks(self, samples: int = 1 << 18) -> list[NDArray[np.int16]]:
+        """The finished samples, as a list of blocks (n, channels) of int16, memory-mapped where they are many."""
         if self.written == 0:
             return []
-        pcm = np.memmap(self._path, "<i2", "r").reshape(-1, self.recipe.channels)
+        pcm = self._pcm.samples().reshape(-1, self.recipe.channels)
         return [pcm[start : start + samples] for start in range(0, len(pcm), samples)]
 
     def close(self) -> None:
-        """Drop the scratch file."""
+        """Drop the samples."""
         self._pcm.close()
-        self._path.unlink(missing_ok=True)
 
 
 def write_flac(track: SoundTrack, path: Path) -> None:
-    """Write the finished sound as 16-bit FLAC."""
-    recipe = track.recipe
-    with soundfile.SoundFile(path, "w", recipe.sample_rate, recipe.channels, "PCM_16", format="FLAC") as file:
-        for block in track.blocks():
+    """Write the finished sound as 16-bit FLAC.
+
+    A short one is encoded in memory first: soundfile flushes a file that it closes to the disk, for which a build has no use.
+    """
+    recipe, blocks = track.recipe, track.blocks()
+    short = sum(block.nbytes for block in blocks) <= IN_MEMORY
+    target = io.BytesIO() if short else path
+    with soundfile.SoundFile(target, "w", recipe.sample_rate, recipe.channels, "PCM_16", format="FLAC") as file:
+        for block in blocks:
             file.write(block)
+    if isinstance(target, io.BytesIO):
+        path.write_bytes(target.getbuffer())

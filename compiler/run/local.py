@@ -12,9 +12,9 @@ from typing import Any
 
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResult, limit_of
+from javisc.compiler.run.packing import other_bytes
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.sources import copies, fetching
-from javisc.compiler.run.unit import other_bytes
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
@@ -26,6 +26,8 @@ _PACK_RATE = 1e6
 _PACK_SECONDS = 600.0
 #: No further shard is opened while clips of more bytes than this wait to be packed.
 MAX_STAGED = 8_000_000_000
+#: Sounds of up to so many bytes take milliseconds.
+SHORT = 4_000_000
 
 
 @dataclass
@@ -111,7 +113,8 @@ class LocalEngine:
             arguments |= copies(before)
             tag = ("clip", unit.shard, source)
             limit = limit_of(size, self.job.time_limit)
-            pool.submit(Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, before))
+            short = size <= SHORT and self.job.recipe.kind == "audio"
+            pool.submit(Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, before, short=short))
         open_shards[unit.shard] = opened
         if opened.left == 0 and (result := self._full(opened, pool)):
             del open_shards[unit.shard]
@@ -178,7 +181,7 @@ class LocalEngine:
         }
         limit = _PACK_SECONDS + opened.staged / _PACK_RATE
         pool.submit(
-            Call(("pack", opened.unit.shard, None), "javisc.compiler.run.unit:pack", arguments, limit), first=True
+            Call(("pack", opened.unit.shard, None), "javisc.compiler.run.packing:pack", arguments, limit), first=True
         )
         return None
 

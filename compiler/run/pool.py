@@ -26,6 +26,14 @@ from javisc.manifests.errors import UserError
 #: A worker that cannot even start so many times in a row says that the installation is at fault, not a file.
 _MAX_FALSE_STARTS = 5
 _START_LIMIT = 120.0
+#: Short calls that a worker is told of ahead.
+_AHEAD = 4
+#: glibc keeps freed memory rather than giving it back to the system after every clip, whose pages cost more than short sounds do.
+_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_TOP_PAD_": str(4 << 20),
+}
 
 
 @dataclass
@@ -33,7 +41,8 @@ class Call:
     """`module:function` with JSON arguments, and the seconds it may take (see effort). `tag` is handed back with the outcome.
 
     before: a call that the same worker makes first, as to fetch what this one reads. Its value is dropped; that it dies or takes
-    too long is the storage's fault. tries: how often it may kill its worker or overrun its time.
+    too long is the storage's fault. tries: how often it may kill its worker or overrun its time. short: it takes milliseconds, so
+    that a worker is told of a few ahead and never waits for the parent; each is still its own call, with its own limit.
     """
 
     tag: Any
@@ -42,6 +51,7 @@ class Call:
     limit: float
     before: Call | None = None
     tries: int = 2
+    short: bool = False
     attempts: int = 0
     prepared: bool = False
     refusals: int = 0
@@ -100,11 +110,12 @@ class _Worker:
                 stdout=errors,
                 stderr=errors,
                 process_group=0,  # Ctrl-C reaches the parent alone, which decides
-                env={**os.environ, **slot} if slot else None,
+                env={**_MEMORY, **os.environ, **slot},
             )
         theirs.close()
         self.connection = Connection(ours.detach())
         self.call: Call | None = None
+        self.ahead: deque[Call] = deque()
         self.ready = False
         self.since = time.monotonic()
         self.meter = Meter(self.process.pid)
@@ -119,9 +130,26 @@ class _Worker:
         return self.meter.exceeded(_START_LIMIT if self.call is None else self.call.step.limit, self.granted)
 
     def begin(self, call: Call) -> None:
+        self._charge(call)
+        self._send(call)
+
+    def announce(self, call: Call) -> None:
+        """Tell it of a call that it makes when it has answered what it was told before."""
+        self._send(call)
+        self.ahead.append(call)
+
+    def go_on(self) -> None:
+        """It has answered its call, and makes the next one that it was told of, if any."""
+        self.call = None
+        if self.ahead:
+            self._charge(self.ahead.popleft())
+
+    def _charge(self, call: Call) -> None:
         self.call = call
         self.since = time.monotonic()
         self.meter, self.granted = Meter(self.process.pid), 0.0
+
+    def _send(self, call: Call) -> None:
         message = {"call": call.step.function, "arguments": call.step.arguments}
         self.connection.send_bytes(json.dumps(message).encode())
 
@@ -240,9 +268,23 @@ class Pool:
         for worker in idle:
             if self.waiting:
                 self._begin(worker, self.waiting.popleft())
+        self._announce()
         coming = sum(not worker.ready and not worker.alone for worker in self.workers)
         for _ in range(min(self.size - len(self.workers), len(self.waiting) - coming)):
             self._start(alone=False)
+
+    def _announce(self) -> None:
+        """Tell workers that make short calls of the next ones, to each in turn."""
+        for deep in range(_AHEAD):
+            for worker in self.workers:
+                if not self.waiting or not self.waiting[0].short or self.waiting[0].before is not None:
+                    return
+                if worker.call is not None and worker.call.short and not worker.alone and len(worker.ahead) <= deep:
+                    try:
+                        worker.announce(self.waiting[0])
+                    except OSError:  # it died, which reading from it will tell
+                        continue
+                    self.waiting.popleft()
 
     def _start(self, alone: bool) -> None:
         self.started += 1
@@ -285,8 +327,8 @@ class Pool:
             call.prepared = True
             self._begin(worker, call)
             return
-        worker.call = None
         outcome = Outcome(call, seconds=time.monotonic() - worker.since, details=answer)
+        worker.go_on()
         if answer.get("error") == "unavailable" and not answer["waited"] and self._postpone(call):
             pass
         elif answer.get("error"):
@@ -344,12 +386,13 @@ class Pool:
     def _drop(self, worker: _Worker) -> None:
         worker.end()
         self.workers.remove(worker)
+        self.waiting.extendleft(reversed(worker.ahead))  # what it was told ahead, it has not begun
         worker.log.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Kill every worker and forget what waits."""
+        for worker in list(self.workers):
+            self._drop(worker)
         self.waiting.clear()
         self.retries.clear()
         self.later.clear()
-        for worker in list(self.workers):
-            self._drop(worker)

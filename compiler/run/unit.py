@@ -1,9 +1,10 @@
-"""What workers do: compile one input, pack one shard. Called by name, with JSON in and JSON out."""
+"""What workers do with one input: compile it. Called by name, with JSON in and JSON out."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,8 @@ from javisc.compiler.run.digests import digested
 from javisc.compiler.run.effort import LINE, needed
 from javisc.compiler.run.engine import PROBE
 from javisc.compiler.run.sources import local_sources
-from javisc.compiler.store.files import Store
-from javisc.compiler.store.shard import MAX_MEMBER, Packed
-from javisc.compiler.store.writer import pack_shard
+from javisc.compiler.store.shard import MAX_MEMBER
 from javisc.manifests.entries import named
-from javisc.manifests.errors import UserError
-from javisc.manifests.kinds import extensions
 
 #: Seconds: longer than any clip becomes.
 MAX_CLIP = 6 * 3600.0
@@ -45,23 +42,23 @@ def compile_input(
     Raises Rejected, or Unavailable where the source's storage is at fault.
     """
     compile_file = named(compiler)
-    folder = Path(scratch, f"{key}.part")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = _empty(Path(scratch, f"{os.getpid()}.part"))
     try:
         given = [(path, raw_path, fetched), *([] if audio is None else [(audio, None, fetched_audio)])]
         with local_sources(*given, folder=folder) as local:
             source, sources = local[0], dict(zip(("source_sha256", "audio_sha256"), local, strict=False))
-            work = folder / "clip"
-            work.mkdir()
             span = (
                 None if window == [None, None] else (window[0] or 0.0, float("inf") if window[1] is None else window[1])
             )
             more = {} if boxes is None else {"boxes": Path(boxes)}
             more |= {} if audio is None else {"sound": sources["audio_sha256"]}
             made_by = Recipe.from_json(recipe)
-            with LINE.asking(lambda: _needed(source, made_by, window[1])):
-                clip, digests = digested(sources, lambda: compile_file(source, made_by, work, window=span, **more))
+            # Sound alone never needs more than the usual: it asks nobody, which costs more than a short one.
+            asking = (
+                LINE.asking(lambda: _needed(source, made_by, window[1])) if made_by.kind != "audio" else nullcontext()
+            )
+            with asking:
+                clip, digests = digested(sources, lambda: compile_file(source, made_by, folder, window=span, **more))
             for extension, made in clip.files.items():
                 if made.stat().st_size > MAX_MEMBER:
                     raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
@@ -69,7 +66,19 @@ def compile_input(
             columns = {name: _plain(value) for name, value in clip.columns.items()}
             return {**columns, **digests, "source_bytes": source.stat().st_size}
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _empty(folder)
+
+
+def _empty(folder: Path) -> Path:
+    """A worker's own folder, made if it is not there, without what a clip before left. It stays: to remove it takes long."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.scandir(folder) as left:
+        for entry in left:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+    return folder
 
 
 def _needed(source: Path, recipe: Recipe, end: float | None) -> float:
@@ -81,7 +90,7 @@ def _needed(source: Path, recipe: Recipe, end: float | None) -> float:
     seconds = min(probed.duration or 0.0, end or MAX_CLIP, MAX_CLIP)
     if recipe.max_seconds is not None and end is None:
         seconds = min(seconds, recipe.max_seconds)
-    return needed(seconds, 0 if recipe.kind == "audio" else probed.width * probed.height)
+    return needed(seconds, probed.width * probed.height)
 
 
 def _plain(value: Any) -> Any:
@@ -89,44 +98,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
-
-
-def other_bytes(shard: int, why: str) -> UserError:
-    """What ends the run where a lost shard comes out otherwise than it was."""
-    return UserError(
-        f"shard {shard:06d} is lost and cannot be made again as it was: {why}; bring its sources back as they were, or run the "
-        "build with --prune, which takes what is there now",
-        exit_code=1,
-    )
-
-
-def pack(
-    out: str,
-    shard: int,
-    samples: list[dict[str, str]],
-    scratch: str,
-    uploads: str,
-    expected: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write and publish a shard from clips in `scratch`. samples: `key` and `json` (KEY.json's text), in key order.
-
-    expected: see Unit. Returns bytes, digests and every member's place. Raises UserError if it cannot be published.
-    """
-    store = Store(out, Path(uploads))
-
-    def contents() -> Iterator[tuple[str, dict[str, bytes | Path]]]:
-        for sample in samples:
-            key = sample["key"]
-            members: dict[str, bytes | Path] = {"json": sample["json"].encode()}
-            members |= {end: file for end in extensions() if (file := Path(scratch, f"{key}.{end}")).exists()}
-            yield key, members
-
-    def agree(packed: Packed) -> None:
-        if expected is not None and (packed.sha256, packed.idx_sha256) != (expected["sha256"], expected["idx_sha256"]):
-            raise other_bytes(shard, "its sources or the tools that encode them have changed")
-
-    packed = pack_shard(store, shard, contents(), agree)
-    return {
-        "made": packed.made,
-        "members": [[[m.extension, m.offset, m.size, m.crc32] for m in members] for members in packed.samples],
-    }

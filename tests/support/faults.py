@@ -88,3 +88,14 @@ def squares(numbers: list[int], load: str = "") -> dict[str, object]:
         "process": os.getpid(),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
+
+
+def short(what: str, number: int) -> int:
+    """A short call that dies, hangs, takes a little or only answers."""
+    if what == "crash":
+        os._exit(7)
+    if what == "hang":
+        time.sleep(600)
+    if what == "nap":
+        time.sleep(0.1)
+    return number**2

@@ -10,7 +10,7 @@ import pytest
 from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
-from javisc.compiler.run.unit import pack
+from javisc.compiler.run.packing import pack
 from javisc.manifests.files import published as publish
 from javisc.manifests.io import write_header, write_table
 from support.raw import write_clip
