@@ -13,19 +13,24 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import os
 import random
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("manifests", "compiler", "kernels", "trainer")
@@ -34,6 +39,8 @@ _SWAPS: dict[type, str] = {
     ast.Is: "is not", ast.IsNot: "is", ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*",
     ast.And: "or", ast.Or: "and",
 }  # fmt: skip
+#: Arguments that say how a result is got, and change none: what polars does without them is the same, in more memory.
+_WAYS = ("engine", "is_elementwise")
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def faults_in(file: str) -> Iterator[Fault]:
             yield fault(node, "pass")
         elif isinstance(node, ast.Call):
             for keyword in node.keywords:
-                if keyword.arg is not None:
+                if keyword.arg is not None and keyword.arg not in _WAYS:
                     a, b = span(keyword)
                     comma = source[b:].lstrip().startswith(",")
                     end = b + source[b:].index(",") + 1 if comma else b
@@ -142,34 +149,63 @@ class House:
     """A copy of the packages, into which one fault at a time is put."""
 
     def __init__(self, folder: Path) -> None:
-        self.home = folder / "javisc"
+        self.folder, self.home = folder, folder / "javisc"
         shutil.copytree(ROOT / "command", self.home, ignore=shutil.ignore_patterns("__pycache__"))
         for floor in FLOORS:
             shutil.copytree(ROOT / floor, self.home / floor, ignore=shutil.ignore_patterns("__pycache__"))
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONSAFEPATH": "1",
-        }
 
-    def found(self, fault: Fault | None, tests: tuple[str, ...], limit: float | None = None) -> bool:
+    def found(self, fault: Fault | None, tests: tuple[str, ...], limit: float = 900.0) -> bool:
         """Whether the tests fail, with `fault` in place. A run beyond `limit` seconds has failed."""
         if fault is not None:
             target = self.home / fault.file.removeprefix("command/")
             source = target.read_text()
             target.write_text(source[: fault.at] + fault.new + source[fault.at + len(fault.old) :])
         try:
-            command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-            return (
-                subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, timeout=limit).returncode
-                != 0
-            )
-        except subprocess.TimeoutExpired:
-            return True
+            child = os.fork()
+            if child == 0:
+                self._run(tests)
+            return _ended(child, time.monotonic() + limit) != 0
         finally:
             if fault is not None:
                 target.write_text(source)
+
+    def _run(self, tests: tuple[str, ...]) -> NoReturn:
+        """In a child: pytest over this copy, in a process group of its own. Does not return."""
+        os.setpgid(0, 0)
+        os.chdir(ROOT)
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        os.environ["PYTHONPATH"] = str(self.folder)
+        sys.path.insert(0, str(self.folder))
+        code = 99
+        try:
+            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        finally:
+            os._exit(code)
+
+
+def _ended(child: int, until: float) -> int:
+    """The exit code of a child, which is ended with all its own at `until`."""
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > until:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return -signal.SIGKILL
+        time.sleep(0.05)
+    return os.waitstatus_to_exitcode(done[1])
+
+
+def preload(tests: Iterable[str]) -> None:
+    """Import once what every run would import again: the libraries, and nothing of javisc's, whose copies differ."""
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    names = ["av", "fsspec", "hypothesis.strategies", "numpy", "polars", "rich.console", "soundfile", "soxr"]
+    if any(path.startswith(("tests/trainer", "tests/command", "tests/kernels", "tests/parity")) for path in tests):
+        names += ["torch", "omegaconf"]
+    for name in names:
+        importlib.import_module(name)
+    # No thread of polars runs before its first query, and none is made here.
+    warnings.filterwarnings("ignore", message=".*fork.*")
 
 
 def main() -> int:
@@ -190,9 +226,10 @@ def main() -> int:
             sys.exit(f"no test names the module of {chosen.file}: say TESTS=…")
     else:
         faults, tests = [fault for fault in deliberate() if chosen.only in fault.file], given
+    preload([*tests, *(test for fault in faults for test in fault.tests)])
     with tempfile.TemporaryDirectory(prefix="javisc-mutants-") as folder:
         houses = [House(Path(folder, str(number))) for number in range(chosen.jobs)]
-        limit = None
+        limit = 900.0
         if chosen.file:
             began = time.monotonic()
             if houses[0].found(None, tests):
