@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from javisc.cli import cli
 from javisc.manifests.errors import UserError
 from javisc.manifests.members import MemberReader
+from support.films import Films
 from support.processes import workers_of
 from support.raw import write_clip
 from support.sane import sane
@@ -333,3 +334,27 @@ def test_stats_are_legible_at_80_columns(raw: Path, tmp_path: Path) -> None:
     assert "…" not in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
     for name in ("num_frames", "silence_ratio", "clipping_ratio", "greatest", "captions"):
         assert name in done.stdout
+
+
+@pytest.mark.shows("verify", "DATASET")
+@pytest.mark.shows("status", "DS")
+@pytest.mark.shows("repair", "DATASET")
+def test_verify_status_and_repair_say_and_do_what_they_are_for(films: Films, tmp_path: Path) -> None:
+    """A byte of one shard is turned round: `verify` names the shard, `repair` makes it again as it was, and both say so."""
+
+    def run(*words: object) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False, standalone_mode=False)
+        return int(result.return_value or 0), result.output
+
+    ds = films.copy(tmp_path / "copy").dataset
+    assert run("verify", ds, "--level", "digests", "--workers", 1)[0] == 0
+    assert "2 of 2 shards are published, 7 of 7 inputs" in run("status", ds)[1]
+    assert "nothing to repair" in run("repair", ds, "--workers", 1)[1]
+    tar = ds / "shards/000001.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:900] + bytes([whole[900] ^ 1]) + whole[901:])
+    code, said = run("verify", ds, "--level", "digests", "--workers", 1)
+    assert code == 1 and "shards/000001.tar: SHA-256 differs" in said and "1 defects" in said
+    code, said = run("repair", ds, "--workers", 1)
+    assert code == 0 and "1 published shards are lost or damaged and are made again" in said
+    assert tar.read_bytes() == whole and run("verify", ds, "--level", "digests", "--workers", 1)[0] == 0

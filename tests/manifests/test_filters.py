@@ -121,6 +121,11 @@ def test_a_split_depends_on_group_and_seed_alone(tmp_path: Path) -> None:
     assert [split_of(group, {"a": 0.5, "b": 0.5}) for group in "abcdefgh"] == PINNED
 
 
+def test_shares_that_miss_one_by_rounding_leave_nobody_out() -> None:
+    """This group's place is 0.99999985, beyond the sum of shares that are written with seven digits."""
+    assert split_of("2104010", parse_ratios("a=0.5,b=0.4999995")) == "b"
+
+
 PINNED = ["b", "b", "a", "a", "b", "a", "b", "a"]
 
 

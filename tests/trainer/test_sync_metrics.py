@@ -83,3 +83,18 @@ def test_a_cosine_falls_from_the_full_rate_to_its_end_at_the_last_step() -> None
     assert all(a > b for a, b in itertools.pairwise(at[10:111]))
     with pytest.raises(UserError, match="constant, cosine"):
         rate_factor(ScheduleConfig(kind="linear"), 0)
+
+
+def test_rates_are_their_formulas() -> None:
+    config = ScheduleConfig(warmup_steps=4, start_factor=0.2)
+    assert [rate_factor(config, step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+    config = ScheduleConfig(kind="openclip", warmup_steps=4, end_factor=0.0)
+    assert [rate_factor(config, step, 8) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert rate_factor(config, 6, 8) == pytest.approx(0.5) and rate_factor(config, 8, 8) == pytest.approx(0)
+
+
+def test_early_stop_follows_what_is_better() -> None:
+    for to_max, values in ((True, [1.0, 2.0, 2.0, 1.5]), (False, [2.0, 1.0, 1.0, 1.5])):
+        early = EarlyStop(2, to_max)
+        assert [early.update(value) for value in values] == [True, True, False, False]
+        assert early.triggered and early.best == values[1]

@@ -12,6 +12,7 @@ from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.run.packing import pack
 from javisc.manifests.files import published as publish
+from javisc.manifests.files import published_folder
 from javisc.manifests.io import write_header, write_table
 from support.raw import write_clip
 from support.recorded import published, recorded
@@ -61,3 +62,15 @@ def test_a_build_publishes_its_tables_after_its_shards_and_its_header_last(
     order = [".build/plan.parquet", ".build/parts/000000.json", "manifest.parquet", "dataset.json"]
     assert sorted(order, key=names.index) == order and names[-1] == "dataset.json", names
     assert names.index(".build/parts/000000.manifest.parquet") < names.index(".build/parts/000000.json")
+
+
+def test_a_folder_is_flushed_with_all_in_it_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with recorded(monkeypatch) as steps, published_folder(tmp_path / "best") as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "weights").write_text("one")
+        (temporary / "sub/more").write_text("two")
+    assert published(steps) == [str(tmp_path / "best")]
+    before = {path for what, path in steps[: [what for what, _ in steps].index("rename")] if what == "flush"}
+    assert {str(temporary / name) for name in ("weights", "sub", "sub/more")} <= before

@@ -225,3 +225,18 @@ def test_resize_and_crop_are_javisdits() -> None:
         expected = tensors[f"{name}/out/y"]
         error = (video[0].permute(1, 0, 2, 3) - expected).abs().max() / expected.abs().max()
         assert error < 1e-4, (name, error)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_crop_is_taken_where_it_says(mirror: bool) -> None:
+    """Red tells the row and green the column, so a crop says where it came from."""
+    picture = np.zeros((1, 40, 60, 3), np.uint8)
+    picture[..., 0], picture[..., 1] = 4 * np.arange(40)[:, None], 4 * np.arange(60)
+    graph = Graph(GraphOptions(with_audio=False, max_batch_size=1, dtype="uint8"))
+    made = graph.run([ClipInput(picture, 0, 1, 1, (40, 60), (16, 20), (0.25, 0.75), mirror)]).video[0, :, 0].numpy()
+    crop = picture[0, 6:22, 30:50].transpose(2, 0, 1)
+    assert np.array_equal(made, crop[:, :, ::-1] if mirror else crop)
+    assert framing(40, 60, (16, 20), "none", "centre", 0) == ((40, 60), (0.5, 0.5))
+    assert cover(40, 60, (20, 20)) == (20, 30) and cover(60, 40, (20, 20)) == (30, 20)
+    corners = {framing(40, 60, (16, 20), "none", "random", seed)[1] for seed in range(9)}
+    assert len({y for y, _ in corners}) > 4 and len({x for _, x in corners}) > 4

@@ -196,3 +196,29 @@ def test_coins_have_their_odds() -> None:
     )
     assert abs((lengths == 51).mean() - 0.7) < 0.01 and (lengths == 17).sum() == 0
     assert isinstance(TABLE.buckets[0], Bucket)
+
+
+def test_seeds_and_epochs_draw_anew(catalog: Catalog) -> None:
+    """Another seed, and another epoch, means other batches, windows, mirrors and seeds; the same ones mean the same."""
+    table = single_bucket(frames=9, height=32, width=32, batch_size=4)
+
+    def drawn(seed: int, epoch: int) -> tuple[set[frozenset[int]], list[int], dict[int, tuple[int, bool, int]]]:
+        sampler = Sampler(catalog, table, SamplerOptions(seed=seed, mirror=0.5))
+        for _ in range(epoch):
+            sampler.epoch += 1
+        batches = list(sampler)
+        clips = {clip.row: (clip.window.first, clip.mirror, clip.seed) for batch in batches for clip in batch.clips}
+        return {frozenset(clip.row for clip in batch.clips) for batch in batches}, seen(batches), clips
+
+    first = drawn(1, 0)
+    assert drawn(1, 0) == first
+    for other in (drawn(2, 0), drawn(1, 1)):
+        assert other[0] != first[0] and other[1] != first[1]
+        pairs = [(first[2][row], other[2][row]) for row in first[2]]
+        for part in range(3):
+            assert sum(a[part] == b[part] for a, b in pairs) < 0.7 * len(pairs), part
+
+
+def test_an_epoch_follows_the_one_before(catalog: Catalog) -> None:
+    sampler = Sampler(catalog, single_bucket(frames=9, height=32, width=32, batch_size=4))
+    assert seen(list(sampler)) != seen(list(sampler))

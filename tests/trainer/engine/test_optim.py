@@ -187,3 +187,39 @@ def test_joining_processes_says_nothing_on_standard_output(capfd: pytest.Capture
     with world():
         print("an answer")
     assert capfd.readouterr().out == "an answer\n"
+
+
+def test_decay_of_matrices_alone_leaves_the_rest() -> None:
+    """With gradients of zero, AdamW does nothing but decay."""
+    net = nn.ModuleDict({"plain": nn.Linear(3, 2), "bn": nn.Linear(3, 2)})
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    config = OptimizerConfig(name="adamw", weight_decay=0.5, weight_decay_on="matrices")
+    stepper = Stepper(net, config, CPU, None)
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    stepper.step(0.1)
+    for name, p in net.named_parameters():
+        kept = 1 - 0.1 * 0.5 if name == "plain.weight" else 1.0
+        torch.testing.assert_close(p.detach(), kept * before[name])
+
+
+def test_the_state_holds_all_that_a_step_depends_on() -> None:
+    """Another stepper with this one's tensors goes on as it does: moments, steps, the loss scale and the skips."""
+    config, scaling = OptimizerConfig(weight_decay=0.1), LossScaleConfig(initial=2.0**10, growth_interval=2)
+    one, other = model(), model()
+    steppers = Stepper(one, config, CPU, scaling), Stepper(other, config, CPU, scaling)
+    for step in range(5):
+        backward(one, step, steppers[0].scale, 1e38 if step == 4 else 1.0)
+        steppers[0].step(0.01)
+    steppers[1].prepare()
+    other.load_state_dict(one.state_dict())
+    there = steppers[1].state_dict()
+    for name, value in steppers[0].state_dict().items():
+        there[name].copy_(value)
+    assert steppers[1].skipped.item() == 1 and steppers[1].scale.item() != 2.0**10
+    for step in range(5, 9):
+        for net, stepper in zip((one, other), steppers, strict=True):
+            backward(net, step, stepper.scale)
+            stepper.step(0.01)
+        assert torch.equal(steppers[0].scale, steppers[1].scale)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
