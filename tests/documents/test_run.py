@@ -24,7 +24,7 @@ from support import films, selector
 from support.documents import Block, blocks
 from support.films import CAPTIONS
 from support.raw import write_clip
-from support.sane import sane
+from support.sane import sane, split_by_hash
 
 RUN = ("README.md", "docs/compile.md", "docs/cluster.md", "docs/dataset.md", "docs/tables.md")
 #: Lines that are not run, and why.
@@ -152,7 +152,8 @@ def look_clean(place: Path, said: str) -> None:
 
 def look_split(place: Path, said: str) -> None:
     rows = table(place, "SPLIT")
-    assert set(rows["split"]) <= {"train", "val"} and rows.drop("split").equals(table(place, "CLEAN").drop("split"))
+    assert rows["split"].to_list() == split_by_hash(rows["group"], {"train": 0.98, "val": 0.02})
+    assert rows.drop("split").equals(table(place, "CLEAN").drop("split"))
     assert sum(map(int, re.findall(r"^ *(\d+) (?:train|val) ", said, re.MULTILINE))) == 3
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -324,3 +324,16 @@ def watch() -> None:
         return result
 
     home._Build.run = judged  # type: ignore[method-assign]
+
+
+def split_by_hash(groups: Iterable[str], shares: Mapping[str, float], seed: int = 0) -> list[str]:
+    """The definition of a split, written out: BLAKE2b of "seed/group" as a number in [0, 1), laid along the shares."""
+    found = []
+    for group in groups:
+        place = int(hashlib.blake2b(f"{seed}/{group}".encode(), digest_size=8).hexdigest(), 16) / 2**64
+        for name, share in shares.items():
+            place -= share
+            if place < 0:
+                break
+        found.append(name)
+    return found

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from javisc.compiler.media.clock import Hold, nearest_tick, samples_for
+from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 
 RATES = st.sampled_from(
     [Fraction(24), Fraction(25), Fraction(30), Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60), Fraction(1)]
@@ -48,3 +48,34 @@ def test_every_tick_shows_what_the_source_last_showed(times: list[Fraction], fps
             assert abs(first_shown[index] / fps - time) <= 1 / (2 * fps), (
                 "an event's picture is off by more than half a tick"
             )
+
+
+@given(delay=st.integers(0, 4), lost=st.sets(st.integers(3, 12), max_size=2))
+def test_pictures_of_an_avi_take_their_packets_times_again_after_some_were_swallowed(
+    delay: int, lost: set[int]
+) -> None:
+    """The decoder holds back `delay` pictures and swallows some: times are late by as many, and right again soon after."""
+    slots, given_times, count = Slots(), dict[int, Fraction | None](), 48
+    for packet in range(count + delay):
+        if packet < count:
+            slots.add(Fraction(packet, 25))
+        if packet >= delay and packet - delay not in lost:
+            given_times[packet - delay] = slots.next()
+        if packet < count:
+            slots.settle(delay)
+    first = min(lost, default=count)
+    assert all(time == Fraction(number, 25) for number, time in given_times.items() if number < first)
+    for number, time in given_times.items():
+        assert time is not None and 0 <= Fraction(number, 25) - time <= Fraction(len(lost), 25)
+        if number > max(lost, default=0) + delay + 2 * Slots.PATIENCE:
+            assert time == Fraction(number, 25)
+    assert slots.next() is None
+
+
+def test_a_packet_that_does_not_decode_takes_its_time_along() -> None:
+    slots = Slots()
+    for number in range(3):
+        slots.add(Fraction(number))
+    slots.drop()
+    assert [slots.next(), slots.next(), slots.next()] == [0, 1, None]
+    slots.drop()

@@ -187,3 +187,13 @@ def test_columns_are_the_schemas(tmp_path: Path) -> None:
     built = {"source_sha256", "source_bytes", "audio_sha256", "clip_start", "clip_end"}
     assert {column.name for column in SOURCE + QUALITY} - built <= set(result)
     assert set(result) <= set(MANIFEST_SCHEMA)
+
+
+@pytest.mark.parametrize(("level", "heard"), [(-40.0, True), (-58.0, True), (-62.0, False)])
+def test_soft_speech_is_no_silence(level: float, heard: bool) -> None:
+    """Syllables of noise, a quarter of a second each with a pause as long: at -40 dB half is silence, below -60 dB all."""
+    noise = np.random.default_rng(0).standard_normal((8, 4000))
+    syllables = noise / np.sqrt((noise**2).mean(axis=1, keepdims=True)) * 10 ** (level / 20)
+    wave = np.concatenate([np.concatenate([one, np.zeros(4000)]) for one in syllables])
+    told = sound_columns([np.round(wave * 32767).astype(np.int16)[:, None]], 16000, Clipping())
+    assert told["silent"] is not heard and told["silence_ratio"] == pytest.approx(0.5 if heard else 1.0, abs=0.02)

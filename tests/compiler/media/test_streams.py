@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import shutil
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -334,3 +335,42 @@ def test_a_second_open_takes_the_same_file(tmp_path: Path) -> None:
     with open_source(source) as opened:
         assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
         assert opened.container.streams.video[0].average_rate == 30
+
+
+#: Bytes of version 0 behind version and flags, and what version 1 has in their place: dates and lengths of 64 bits.
+FIELDS = {b"mvhd": (">IIII", ">QQIQ"), b"mdhd": (">IIII", ">QQIQ"), b"tkhd": (">IIIII", ">QQIIQ")}
+
+
+def wide(content: bytes) -> bytes:
+    """Boxes of headers with every date, length and edit in version 1 of its box."""
+    made, at = b"", 0
+    while at < len(content):
+        size, kind = struct.unpack(">I4s", content[at : at + 8])
+        body = content[at + 8 : at + size]
+        if kind in (b"moov", b"trak", b"mdia", b"edts"):
+            body = wide(body)
+        elif kind in FIELDS:
+            old, new = FIELDS[kind]
+            numbers = struct.unpack_from(old, body, 4)
+            body = b"\1" + body[1:4] + struct.pack(new, *numbers) + body[4 + struct.calcsize(old) :]
+        elif kind == b"elst":
+            entries = [struct.unpack_from(">Iii", body, 8 + 12 * n) for n in range(int.from_bytes(body[4:8], "big"))]
+            body = b"\1" + body[1:8] + b"".join(struct.pack(">Qqi", *entry) for entry in entries)
+        made += struct.pack(">I4s", len(body) + 8, kind) + body
+        at += size
+    return made
+
+
+def test_headers_of_version_1_say_the_same(tmp_path: Path) -> None:
+    """Times of 64 bits, which long recordings have: tracks, edits and every cell but the file's own are as with 32 bits."""
+    source = write(Spec(seconds=1.0, audio_late=0.2, video_options=(("bf", "2"),)), tmp_path / "narrow.mp4")
+    content = source.read_bytes()
+    at = content.index(b"moov") - 4
+    assert at > content.index(b"mdat"), "places of chunks do not move"
+    (tmp_path / "wide.mp4").write_bytes(content[:at] + wide(content[at:]))
+    narrow, other = read_movie(source), read_movie(tmp_path / "wide.mp4")
+    assert narrow == other and any(not edit.trivial for edit in narrow.edits.values())
+    clips = [outcome(tmp_path / f"{name}.mp4", tmp_path / f"of {name}") for name in ("narrow", "wide")]
+    assert clips[0].columns == clips[1].columns
+    assert clips[0].mp4 is not None and clips[1].mp4 is not None
+    assert clips[0].mp4.read_bytes() == clips[1].mp4.read_bytes()

@@ -154,3 +154,26 @@ def test_hugging_face_datasets_reads_it(shard: tuple[Path, Path, Samples], tmp_p
     for row, (_, contents) in zip(rows, sorted(shard[2].items()), strict=True):
         assert row["json"] == json.loads(contents["json"])
         assert (row["flac"], row["mp4"]) == (contents.get("flac"), contents.get("mp4"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "said"),
+    [
+        (tarfile.SYMTYPE, 0, "no regular file"),
+        (tarfile.LNKTYPE, 0, "no regular file"),
+        (tarfile.DIRTYPE, 0, "no regular file"),
+        (tarfile.CHRTYPE, 0, "no regular file"),
+        (tarfile.REGTYPE, 1 << 40, "no regular file of 1099511627776 bytes inside"),
+        (tarfile.REGTYPE, 513, "no regular file of 513 bytes inside"),
+    ],
+)
+def test_links_devices_and_members_beyond_the_end_are_refused(
+    tmp_path: Path, kind: bytes, size: int, said: str
+) -> None:
+    """The last member of a shard becomes something else; the header's own checksum is right."""
+    tar, _, _ = written(tmp_path, {"a": {"json": b"{}"}})
+    info = tarfile.TarInfo("b.json")
+    info.type, info.size, info.linkname = kind, size, "../../etc/passwd" if size == 0 else ""
+    raw = tar.read_bytes()[:-1024] + info.tobuf(tarfile.GNU_FORMAT) + bytes(512 if size else 1024)
+    with pytest.raises(UserError, match=said):
+        list(read_members(io.BytesIO(raw), len(raw)))

@@ -72,6 +72,7 @@ def test_a_step_is_the_definitions(name: str, decay: float, clip: float | None) 
         want = definition.step([p.grad.clone() for p in net.parameters()], 0.01 * (step + 1))  # type: ignore[union-attr]
         norm, bad = stepper.step(0.01 * (step + 1))
         assert norm.item() == pytest.approx(want, rel=1e-5) and bad.item() == 0
+        assert all(p.grad is None for p in net.parameters()), "what is left would add to the next step"
     for ours, theirs in zip(net.parameters(), definition.params, strict=True):
         torch.testing.assert_close(ours.detach().double(), theirs, rtol=1e-4, atol=1e-6)
     assert all(not torch.equal(p, q) for p, q in zip(net.parameters(), start, strict=True))
@@ -191,7 +192,7 @@ def test_joining_processes_says_nothing_on_standard_output(capfd: pytest.Capture
 
 def test_decay_of_matrices_alone_leaves_the_rest() -> None:
     """With gradients of zero, AdamW does nothing but decay."""
-    net = nn.ModuleDict({"plain": nn.Linear(3, 2), "bn": nn.Linear(3, 2)})
+    net = nn.ModuleDict({"plain": nn.Linear(3, 2), "bn": nn.Linear(3, 2), "norm": nn.LayerNorm(3)})
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     config = OptimizerConfig(name="adamw", weight_decay=0.5, weight_decay_on="matrices")
     stepper = Stepper(net, config, CPU, None)

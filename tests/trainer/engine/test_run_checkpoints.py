@@ -180,3 +180,33 @@ def test_generators_go_on_where_they_stood() -> None:
     want = (random.random(), float(np.random.rand()), float(torch.rand(())))
     restore_generators(state)
     assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == want
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch.distributed.checkpoint.filesystem", "Path.home"),
+        ("torch.distributed.checkpoint.filesystem", "FileSystemReader.__init__"),
+        ("torch.distributed.checkpoint.metadata", "Metadata.__class__"),
+        ("torch.distributed.checkpoint.filesystem", "os.system"),
+        ("torch.distributed.checkpoint.filesystem", "pickle"),
+        ("torch", "load"),
+        ("torch", "float32.__class__"),
+        ("pathlib", "Path.home"),
+        ("builtins", "eval"),
+    ],
+)
+def test_names_with_dots_reach_nothing_behind_the_names_that_are_known(module: str, name: str, tmp_path: Path) -> None:
+    """From protocol 4 on a pickle may name an attribute of what it imports."""
+
+    def short(text: str) -> bytes:
+        return b"\x8c" + bytes([len(text)]) + text.encode()
+
+    with world() as here:
+        checkpoints = Checkpoints(tmp_path / "c", here)
+        checkpoints.save(1, tensors(), {"step": 1}, wait=True)
+        path = checkpoints.path(1)
+        (path / ".metadata").write_bytes(b"\x80\x04" + short(module) + short(name) + b"\x93.")
+        sign(path)
+        with pytest.raises(Damaged, match="no place in a checkpoint's index"):
+            checkpoints.load(path, tensors())
