@@ -17,7 +17,9 @@ FAULTS: list[dict[str, Any]] = tomllib.loads((ROOT / "tests/faults.toml").read_t
 def test_rows_fit_the_code(file: str) -> None:
     source = (ROOT / file).read_text()
     for row in (row for row in FAULTS if row["file"] == file):
-        assert source.count(row["old"]) == 1, f"{file} has changed: update this row of tests/faults.toml: {row['old']!r}"
+        assert source.count(row["old"]) == 1, (
+            f"{file} has changed: update this row of tests/faults.toml: {row['old']!r}"
+        )
         compile(source.replace(row["old"], row["new"]), file, "exec")
         for test in row["tests"]:
             path, _, name = test.partition("::")

@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -328,12 +329,9 @@ def watch() -> None:
 
 def split_by_hash(groups: Iterable[str], shares: Mapping[str, float], seed: int = 0) -> list[str]:
     """The definition of a split, written out: BLAKE2b of "seed/group" as a number in [0, 1), laid along the shares."""
-    found = []
+    found: list[str] = []
     for group in groups:
         place = int(hashlib.blake2b(f"{seed}/{group}".encode(), digest_size=8).hexdigest(), 16) / 2**64
-        for name, share in shares.items():
-            place -= share
-            if place < 0:
-                break
-        found.append(name)
+        ends = accumulate(shares.values())
+        found.append(next((name for name, end in zip(shares, ends, strict=True) if place < end), [*shares][-1]))
     return found

@@ -250,7 +250,9 @@ def test_every_state_of_a_run_is_in_its_checkpoint(tmp_path: Path) -> None:
     run(tmp_path / "cut", common, resume=True)
     whole, cut = saved(tmp_path / "whole", 8), saved(tmp_path / "cut", 8)
     assert whole.keys() == cut.keys() and all(torch.equal(value, cut[name]) for name, value in whole.items())
-    weights = [name.removeprefix("model.") for name in whole if name.startswith("model.") and f"ema.{name[6:]}" in whole]
+    weights = [
+        name.removeprefix("model.") for name in whole if name.startswith("model.") and f"ema.{name[6:]}" in whole
+    ]
     assert weights and any(name.startswith("optimizer.state.") for name in whole)
     assert all(f"optimizer.state.{name}.exp_avg" in whole for name in weights)
     assert any(not torch.equal(whole[f"model.{name}"], whole[f"ema.{name}"]) for name in weights)
