@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ TAKEN = {
     "clip_start": "window_start",
     "clip_end": "window_end",
 }
+#: What a list may say of an object, so that it is not asked for.
+TOLD = ("source_bytes", "mtime_ns")
+#: Columns of an S3 Inventory, which names objects by these instead of `path`.
+INVENTORY = ("bucket", "key")
 
 
 def read_list(path: str) -> Iterator[dict[str, Any]]:
     """Yield the inputs of a list: `path` and, where the table has them, relpath, id, audio_path, labels, captions, windows.
 
-    Plain text (.txt, .list): a path a line. Tables need the column `path` (any table that JavisDiT's tools wrote has it).
+    Plain text (.txt, .list): a path a line. Tables need the column `path` (any table that JavisDiT's tools wrote has it), or
+    bucket and key, as an S3 Inventory has them (`stock`). TOLD: what the table says of an object's size and time.
     Raises UserError, for bad rows when the list is at its end.
     """
     if Path(path).suffix.lower() in (".txt", ".list"):
@@ -33,15 +39,39 @@ def read_list(path: str) -> Iterator[dict[str, Any]]:
         return
     faults = Faults(path)
     for line, row in read_rows(path, faults):
-        if "path" not in row:
+        stock = "path" not in row and all(name in row for name in INVENTORY)
+        if "path" not in row and not stock:
             raise UserError(f"{path}: line {line} has no `path`; a list needs the column path, one file a row")
         found = cells(row, TAKEN, line, faults)
+        if stock and row["bucket"] and row["key"]:
+            found["path"] = f"s3://{row['bucket']}/{row['key']}"
+            found |= {"relpath": str(row["key"]), "stock": True}
+        try:
+            found |= _told(row, stock)
+        except (ValueError, TypeError, OverflowError) as error:
+            faults.add(line, f"size or time: {str(error)[:80]}")
+            continue
         if "path" not in found:
             faults.add(line, "path is empty")
             continue
         texts = captions_in(row)
         yield {**found, **({"text": texts[0], "texts": texts} if texts else {})}
     faults.check()
+
+
+def _told(row: dict[str, Any], stock: bool) -> dict[str, int]:
+    """TOLD of a row, or nothing where one lacks. Raises ValueError, TypeError or OverflowError for what is no size or time."""
+    size, when = row.get("size" if stock else "source_bytes"), row.get("last_modified_date" if stock else "mtime_ns")
+    if size in (None, "") or when in (None, ""):
+        return {}
+    told = {"source_bytes": int(size)}
+    if told["source_bytes"] < 0:
+        raise ValueError(f"{size} bytes")
+    if stock and isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    if isinstance(when, datetime):
+        when = int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * 10**9
+    return {**told, "mtime_ns": int(when)}  # type: ignore[arg-type]
 
 
 def _lines(path: str) -> Iterator[dict[str, Any]]:

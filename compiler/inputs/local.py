@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.lists import LIST_SUFFIXES, folder_of, read_list, resolved
+from javisc.compiler.inputs.lists import LIST_SUFFIXES, TOLD, folder_of, read_list, resolved
 from javisc.compiler.inputs.sidecars import SUFFIXES, Beside, beside
 from javisc.compiler.inputs.table import INPUT_SCHEMA, normal_relpath, shown, undecodable
-from javisc.manifests.environment import ask_local, patiently
+from javisc.manifests.environment import ask_local
 from javisc.manifests.errors import UserError
+from javisc.manifests.objects import Info, infos, listing
 from javisc.manifests.urls import filesystem, is_url
 
 VIDEO_SUFFIXES = frozenset(
@@ -111,7 +113,7 @@ def scan(
 def _rows(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport) -> Iterator[Row]:
     if is_url(root):
         if Path(root).suffix.lower() in LIST_SUFFIXES:
-            yield from _listed(root, report)
+            yield from _listed(root, suffixes, report)
         else:
             yield from _remote(root, suffixes, out, report)
         return
@@ -121,7 +123,7 @@ def _rows(root: str, suffixes: frozenset[str], out: str | None, report: ScanRepo
     elif not os.path.lexists(absolute):
         raise UserError(f"{shown(root)} is not there: give a folder, a list of paths or a media file")
     elif _suffix(absolute) in LIST_SUFFIXES:
-        yield from _listed(absolute, report)
+        yield from _listed(absolute, suffixes, report)
     else:
         yield _input(absolute, os.path.basename(absolute), os.stat, beside(absolute), seen=False)  # noqa: PTH119
 
@@ -219,39 +221,66 @@ def _refused(path: str, relpath: str, reason: str, message: str) -> Row:
     return {**_named(path, relpath), "refused": reason, "refused_message": message}
 
 
-def _listed(path: str, report: ScanReport) -> Iterator[Row]:
-    """The rows of a list; relative paths start at the list's folder, or, not being there, at the working folder."""
+def _listed(path: str, suffixes: frozenset[str], report: ScanReport) -> Iterator[Row]:
+    """The rows of a list; relative paths start at the list's folder, or, not being there, at the working folder.
+
+    An inventory of a bucket is no choice of anybody's: of its objects those are taken that a scan of the bucket would take.
+    """
     folder = folder_of(path)
-    for labels in read_list(path):
-        name = resolved(labels.pop("path"), folder)
-        given = labels.pop("relpath", None)
-        sound = resolved(labels.pop("audio_path", name), folder)
-        if given is None:
-            inside = name if is_url(name) else os.path.normpath(name)
-            within = inside.startswith(folder.rstrip("/") + "/")
-            given = inside[len(folder) + 1 :] if within else name.split("://", 1)[1] if is_url(name) else inside
-        row = _source(name, given)
-        if (
-            not is_url(name)
-            and not row.get("refused")
-            and "text" not in labels
-            and (caption := beside(name)) is not None
-        ):
-            row[SIDECAR] = os.fsencode(caption)
-        row |= labels
-        yield row if sound == name else _with_sound(row, sound)
+    lines = (row for row in read_list(path) if not row.pop("stock", False) or _taken(row["path"], suffixes, report))
+    while some := list(islice(lines, BATCH)):
+        named = [(labels, resolved(labels.pop("path"), folder)) for labels in some]
+        both = [(labels, name, resolved(labels.pop("audio_path", name), folder)) for labels, name in named]
+        asked = [
+            url
+            for labels, *names in both
+            for url in names
+            if is_url(url) and not (url == names[0] and "source_bytes" in labels)
+        ]
+        objects = infos(asked) if asked else {}
+        for labels, name, sound in both:
+            yield _listed_row(labels, name, sound, folder, objects)
 
 
-def _source(path: str, relpath: str) -> Row:
+def _taken(path: str, suffixes: frozenset[str], report: ScanReport) -> bool:
+    """True for a kind that is scanned; others are counted."""
+    if (suffix := _suffix(path)) in suffixes:
+        return True
+    if suffix not in SUFFIXES:
+        report.pass_over(path)
+    return False
+
+
+def _listed_row(
+    labels: dict[str, Any], name: str, sound: str, folder: str, objects: Mapping[str, Info | Exception]
+) -> Row:
+    """The row of a line of a list. objects: what is known of URLs; what the list itself says of one's size is believed."""
+    told = {column: labels.pop(column) for column in TOLD if column in labels}
+    given = labels.pop("relpath", None)
+    if given is None:
+        inside = name if is_url(name) else os.path.normpath(name)
+        within = inside.startswith(folder.rstrip("/") + "/")
+        given = inside[len(folder) + 1 :] if within else name.split("://", 1)[1] if is_url(name) else inside
+    if is_url(name) and "source_bytes" in told:
+        known: Info | Exception = {"type": "file", "size": told["source_bytes"], "mtime_ns": told["mtime_ns"]}
+        objects = {**({sound: objects[sound]} if sound in objects else {}), name: known}
+    row = _source(name, given, objects)
+    if not is_url(name) and not row.get("refused") and "text" not in labels and (caption := beside(name)) is not None:
+        row[SIDECAR] = os.fsencode(caption)
+    row |= labels
+    return row if sound == name else _with_sound(row, sound, objects)
+
+
+def _source(path: str, relpath: str, objects: Mapping[str, Info | Exception]) -> Row:
     """The row of a file or URL that somebody named."""
     if is_url(path):
-        return _remote_row(path, relpath)
+        return _remote_row(path, relpath, objects[path])
     return _input(path, normal_relpath(relpath), os.stat, seen=False)
 
 
-def _with_sound(row: Row, sound: str) -> Row:
+def _with_sound(row: Row, sound: str, objects: Mapping[str, Info | Exception]) -> Row:
     """The row with a file of its own for the sound; refused where that cannot be an input."""
-    heard = _source(sound, sound)
+    heard = _source(sound, sound, objects)
     row |= {
         "audio_path": heard["path"],
         "audio_bytes": heard.get("source_bytes"),
@@ -265,12 +294,10 @@ def _with_sound(row: Row, sound: str) -> Row:
     return row
 
 
-def _remote_row(url: str, relpath: str) -> Row:
-    try:
-        fs, inside = filesystem(url)
-        return _object(url, relpath, patiently(lambda: fs.info(inside), url, remote=True))
-    except (OSError, ValueError, ImportError) as error:
-        return _refused(url, normal_relpath(relpath), "unreadable", str(error) or type(error).__name__)
+def _remote_row(url: str, relpath: str, found: Info | Exception) -> Row:
+    if isinstance(found, Exception):
+        return _refused(url, normal_relpath(relpath), "unreadable", str(found) or type(found).__name__)
+    return _object(url, relpath, found)
 
 
 def _object(url: str, relpath: str, info: dict[str, Any]) -> Row:
@@ -283,14 +310,14 @@ def _object(url: str, relpath: str, info: dict[str, Any]) -> Row:
     if isinstance(changed, datetime):
         changed = changed.timestamp()
     row["source_bytes"] = info.get("size")
-    row["mtime_ns"] = int(changed * 1e9) if isinstance(changed, int | float) else None
+    row["mtime_ns"] = info.get("mtime_ns", int(changed * 1e9) if isinstance(changed, int | float) else None)
     return row
 
 
 def _remote(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport) -> Iterator[Row]:
     try:
-        fs, base = filesystem(root.rstrip("/"))
-        found = patiently(lambda: fs.find(base, detail=True), root, remote=True)
+        _, base = filesystem(root.rstrip("/"))
+        found = listing(root)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{root} cannot be listed: {error}") from error
     if not found:

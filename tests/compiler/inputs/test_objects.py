@@ -1,0 +1,134 @@
+"""Many objects: a scan sends a request for a thousand of them, not for each; what it says is what asking one by one says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from javisc.compiler.inputs.local import scan
+from javisc.compiler.inputs.raw import from_raw
+from javisc.manifests import objects
+from javisc.manifests.errors import UserError
+from javisc.manifests.urls import filesystem
+from support.slow_store import SlowStore, slow_store
+
+pytest.importorskip("s3fs")
+pytest.importorskip("obstore")
+COUNT = 5000
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[SlowStore]:
+    with slow_store(COUNT, 0.02) as running:
+        yield running
+
+
+def url(number: int) -> str:
+    return f"s3://b/raw/{number // 1000:04d}/{number:08d}.mp4"
+
+
+def scanned(place: Path, urls: list[str], **more: object) -> pl.DataFrame:
+    pl.DataFrame({"path": urls, **more}).write_parquet(place / "list.parquet")
+    return pl.concat(scan([str(place / "list.parquet")]))
+
+
+def test_a_list_of_many_objects_is_asked_for_by_the_thousand(store: SlowStore, tmp_path: Path) -> None:
+    before = store.counts()
+    found = scanned(tmp_path, [url(number) for number in range(COUNT)])
+    asked = store.counts() - before
+    assert asked.total() <= COUNT // 1000 + 2, asked
+    assert found["refused"].is_null().all() and found["source_bytes"].unique().to_list() == [1000]
+    when = int(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()) * 10**9
+    assert found["mtime_ns"].unique().to_list() == [when]
+    # The same as fsspec says of one alone.
+    fs, inside = filesystem(url(7))
+    info = fs.info(inside)
+    assert (info["size"], int(info["LastModified"].timestamp()) * 10**9) == (1000, when)
+    # A prefix as well.
+    before = store.counts()
+    below = pl.concat(scan(["s3://b/raw"]))
+    assert (store.counts() - before).total() <= COUNT // 1000 + 2
+    assert sorted(below["path"]) == sorted(found["path"]) and below["mtime_ns"].unique().to_list() == [when]
+
+
+@pytest.mark.parametrize("step", [3, 90, 700])
+def test_lists_with_gaps_and_with_what_is_not_there(store: SlowStore, tmp_path: Path, step: int) -> None:
+    there = list(range(0, COUNT, step))
+    urls = [url(number) for number in there] + [f"s3://b/raw/0002/{number:08d}.mov" for number in range(4)]
+    before = store.counts()
+    found = scanned(tmp_path, urls + urls[:2])
+    asked = store.counts() - before
+    assert asked["list"] + asked["head"] <= len(urls) + 12
+    assert step > 3 or asked["head"] < len(there) / 10, asked
+    good = found.filter(pl.col("refused").is_null())
+    assert sorted(set(good["path"])) == sorted(set(urls[: len(there)])) and found.height == len(urls) + 2
+    bad = found.filter(pl.col("refused") == "unreadable")
+    assert bad.height == 4 and bad["refused_message"].str.contains("is not there").all()
+
+
+def test_what_a_list_or_an_inventory_says_of_an_object_is_not_asked(store: SlowStore, tmp_path: Path) -> None:
+    before = store.counts()
+    found = scanned(tmp_path, [url(1), "s3://b/gone.mp4"], source_bytes=[5, 6], mtime_ns=[10**18, 7])
+    assert found.select("source_bytes", "mtime_ns").rows() == [(5, 10**18), (6, 7)]
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    rows = {
+        "bucket": ["b", "b", "b"],
+        "key": ["raw/a.mp4", "raw/a.txt", "raw/ü b.MOV"],
+        "size": [3, 4, 5],
+        "last_modified_date": [when] * 3,
+        "e_tag": ["x"] * 3,
+    }
+    frame = pl.DataFrame(rows)
+    frame.write_parquet(tmp_path / "i.parquet")
+    frame.with_columns(pl.col("last_modified_date").dt.to_string("iso:strict")).write_csv(tmp_path / "i.csv")
+    for name in ("i.parquet", "i.csv"):
+        stock = pl.concat(scan([str(tmp_path / name)])).sort("source_bytes")
+        assert stock.select("path", "relpath", "source_bytes", "mtime_ns").rows() == [
+            ("s3://b/raw/a.mp4", "raw/a.mp4", 3, int(when.timestamp()) * 10**9),
+            ("s3://b/raw/ü b.MOV", "raw/ü b.MOV", 5, int(when.timestamp()) * 10**9),
+        ]
+    assert store.counts() == before
+    with pytest.raises(UserError, match="size or time"):
+        scanned(tmp_path, [url(1)], source_bytes=["many"], mtime_ns=[1])
+
+
+def test_nobody_else_is_asked_and_without_obstore_all_is_the_same(
+    store: SlowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = [url(number) for number in range(60)] + ["s3://b/none.mp4"]
+    quick = scanned(tmp_path, urls)
+    with monkeypatch.context() as patched:
+        patched.setattr(objects, "_obstore", lambda fs, bucket: None)
+        assert scanned(tmp_path, urls).drop("refused_message").equals(quick.drop("refused_message"))
+    # The endpoint is the one that fsspec was set up for, not what another library reads from the environment.
+    fs, _ = filesystem(url(0))
+    fs.connect()
+    monkeypatch.setitem(os.environ, "AWS_ENDPOINT", "http://192.0.2.1:9")
+    monkeypatch.setitem(os.environ, "AWS_ENDPOINT_URL", "http://192.0.2.1:9")
+    before = store.counts()
+    assert objects._of_bucket("b", urls).keys() == set(urls) and (store.counts() - before).total() > 0
+
+
+def test_a_store_that_is_away_is_no_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    monkeypatch.setenv("JAVISC_PATIENCE", "1")
+    with slow_store(10, 0.0) as running:
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        filesystem("s3://b/x")
+        s3fs.S3FileSystem.clear_instance_cache()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(UserError, match="the storage does not answer"):
+            from_raw_all(tmp_path)
+        assert running.counts().total() == 0
+
+
+def from_raw_all(place: Path) -> pl.DataFrame:
+    (place / "list.txt").write_text("".join(f"{url(number)}\n" for number in range(3)))
+    (place / "work").mkdir()
+    return from_raw([str(place / "list.txt")])(place / "work").collect()
