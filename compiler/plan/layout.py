@@ -152,6 +152,10 @@ def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.Data
     left = before.join(found.drop_nulls("key"), on="key", how="anti")
     clashing = lone.filter(pl.col("key0").is_duplicated() | pl.col("key0").is_in(_plain_keys(before).implode()))
     settled = [found.drop_nulls("key"), lone.join(clashing, on="row", how="anti").with_columns(key="key0", twin=0)]
+    moved = _moved(clashing, left)
+    settled.append(moved)
+    clashing = clashing.join(moved, on="row", how="anti")
+    slow: list[dict[str, Any]] = []
     by_relpath: dict[str, list[dict[str, Any]]] = {}
     for row in left.filter(_plain_keys(left).is_in(clashing["key0"].implode())).iter_rows(named=True):
         by_relpath.setdefault(_plain_key(row), []).append(row)
@@ -176,8 +180,26 @@ def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.Data
                 taken.add(twin)
                 changes.twins += twin > 0
                 row.update(key=key_of(row["relpath"], (row["window_start"], row["window_end"]), twin), twin=twin)
-            settled.append(pl.DataFrame([row], schema=found.schema))
+            slow.append(row)
+    settled.append(pl.DataFrame(slow, schema=found.schema))
     return pl.concat([frame.select(found.columns).cast(found.schema) for frame in settled], rechunk=True)
+
+
+def _moved(clashing: pl.DataFrame, left: pl.DataFrame) -> pl.DataFrame:
+    """Of inputs whose key is an older input's, those that alone have it, as does the older one, which is gone: they have moved.
+
+    A whole corpus may have, under another mount. Returns them with the older key, twin, shard and revision.
+    """
+    one = clashing.filter(~pl.col("key0").is_duplicated()).drop("key", "twin", "shard", "revision")
+    before = left.select("key", "twin", "shard", "revision", path_old="path").with_columns(
+        _plain_keys(left).alias("key0")
+    )
+    both = one.join(before.filter(~pl.col("key0").is_duplicated()), on="key0", how="inner")
+    gone = [
+        old == new or not (is_url(old) or os.path.lexists(old))
+        for old, new in both.select("path_old", "path").iter_rows()
+    ]
+    return both.filter(pl.Series(gone, dtype=pl.Boolean)).select(clashing.columns)
 
 
 def _plain_key(row: Mapping[str, Any]) -> str:
