@@ -96,6 +96,17 @@ class Measures(Protocol):
         """Names of metrics; () where nothing is held out."""
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """What a task may add, so that what its steps launch is known from the recipe alone."""
+
+    def shallow(self) -> nn.Module:
+        """The model with one layer of each kind."""
+
+    def examples(self) -> Iterator[Any]:
+        """Batches of every shape that training takes; their values are of no matter."""
+
+
 def endless(source: Source[Batch]) -> Generator[Batch, None, None]:
     """Epoch after epoch. Raises RuntimeError if an epoch is empty."""
     while True:

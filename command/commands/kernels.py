@@ -21,10 +21,33 @@ import click
     help="As if tensors were of this type.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def kernels(device: str | None, dtype: str, as_json: bool) -> None:
+@click.option(
+    "--warm",
+    metavar="RECIPE",
+    help="Compile what this recipe's training steps launch, so that no step waits for it; then KEY=VALUE as for train.",
+)
+@click.option(
+    "--data", multiple=True, metavar="DS", help="With --warm: a dataset, where a recipe's shapes come from it."
+)
+@click.option("--arch", type=int, metavar="CAPABILITY", help="With --warm: 80, 90, 100, …  [default: this device's]")
+@click.option("--processes", type=click.IntRange(1, 1024), help="With --warm: how many compile.  [default: one a core]")
+@click.argument("overrides", metavar="[KEY=VALUE]…", nargs=-1)
+def kernels(
+    device: str | None,
+    dtype: str,
+    as_json: bool,
+    warm: str | None,
+    data: tuple[str, ...],
+    arch: int | None,
+    processes: int | None,
+    overrides: tuple[str, ...],
+) -> None:
     """Say for every kernel which backends can run here, why the others cannot, and which one is chosen when.
 
     JAVISC_KERNELS=auto|triton|xformers|torch (or OP=NAME,…) chooses; a backend named there runs or raises.
+
+    --warm RECIPE fills Triton's cache (TRITON_CACHE_DIR) with the kernels of a training run, in parallel and before it starts; that
+    needs no GPU.
     """
     from javisc.manifests.errors import UserError
     from javisc.manifests.extras import missing
@@ -36,6 +59,12 @@ def kernels(device: str | None, dtype: str, as_json: bool) -> None:
     except ModuleNotFoundError as error:
         raise missing("javisc kernels", str(error.name)) from error
 
+    if warm:
+        chosen = [*overrides, *([f"data.paths={json.dumps(list(data))}"] if data else [])]
+        _warm(warm, chosen, arch, processes, as_json)
+        return
+    if overrides or data or arch or processes:
+        raise UserError("--data, --arch, --processes and KEY=VALUE go with --warm RECIPE: give that too")
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -70,3 +99,37 @@ def kernels(device: str | None, dtype: str, as_json: bool) -> None:
         table.add_row(row.op if row.op != previous else "", row.backend, runs, chosen, row.when)
         previous = row.op
     console.print(table)
+
+
+def _warm(recipe: str, changes: list[str], arch: int | None, processes: int | None, as_json: bool) -> None:
+    """Compile what the recipe's steps launch; exit code 1 if a variant does not compile."""
+    import torch
+
+    from javisc.kernels import aot, dispatch
+    from javisc.manifests.errors import UserError
+    from javisc.trainer.forecast.variants import variants
+    from javisc.trainer.tasks import registry
+
+    if dispatch.interpreting():
+        raise UserError("--warm: TRITON_INTERPRET is set, and the interpreter compiles nothing: unset it")
+    if reason := dispatch.broken_triton():
+        raise UserError(f"--warm: {reason}")
+    if arch is None:
+        if not torch.cuda.is_available():
+            raise UserError("--warm: there is no CUDA device here to compile for: give --arch 80, 90 or 100")
+        major, minor = torch.cuda.get_device_capability()
+        arch = 10 * major + minor
+    if arch not in aot.SHARED_LIMIT:
+        raise UserError(f"--arch {arch}: it may be {', '.join(map(str, aot.SHARED_LIMIT))}")
+    found = variants(*registry.load(recipe, changes), arch)
+    rows = aot.compile_all(found, processes or len(os.sched_getaffinity(0)), inspect=False)
+    failed = [row for row in rows if row.problem]
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        names = ", ".join(sorted({row.kernel for row in rows})) or "none of its operations runs on Triton there"
+        click.echo(f"{recipe}, sm_{arch}: {len(rows) - len(failed)} of {len(rows)} variants compiled ({names})")
+    for row in failed:
+        click.echo(f"{row.kernel} {row.label}: {row.problem}", err=True)
+    if failed:
+        raise SystemExit(1)

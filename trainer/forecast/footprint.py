@@ -45,7 +45,7 @@ def footprint(task: Task[Any], batch: Any, parallel: ParallelConfig, device: tor
         with torch.device(device):
             model = task.model()
         if (dtype := gathered_dtype(model, parallel)) is not None:
-            _cast(model, dtype)
+            cast(model, dtype)
         model.train()
         kept = _Kept(model, task.blocks(model))
         results = _Results(kept, attention_results() if parallel.keep_attention else set())
@@ -55,7 +55,7 @@ def footprint(task: Task[Any], batch: Any, parallel: ParallelConfig, device: tor
     return Footprint(kept.plain(), kept.checkpointed(), dict(found))
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
     """The parameters as FSDP2 gathers them; `Module.to` cannot exchange fake ones."""
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):

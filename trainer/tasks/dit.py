@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
 from javisc.trainer.data.clips import ClipData
 from javisc.trainer.data.encoded import is_encoded
-from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
+from javisc.trainer.data.lengths import LATENT_RATE, audio_lengths, latent_frames
 from javisc.trainer.data.noise import generators, normal, uniform
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.distributed import autocast
@@ -48,6 +48,8 @@ from javisc.trainer.tasks.latents import Batch, Latents, latents_of, source
 CAPTION_TOKENS = 60
 #: Space of a latent: an eighth of the picture, a quarter of the 64 mel bins.
 SPACE, BINS = 8, 16
+#: Frames a second of a dataset, where none is read.
+FPS = 24.0
 
 
 @dataclass
@@ -131,6 +133,13 @@ class Step:
     priors: tuple[Tensor, Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Example(Latents):
+    """A batch without values, of which it is known whether frames are given."""
+
+    masked: bool = False
+
+
 class DiTTask(ABC):
     """A stage of VASTDiT3; what learns follows from the model's config."""
 
@@ -203,6 +212,37 @@ class DiTTask(ABC):
             train=train,
             width=self.config.hidden_size,
         )
+
+    def shallow(self) -> VASTDiT3:
+        """The model with one layer of each kind, which call what all call."""
+        model = VASTDiT3(dataclasses.replace(self.config, depth=1))
+        freeze(model)
+        return model
+
+    def examples(self) -> Iterator[Example]:
+        """A batch of every resolution and length, of its first ratio of sides, on no device; of the first also one without given
+        frames, where others have some."""
+        data, c = self.recipe.data, self.config
+        table, masked = data.table(), bool(self.recipe.mask_ratios)
+        chosen = [(table.buckets[first], masked) for first in table.first.values()]
+        for bucket, given in [*chosen, *([(chosen[0][0], False)] if masked else [])]:
+            rows, fps = bucket.batch_size, FPS / data.stride
+            shape = rows, c.audio_in_channels, audio_lengths(bucket.frames, fps).latent, BINS
+            video = (rows, c.in_channels, latent_frames(bucket.frames), bucket.height // SPACE, bucket.width // SPACE)
+            yield Example(
+                masked=given,
+                audio=torch.empty(shape, device="meta"),
+                video=torch.empty(video, device="meta") if self.with_video else None,
+                text=torch.empty(rows, 1, c.model_max_length, c.caption_channels, device="meta"),
+                mask=torch.empty(rows, c.model_max_length, device="meta"),
+                prior_text=None,
+                keys=[""] * rows,
+                seeds=[0] * rows,
+                frames=bucket.frames,
+                height=bucket.height,
+                width=bucket.width,
+                fps=fps,
+            )
 
     def size(self, batch: Batch) -> int:
         return len(batch.keys)
@@ -308,7 +348,7 @@ class DiTTask(ABC):
             empty(rows),
             noise,
             {name: empty(rows, dtype=torch.bool) for name in ("text", "audio_text", "prior")},
-            masks if self.recipe.mask_ratios else None,
+            masks if getattr(batch, "masked", bool(self.recipe.mask_ratios)) else None,
             None,
             (priors[0], priors[1]) if c.has_prior else None,
         )
