@@ -46,7 +46,7 @@ def kernels(
 
     JAVISC_KERNELS=auto|triton|xformers|torch (or OP=NAME,…) chooses; a backend named there runs or raises.
 
-    --warm RECIPE fills Triton's cache (TRITON_CACHE_DIR) with the kernels of a training run, in parallel and before it starts; that
+    --warm RECIPE fills Triton's cache (TRITON_CACHE_DIR) with the kernels of a training run, in parallel, before it starts: that
     needs no GPU.
     """
     from javisc.manifests.errors import UserError

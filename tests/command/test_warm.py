@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from javisc.commands.kernels import kernels
 from javisc.manifests.errors import UserError
 
-
 #: Launches ordered sums of these widths by Triton's own way, on a driver that is only imagined: were they found compiled?
 LAUNCH = """
 import sys, torch
@@ -43,7 +42,7 @@ def outside(**variables: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "JAVISC_KERNELS")} | variables
 
 
-def javisc(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+def javisc(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "javisc", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=outside(**variables), check=False)
 

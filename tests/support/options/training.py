@@ -30,6 +30,8 @@ _STAGE = {
 }
 _GENERATED = "--generator G"
 
+#: What the options of warming go with.
+_WARM = "--warm jav-tiny --arch 90"
 COMMANDS: dict[str, Command] = {
     "build prior unpaired": Command(
         "build prior unpaired A --out {folder}/a --baseline other",
@@ -219,8 +221,19 @@ COMMANDS: dict[str, Command] = {
     ),
     "kernels": Command(
         "kernels --device cpu",
-        {"javisc.kernels.survey:survey": []},
         {
+            "javisc.kernels.survey:survey": [],
+            "javisc.kernels.dispatch:interpreting": False,
+            "javisc.trainer.tasks.registry:load": (None, None),
+            "javisc.trainer.forecast.variants:variants": [],
+            "javisc.kernels.aot:compile_all": [],
+        },
+        {
+            "--warm": Row("--warm audio-tiny", "load.name", "audio-tiny", more=_WARM),
+            "--data": Row("--data A", "load.overrides", ['data.paths=["A"]'], more=_WARM),
+            "--arch": Row("--arch 100", "variants.arch", 100, more=_WARM),
+            "--processes": Row("--processes 3", "compile_all.processes", 3, more=f"{_WARM} --processes 1"),
+            "OVERRIDES": Row("a.b=1", "load.overrides", ["a.b=1"], more=_WARM),
             "--device": Row("--device meta", "survey.device", torch.device("meta"), alone=("--device",)),
             "--dtype": Row("--dtype", "survey.dtype", lambda choice: getattr(torch, choice)),
             "--json": Row("--json", "said", lambda said: said.lstrip().startswith("{")),
