@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "javisc.commands.annotate:annotate",
         "a table's captions, scores or labels become a field and columns",
     ),
+    "render": (
+        "javisc.commands.render:render",
+        "smaller pictures beside a dataset's own, which load many times faster",
+    ),
     "merge": ("javisc.commands.merge:merge", "several manifests as one"),
     "filter": ("javisc.commands.filter:filter_", "keep the rows that meet conditions, by expression or option"),
     "dedupe": ("javisc.commands.dedupe:dedupe", "find samples that are there twice or nearly, and drop them"),

@@ -20,6 +20,10 @@ RESIZED = ("letterbox", "refuse")
 ENCODER_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
+#: What x264 may be tuned for; its others need B-frames or are for still pictures.
+TUNES = ("fastdecode", "film", "animation", "grain")
+
+
 def parse_fps(value: str | int | float | Fraction) -> Fraction:
     """Read a frame rate exactly: "24", "23.976", "24000/1001". Raises `UserError` outside 1 to 240.
 
@@ -114,7 +118,14 @@ class Recipe:
         help="x264's preset: faster is larger.",
         metavar="P",
     )
-    gop: int = _setting(12, int, holds=lambda gop: 1 <= gop <= 600, allowed="1 to 600 frames")
+    gop: int = _setting(
+        12,
+        int,
+        holds=lambda gop: 1 <= gop <= 600,
+        allowed="1 to 600 frames",
+        help="Frames from one key frame to the next: fewer are larger and read faster at any place.",
+        metavar="N",
+    )
     min_frames: int = _setting(
         10,
         int,
@@ -149,6 +160,11 @@ class Recipe:
     resized: str = _setting(
         "letterbox", str, holds=RESIZED.__contains__, allowed=" or ".join(RESIZED), later=True,
         help="A picture whose size changes midway: letterbox (default) or refuse the clip.", metavar="HOW",
+    )  # fmt: skip
+
+    tune: str | None = _setting(
+        None, str, type(None), holds=lambda tune: tune is None or tune in TUNES, allowed=" or ".join(TUNES), later=True,
+        help="x264's tune: fastdecode is larger and decodes faster.", metavar="T",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -208,6 +224,9 @@ def settings() -> dict[str, Setting]:
 
 PRESETS: dict[str, Recipe] = {
     "jav": Recipe(),
+    "jav16": Recipe(name="jav16", fps="16"),
+    "archive": Recipe(name="archive", crf=16.0, encoder_preset="medium", gop=48),
+    "frame": Recipe(name="frame", gop=1, tune="fastdecode"),
     "sync": Recipe(name="sync", kind="sync", fps="25", short_side=256, crf=10.0),
     "audio": Recipe(name="audio", kind="audio", max_seconds=30.0, min_frames=1),
 }

@@ -13,8 +13,8 @@ from javisc.commands.corpus_options import corpus_inputs, corpus_options
 from javisc.commands.recipe_options import changed, recipe_options
 
 SETTINGS = (
-    "fps", "sample_rate", "channels", "short_side", "crf", "encoder_preset", "min_frames", "max_seconds", "allow_silent",
-    "max_hold", "resized",
+    "fps", "sample_rate", "channels", "short_side", "crf", "encoder_preset", "gop", "tune", "min_frames", "max_seconds",
+    "allow_silent", "max_hold", "resized",
 )  # fmt: skip
 
 

@@ -278,12 +278,14 @@ class Encoder:
             "libx264",
             rate=recipe.rate,
             options={
+                **({} if recipe.tune is None else {"tune": recipe.tune}),
                 "preset": recipe.encoder_preset,
                 "crf": f"{recipe.crf:g}",
                 "profile": "high",
                 "a53cc": "0",
                 "flags": "+bitexact+cgop",
-                "x264-params": f"keyint={recipe.gop}:min-keyint={recipe.gop}:scenecut=0:bframes=0:open-gop=0:cabac=1:8x8dct=1"
+                "x264-params": f"keyint={recipe.gop}:min-keyint={recipe.gop}:scenecut=0:bframes=0:open-gop=0"
+                f":cabac={int(recipe.tune != 'fastdecode')}:8x8dct=1"
                 ":threads=1:lookahead-threads=1:sync-lookahead=0",
             },
         )

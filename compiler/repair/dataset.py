@@ -65,7 +65,7 @@ def repair(
         )
         result = build(None, Recipe.from_json(settings["recipe"]), os.fspath(path), options, reporter=reporter)
         with locked(store):
-            mended += mend_fields(store)
+            mended += mend_fields(store, workers=workers)
         after = _digests(store)
     finally:
         work.close()

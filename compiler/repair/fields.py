@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from javisc.compiler.fields.render import remake
 from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.fields import _follow, base_shards, field_store, fold, publish_field, reconcile
 from javisc.compiler.store.files import Store
@@ -13,7 +14,7 @@ from javisc.manifests.fields import Field, fields_of
 from javisc.manifests.files import sha256_of
 
 
-def mend_fields(base: Store) -> list[str]:
+def mend_fields(base: Store, *, workers: int | None = None) -> list[str]:
     """Make again what of a dataset's fields is missing or wrong, with the bytes it had. Returns what was done, in words."""
     said: list[str] = []
     fields = fields_of(base.root)
@@ -31,6 +32,11 @@ def mend_fields(base: Store) -> list[str]:
                 _follow(base, store, field, rows, base_shards(base))
                 publish_field(base, store, field.name, field.header["settings"], field.header["made_by"], lay=False)
                 said.append(f"field {field.name}: {len(lost)} shards made again ({shards})")
+            elif "recipe" in field.header["settings"]:
+                for shard in lost:
+                    Parts(store).remove(shard)
+                remake(base.root, field.name, workers=workers)
+                said.append(f"field {field.name}: {len(lost)} shards rendered again ({shards})")
             else:
                 said.append(
                     f"field {field.name}: {len(lost)} shards are lost or damaged ({shards}): make the field again"

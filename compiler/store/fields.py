@@ -63,6 +63,32 @@ def base_shards(store: Store) -> dict[int, str]:
         ) from error
 
 
+def commit_field_shard(
+    store: Store,
+    schema: pl.Schema,
+    member: str,
+    frame: pl.DataFrame,
+    contents: Sequence[Content],
+    shard: int,
+    parent: str,
+    rejects: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Publish a shard of a field, its tables and last its commit: `frame` has the rows in the order of their keys.
+
+    parent: the digest of the base's shard. Several processes may do so side by side, each another shard. Raises UserError.
+    """
+    made: dict[str, Any] = {}
+    places = [pl.Series(f"{member}_{part}", [], pl.Int64) for part in PARTS]
+    if frame.height:
+        pairs = ((key, {member: content}) for key, content in zip(frame["key"], contents, strict=True))
+        packed = pack_shard(store, shard, pairs)
+        at = [members[0] for members in packed.samples]
+        places = [pl.Series(f"{member}_{part}", [getattr(m, part) for m in at], pl.Int64) for part in PARTS]
+        made = packed.made
+    rows = frame.with_columns(places).select(schema.names())
+    publish_part(store, shard, 0, rows, list(rejects), made, schema, plan=parent)
+
+
 class FieldWriter(DatasetWriter):
     """Writes a field as `DatasetWriter` writes a dataset: a shard for each of the base's, with all or some of its keys.
 
@@ -193,19 +219,10 @@ class FieldWriter(DatasetWriter):
         self, shard: int, frame: pl.DataFrame, contents: Sequence[Content], rejects: Sequence[dict[str, Any]] = ()
     ) -> None:
         """Publish a shard whole: `frame` has key, shard and the field's columns, in the order of the keys."""
-        packed = pack_shard(
-            self.store,
-            shard,
-            ((key, {self.member: content}) for key, content in zip(frame["key"], contents, strict=True)),
-        )
-        at = [members[0] for members in packed.samples]
-        places = {part: pl.Series(f"{self.member}_{part}", [getattr(m, part) for m in at], pl.Int64) for part in PARTS}
-        rows = frame.with_columns(places.values())
         if self.member == "json":
-            rows = rows.join(self.keys[shard].select("key", OF), on="key", how="left", maintain_order="left")
-        rows = rows.select(self.schema.names())
-        publish_part(self.store, shard, 0, rows, list(rejects), packed.made, self.schema, plan=self.parents[shard])
-        self._done[shard] = rows.height
+            frame = frame.join(self.keys[shard].select("key", OF), on="key", how="left", maintain_order="left")
+        commit_field_shard(self.store, self.schema, self.member, frame, contents, shard, self.parents[shard], rejects)
+        self._done[shard] = frame.height
 
     def publish(self) -> Merged:
         """Publish the field's tables, field.json, and last the dataset's manifest with its columns. Raises UserError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from javisc.manifests import places
 from javisc.manifests.errors import UserError
+from javisc.manifests.fields import field_shard
 from javisc.manifests.io import Dataset, scan_many, shard_path
 from javisc.manifests.kinds import MEMBERS
 from javisc.manifests.schema import DATASET_COLUMN
@@ -99,6 +101,41 @@ def _tell_unsplit(frame: pl.LazyFrame, have: Sequence[str], split: Split) -> Non
 
 
 @dataclass(frozen=True)
+class Rendition:
+    """Smaller pictures of the rows, a field of their datasets: sizes, and places of members; -1 where there is none."""
+
+    name: str
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    crc32: NDArray[np.int64]
+
+    def fits(self, rows: NDArray[np.int64] | int, height: int, width: int) -> NDArray[np.bool_]:
+        """Where a crop of height x width is taken from the pictures without making them larger."""
+        fits: NDArray[np.bool_] = (self.offset[rows] >= 0) & (self.height[rows] >= height) & (self.width[rows] >= width)
+        return fits
+
+
+_PLACED = re.compile(r"([a-z][a-z0-9_]*)_mp4_offset")
+
+
+def _renditions(rows: pl.DataFrame) -> tuple[Rendition, ...]:
+    """The renditions that a manifest tells of, smaller ones first."""
+    found = []
+    for name in (match[1] for column in rows.columns if (match := _PLACED.fullmatch(column))):
+        columns = [f"{name}_{part}" for part in ("height", "width", "mp4_offset", "mp4_size", "mp4_crc32")]
+        if set(columns) <= set(rows.columns):
+            arrays = [rows[column].cast(pl.Int64).fill_null(-1).to_numpy() for column in columns]
+            found.append(Rendition(name, *arrays))
+    pixels = {
+        one.name: float((one.height * one.width)[one.offset >= 0].mean()) if (one.offset >= 0).any() else 0.0
+        for one in found
+    }
+    return tuple(sorted(found, key=lambda one: pixels[one.name]))
+
+
+@dataclass(frozen=True)
 class Catalog:
     """The rows of one or several manifests, in the manifests' order. Absent whole numbers are -1, absent reals NaN."""
 
@@ -108,6 +145,7 @@ class Catalog:
     dataset: NDArray[np.int32]
     roots: list[str]
     shard_digests: dict[tuple[int, int], str]
+    renditions: tuple[Rendition, ...] = ()
 
     @classmethod
     def open(
@@ -133,6 +171,9 @@ class Catalog:
         for condition in conditions.values():
             frame = frame.filter(condition)
         wanted = [name for name in (*_NUMBERS, *_REALS, *strings, DATASET_COLUMN) if name in have]
+        beside = [match[1] for name in have if (match := _PLACED.fullmatch(name))]
+        parts = ("height", "width", "mp4_offset", "mp4_size", "mp4_crc32")
+        wanted += [column for name in beside for part in parts if (column := f"{name}_{part}") in have]
         rows = frame.select(wanted).collect(engine="streaming")
         if rows.height == 0:
             told = ", ".join(os.fspath(path) for path in paths)
@@ -159,6 +200,7 @@ class Catalog:
             dataset=rows[DATASET_COLUMN].replace_strict(order, return_dtype=pl.Int32).to_numpy(),
             roots=roots,
             shard_digests=digests,
+            renditions=_renditions(rows),
         )
 
     def __len__(self) -> int:
@@ -173,6 +215,28 @@ class Catalog:
             if f"{ext}_offset" in self.numbers and self.numbers[f"{ext}_offset"][row] >= 0
         ]
         return shard_path(self.roots[root], shard), members, self.shard_digests.get((root, shard))
+
+    def rendition(self, row: int, height: int, width: int) -> Rendition | None:
+        """The smallest pictures of a row that lose nothing in a crop of height x width; None: the row's own."""
+        return next((one for one in self.renditions if bool(one.fits(row, height, width))), None)
+
+    def drawn_from(self, rows: NDArray[np.int64], height: int, width: int) -> dict[str, int]:
+        """How many of some rows a crop of height x width reads from which rendition, "base" for their own pictures."""
+        left = np.asarray(rows, np.int64)
+        found: dict[str, int] = {}
+        for one in self.renditions:
+            fits = one.fits(left, height, width)
+            if fits.any():
+                found[one.name] = int(fits.sum())
+            left = left[~fits]
+        return {**found, **({"base": len(left)} if len(left) else {})}
+
+    def beside(self, row: int, rendition: Rendition) -> tuple[str, list[Member]]:
+        """The tar of a rendition that holds a row's pictures, and their place in it."""
+        crc = int(rendition.crc32[row])
+        member = Member("mp4", int(rendition.offset[row]), int(rendition.size[row]), None if crc < 0 else crc)
+        root, shard = self.roots[int(self.dataset[row])], int(self.numbers["shard"][row])
+        return field_shard(root, rendition.name, shard), [member]
 
     def _number(self, row: int, ext: str, what: str) -> int:
         return int(self.numbers[f"{ext}_{what}"][row])

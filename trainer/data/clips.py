@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from javisc.trainer.engine.settings import setting
 from javisc.trainer.models.text.captions import clean
 from javisc.trainer.transforms.javisdit_mel import FLOOR, MelConfig, mel_input
 
+_log = logging.getLogger(__name__)
 #: What the reference's table says of a sound without a picture: its bucket, and through that its shifted times, follow from it.
 DUMMY_HEIGHT, DUMMY_WIDTH = 720, 1280
 
@@ -62,6 +64,7 @@ class ClipData:
     decoder: str = setting(
         "auto", "Where pictures are decoded; auto takes the GPU where there is one.", choices=("auto", "gpu", "cpu")
     )
+    renditions: bool = setting(True, "Read the smallest rendition of a clip that loses nothing in its bucket.")
     threads: int = setting(4, "Threads that decode.", least=1)
     ahead: int = setting(2, "Batches that are read ahead.", least=1)
     shards_together: int = setting(0, "Shards whose clips are mixed; 0 mixes all.", least=0)
@@ -150,10 +153,13 @@ class ClipSource:
             shards_together=data.shards_together,
             windows=RandomWindow(fps, centre=not train),
             tail="drop" if train else "split",
+            renditions=with_video and data.renditions,
             cost=joint_dit_cost(width, fps=self.fps / data.stride, audio_only=not with_video),
         )
         sampler = Sampler(self.catalog, data.table(), options, rank=rank, world=world)
         self._full = full_steps(sampler, split)
+        if rank == 0 and self.catalog.renditions and (pictures := sampler.plan()[0].pictures_said):
+            _log.info("pictures of split %s: %s", split, pictures)
         self.loader = Loader(
             sampler,
             LoaderOptions(

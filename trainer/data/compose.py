@@ -7,8 +7,9 @@ boundary: the history is replayed, the rest is grouped anew, and nothing is lost
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -102,6 +103,7 @@ class Steps:
     """Steps of a run of ranks: `index[s, r]` is the micro-batch of rank r in step s, cut to [start, stop) of its rows.
 
     `imbalance` is the mean over steps of (slowest rank's cost / mean cost - 1): the share of time that ranks would wait.
+    `pictures`: by bucket, how many rows' pictures come from which rendition of their dataset, "base" for their own.
     """
 
     index: NDArray[np.int64]
@@ -109,9 +111,18 @@ class Steps:
     stop: NDArray[np.int64]
     imbalance: float
     dropped: int
+    pictures: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def pictures_said(self) -> str:
+        """`pictures` in words, over all buckets."""
+        total: Counter[str] = Counter()
+        for of in self.pictures.values():
+            total.update(of)
+        return ", ".join(f"{count} clips from {name}" for name, count in sorted(total.items()))
 
 
 def group(

@@ -158,6 +158,7 @@ class EncodedSource(Generic[Made]):
             seed=seed,
             shards_together=data.shards_together,
             tail="drop" if train else "split",
+            renditions=False,
         )
         sampler = Sampler(self.catalog, _Sizes(data.table(), self.catalog), options, rank=rank, world=world)
         self.train, self._full = train, full_steps(sampler, split)

@@ -170,6 +170,8 @@ class Loader:
             self.cache = ClipCache(
                 self.catalog, self.reader, self.options.cache_bytes, self.options.fps, self.options.gop
             )
+        #: A transform gets the clip's own pictures, and so does who crops from them as they are.
+        self.renditions = sampler.options.renditions and transform is None and self.options.resize == "cover"
         self.graph = None if transform is not None else Graph(self.options.graph)
         self.pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="javisc-decode")
         self.replaced = 0
@@ -303,12 +305,16 @@ class Loader:
             return self.transform(*kept, clip)
         with_audio = self.options.graph.with_audio or self.transform is not None
         exts = [*(["flac"] if with_audio else []), *(["mp4"] if self.options.with_video else [])]
-        url, members, digest = self.catalog.place(clip.row, exts)
+        smaller = self.catalog.rendition(clip.row, batch.bucket.height, batch.bucket.width) if self.renditions else None
+        url, members, digest = self.catalog.place(clip.row, [ext for ext in exts if smaller is None or ext != "mp4"])
         data = self.reader.read(url, members, digest)
+        if smaller is not None:
+            data |= self.reader.read(*self.catalog.beside(clip.row, smaller))
         if missing := [ext for ext in exts if ext not in data]:
             raise CorruptSample(f"{url}: the sample has no .{missing[0]}")
         if self.transform is None and self.options.graph.device == "gpu":
-            height, width = (int(self.catalog.numbers[name][clip.row]) for name in ("height", "width"))
+            sizes = self.catalog.numbers if smaller is None else {"height": smaller.height, "width": smaller.width}
+            height, width = (int(sizes[name][clip.row]) for name in ("height", "width"))
             return self._input(batch, clip, url, data["mp4"], (height, width), data.get("flac"))
         picture = np.zeros((0, 0, 0, 3), np.uint8)
         if self.options.with_video:

@@ -39,7 +39,8 @@ def pixel_cost(bucket: Bucket) -> float:
 class SamplerOptions:
     """What shapes an epoch.
 
-    `stride`: source frames per taken frame. `mirror`: share of clips flipped left to right. `remainder`: what becomes of a
+    `stride`: source frames per taken frame. `mirror`: share of clips flipped left to right. `renditions`: pictures come from the
+    smallest rendition that loses nothing at the bucket's size. `remainder`: what becomes of a
     bucket's rows that do not fill a micro-batch; `tail`: of micro-batches that do not fill a step.
     `shards_together` > 0 reads so many shards at a time, each once an epoch, for slow disks and whole-shard caches: less
     mixing for less seeking; 0 mixes the whole dataset.
@@ -48,6 +49,7 @@ class SamplerOptions:
     seed: int = 42
     stride: int = 1
     mirror: float = 0.0
+    renditions: bool = True
     remainder: Remainder = "keep"
     shards_together: int = 0
     tail: Tail = "split"
@@ -160,8 +162,22 @@ class Sampler:
                 epoch=self.epoch,
                 tail=self.options.tail,
             )
-            self._grouped = (key, steps)
+            self._grouped = (key, replace(steps, pictures=self._pictures(batches)))
         return self._grouped[1], current
+
+    def _pictures(self, batches: MicroBatches) -> dict[str, dict[str, int]]:
+        """By bucket, how many rows' pictures are read from which rendition; nothing where none is looked for."""
+        if not self.options.renditions:
+            return {}
+        counts = batches.stop - batches.start
+        begin = np.repeat(batches.start - (np.cumsum(counts) - counts), counts)
+        rows, buckets = batches.rows[begin + np.arange(len(begin))], np.repeat(batches.bucket, counts)
+        found = {}
+        for number, bucket in enumerate(self.table.buckets):
+            mine = rows[buckets == number]
+            if len(mine):
+                found[bucket.name] = self.catalog.drawn_from(mine, bucket.height, bucket.width)
+        return found
 
     def __len__(self) -> int:
         """Steps left in the epoch."""

@@ -192,7 +192,9 @@ class SyncBatches:
             round(transforms.window_sec * fps), transforms.input_size, transforms.input_size, options.batch_size
         )
         # In training every rank must have a batch in every step; evaluation must see every clip.
-        sampler_options = SamplerOptions(seed=options.seed, windows=policy, tail="drop" if options.train else "split")
+        sampler_options = SamplerOptions(
+            seed=options.seed, windows=policy, tail="drop" if options.train else "split", renditions=False
+        )
         self.transforms, self.train = transforms, options.train
         #: Sounds that go with a clip.
         self.sounds = options.offsets_per_clip if options.train else 1

@@ -98,6 +98,7 @@ class SoundBatches:
         shaping = SamplerOptions(
             seed=options.seed,
             windows=SoundWindow(transforms),
+            renditions=False,
             remainder="drop" if options.train else "keep",
             tail="drop" if options.train else "split",
         )

@@ -45,6 +45,8 @@ def dry_run(recipe: Recipe, task: Task[Any]) -> dict[str, Any]:
     try:
         batches = len(source)
         batch = next(iter(source))
+        sampler = getattr(getattr(source, "loader", None), "sampler", None)
+        pictures = "" if sampler is None else sampler.plan()[0].pictures_said
     finally:
         source.close()
     with FakeTensorMode():
@@ -70,6 +72,7 @@ def dry_run(recipe: Recipe, task: Task[Any]) -> dict[str, Any]:
         "batches_per_epoch": batches,
         "samples_per_step": task.size(batch) * steps,
         "tokens_per_step": task.tokens(batch) * steps,
+        "pictures": pictures,
         "batch": {name: list(value.shape) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)},
         "parameters_trained": trained,
         "parameters_frozen": frozen,
@@ -105,6 +108,7 @@ def told(report: dict[str, Any]) -> str:
                 "batches per epoch": f"{r['batches_per_epoch']} for each process",
                 "a step": f"{r['samples_per_step']} samples, {r['tokens_per_step']:,} tokens",
                 "first batch": shapes,
+                **({"pictures": r["pictures"]} if r.get("pictures") else {}),
                 "parameters": f"{r['parameters_trained']:,} trained, {r['parameters_frozen']:,} frozen",
                 "arithmetic": _arithmetic(r),
             }

@@ -61,6 +61,8 @@ def _recipe(*names: str) -> dict[str, Row]:
         "short-side": ("96", 96),
         "crf": ("31.5", 31.5),
         "encoder-preset": ("veryfast", "veryfast"),
+        "gop": ("24", 24),
+        "tune": ("fastdecode", "fastdecode"),
         "min-frames": ("9", 9),
         "max-seconds": ("2.5", 2.5),
     }
@@ -88,7 +90,16 @@ COMMANDS = {
         {
             **COMMON,
             **_recipe(
-                "fps", "sample-rate", "channels", "short-side", "crf", "encoder-preset", "min-frames", "max-seconds"
+                "fps",
+                "sample-rate",
+                "channels",
+                "short-side",
+                "crf",
+                "encoder-preset",
+                "gop",
+                "tune",
+                "min-frames",
+                "max-seconds",
             ),
             "RAW": Row("{clip}", "from_raw.raw", ("{raw}", "{clip}")),
             "--recipe": Row("--recipe sync", "build.recipe.name", "sync"),

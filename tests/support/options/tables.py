@@ -30,6 +30,23 @@ BOUNDS: dict[str, float] = {
 
 _DEDUPED = SimpleNamespace(lines=[], kept=1, rows=2)
 COMMANDS: dict[str, Command] = {
+    "render": Command(
+        "render A --short-side 240",
+        {
+            "javisc.compiler.fields.render:render": SimpleNamespace(
+                name="r", samples=1, of=2, smaller=1, broken=0, bytes=10
+            )
+        },
+        {
+            "DATASET": Row("B", "render.dataset", "B", alone=("A",)),
+            "--short-side": Row("--short-side 96", "render.short_side", 96, alone=("--short-side",)),
+            "--crf": Row("--crf 20.5", "render.crf", 20.5),
+            "--as": Row("--as small", "render.name", "small"),
+            "--workers": Row("--workers 3", "render.workers", 3),
+            "--engine": Row("--engine ray", "render.engine", "ray"),
+            "--address": Row("--address local", "render.address", "local"),
+        },
+    ),
     "annotate": Command(
         "annotate A {table}",
         {

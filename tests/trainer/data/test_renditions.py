@@ -1,0 +1,153 @@
+"""Renditions: the loader takes the smallest pictures that lose nothing; frame numbers, sound and grid are the base's."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import polars as pl
+import pytest
+
+from javisc.compiler.build import BuildOptions, build
+from javisc.compiler.check.dataset import verify
+from javisc.compiler.fields.render import render
+from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.recipe import PRESETS
+from javisc.compiler.repair.dataset import repair
+from javisc.manifests.io import Dataset
+from javisc.trainer.data import Catalog, Loader, Sampler, single_bucket
+from javisc.trainer.data.reader import Member, Reader
+from javisc.trainer.data.sampler import SamplerOptions
+from support.raw import write_clip
+from support.sane import sane
+
+
+@pytest.fixture(scope="module")
+def ds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips of 160x96 and one of 80x48, in two shards, with a rendition of 48."""
+    root = tmp_path_factory.mktemp("renditions")
+    for number in range(3):
+        write_clip(root / f"RAW/{number}.mp4", seconds=2, size=(160, 96), seed=number)
+    write_clip(root / "RAW/small.mp4", seconds=2, size=(80, 48), seed=9)
+    recipe = PRESETS["jav"].replace(encoder_preset="ultrafast")
+    build(
+        from_raw([str(root / "RAW")], out=str(root / "DS")),
+        recipe,
+        root / "DS",
+        BuildOptions(workers=2, shard_samples=2),
+    )
+    before = {path.name: path.read_bytes() for path in (root / "DS/shards").iterdir()}
+    done = render(str(root / "DS"), 48, workers=2)
+    assert (done.name, done.samples, done.of, done.smaller, done.broken) == ("r48", 3, 4, 1, 0)
+    assert before == {path.name: path.read_bytes() for path in (root / "DS/shards").iterdir()}
+    return root / "DS"
+
+
+def pictures(content: bytes, side: tuple[int, int]) -> np.ndarray:
+    with av.open(io.BytesIO(content)) as file:
+        stream = file.streams.video[0]
+        found = [
+            frame.to_ndarray(format="gray", width=side[1], height=side[0], interpolation="AREA")
+            for frame in file.decode(stream)
+        ]
+    return np.stack(found).astype(float)
+
+
+def test_a_rendition_has_the_frames_of_its_base_on_the_same_grid(ds: Path) -> None:
+    manifest = sane(ds)
+    field = Dataset.open(ds).field("r48")
+    for row in manifest.filter(pl.col("r48_height").is_not_null()).iter_rows(named=True):
+        content = field.read(row["key"])
+        with av.open(io.BytesIO(content)) as file:
+            stream = file.streams.video[0]
+            stamps = [packet.pts * packet.time_base for packet in file.demux(stream) if packet.size]
+            file.seek(0)
+            starts = [
+                number for number, packet in enumerate(p for p in file.demux(stream) if p.size) if packet.is_keyframe
+            ]
+            assert (stream.height, stream.width) == (48, 80) == (row["r48_height"], row["r48_width"])
+        assert stamps == [Fraction(n, 24) for n in range(row["num_frames"])] and starts == list(
+            range(0, row["num_frames"], 12)
+        )
+        here, base = pictures(content, (48, 80)), pictures(Dataset.open(ds).read(row["key"])["mp4"], (48, 80))
+        # Each frame is nearest to the same frame of its base.
+        apart = np.abs(here[:, None] - base[None]).mean(axis=(2, 3))
+        assert apart.argmin(axis=1).tolist() == list(range(row["num_frames"]))
+    assert verify(ds, workers=1).defects == []
+
+
+class _Heard(Reader):
+    """A reader that notes what it is asked for."""
+
+    def __init__(self, read: list[str]) -> None:
+        super().__init__()
+        self.heard = read
+
+    def read(self, url: str, members: list[Member], shard_sha256: str | None = None) -> dict[str, bytes]:
+        self.heard.append(url)
+        return super().read(url, members, shard_sha256)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((48, 80), {"r48": 3, "base": 1}), ((50, 80), {"base": 3}), ((24, 40), {"r48": 3, "base": 1})]
+)
+def test_the_smallest_pictures_that_lose_nothing_are_read(
+    ds: Path, size: tuple[int, int], wanted: dict[str, int]
+) -> None:
+    rows = [pl.col("height") > 48] if size[0] > 48 else []
+    catalog = Catalog.open([ds], dict(enumerate(rows)))
+    table = single_bucket(frames=12, height=size[0], width=size[1], batch_size=4)
+    made = {}
+    for taken in (True, False):
+        sampler = Sampler(catalog, table, SamplerOptions(seed=3, renditions=taken))
+        steps, _ = sampler.plan()
+        assert [dict(of) for of in steps.pictures.values()] == ([wanted] if taken else [])
+        read: list[str] = []
+        with Loader(sampler) as loader:
+            loader.reader = _Heard(read)
+            (batch,) = list(loader)
+            assert not batch.replaced
+        made[taken] = batch
+        assert sum("/fields/r48/" in url for url in read) == (wanted.get("r48", 0) if taken else 0)
+    assert [clip.row for clip in made[True].batch.clips] == [clip.row for clip in made[False].batch.clips]
+    here, own = made[True].video[:, :, :, None], made[False].video[:, :, None]
+    nearest = (here - own).abs().mean(dim=(1, 4, 5)).argmin(dim=2)
+    assert nearest.tolist() == [list(range(12))] * len(nearest), "each frame is nearest to the base's own"
+    assert (made[True].audio == made[False].audio).all()
+
+
+KILLED = """
+import os, signal, sys
+import javisc.compiler.fields.render as home
+real = home.spread
+def once(*args, **kwargs):
+    for outcome in real(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield outcome
+home.spread = once
+home.render(sys.argv[1], 24, workers=1)
+"""
+
+
+def test_killed_and_lost_it_comes_to_the_same_bytes(ds: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", KILLED, str(ds)], capture_output=True, env={**os.environ}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    committed = sorted(path.name for path in (ds / "fields/r24/.build/parts").glob("00000?.json"))
+    assert len(committed) == 1 and not (ds / "fields/r24/field.json").exists()
+    first = (ds / f"fields/r24/{committed[0][:6]}.tar").read_bytes()
+    assert render(str(ds), 24, workers=1).samples == 4
+    assert (ds / f"fields/r24/{committed[0][:6]}.tar").read_bytes() == first
+    (ds / f"fields/r24/{committed[0][:6]}.tar").unlink()
+    assert "field r24: 1 shards rendered again" in "\n".join(repair(ds, workers=1).lines)
+    assert (ds / f"fields/r24/{committed[0][:6]}.tar").read_bytes() == first
+    assert Catalog.open([ds]).rendition(0, 24, 40).name == "r24"  # type: ignore[union-attr]
+    sane(ds, media=0)
