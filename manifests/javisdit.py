@@ -32,6 +32,8 @@ COMMON = tuple(column.name for column in JAVISDIT[:12])
 #: kind → its columns, in order
 COLUMNS = {"audio": (*COMMON, "audio_text"), "prior": (*COMMON, "unpaired_audio_path"), "jav": COMMON}
 PLACEHOLDER = "placeholder.mp4"
+#: Versions of JavisDiT, and the frames a second that their trainers read.
+VERSIONS = {"v0.1": 24, "v1.0": 16}
 #: What `datautil --dummy-video` fills in.
 DUMMY = {
     "path": PLACEHOLDER,
@@ -69,7 +71,18 @@ def _wanted(frame: pl.LazyFrame, kind: str) -> tuple[pl.LazyFrame, pl.Expr, pl.E
     )
 
 
-def table(rows: pl.LazyFrame, kind: str) -> pl.LazyFrame:
+def _check_rate(rows: pl.LazyFrame, kind: str, version: str) -> None:
+    """Raise UserError if clips have another rate than the trainer of this version reads."""
+    wanted = VERSIONS[version]
+    odd = rows.filter(pl.col("fps").round() != wanted).head(1).select("key", "fps").collect() if kind == "jav" else None
+    if version != "v0.1" and odd is not None and odd.height:
+        raise UserError(
+            f"--javisdit {version}: its trainer reads {wanted} frames a second, {odd['key'][0]} has {odd['fps'][0]:g}: build "
+            "with --recipe jav16, or export for v0.1"
+        )
+
+
+def table(rows: pl.LazyFrame, kind: str, version: str = "v0.1") -> pl.LazyFrame:
     """The columns of JavisDiT's table of this kind, in its order and types: whole numbers are written as such, its readers
     need them."""
     columns = {name: pl.col(name) for name in COLUMNS[kind]}
@@ -80,6 +93,12 @@ def table(rows: pl.LazyFrame, kind: str) -> pl.LazyFrame:
     columns["fps"] = columns["fps"].round()
     for name in ("num_frames", "height", "width", "fps", "resolution", "audio_fps"):
         columns[name] = columns[name].cast(pl.Int64)
+    if version != "v0.1":
+        speech = pl.col("speech").cast(pl.Float64).fill_null(-1) if "speech" in rows.collect_schema() else pl.lit(-1)
+        order = list(columns)
+        order.insert(order.index("text"), "speech")
+        columns["speech"] = speech
+        columns = {name: columns[name] for name in order}
     return rows.select(value.alias(name) for name, value in columns.items())
 
 
@@ -91,9 +110,12 @@ def export_csv(
     media: str | None = None,
     audio_format: str = "flac",
     allow_no_caption: bool = False,
+    version: str = "v0.1",
 ) -> Exported:
     """Write located rows (`Dataset.located`) as JavisDiT's CSV; with `media`, extract their files there and let the paths
     name them.
+
+    version: of JavisDiT, see VERSIONS; v1.0 wants 16 frames a second and has `speech`: the column of that name, -1 without.
 
     Without `media`, path and audio_path name the raw source files. Rows without the media the kind needs, and (unless
     `allow_no_caption`) without a caption are left out and counted: its loader fails on both. Media lie in
@@ -105,6 +127,7 @@ def export_csv(
         usable = (
             usable & pl.col("flac_size").is_not_null() & (pl.lit(kind == "audio") | pl.col("mp4_size").is_not_null())
         )
+    _check_rate(rows.filter(usable), kind, version)
     usable, captioned = usable.fill_null(False), caption.is_not_null()
     kept = rows.filter(usable, pl.lit(allow_no_caption) | captioned)
     counts = rows.select(
@@ -120,9 +143,9 @@ def export_csv(
     try:
         with published(Path(out)) as temporary:
             if media is None:
-                table(kept, kind).sink_csv(temporary, engine="streaming", maintain_order=True)
+                table(kept, kind, version).sink_csv(temporary, engine="streaming", maintain_order=True)
             else:
-                files = _with_media(kept, temporary, kind, Path(media).absolute(), audio_format)
+                files = _with_media(kept, temporary, kind, Path(media).absolute(), audio_format, version)
     except OSError as error:
         raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
     return Exported(
@@ -130,30 +153,46 @@ def export_csv(
     )
 
 
-def _with_media(kept: pl.LazyFrame, csv: Path, kind: str, media: Path, audio_format: str) -> int:
+def _with_media(kept: pl.LazyFrame, csv: Path, kind: str, media: Path, audio_format: str, version: str) -> int:
     files = 0
-    with MemberReader() as reader, csv.open("wb") as stream:
+    with csv.open("wb") as stream:
         first = True
+        for located, placed in extracted(kept, kind, media, audio_format):
+            files += placed
+            table(located.lazy(), kind, version).collect().write_csv(stream, include_header=first)
+            first = False
+        if first:
+            table(kept, kind, version).collect().write_csv(stream)
+    return files
+
+
+def extracted(
+    kept: pl.LazyFrame, kind: str, media: Path | None, audio_format: str
+) -> Iterator[tuple[pl.DataFrame, int]]:
+    """The rows in batches, path and audio_path naming their files in `media` (None: as they are), and how many those are."""
+    with MemberReader() as reader:
         for batch in _batches(kept):
-            paths, audio_paths = [], []
+            files = 0
+            if media is None:
+                yield batch, files
+                continue
+            paths: list[str] = []
+            audio_paths: list[str | None] = []
             for row in batch.iter_rows(named=True):
                 root = hashlib.blake2b(absolute(row[DATASET_COLUMN]).encode(), digest_size=6).hexdigest()
                 stem = media / root / f"{row['shard']:06d}" / check_key(row["key"])
                 paths.append(f"{stem}.mp4")
-                audio_paths.append(f"{stem}.{audio_format}")
-                sound, picture = reader.read(row, "flac") or b"", reader.read(row, "mp4") if kind != "audio" else None
-                _place(Path(audio_paths[-1]), _wav(sound) if audio_format == "wav" else sound)
+                sound, picture = reader.read(row, "flac"), reader.read(row, "mp4") if kind != "audio" else None
+                audio_paths.append(None if sound is None else f"{stem}.{audio_format}")
+                if sound is not None:
+                    _place(Path(f"{stem}.{audio_format}"), _wav(sound) if audio_format == "wav" else sound)
                 if picture is not None:
                     _place(Path(paths[-1]), picture)
-                files += 1 if picture is None else 2
+                files += (sound is not None) + (picture is not None)
             located = batch.with_columns(
                 pl.Series("path", paths, pl.String), pl.Series("audio_path", audio_paths, pl.String)
             )
-            table(located.lazy(), kind).collect().write_csv(stream, include_header=first)
-            first = False
-        if first:
-            table(kept, kind).collect().write_csv(stream)
-    return files
+            yield located, files
 
 
 def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:

@@ -1,19 +1,30 @@
-"""`javisc export`: JavisDiT's tables."""
+"""`javisc export`: tables that other trainers read."""
 
 from __future__ import annotations
 
 import click
 
+from javisc.manifests.errors import UserError
+
 
 @click.command()
 @click.argument("inputs", metavar="DS…", nargs=-1, required=True)
-@click.option("--csv", "out", required=True, metavar="FILE", help="The table to write, e.g. train_jav.csv.")
+@click.option("--csv", metavar="FILE", help="JavisDiT's table to write, e.g. train_jav.csv.")
+@click.option("--jsonl", metavar="FILE", help="JSON lines to write instead: path, caption, audio_path.")
+@click.option("--card", is_flag=True, help="Write DS/README.md, by which Hugging Face `datasets` opens DS.")
 @click.option(
     "--kind",
     type=click.Choice(["audio", "prior", "jav"]),
     default="jav",
     show_default=True,
     help="Which of JavisDiT's three tables.",
+)
+@click.option(
+    "--javisdit",
+    type=click.Choice(["v0.1", "v1.0"]),
+    default="v0.1",
+    show_default=True,
+    help="Whose table: v1.0 wants clips of 16 frames a second (--recipe jav16) and has the column speech.",
 )
 @click.option("--media", metavar="DIR", help="Extract the clips there and let the table name them.")
 @click.option(
@@ -25,15 +36,48 @@ import click
 )
 @click.option("--allow-no-caption", is_flag=True, help="Keep rows without a caption.")
 def export(
-    inputs: tuple[str, ...], out: str, kind: str, media: str | None, audio_format: str, allow_no_caption: bool
+    inputs: tuple[str, ...],
+    csv: str | None,
+    jsonl: str | None,
+    card: bool,
+    kind: str,
+    javisdit: str,
+    media: str | None,
+    audio_format: str,
+    allow_no_caption: bool,
 ) -> None:
-    """Write datasets as the CSV that JavisDiT's trainer reads: its columns, its order, its types."""
+    """Write datasets as what other trainers read: JavisDiT's CSV, JSON lines of path and caption, a card for Hugging Face.
+
+    \b
+        javisc export DS --csv train_jav.csv --media MEDIA
+        javisc export DS --jsonl train.jsonl --media MEDIA
+        javisc export DS --card
+    """
+    from javisc.manifests.exports import export_jsonl, write_card
     from javisc.manifests.io import scan_many
     from javisc.manifests.javisdit import export_csv
 
-    done = export_csv(
-        scan_many(inputs)[1], out, kind, media=media, audio_format=audio_format, allow_no_caption=allow_no_caption
-    )
+    if sum((csv is not None, jsonl is not None, card)) != 1:
+        raise UserError("export: give one of --csv FILE, --jsonl FILE and --card")
+    if card:
+        for path in inputs:
+            click.echo(f"{write_card(path)}: datasets.load_dataset({path!r}) opens the shards")
+        return
+    frame = scan_many(inputs)[1]
+    if jsonl is not None:
+        out = jsonl
+        done = export_jsonl(frame, out, media=media, audio_format=audio_format, allow_no_caption=allow_no_caption)
+    else:
+        out = str(csv)
+        done = export_csv(
+            frame,
+            out,
+            kind,
+            media=media,
+            audio_format=audio_format,
+            allow_no_caption=allow_no_caption,
+            version=javisdit,
+        )
     click.echo(f"{done.rows} rows → {out}")
     if media:
         click.echo(f"{done.files} files in {media}: path and audio_path name them")

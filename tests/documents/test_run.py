@@ -171,6 +171,17 @@ def look_export(place: Path, said: str) -> None:
         assert (row["num_frames"], row["height"], row["width"], row["fps"]) == ("55", "64", "96", "24")
 
 
+def look_lines(place: Path, said: str) -> None:
+    found = [json.loads(line) for line in (place / "train.jsonl").read_text().splitlines()]
+    assert {"waves at the sea"} < {row["caption"] for row in found} and all(
+        Path(row["path"]).is_file() for row in found
+    )
+
+
+def look_card(place: Path, said: str) -> None:
+    assert "shards/*.tar" in (place / "DS/README.md").read_text()
+
+
 def look_annotated(place: Path, said: str) -> None:
     assert "DS: field newer: 2 of 6 samples, joined by id: mood, texts, text" in said
     rows = {row["id"]: row for row in sane(place / "DS", media=0).iter_rows(named=True)}
@@ -234,7 +245,9 @@ LOOKS: dict[str, dict[str, Callable[[Path, str], None]]] = {
         "javisc dedupe": look_clean,
         "javisc split": look_split,
         "javisc stats": look_stats,
-        "javisc export": look_export,
+        "javisc export DS --jsonl": look_lines,
+        "javisc export DS --card": look_card,
+        "javisc export --csv": look_export,
         "javisc annotate DS newer.csv": look_annotated,
         "javisc annotate DS --undo": look_undone,
         "javisc score": look_score,
@@ -344,7 +357,7 @@ def dataset(place: Path) -> None:
 def tables(place: Path) -> None:
     shutil.copytree(place / "DS", place / "DS1")
     shell(place, "javisc build jav more --out DS2")
-    assert follow(place, "docs/tables.md") == 10
+    assert follow(place, "docs/tables.md") == 12
 
 
 @pytest.mark.slow

@@ -132,13 +132,20 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "export {ds} --csv {folder}/a.csv",
         {
+            "javisc.manifests.exports:export_jsonl": SimpleNamespace(
+                rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0
+            ),
+            "javisc.manifests.exports:write_card": "DS/README.md",
             "javisc.manifests.javisdit:export_csv": SimpleNamespace(
                 rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0
-            )
+            ),
         },
         {
             "INPUTS": Row("{ds2}", "scan_many.paths", ("{ds}", "{ds2}")),
             "--csv": Row("--csv {folder}/b.csv", "export_csv.out", "{folder}/b.csv", alone=("--csv",)),
+            "--jsonl": Row("--jsonl {folder}/b.jsonl", "export_jsonl.out", "{folder}/b.jsonl", alone=("--csv",)),
+            "--card": Row("--card", "write_card.path", "{ds}", alone=("--csv",)),
+            "--javisdit": Row("--javisdit", "export_csv.version"),
             "--kind": Row("--kind", "export_csv.kind"),
             "--media": Row("--media MEDIA", "export_csv.media", "MEDIA"),
             "--audio-format": Row("--audio-format", "export_csv.audio_format"),

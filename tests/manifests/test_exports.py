@@ -1,0 +1,62 @@
+"""Exports are opened by whom they are for: `datasets` by a card, JSON lines with their files, JavisDiT's table by its names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from javisc.cli import cli
+from javisc.manifests.errors import UserError
+from javisc.manifests.exports import export_jsonl, write_card
+from javisc.manifests.io import Dataset
+from javisc.manifests.javisdit import COLUMNS, export_csv
+from support.films import Films
+from support.tables import rows
+
+
+def test_datasets_opens_a_dataset_by_its_card(films: Films, tmp_path: Path) -> None:
+    ds = films.copy(tmp_path / "films").dataset
+    CliRunner().invoke(cli, ["export", str(ds), "--card"], catch_exceptions=False)
+    found = list(datasets.load_dataset(str(ds), split="train", streaming=True))
+    assert [row["__key__"] for row in found] == pl.read_parquet(ds / "manifest.parquet")["key"].to_list()
+    assert all(
+        row["flac"][:4] == b"fLaC" and row["mp4"][4:8] == b"ftyp" and row["json"]["num_frames"] == 55 for row in found
+    )
+    write_card(str(ds))
+    (ds / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="is there and is not javisc's"):
+        write_card(str(ds))
+
+
+def test_json_lines_name_the_files_and_their_captions(films: Films, tmp_path: Path) -> None:
+    done = export_jsonl(Dataset.open(films.dataset).located(), str(tmp_path / "a.jsonl"), media=str(tmp_path / "M"))
+    found = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert sorted(row["caption"] for row in found) == sorted(filter(None, films.given.values()))
+    assert (done.rows, done.without_caption, done.files) == (4, 2, 8)
+    for row in found:
+        assert Path(row["path"]).read_bytes()[4:8] == b"ftyp" and Path(row["audio_path"]).read_bytes()[:4] == b"fLaC"
+    plain = export_jsonl(Dataset.open(films.dataset).located(), str(tmp_path / "b.jsonl"), allow_no_caption=True)
+    found = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert (
+        plain.rows == 6
+        and sum("caption" in row for row in found) == 4
+        and "None" not in (tmp_path / "b.jsonl").read_text()
+    )
+
+
+def test_v1_has_speech_and_wants_16_frames_a_second(tmp_path: Path) -> None:
+    table = rows(4).with_columns(dataset=pl.lit("/ds"))
+    with pytest.raises(UserError, match="--javisdit v1.0: its trainer reads 16 .* build with --recipe jav16"):
+        export_csv(table.lazy(), str(tmp_path / "a.csv"), "jav", version="v1.0")
+    table = table.with_columns(fps=pl.lit(16.0), speech=pl.Series([0.5, None, 1.0, 0.0]))
+    export_csv(table.lazy(), str(tmp_path / "a.csv"), "jav", version="v1.0")
+    found = pl.read_csv(tmp_path / "a.csv")
+    assert found.columns == [*COLUMNS["jav"][:-1], "speech", "text"]
+    assert found["speech"].to_list() == [0.5, -1.0, 1.0, 0.0] and found["fps"].to_list() == [16] * 4
+    export_csv(table.lazy(), str(tmp_path / "b.csv"), "jav")
+    assert pl.read_csv(tmp_path / "b.csv").columns == list(COLUMNS["jav"])
