@@ -84,7 +84,6 @@ def unpaired(dataset: str, **given: Any) -> None:
     if given["generator"] is not None:
         settings["generator"] = given["generator"]
         settings |= {name: given[name] for name in ("steps", "guidance", "negative", "batch_size", "precision")}
-        settings["device"] = given["device"]
     if given["view"] is not None:
         from javisc.manifests.io import check_output
 

@@ -120,6 +120,7 @@ class _Run:
             "out": store.root,
             "folder": str(scratch),
             "devices": devices,
+            "networks": bool(stage.weights()),
         }
 
     def run(self) -> Merged:

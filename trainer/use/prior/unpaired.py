@@ -107,7 +107,10 @@ class Unpaired:
                     self._add(made, item, wave)
         else:
             for item, wave in self.generator.sounds(model, wanted, self.match):
-                self._add(made, item, wave)
+                if wave is None:
+                    made.refuse(refused(item), "internal", "the generator gave numbers that are not finite")
+                else:
+                    self._add(made, item, wave)
         return made
 
     def _exchanged(self, item: Mapping[str, Any], reader: MemberReader) -> Wave:

@@ -29,12 +29,13 @@ def make(
     part: dict[str, Any],
     lost: Mapping[str, str],
     publish: bool = True,
+    networks: bool = False,
 ) -> int:
     """Make a part and publish it: shard, index, tables, and last the commit. Returns its samples.
 
     lost: items that killed a worker, with how: they are refused. Without `publish` it is only tried.
     """
-    made_by, model = _model(stage, settings, folder, devices)
+    made_by, model = _model(stage, settings, folder, devices if networks else [])
     wanted = Part(**part)
     alive = [item for item in wanted.items if item["key"] not in lost]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -54,7 +55,7 @@ def _model(name: str, settings: dict[str, Any], folder: str, devices: list[str])
     if _loaded is None or _loaded[0] != told:
         stage = stage_of(name, settings)
         model = None
-        if stage.weights():
+        if devices:
             import torch
 
             torch.set_num_threads(1)
