@@ -29,8 +29,8 @@ def fetching(*sources: tuple[str, str | None, int | None], scratch: str, key: st
     sources: (a name, a URL or local path or None, its size). `copies` says where they go.
     """
     wanted = [
-        (name, path, os.path.join(scratch, f"{key}.{name}{os.path.splitext(path)[1][:8]}"))  # noqa: PTH118, PTH122
-        for name, path, _ in sources
+        (name, path, os.path.join(scratch, f"{key}.{name}{os.path.splitext(path)[1][:8]}"), size)  # noqa: PTH118, PTH122
+        for name, path, size in sources
         if path is not None and is_url(path)
     ]
     limit = FETCH_START + sum(size or 0 for _, _, size in sources) / FETCH_RATE
@@ -39,17 +39,17 @@ def fetching(*sources: tuple[str, str | None, int | None], scratch: str, key: st
 
 def copies(call: Call | None) -> dict[str, str]:
     """Name → local copy of what a call of `fetching` fetches."""
-    return {} if call is None else {name: target for name, _, target in call.arguments["wanted"]}
+    return {} if call is None else {name: target for name, _, target, _ in call.arguments["wanted"]}
 
 
-def fetch_all(wanted: list[list[str]]) -> None:
-    """In a worker: `fetch` each (name, URL, local file)."""
-    for _, path, target in wanted:
-        fetch(path, target)
+def fetch_all(wanted: list[tuple[str, str, str, int | None]]) -> None:
+    """In a worker: `fetch` each (name, URL, local file, size)."""
+    for _, path, target, size in wanted:
+        fetch(path, target, size)
 
 
-def fetch(path: str, target: str) -> None:
-    """In a worker: copy a URL to a local file, complete or not at all. One attempt.
+def fetch(path: str, target: str, planned: int | None = None) -> None:
+    """In a worker: copy a URL to a local file, complete or not at all. One attempt, and one request where it is as `planned`.
 
     Raises Rejected where the object is not there, Unavailable where the store does not answer or cuts what it sends.
     """
@@ -59,9 +59,12 @@ def fetch(path: str, target: str) -> None:
     except (ValueError, ImportError) as error:
         raise Rejected("unreadable", str(error)) from error
     try:
-        size = fs.info(inside).get("size")
         fs.get_file(inside, str(part))
+        got = part.stat().st_size
+        # Another size than the scan saw is a cut answer, or another object by now: the store knows.
+        size = planned if got == planned else fs.info(inside).get("size")
     except Exception as error:
+        part.unlink(missing_ok=True)
         # Drivers raise their libraries' own classes: what is no answer is a failure of the store.
         if isinstance(error, FileNotFoundError):
             if _prefix_gone(fs, inside):
@@ -70,7 +73,6 @@ def fetch(path: str, target: str) -> None:
         if is_away(error, remote=True):
             raise unavailable(path, error) from error
         raise
-    got = part.stat().st_size
     if size is not None and got != size:
         raise unavailable(path, OSError(f"{got} of {size} bytes came"))
     part.replace(target)

@@ -12,6 +12,8 @@ import pytest
 
 from javisc.compiler.inputs.local import scan
 from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.sources import fetch
 from javisc.manifests import objects
 from javisc.manifests.errors import UserError
 from javisc.manifests.urls import filesystem
@@ -112,6 +114,17 @@ def test_nobody_else_is_asked_and_without_obstore_all_is_the_same(
     monkeypatch.setitem(os.environ, "AWS_ENDPOINT_URL", "http://192.0.2.1:9")
     before = store.counts()
     assert objects._of_bucket("b", urls).keys() == set(urls) and (store.counts() - before).total() > 0
+
+
+def test_an_object_that_is_as_the_scan_saw_it_is_fetched_by_one_request(store: SlowStore, tmp_path: Path) -> None:
+    for planned, heads in ((1000, 0), (999, 1), (None, 1)):
+        before = store.counts()
+        fetch(url(3), str(tmp_path / "copy"), planned)
+        asked = store.counts() - before
+        assert (asked["get"], asked["head"]) == (1, heads) and (tmp_path / "copy").stat().st_size == 1000
+    with pytest.raises(Rejected):
+        fetch("s3://b/raw/0000/gone.mp4", str(tmp_path / "gone"), 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
 def test_a_store_that_is_away_is_no_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
