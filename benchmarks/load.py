@@ -5,6 +5,9 @@
 Contestants, each in a process of its own, all with the same number of worker threads or processes:
 
   javisc        sampler, byte ranges, PyAV from the window's own key frame in threads, DALI graph
+  decoding      no contestant but the codec bound: PyAV decodes the windows' pictures in as many processes, and nothing else
+  swscale       webdataset + PyAV + torch DataLoader worker processes; swscale scales to the bucket in the workers, as a careful
+                author would
   webdataset    webdataset + PyAV + torch DataLoader worker processes; seeks to the window, as a careful author would
   from-start    the same, but decoding from the clip's beginning to the window's end, as most code does
   whole-clip    the same, but decoding the whole clip and cutting afterwards, as the JavisDiT reference does
@@ -29,7 +32,7 @@ from typing import Any
 import click
 import numpy as np
 
-CONTESTANTS = ("javisc", "webdataset", "from-start", "whole-clip", "torchcodec")
+CONTESTANTS = ("javisc", "decoding", "swscale", "webdataset", "from-start", "whole-clip", "torchcodec")
 
 
 def javisc_batches(options: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -59,8 +62,8 @@ def missing(name: str) -> str | None:
     return None
 
 
-def pictures(mp4: bytes, start: int, frames: int, how: str) -> Any:
-    """The window's frames, (F, 3, H, W) uint8, as a webdataset user decodes them."""
+def pictures(mp4: bytes, start: int, frames: int, how: str, inner: tuple[int, int]) -> Any:
+    """The window's frames, (F, 3, H, W) uint8, as a webdataset user decodes them; scaled to `inner` by the swscale peer."""
     import av
     import torch
 
@@ -73,13 +76,18 @@ def pictures(mp4: bytes, start: int, frames: int, how: str) -> Any:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         assert stream.time_base is not None
-        if how == "webdataset":
+        if how in ("webdataset", "swscale", "decoding"):
             container.seek(int(start / 24 / stream.time_base), stream=stream, backward=True)
         for frame in container.decode(stream):
             assert frame.pts is not None
             index = round(frame.pts * stream.time_base * 24)
             if how == "whole-clip" or start <= index < start + frames:
-                kept.append(frame.to_ndarray(format="rgb24"))
+                if how == "swscale":
+                    kept.append(
+                        frame.to_ndarray(format="rgb24", width=inner[1], height=inner[0], interpolation="BILINEAR")
+                    )
+                elif how != "decoding" or not kept:
+                    kept.append(frame.to_ndarray(format="rgb24"))
             if how != "whole-clip" and index >= start + frames - 1:
                 break
     if how == "whole-clip":
@@ -88,7 +96,7 @@ def pictures(mp4: bytes, start: int, frames: int, how: str) -> Any:
 
 
 def decode_sample(sample: dict[str, Any], frames: int, size: tuple[int, int], how: str) -> tuple[Any, Any] | None:
-    """What a webdataset user writes: random window, PyAV or torchcodec, soundfile, torch's interpolation."""
+    """What a webdataset user writes: random window, PyAV or torchcodec, soundfile, torch's interpolation or swscale's."""
     import soundfile
     import torch
 
@@ -97,11 +105,14 @@ def decode_sample(sample: dict[str, Any], frames: int, size: tuple[int, int], ho
     if total < frames:
         return None
     start = int(np.random.randint(0, total - frames + 1))
-    video = pictures(sample["mp4"], start, frames, how).float() / 255
-    height, width = video.shape[2:]
+    height, width = int(meta["height"]), int(meta["width"])
     scale = max(size[0] / height, size[1] / width)
     inner = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
-    if inner != (height, width):
+    video = pictures(sample["mp4"], start, frames, how, inner)
+    if how == "decoding":
+        return torch.zeros(1), torch.zeros(1)
+    video = video.float() / 255
+    if inner != tuple(video.shape[2:]):
         video = torch.nn.functional.interpolate(video, size=inner, mode="bilinear", align_corners=False)
     top, left = (inner[0] - size[0]) // 2, (inner[1] - size[1]) // 2
     video = (video[:, :, top : top + size[0], left : left + size[1]] - 0.5) / 0.5
@@ -131,8 +142,10 @@ def contestant(options: dict[str, Any]) -> dict[str, float]:
     for _ in range(options["warmup"]):
         video, audio = next(batches)
     height, width = options["size"]
-    assert tuple(video.shape) == (options["batch"], 3, options["frames"], height, width), video.shape
-    assert audio.shape[1] == round(options["frames"] * 16000 / 24)
+    assert name == "decoding" or tuple(video.shape) == (options["batch"], 3, options["frames"], height, width), (
+        video.shape
+    )
+    assert name == "decoding" or audio.shape[1] == round(options["frames"] * 16000 / 24)
     waits = []
     usage = _cpu_seconds()
     begin = time.perf_counter()

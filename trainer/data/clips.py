@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +23,7 @@ from javisc.trainer.data.costs import joint_dit_cost
 from javisc.trainer.data.graph import GraphOptions
 from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
 from javisc.trainer.data.pools import NAMES
+from javisc.trainer.data.reading import PictureData, ReadData
 from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.windows import RandomWindow
 from javisc.trainer.engine.settings import setting
@@ -67,6 +68,9 @@ class ClipData:
     renditions: bool = setting(True, "Read the smallest rendition of a clip that loses nothing in its bucket.")
     threads: int = setting(4, "Threads that decode.", least=1)
     ahead: int = setting(2, "Batches that are read ahead.", least=1)
+    ready: int = setting(1, "Finished batches that wait.", least=1)
+    reader: ReadData = field(default_factory=ReadData)
+    picture: PictureData = field(default_factory=PictureData)
     shards_together: int = setting(0, "Shards whose clips are mixed; 0 mixes all.", least=0)
 
     def table(self) -> BucketTable:
@@ -150,6 +154,7 @@ class ClipSource:
         options = SamplerOptions(
             seed=seed,
             stride=data.stride,
+            mirror=data.picture.mirror if train else 0.0,
             shards_together=data.shards_together,
             windows=RandomWindow(fps, centre=not train),
             tail="drop" if train else "split",
@@ -165,6 +170,10 @@ class ClipSource:
             LoaderOptions(
                 threads=data.threads,
                 ahead=data.ahead,
+                ready=data.ready,
+                crop=data.picture.crop if train else "centre",
+                resize=data.picture.resize,
+                reader=data.reader.options(),
                 fps=fps,
                 with_video=with_video,
                 whole_sound=whole_sound,
@@ -182,6 +191,8 @@ class ClipSource:
             device_id=torch.cuda.current_device() if gpu else 0,
             max_batch_size=max(bucket.batch_size for bucket in sampler.table.buckets),
             threads=self.data.threads,
+            antialias=self.data.picture.antialias,
+            colour=self.data.picture.colour() if self.train else None,
             spectrum="audioldm",
             mel_padding=0.0 if self.data.mel_padding == "zero" else math.log(FLOOR),
             sample_rate=self.sample_rate,

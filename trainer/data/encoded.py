@@ -163,7 +163,9 @@ class EncodedSource(Generic[Made]):
         sampler = Sampler(self.catalog, _Sizes(data.table(), self.catalog), options, rank=rank, world=world)
         self.train, self._full = train, full_steps(sampler, split)
         self.loader = _Reading(
-            sampler, LoaderOptions(threads=data.threads, ahead=data.ahead), transform=lambda *_: None
+            sampler,
+            LoaderOptions(threads=data.threads, ahead=data.ahead, ready=data.ready, reader=data.reader.options()),
+            transform=lambda *_: None,
         )
 
     def __len__(self) -> int:

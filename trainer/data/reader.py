@@ -57,7 +57,7 @@ class ReaderOptions:
 
     mode: Mode = "auto"
     cache: Path | None = None
-    cache_bytes: int = 32 << 30
+    cache_bytes: int = 32_000_000_000
     retries: int = 4
     backoff: float = 0.2
     threads: int = 8

@@ -143,6 +143,7 @@ class SyncDataOptions:
     fixed: bool = False
     threads: int = 2
     ahead: int = 2
+    ready: int = 1
     offsets_per_clip: int = 1
     cache_bytes: int = 0
     reader: ReaderOptions = field(default_factory=ReaderOptions)
@@ -204,6 +205,7 @@ class SyncBatches:
             LoaderOptions(
                 threads=options.threads,
                 ahead=options.ahead,
+                ready=options.ready,
                 fps=fps,
                 reader=options.reader,
                 cache_bytes=options.cache_bytes,

@@ -104,7 +104,13 @@ class SoundBatches:
         )
         self.loader = Loader(
             Sampler(catalog, single_bucket(1, 1, 1, options.batch_size), shaping, rank=rank, world=world),
-            LoaderOptions(threads=options.threads, ahead=options.ahead, with_video=False, reader=options.reader),
+            LoaderOptions(
+                threads=options.threads,
+                ahead=options.ahead,
+                ready=options.ready,
+                with_video=False,
+                reader=options.reader,
+            ),
             transform=self._sample,
             report=report,
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
 from javisc.trainer.data.catalog import Catalog, split_of
+from javisc.trainer.data.reading import ReadData
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
 from javisc.trainer.engine.checkpoint_io import read_pt
 from javisc.trainer.engine.config import Recipe
@@ -50,6 +51,8 @@ class SyncData:
     evaluate_at_most: int = setting(0, "Batches of a validation, per pass and process; 0 takes all.", least=0)
     threads: int = setting(2, "Threads that decode.", least=1)
     ahead: int = setting(2, "Batches that are read ahead.", least=1)
+    ready: int = setting(1, "Finished batches that wait.", least=1)
+    reader: ReadData = field(default_factory=ReadData)
     offsets_per_clip: int = setting(1, "Sounds that each picture crop goes with.", least=1)
     cache_mb: int = setting(0, "Megabytes of decoded clips that each process keeps; 0 keeps none.", least=0)
 
@@ -112,6 +115,8 @@ class SelectorTask:
             ahead=data.ahead,
             offsets_per_clip=data.offsets_per_clip,
             cache_bytes=data.cache_mb * 1_000_000,
+            ready=data.ready,
+            reader=data.reader.options(),
         )
         return SyncBatches(data.paths, self.recipe.transforms, options, rank=rank, world=world)
 
@@ -205,6 +210,8 @@ def held_out(
             fixed=data.fixed_offsets,
             threads=data.threads,
             ahead=data.ahead,
+            ready=data.ready,
+            reader=data.reader.options(),
         )
         source = SyncBatches(data.paths, transforms, options, rank=rank, world=world)
         try:

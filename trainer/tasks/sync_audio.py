@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.catalog import Catalog, split_of
+from javisc.trainer.data.reading import ReadData
 from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import LABELLED, SoundBatch, SoundBatches, labels_of
 from javisc.trainer.engine.config import Recipe
@@ -43,6 +44,8 @@ class SyncAudioData:
     evaluate_at_most: int = setting(0, "Batches of a validation, per process; 0 takes all.", least=0)
     threads: int = setting(2, "Threads that decode.", least=1)
     ahead: int = setting(2, "Batches that are read ahead.", least=1)
+    ready: int = setting(1, "Finished batches that wait.", least=1)
+    reader: ReadData = field(default_factory=ReadData)
 
 
 @dataclass
@@ -122,7 +125,16 @@ class SyncAudioTask:
 
     def _batches(self, split: str | None, batch_size: int, rank: int, world: int, *, train: bool) -> SoundBatches:
         recipe, data = self.recipe, self.recipe.data
-        options = SyncDataOptions(batch_size, recipe.seed, split, train, threads=data.threads, ahead=data.ahead)
+        options = SyncDataOptions(
+            batch_size,
+            recipe.seed,
+            split,
+            train,
+            threads=data.threads,
+            ahead=data.ahead,
+            ready=data.ready,
+            reader=data.reader.options(),
+        )
         return SoundBatches(data.paths, self.labels, recipe.transforms, options, rank=rank, world=world)
 
     def size(self, batch: SoundBatch) -> int:
