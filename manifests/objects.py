@@ -182,8 +182,8 @@ def _obstore(fs: Any, bucket: str) -> Any:
     else:
         given["credential_provider"] = _Credentials(fs)
     patience: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}  # then fsspec is asked, for longer
-    client: Any = {"allow_http": endpoint.startswith("http://")}
-    return S3Store(bucket, client_options=client, retry_config=patience, **given)
+    options: Any = {"allow_http": endpoint.startswith("http://")}
+    return S3Store(bucket, client_options=options, retry_config=patience, **given)
 
 
 class _Credentials:

