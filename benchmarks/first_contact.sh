@@ -35,6 +35,9 @@ if "$python" -P -c "import torch, sys; sys.exit(not torch.cuda.is_available())";
 run step-dit 3 "$python" -P "$here/train.py" --model dit --repeats 3 "${tiny[@]}"
 run step-sync 2 "$python" -P "$here/train.py" --model sync --repeats 3 "${tiny[@]}"
 run tests 2 "$python" -P -m pytest -c "$here/../pyproject.toml" --rootdir "$here/.." "$here/../tests/trainer" -m gpu -q -p no:cacheprovider
-if [ $# -ge 3 ]; then run load 1 "$python" -P "$here/load.py" "$3"; fi
+if [ $# -ge 3 ]; then
+    run contact 2 "$python" -P -W ignore "$here/contact.py" "$3" --budget "$(($(left) / 2))" --results "$folder/contact.jsonl"
+    run load 1 "$python" -P "$here/load.py" "$3"
+fi
 echo "results: $folder ($(wc -l < "$folder/kernels.jsonl") cells)"
 exit $verdict
