@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -206,8 +207,14 @@ def run(
     options: dict[str, Any] = {"resume": resume, "last": write, "begin": begin, "hooks": hooks}
     if die < 0:
         return train(recipe, task, folder, **options)
-    with contextlib.suppress(_Died):
+    save = checkpoint.Checkpoints.save
+
+    def saves(self: Any, step: int, tensors: Any, state: Any, *, wait: bool = False) -> None:
+        save(self, step, tensors, state, wait=True)
+
+    with mock.patch.object(checkpoint.Checkpoints, "save", saves), contextlib.suppress(_Died):
         train(recipe, task, folder, **{**options, "hooks": [_Dies(die)]})
+    assert checkpoint.complete(folder / checkpoint.CHECKPOINTS), "without a checkpoint, what follows is a new run"
     return None
 
 
