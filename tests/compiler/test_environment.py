@@ -130,7 +130,7 @@ def test_a_folder_that_went_away_does_not_change_the_plan(tmp_path: Path) -> Non
 def test_more_than_a_handful_of_our_own_faults_are_an_exit_code(
     count: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     monkeypatch.setitem(COMPILERS, "jav", "support.faults:faulty")
     for index in range(count):
         (tmp_path / "raw").mkdir(exist_ok=True)

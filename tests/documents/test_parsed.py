@@ -10,7 +10,7 @@ import click
 import pytest
 
 from javisc.cli import cli
-from support.documents import DOCUMENTS, ROOT, mentions, options, split
+from support.documents import DOCUMENTS, ROOT, blocks, mentions, options, split
 from support.options import leaves, names_of
 
 ALL = [(document, *mention) for document in DOCUMENTS if (ROOT / document).exists() for mention in mentions(document)]
@@ -76,3 +76,26 @@ def test_a_documents_recipe_and_its_keys_exist(document: str, line: int, words: 
         return  # `javisc train RECIPE --dry-run`
     changes = [word for word in given[1:] if "=" in word and not word.startswith("-")]
     recipe_of(given[0], changes)
+
+
+def test_what_make_is_told_in_documents_is_there() -> None:
+    """Every `make TARGET NAME=VALUE` of a block: the target and its variables are the Makefile's, files and tests exist."""
+    makefile = (ROOT / "Makefile").read_text()
+    lines = [
+        command
+        for document in DOCUMENTS
+        if (ROOT / document).exists()
+        for block in blocks(document)
+        if block.language in ("", "sh", "bash")
+        for _, command in block.commands()
+        if command.startswith("make ")
+    ]
+    assert len(lines) >= 4
+    for line in lines:
+        _, target, *settings = split(line)
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), line
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            assert f"$({name})" in makefile, line
+            paths = [word for word in value.split() if "/" in word]
+            assert all((ROOT / path).exists() for path in paths), line

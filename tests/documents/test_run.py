@@ -33,7 +33,7 @@ LEFT = {
     r"^DS/": "a list of files, compared below",
 }
 #: The chains that train or need many machines: tests/trainer runs them in small.
-PARSED = ("docs/train.md", "docs/sync.md", "docs/javisdit.md", "docs/load.md", "docs/parallel.md")
+PARSED = ("docs/testing.md", "docs/train.md", "docs/sync.md", "docs/javisdit.md", "docs/load.md", "docs/parallel.md")
 
 
 @pytest.fixture(scope="module")

@@ -105,3 +105,10 @@ def test_verify_tells_of_cells(films: Films, tmp_path: Path) -> None:
     table.with_columns(pl.lit(None, pl.String).alias("source_sha256")).write_parquet(copy / "manifest.parquet")
     line = f"manifest.parquet: 6 rows have no source_sha256: {table['key'][0]}, …"
     assert any(defect.startswith(line) for defect in verify(copy, workers=1).defects)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_rule_names_its_first_row_and_how_many_there_are(manifest: pl.DataFrame, recipe: Recipe, count: int) -> None:
+    lost = manifest.with_columns(relpath=pl.when(pl.int_range(pl.len()) >= count).then("relpath"))
+    more = ", …" if count > 1 else ""
+    assert told(lost, recipe) == [f"{count} rows have no relpath: {manifest['key'][0]}{more}"]

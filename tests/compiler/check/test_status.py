@@ -29,7 +29,7 @@ CLIPS = {f"{number:03d}.mp4": f"fine {number}" for number in range(30)} | {"bad.
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
 
 
 def test_three_processes_build_a_plan_and_the_bytes_are_the_same(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_named(sound: Path, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without DALI and torch, whose imports take seconds; the other tests have them.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "support" / "light"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "support" / "light"), prepend=":")
     shutil.copytree(sound, tmp_path / "ds")
     spoil, expected = DAMAGE[damage]
     spoil(tmp_path / "ds")

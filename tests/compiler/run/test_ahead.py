@@ -23,7 +23,7 @@ def ended(pool: Pool) -> dict[int, Outcome]:
 @pytest.mark.parametrize("order", ["crash", "hang"])
 def test_one_that_dies_or_hangs_costs_itself_only(order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that its worker was told of before it died are made by another, in their first attempt."""
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     with Pool(2, tmp_path / "logs", ("support.faults",)) as pool:
         for number in range(12):
             what = order if number == 3 else "square"
@@ -39,7 +39,7 @@ def test_one_that_dies_or_hangs_costs_itself_only(order: str, tmp_path: Path, mo
 
 def test_a_worker_is_told_ahead_of_short_calls_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a worker that is killed in between loses nothing."""
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     with Pool(1, tmp_path / "logs", ("support.faults",)) as pool:
         for number in range(9):
             call = Call(number, "support.faults:short", {"what": "nap", "number": number}, 9.0, short=number != 5)

@@ -27,7 +27,7 @@ STRETCHES = st.lists(
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=":")
 
 
 class Told:

@@ -19,7 +19,7 @@ TESTS = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
 
 
 def test_every_fault_costs_its_own_file_only(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_killed_worker_changes_nothing(work: Callable[[Path, Path], Any], tmp_
 
 
 def test_what_always_kills_its_worker_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     calls = [(number, {"number": number}, 30.0) for number in range(6)]
     ended = {outcome.call.tag: outcome for outcome in spread("support.faults:deadly_three", calls, workers=2)}
     assert sorted(ended) == list(range(6)) and ended[3].error == "crashed" and "twice" in ended[3].message
@@ -88,7 +88,7 @@ def test_a_sample_that_kills_its_worker_has_no_fingerprint_and_the_others_have(
     """A library that crashes on one clip: here soundfile, by a file that every worker imports at its start."""
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(DEADLY)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"), prepend=":")
     dataset = write(tmp_path / "ds", [24, 30, 36], hiss=True)
     found = near_pairs(scan_many([str(dataset)])[1], tmp_path / "prints", workers=2)
     assert found.unread == 1
@@ -149,7 +149,7 @@ def test_the_affinity_counts() -> None:
 
 
 def test_one_process_for_each_gpu_and_what_kills_it_is_halved_down_to_one_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     job = Job("support.faults:squares", Resources(gpus=1), items="numbers")
     calls = [(batch, {"numbers": [4 * batch + n for n in range(4)]}, 60.0) for batch in range(8)]
     seen: dict[str, set[int]] = {}

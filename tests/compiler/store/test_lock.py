@@ -21,6 +21,7 @@ from javisc.compiler.store.lock import locked
 from javisc.compiler.store.scratch import Scratch, sweep
 from javisc.manifests.errors import UserError
 from support.faulty_store import s3_server
+from support.processes import before_others
 from support.raw import raw_folder
 from support.soak import OPTIONS, local_digests
 
@@ -43,7 +44,8 @@ def contend(where: str, folder: Path) -> list[tuple[str, str]]:
     folder.mkdir()
     command = [sys.executable, "-P", "-m", "support.contender", where, str(folder)]
     started = [
-        subprocess.Popen([*command, name, str(ROUNDS)], env=os.environ | {"PYTHONPATH": str(TESTS)}) for name in "ab"
+        subprocess.Popen([*command, name, str(ROUNDS)], env=os.environ | {"PYTHONPATH": before_others(TESTS)})
+        for name in "ab"
     ]
     assert [process.wait() for process in started] == [0, 0]
     return [tuple((folder / f"{name}.{number}").read_text() for name in "ab") for number in range(ROUNDS)]  # type: ignore[misc]
@@ -131,7 +133,7 @@ def test_without_locks_two_builds_lose_nothing_and_say_so(error: str, tmp_path: 
     (tmp_path / "python" / "sitecustomize.py").write_text(NO_LOCKS.format(error))
     command = [sys.executable, "-P", "-m", "javisc", "build", "jav", str(raw), *OPTIONS, "--out"]
     subprocess.run([*command, str(tmp_path / "calm")], check=True, capture_output=True)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "python")}
+    environment = os.environ | {"PYTHONPATH": before_others(tmp_path / "python")}
     started = [
         subprocess.Popen([*command, str(tmp_path / "ds")], env=environment, stderr=subprocess.PIPE, text=True)
         for _ in range(2)

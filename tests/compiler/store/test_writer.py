@@ -25,6 +25,7 @@ from javisc.manifests.kinds import MemberKind
 from javisc.manifests.members import MemberReader
 from support.engines import digests
 from support.media import Spec, write
+from support.processes import before_others
 
 Sample = tuple[str, dict[str, bytes | Path], dict[str, Any]]
 
@@ -89,7 +90,7 @@ def test_a_killed_writer_goes_on_and_the_bytes_are_the_same(clip: dict[str, byte
         "        yield sample\n"
         "fill(Path(sys.argv[2]), until(int(sys.argv[3])))"
     )
-    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    place = {**os.environ, "PYTHONPATH": before_others(Path(__file__).parents[2])}
     for number in (2, 4, 5, 6):
         ended = subprocess.run(
             [sys.executable, "-P", "-c", program, str(tmp_path / "clip"), str(tmp_path / "ds"), str(number)],

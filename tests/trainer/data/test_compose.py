@@ -124,3 +124,13 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
         assert abs(sample.mean() - 0.5) < 0.003 and abs(sample.var() - 1 / 12) < 0.001
     for other in (b, neighbours, np.roll(a, 1)):
         assert abs(np.corrcoef(a, other)[0, 1]) < 0.01
+
+
+def test_the_imbalance_is_the_time_that_ranks_wait() -> None:
+    batches = epoch_of(np.random.default_rng(1).integers(0, 3, 90).tolist())
+    steps, _ = replay(batches, [], 4, seed=1, epoch=0)
+    waits = []
+    for index, low, high in zip(steps.index, steps.start, steps.stop):
+        costs = [COSTS[batches.bucket[number]] * (b - a) for number, a, b in zip(index, low, high)]
+        waits.append(max(costs) / (sum(costs) / 4) - 1)
+    assert steps.imbalance == pytest.approx(sum(waits) / len(waits)) and steps.imbalance > 0

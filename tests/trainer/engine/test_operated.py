@@ -179,14 +179,6 @@ def test_a_logged_loss_is_the_mean_of_its_window(tmp_path: Path) -> None:
             assert some[step][name] == pytest.approx(sum(each[s][name] for s in window) / len(window), rel=1e-12)
 
 
-def test_a_row_whose_window_was_cut_by_a_kill_is_the_same_row(tmp_path: Path) -> None:
-    common = ["run.log_every=5", "run.checkpoint_every=3"]
-    run(tmp_path / "whole", [*common, "run.steps=10"])
-    run(tmp_path / "cut", [*common, "run.steps=10"], die=3)
-    run(tmp_path / "cut", [*common, "run.steps=10"], resume=True)
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole") and sorted(losses(tmp_path / "cut")) == [5, 10]
-
-
 def test_rates_are_those_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])

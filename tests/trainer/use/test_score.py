@@ -194,7 +194,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(tmp_path: Path, best: str) -
 def test_a_clip_that_kills_its_worker_costs_itself_alone(
     tmp_path: Path, best: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=":")
     monkeypatch.setattr(scoring, "FUNCTION", "support.deadly:score_rows")
     folder = compiled.write(tmp_path / "ds", [30, 30, 30], fps=25, hiss=True)
     told = run(folder, best, part_size=3)
