@@ -357,4 +357,5 @@ def test_verify_status_and_repair_say_and_do_what_they_are_for(films: Films, tmp
     assert code == 1 and "shards/000001.tar: SHA-256 differs" in said and "1 defects" in said
     code, said = run("repair", ds, "--workers", 1)
     assert code == 0 and "1 published shards are lost or damaged and are made again" in said
+    assert "nothing to repair" not in said
     assert tar.read_bytes() == whole and run("verify", ds, "--level", "digests", "--workers", 1)[0] == 0

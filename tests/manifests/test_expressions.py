@@ -61,6 +61,7 @@ CALLS: dict[str, Any] = {
         "n >= 0 and x < 1",
         "not flag or n == -7",
         "0 <= n < 3 < x",
+        "-8 < n < 2",
         "n in (3, 0) and n not in [0]",
         "'dog' in text",
         "'DOG' in upper(text)",

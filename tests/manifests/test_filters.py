@@ -135,6 +135,8 @@ PINNED = ["b", "b", "a", "a", "b", "a", "b", "a"]
 def test_ratios_that_make_no_split_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="--ratios"):
         parse_ratios(text)
+    with pytest.raises(UserError, match="train is there twice"):
+        parse_ratios("train=0.5,train=0.5")
     with pytest.raises(UserError, match="no such column"):
         assign(rows(1).lazy(), {"train": 1.0}, by="speaker")
 
@@ -149,7 +151,16 @@ def test_stats_agree_with_a_plain_count(tmp_path: Path) -> None:
     by = stats.totals(frame, ["corpus", "split"])
     assert by["samples"].sum() == 300 and by["samples"].is_sorted(descending=True)
     duration = stats.distributions(frame).filter(pl.col("column") == "duration").row(0, named=True)
-    assert duration["p50"] == sorted(table["duration"])[150] or duration["p50"] == sorted(table["duration"])[149]
+    ordered = sorted(table["duration"])
+    for name, place in (("p5", 15), ("p50", 150), ("p95", 285)):
+        assert ordered[place - 2] <= duration[name] <= ordered[place + 1] and duration[name] in ordered
+    assert (duration["least"], duration["greatest"]) == (ordered[0], ordered[-1])
+    unsure = rows(4).with_columns(
+        silent=pl.Series([True, None, False, None]), still=pl.Series([None, None, True, None])
+    )
+    assert stats.totals(unsure.lazy()).row(0, named=True) | {"silent": 1, "still": 1} == stats.totals(
+        unsure.lazy()
+    ).row(0, named=True)
     with pytest.raises(UserError, match="--by corpora"):
         stats.totals(frame, ["corpora"])
 

@@ -86,6 +86,9 @@ def test_rows_its_loader_fails_on_are_left_out_and_counted(tmp_path: Path) -> No
     assert (done.rows, done.without_caption, done.without_media) == (2, 2, 2)
     assert [row["text"] for row in read(tmp_path / "t.csv")] == ["a", "f"]
     assert export_csv(frame, str(tmp_path / "t.csv"), "jav", allow_no_caption=True).rows == 4
+    short = rows(2).with_columns(num_frames=pl.Series([0, 1], dtype=pl.Int32))  # a picture is one, and none is none
+    frame = scan_many([dataset(tmp_path / "short", short)])[1]
+    assert export_csv(frame, str(tmp_path / "t.csv"), "jav").rows == 1
 
 
 @pytest.mark.parametrize("audio_format", ["flac", "wav"])

@@ -44,5 +44,5 @@ def alive(pid: int) -> bool:
 
 
 def before_others(folder: Path) -> str:
-    """PYTHONPATH for a child that looks in `folder` first, then where this process was told to look: at a copy with a fault in it."""
+    """PYTHONPATH for a child that looks in `folder` first, then where this process looks: at a copy with a fault in it."""
     return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))

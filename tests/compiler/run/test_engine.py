@@ -118,3 +118,15 @@ def test_worker_threads_and_start_method() -> None:
             outcomes = pool.wait()
     assert outcomes[0].error is None, outcomes[0]
     assert not {"torch", "nvidia.dali", "pytest", "_pytest"} & set(outcomes[0].value)
+
+
+def test_only_the_option_tries_again_what_was_refused_for_a_passing_reason(tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    inputs = sources(tmp_path / "raw", {"a.mp4": "fine", "b.mp4": f"until {mended}"})
+    run(inputs, tmp_path / "ds", workers=1)
+    assert rejects(tmp_path / "ds")["b.mp4"][0] == "internal"
+    mended.touch()
+    run(inputs, tmp_path / "ds", workers=1)
+    assert list(rejects(tmp_path / "ds")) == ["b.mp4"], "it is not tried again by itself"
+    assert run(inputs, tmp_path / "ds", workers=1, retry_rejected=True).samples == 2
+    assert rejects(tmp_path / "ds") == {}

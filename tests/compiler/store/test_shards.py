@@ -177,3 +177,10 @@ def test_links_devices_and_members_beyond_the_end_are_refused(
     raw = tar.read_bytes()[:-1024] + info.tobuf(tarfile.GNU_FORMAT) + bytes(512 if size else 1024)
     with pytest.raises(UserError, match=said):
         list(read_members(io.BytesIO(raw), len(raw)))
+
+
+def test_the_checksum_of_a_long_file_is_that_of_all_its_pieces(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4096 + b"and more"  # longer than what is copied at a time
+    (tmp_path / "film.mp4").write_bytes(content)
+    packed = write_shard([("a", {"json": b"{}", "mp4": tmp_path / "film.mp4"})], tmp_path / "t.tar", tmp_path / "t.idx")
+    assert packed.samples[0][-1].crc32 == zlib.crc32(content) and packed.samples[0][-1].size == len(content)

@@ -224,3 +224,15 @@ def test_an_epoch_follows_the_one_before(catalog: Catalog) -> None:
     sampler = Sampler(catalog, single_bucket(frames=9, height=32, width=32, batch_size=4))
     first, second = ({frozenset(seen([batch])) for batch in sampler} for _ in range(2))
     assert len(first & second) < 0.1 * len(first)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_shards_come_one_window_after_the_other(catalog: Catalog, together: int) -> None:
+    """Four shards of a hundred clips: a window's clips come before the next one's, but for a batch between them."""
+    options = SamplerOptions(shards_together=together)
+    sampler = Sampler(catalog, single_bucket(frames=9, height=32, width=32, batch_size=4), options)
+    shards = [int(catalog.numbers["shard"][row]) for row in seen(list(sampler))]
+    size = 100 * together
+    assert len(shards) == 400 and len(set(shards)) == 4
+    for start in range(0, 400, size):
+        assert len(set(shards[start + 4 : start + size - 4])) == together, start
