@@ -149,6 +149,8 @@ def test_stats_agree_with_a_plain_count(tmp_path: Path) -> None:
     assert total["hours"] == pytest.approx(table["duration"].sum() / 3600)
     assert total["bytes"] == table["mp4_size"].sum() + table["flac_size"].sum()
     by = stats.totals(frame, ["corpus", "split"])
+    tied = rows(4).with_columns(corpus=pl.Series(["b", "a", "c", "a"]), split=pl.lit("x"))
+    assert stats.totals(tied.lazy(), ["corpus"])["corpus"].to_list() == ["a", "b", "c"]
     assert by["samples"].sum() == 300 and by["samples"].is_sorted(descending=True)
     duration = stats.distributions(frame).filter(pl.col("column") == "duration").row(0, named=True)
     ordered = sorted(table["duration"])

@@ -222,6 +222,7 @@ def test_seeds_and_epochs_draw_anew(catalog: Catalog) -> None:
 def test_an_epoch_follows_the_one_before(catalog: Catalog) -> None:
     """The batches themselves are others, not only their order."""
     sampler = Sampler(catalog, single_bucket(frames=9, height=32, width=32, batch_size=4))
+    assert len(sampler) == 100
     first, second = ({frozenset(seen([batch])) for batch in sampler} for _ in range(2))
     assert len(first & second) < 0.1 * len(first)
 
