@@ -133,7 +133,7 @@ class Meter:
         if left and self._state is not None:
             row = np.pad(self._left, ((0, 0), (0, RUN - left)))[:, None]
             self._steps(energy, self._system.run(row, self._state)[0][:, :left])
-        return np.array(energy)
+        return np.array(energy, np.float64)
 
     def integrated(self) -> float | None:
         """Gated loudness in LUFS; None below 0.4 s or where every block falls to the gate."""
@@ -141,7 +141,7 @@ class Meter:
         count = round(BLOCK / STEP)
         if len(steps) < count:
             return None
-        blocks = np.convolve(steps, np.ones(count) / count, "valid")
+        blocks: NDArray[np.float64] = np.convolve(steps, np.ones(count) / count, "valid")
         loud = blocks[_lufs(blocks) > ABSOLUTE_GATE]
         if not len(loud):
             return None
