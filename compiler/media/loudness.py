@@ -141,7 +141,7 @@ class Meter:
         count = round(BLOCK / STEP)
         if len(steps) < count:
             return None
-        blocks: NDArray[np.float64] = np.convolve(steps, np.ones(count) / count, "valid")
+        blocks = np.convolve(steps, np.ones(count) / count, "valid").astype(np.float64)
         loud = blocks[_lufs(blocks) > ABSOLUTE_GATE]
         if not len(loud):
             return None
