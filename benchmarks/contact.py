@@ -30,8 +30,13 @@ FAMILIES = {
     "jav": ("jav-tiny", "data.valid_split=null"),
     "audio": ("audio-tiny", "data.valid_split=null"),
     "prior": ("prior-tiny", "data.valid_split=null"),
-    "synchformer": ("synchformer-tiny", "model.train_extractors=true", "data.feature_cache_mb=0"),
-    "synchformer-avclip": ("synchformer-avclip-tiny",),
+    "synchformer": (
+        "synchformer-tiny",
+        "data.valid_split=null",
+        "model.train_extractors=true",
+        "data.feature_cache_mb=0",
+    ),
+    "synchformer-avclip": ("synchformer-avclip-tiny", "data.valid_split=null"),
     "sync-audio": ("sync-audio-tiny",),
 }
 STAGES = ("load", *(f"step/{family}" for family in FAMILIES), "encode", "score")
