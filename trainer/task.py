@@ -107,6 +107,14 @@ class Shaped(Protocol):
         """Batches of every shape that training takes; their values are of no matter."""
 
 
+@runtime_checkable
+class Closes(Protocol):
+    """What a task may add: the end of what it keeps open between validations."""
+
+    def close(self) -> None:
+        """Called when a run has ended, however it did."""
+
+
 def endless(source: Source[Batch]) -> Generator[Batch, None, None]:
     """Epoch after epoch. Raises RuntimeError if an epoch is empty."""
     while True:

@@ -54,18 +54,19 @@ class DitTask:
         self.recipe = recipe
 
     def build(self) -> VASTDiT3:
-        return self.model()
+        model = self.model()
+        initialise(model)
+        with torch.no_grad():
+            for p in model.parameters():
+                if not p.any():  # what starts silent would hide the gradients behind it
+                    p.normal_(std=0.02)
+        return model
 
     def model(self) -> VASTDiT3:
         config = dataclasses.replace(
             PRESETS[self.recipe.preset], depth=1, class_dropout_prob=0.0, prior_attention="sample"
         )
         model = VASTDiT3(config)
-        initialise(model)
-        with torch.no_grad():
-            for p in model.parameters():
-                if not p.any():  # what starts silent would hide the gradients behind it
-                    p.normal_(std=0.02)
         if self.recipe.frozen:
             freeze(model)
         return model

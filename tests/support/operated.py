@@ -12,14 +12,18 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
+from javisc.manifests.errors import UserError
 from javisc.manifests.files import recover_folder
 from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, read_tensors
 from javisc.trainer.engine.config import load_recipe
-from javisc.trainer.engine.distributed import bare, spread, world
+from javisc.trainer.engine.distributed import bare, spread, tensors_of, world
 from javisc.trainer.engine.export import save_weights, whole_state, write_folder
+from javisc.trainer.engine.frozen import digest
 from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.optim import EMA
+from javisc.trainer.engine.start import built_and_spread
 from javisc.trainer.task import key_random
 from support.toy_training import RECIPE, ToyRecipe, ToyTask
 
@@ -71,10 +75,7 @@ def saving(folder: Path, overrides: Sequence[str] = ()) -> None:
 def gathered(folder: Path, overrides: Sequence[str] = ()) -> None:
     """Weights of a spread model, saved: how many tensors this process got, and the model's own after that."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"toy-{os.environ['RANK']}.yaml"
-    path.write_text(RECIPE)
-    recipe = load_recipe(str(path), ToyRecipe, overrides)
-    task = ToyTask(recipe)
+    recipe, task = _toy(folder, overrides)
     with world() as here:
         key_random(recipe.seed, "init")
         built = task.build()
@@ -88,3 +89,57 @@ def gathered(folder: Path, overrides: Sequence[str] = ()) -> None:
             torch.save(before, folder / "before.pt")
         dist.barrier()
         (folder / f"gathered-{here.rank}").write_text(json.dumps([len(whole), len(before), fits]))
+
+
+def started(folder: Path, overrides: Sequence[str] = ()) -> None:
+    """A model as a run spreads it over the processes: who made one, digests of what was made and of what came, and bytes held."""
+    recipe, task = _toy(folder, overrides)
+    plain, made = task.model, list[nn.Module]()
+
+    def shape() -> nn.Module:
+        model = plain()
+        model.register_buffer("loose", torch.rand(5), persistent=False)
+        return model
+
+    def build() -> nn.Module:
+        made.append(shape())
+        return made[0]
+
+    task.model, task.build = shape, build  # type: ignore[method-assign]
+    with world() as here:
+        key_random(recipe.seed, "init")
+        _, model, _ = built_and_spread(task, recipe, here)
+        tensors = tensors_of(bare(model))
+        whole = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
+        locals_ = [t.to_local() if isinstance(t, DTensor) else t for t in tensors.values()]
+        told = {
+            "made": len(made),
+            "built": digest(tensors_of(made[0])) if made else "",
+            "whole": digest(whole),
+            "held": sum(t.numel() * t.element_size() for t in locals_),
+            "bytes": sum(t.numel() * t.element_size() for t in whole.values()),
+        }
+        (folder / f"started-{here.rank}").write_text(json.dumps(told))
+
+
+def refused(folder: Path, overrides: Sequence[str] = ()) -> None:
+    """A model that the first process cannot make: what every process says."""
+    recipe, task = _toy(folder, overrides)
+
+    def build() -> nn.Module:
+        raise UserError("no weights there")
+
+    task.build = build  # type: ignore[method-assign]
+    with world() as here:
+        try:
+            built_and_spread(task, recipe, here)
+        except UserError as error:
+            (folder / f"refused-{here.rank}").write_text(str(error))
+
+
+def _toy(folder: Path, overrides: Sequence[str]) -> tuple[ToyRecipe, ToyTask]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"toy-{os.environ['RANK']}.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(str(path), ToyRecipe, overrides)
+    return recipe, ToyTask(recipe)

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
 
 from javisc.cli import cli
 from javisc.compiler.build import BuildOptions, build
@@ -265,6 +266,12 @@ def test_a_dry_run_counts_without_the_frozen_networks(dataset: Path) -> None:
     assert told["parameters_trained"] == sum(p.numel() for p in task(dataset).build().parameters())
     assert told["samples_per_step"] == 2 and told["tokens_per_step"] == 32 and told["activations_checkpointed"] > 0
     assert {entry["op"] for entry in told["kernels"]} == {"attention", "bidirectional_attention"}
+    # The arithmetic is that of a step which is taken.
+    batch, model = first_batch(made), made.model()
+    zeros = {name: torch.zeros_like(value) for name, value in made._shapes(batch, CPU).items()}
+    with FlopCounterMode(display=False) as counter:
+        model(made.inputs(batch, CPU, zeros))[0].backward()
+    assert told["step_tflop"] == pytest.approx(counter.get_total_flops() / 1e12, rel=1e-9) and told["step_tflop"] > 0
 
 
 def test_activation_checkpointing_changes_no_gradient(dataset: Path) -> None:

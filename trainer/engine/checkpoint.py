@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
@@ -37,6 +38,8 @@ MARKER = "complete.json"
 STATE = "state.json"
 #: The folder of a run that holds its checkpoints.
 CHECKPOINTS = "checkpoints"
+#: The state's entry that tells the digest of what rests, which the checkpoint does not hold; "" if nothing does.
+FROZEN = "frozen"
 # DCP's writer warns of what DCP's writer itself calls, once a run; nobody who trains can do anything about it.
 warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
 
@@ -152,6 +155,7 @@ class Checkpoints:
     def __init__(self, folder: Path, world: World, keep: int = 3) -> None:
         self.folder, self.world, self.keep = folder, world, keep
         self._writing: tuple[Path, Future[Any]] | None = None
+        self._stager: DefaultStager | None = None
 
     def path(self, step: int) -> Path:
         return at_step(self.folder, step)
@@ -194,11 +198,21 @@ class Checkpoints:
             {**copies, **mine},
             storage_writer=FileSystemWriter(path, overwrite=True),
             process_group=self.world.saving,
+            async_stager=self._pinned(),
         )
         assert isinstance(future, Future)
         self._writing = (path, future)
         if wait:
             self.finish()
+
+    def _pinned(self) -> DefaultStager | None:
+        """On a GPU: copies into pinned memory, which the next save takes again. It is as large as this process's share."""
+        if self._stager is None and self.world.device.type == "cuda":
+            pinned = StagingOptions(
+                use_pinned_memory=True, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=True
+            )
+            self._stager = DefaultStager(pinned)
+        return self._stager
 
     def poll(self) -> None:
         """Publish the save that runs, if it is done."""
@@ -223,13 +237,15 @@ class Checkpoints:
                 (old / MARKER).unlink()
                 shutil.rmtree(old)
 
-    def resume(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Any], Path]:
+    def resume(
+        self, tensors: dict[str, Tensor], frozen: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Any], Path]:
         """Load the newest checkpoint that can be read; a damaged one is told of and set aside. Raises UserError if none can."""
         paths: list[Any] = [self.complete()[::-1]]
         dist.broadcast_object_list(paths, 0, group=self.world.control)
         for path in paths[0]:
             try:
-                state = self.load(path, tensors)
+                state = self.load(path, tensors, frozen)
             except Damaged as error:
                 if self.world.first:
                     print(f"warning: {error}; trying an older one", file=sys.stderr, flush=True)
@@ -250,15 +266,20 @@ class Checkpoints:
                 print(f"{newer} is set aside: {target}", file=sys.stderr, flush=True)
         dist.barrier(self.world.control)
 
-    def load(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Fill `tensors` in place and return the state. Raises UserError if the checkpoint is of another model, Damaged if it
-        cannot be read: on every process alike, then."""
+    def load(
+        self, path: Path, tensors: dict[str, Tensor], frozen: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
+        """Fill `tensors` in place and return the state; `frozen` too, if the checkpoint is so old that it holds those itself (its
+        state tells no digest of them). Raises UserError if the checkpoint is of another model, Damaged if it cannot be read: on
+        every process alike, then."""
         wrong: list[Any] = [complaint(path) if self.world.first else None]
         dist.broadcast_object_list(wrong, 0, group=self.world.control)
         if wrong[0]:
             raise Damaged(f"{path} is damaged ({wrong[0]})")
         reader = _Reader(path)
         state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if FROZEN not in state:
+            tensors = {**tensors, **(frozen or {})}
         marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
         saved = reader.read_metadata().state_dict_metadata
         prefix = f"random.{self.world.rank}."

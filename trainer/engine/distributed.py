@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
-from torch._ops import OpOverload
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
-    checkpoint_wrapper,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from javisc.kernels.registration import must_save
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.recompute import recomputed
 from javisc.trainer.engine.settings import setting
 
 STRATEGIES = ("ddp", "fsdp2", "hybrid")
 #: So many variants of a block are compiled before the rest of them runs eagerly.
 COMPILED_VARIANTS = 64
+FIND_UNUSED = ("auto", "always", "never")
 TF32 = ("torch", "allowed", "never")
-#: PyTorch's own attentions, each an operator.
-PYTORCH_ATTENTIONS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -184,6 +180,11 @@ class ParallelConfig:
     )
     timeout_sec: float = setting(600.0, "Seconds that a step's collectives wait for all processes.", above=0)
     saving_timeout_sec: float = setting(3600.0, "Seconds that processes wait while others validate or write.", above=0)
+    find_unused: str = setting(
+        "auto",
+        "Whether ddp looks for parameters that a step does not use; auto: only where a resumed run needs it to be the same run.",
+        choices=FIND_UNUSED,
+    )
     shared_batch_norm: bool = setting(True, "Batch norms over the samples of all processes.")
 
 
@@ -218,15 +219,27 @@ def restarted(world: World) -> bool:
     return bool(count.item())
 
 
-def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig, world: World) -> nn.Module:
-    """The model on its device, ready for training on all processes. Its parameters keep their names and their places."""
+def spread(
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    config: ParallelConfig,
+    world: World,
+    values: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """The model on its device, ready for training on all processes. Its parameters keep their names and their places.
+
+    With `values` the model is on the meta device, and they are what its tensors become: all of them, whole, on the first process;
+    nothing on the others. No process then holds more than its share, and one tensor on its way.
+    """
     check(config)
-    model.to(world.device)
+    dtypes = {name: tensor.dtype for name, tensor in tensors_of(model).items()}
+    if values is None:
+        model.to(world.device)
     if config.shared_batch_norm and world.size > 1:
         model = share_batch_norms(model, world.device)
     if config.checkpoint_blocks:
         chosen = {id(block) for block in blocks}
-        wrapper = partial(_checkpointed, keep_attention=config.keep_attention)
+        wrapper = partial(recomputed, keep_attention=config.keep_attention)
         apply_activation_checkpointing(
             model, checkpoint_wrapper_fn=wrapper, check_fn=lambda module: id(module) in chosen
         )
@@ -237,54 +250,52 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig
         for block in blocks:
             block.compile()
     if config.strategy != "ddp":
-        return _shard(model, blocks, config, world)
-    if world.size == 1:
+        _shard(model, blocks, config, world)
+    if values is not None:
+        _fill(model, values, dtypes, world)
+    if config.strategy != "ddp" or world.size == 1:
         return model
-    # Unused parameters are looked for so that the buckets are never rebuilt after the first step: sums would otherwise run
-    # in another order after a resume than without one.
     devices = [world.device] if world.device.type == "cuda" else None
     return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+        model,
+        device_ids=devices,
+        broadcast_buffers=False,
+        find_unused_parameters=looks_for_unused(config, world.size),
+        gradient_as_bucket_view=True,
+        init_sync=values is None,
     )
 
 
-def attention_results() -> set[OpOverload]:
-    """The operators of attention, the kernels' and PyTorch's own: they cost the most per byte that they give."""
-    own = (getattr(torch.ops.aten, f"_scaled_dot_product_{kind}") for kind in PYTORCH_ATTENTIONS)
-    return {*must_save(), *(packet.default for packet in own)}
+def looks_for_unused(config: ParallelConfig, processes: int) -> bool:
+    """Whether DDP goes through the graph of every step for parameters that it did not use.
 
-
-def _checkpointed(block: nn.Module, keep_attention: bool) -> nn.Module:
-    """A block whose inside is computed again in backward. Norms saw the batch in forward: the second time they count nothing.
-
-    They still go through the same operations, as the recomputation must save the same tensors.
+    Where it does, it never orders its buckets anew after the first step. Three and more processes add in an order that follows
+    the buckets: a resumed run would differ from the run in the last bits.
     """
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if config.find_unused == "auto":
+        return processes > 2 and torch.are_deterministic_algorithms_enabled()
+    return config.find_unused == "always"
 
-    @contextmanager
-    def again(inner: AbstractContextManager[Any]) -> Iterator[None]:
-        kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0
-            norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
-        try:
-            with inner:
-                yield
-        finally:
-            for norm, (momentum, count) in zip(norms, kept, strict=True):
-                norm.momentum, norm.num_batches_tracked = momentum, count
 
-    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        if not keep_attention:
-            return nullcontext(), again(nullcontext())
-        kept = attention_results()
-        chosen = {True: CheckpointPolicy.MUST_SAVE, False: CheckpointPolicy.PREFER_RECOMPUTE}
-        first, second = create_selective_checkpoint_contexts(  # type: ignore[no-untyped-call]
-            lambda context, op, *_, **__: chosen[op in kept]
-        )
-        return first, again(second)
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers of a model, those that no state names among them, by name."""
+    return {clean(name): tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
-    return checkpoint_wrapper(block, context_fn=contexts)  # type: ignore[no-any-return]
+
+@torch.no_grad()
+def _fill(model: nn.Module, values: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype], world: World) -> None:
+    """Give a model on the meta device memory, and the first process's values, of which each keeps its share."""
+    model.to_empty(device=world.device)
+    for name, target in tensors_of(model).items():
+        if world.first:
+            whole = values[name].to(world.device, dtypes[name]).contiguous()
+        else:
+            whole = torch.empty(target.shape, dtype=dtypes[name], device=world.device)
+        dist.broadcast(whole, 0)
+        if isinstance(target, DTensor):
+            whole = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=None).to_local()
+            target = target.to_local()
+        target.copy_(whole)
 
 
 def _shard(model: nn.Module, blocks: Sequence[nn.Module], config: ParallelConfig, world: World) -> nn.Module:

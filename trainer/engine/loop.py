@@ -6,13 +6,11 @@ source's position. So a run that was killed and resumed is, bit for bit, the run
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published, recover_folder
-from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, Damaged, find
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, Checkpoints, Damaged, find
 from javisc.trainer.engine.config import Recipe, as_dict, as_yaml, differences
 from javisc.trainer.engine.determinism import deterministic
 from javisc.trainer.engine.distributed import (
@@ -31,20 +29,22 @@ from javisc.trainer.engine.distributed import (
     bare,
     clean,
     restarted,
-    spread,
     world,
 )
+from javisc.trainer.engine.ends import Epochs, due, ended, terminations
 from javisc.trainer.engine.export import save_weights
+from javisc.trainer.engine.frozen import Frozen, frozen_of
 from javisc.trainer.engine.hooks import Hook, Run
 from javisc.trainer.engine.logs import Logs
 from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.optim import EMA, Stepper
 from javisc.trainer.engine.peaks import peak_flops
 from javisc.trainer.engine.schedule import EarlyStop, rate_factor
+from javisc.trainer.engine.start import built_and_spread
 from javisc.trainer.engine.tuning import Collect, grow_segments, surroundings, tuned
 from javisc.trainer.engine.watch import Profile, Watchdog, record_flights
 from javisc.trainer.engine.window import Taken, Window
-from javisc.trainer.task import Source, Task, endless, key_random
+from javisc.trainer.task import Closes, Source, Task, endless, key_random
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,17 @@ def train(
         world(limits.timeout_sec, limits.saving_timeout_sec) as here,
         deterministic(recipe.run.deterministic, strict=recipe.run.nondeterministic == "raise"),
         tuned(recipe),
-        _terminations() as terminated,
+        terminations() as terminated,
         ExitStack() as cleanup,
     ):
         again = restarted(here)
         checkpoints = Checkpoints(folder / CHECKPOINTS, here, recipe.run.keep_checkpoints)
         chosen, named = _chosen(checkpoints, folder, begin, resume=resume, again=again)
         key_random(recipe.seed, "init")
-        built = task.build()
-        model = spread(built, task.blocks(built), recipe.parallel, here)
+        built, model, whole = built_and_spread(task, recipe, here)
         inner = bare(model)
+        frozen = Frozen(folder, here, inner, whole)
+        del whole
         stepper = Stepper(
             inner, recipe.optimizer, here.device, recipe.loss_scale if recipe.parallel.precision == "fp16" else None
         )
@@ -99,6 +100,8 @@ def train(
         ema = EMA(inner, recipe.ema) if recipe.ema.decay > 0 else None
         source = task.source(here.rank, here.size)
         cleanup.callback(source.close)
+        if isinstance(task, Closes):
+            cleanup.callback(task.close)
         early = EarlyStop(recipe.run.patience or 1 << 62, recipe.run.metric_to_max)
         window = Window(here, recipe.run.max_skipped)
         tensors = _tensors(inner, stepper, ema)
@@ -108,13 +111,17 @@ def train(
         brought: list[float] | None = None
         notes: list[str] = []
         if chosen is not None:
-            state, path = _loaded(checkpoints, chosen, named, tensors)
+            state, path = _loaded(checkpoints, chosen, named, tensors, frozen)
+            frozen.settle(state, path)
             step = _restore(state, source, early, ema, window)
             brought = state["carried"]
             notes = [f"resumed at step {step}, from {path}", *_changed(state, settings, folder, first=here.first)]
-        elif (carried := task.carry_over(built)) is not None:
-            stepper.adopt(carried)
-            brought = [carried.lr, carried.steps]
+        else:
+            frozen.settle()
+            if (carried := task.carry_over(built)) is not None:
+                stepper.adopt(carried)
+                brought = [carried.lr, carried.steps]
+        del built
         checkpoints.discard_incomplete()
 
         if here.first:
@@ -132,14 +139,14 @@ def train(
         cleanup.callback(batches.close)
         raised = Raised(here)
         run = Run(recipe, task, inner, ema, folder, here, logs, meter, step)
-        epochs = _Epochs(recipe, source)
+        epochs = Epochs(recipe, source)
         why = "done"
         model.train()
         hooks = [*_watching(recipe, cleanup), *hooks]
         for hook in hooks:
             hook.started(run)
 
-        while not _ended(recipe, step, source):
+        while not ended(recipe, step, source):
             meter.start()
             micro, samples = [], 0
             for _ in range(recipe.run.accumulate):
@@ -171,11 +178,11 @@ def train(
                 ema.update()
             step += 1
             run.step = step
-            end = _ended(recipe, step, source)
+            end = ended(recipe, step, source)
             window.saw(Taken(step, terms, norm, bad, keys, finite))
             meter.took(samples, flops)
 
-            if _due(step, recipe.run.log_every, end):
+            if due(step, recipe.run.log_every, end):
                 window.settle(stepper, logs)
                 told = {**window.means(), "lr": lr}
                 measured = meter.read()
@@ -185,7 +192,7 @@ def train(
             for hook in hooks:
                 hook.stepped(run)
             better = False
-            if _due(step, recipe.run.validate_every, end):
+            if due(step, recipe.run.validate_every, end):
                 with meter.paused():
                     metrics = _validate(run)
                     better = bool(metrics) and early.update(metrics[recipe.run.metric])
@@ -198,10 +205,11 @@ def train(
             if better:  # before the state that claims it
                 with meter.paused():
                     _save(run, "best", model, settings, hooks, {recipe.run.metric: early.best})
-            if stop or early.triggered or _due(step, recipe.run.checkpoint_every, end):
+            if stop or early.triggered or due(step, recipe.run.checkpoint_every, end):
                 with meter.paused():
                     window.settle(stepper, logs)
-                    state = {**_state(step, source, early, ema, window, settings), "carried": brought}
+                    rest = {"carried": brought, FROZEN: frozen.digest}
+                    state = {**_state(step, source, early, ema, window, settings), **rest}
                     checkpoints.save(step, tensors, state)
             if stop or early.triggered:
                 why = "terminated" if stop else "stopped early"
@@ -248,13 +256,13 @@ def _chosen(
 
 
 def _loaded(
-    checkpoints: Checkpoints, chosen: Path, named: bool, tensors: dict[str, Tensor]
+    checkpoints: Checkpoints, chosen: Path, named: bool, tensors: dict[str, Tensor], frozen: Frozen
 ) -> tuple[dict[str, Any], Path]:
     """The checkpoint's state, its tensors loaded: the one that was named, or the newest that can be read."""
     if not named:
-        return checkpoints.resume(tensors)
+        return checkpoints.resume(tensors, frozen.tensors)
     try:
-        state = checkpoints.load(chosen, tensors)
+        state = checkpoints.load(chosen, tensors, frozen.tensors)
     except Damaged as error:
         raise UserError(f"{error}; give another with --from") from error
     if chosen.parent.resolve() == checkpoints.folder.resolve():
@@ -288,24 +296,6 @@ def _save(
         hook.saved(run, run.folder / name)
 
 
-class _Epochs:
-    """Which step will be a run's last, as far as is known: epochs may end it before `run.steps`."""
-
-    def __init__(self, recipe: Recipe, source: Source[Any]) -> None:
-        self.run, self.source = recipe.run, source
-        self.longest = len(source) if recipe.run.epochs else 0
-
-    def last_step(self, step: int) -> int:
-        """The last step's number, by the longest epoch seen so far."""
-        if not self.run.epochs:
-            return self.run.steps
-        left = len(self.source)
-        self.longest = max(self.longest, left)
-        whole = max(self.run.epochs - 1 - int(self.source.state_dict().get("epoch", 0)), -1)
-        batches = left + whole * self.longest if whole >= 0 else 0
-        return min(self.run.steps, step + -(-batches // self.run.accumulate))
-
-
 def _told(folder: Path, recipe: Recipe, name: str, changes: Sequence[str], notes: Sequence[str]) -> None:
     """Print what a run's recipe changes in the preset, and what a resumed run changes in itself; keep the effective recipe: a
     file that can be trained after."""
@@ -319,19 +309,11 @@ def _told(folder: Path, recipe: Recipe, name: str, changes: Sequence[str], notes
         temporary.write_text(comments + as_yaml(recipe), encoding="utf-8")
 
 
-def _ended(recipe: Recipe, step: int, source: Source[Any]) -> bool:
-    run = recipe.run
-    return step >= run.steps or (run.epochs > 0 and int(source.state_dict().get("epoch", 0)) >= run.epochs)
-
-
-def _due(step: int, every: int, end: bool) -> bool:
-    return bool(every) and (end or step % every == 0)
-
-
 def _tensors(model: nn.Module, stepper: Stepper, ema: EMA | None) -> dict[str, Tensor]:
-    """Everything of a run that is a tensor, by name; the same objects for its whole life."""
+    """Everything of a run that changes and is a tensor, by name; the same objects for its whole life."""
+    rests = frozen_of(model)
     parts = {
-        "model": {clean(key): value for key, value in model.state_dict().items()},
+        "model": {clean(key): value for key, value in model.state_dict().items() if clean(key) not in rests},
         "optimizer": stepper.state_dict(),
     }
     if ema is not None:
@@ -385,19 +367,3 @@ def _validate(run: Run) -> dict[str, float]:
     run.logs.row(run.step, "validate", dict(metrics))
     run.logs.progress(run.step, metrics)
     return metrics
-
-
-@contextmanager
-def _terminations() -> Iterator[Any]:
-    """While open, SIGTERM is remembered instead of obeyed; yields a function that tells whether it came."""
-    came = False
-
-    def remember(_: int, __: FrameType | None) -> None:
-        nonlocal came
-        came = True
-
-    before = signal.signal(signal.SIGTERM, remember)
-    try:
-        yield lambda: came
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from javisc.trainer.engine.config import Recipe
-from javisc.trainer.engine.distributed import World
+from javisc.trainer.engine.distributed import World, looks_for_unused
 from javisc.trainer.engine.hooks import Hook, Run
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -73,4 +73,5 @@ def surroundings(here: World, recipe: Recipe) -> dict[str, str | int]:
         "tf32_convolution": int(torch.backends.cudnn.allow_tf32),
         "allocator": next((os.environ[name] for name in ALLOCATOR if name in os.environ), ""),
         "gc_every": recipe.run.gc_every,
+        "find_unused": int(recipe.parallel.strategy == "ddp" and looks_for_unused(recipe.parallel, here.size)),
     }

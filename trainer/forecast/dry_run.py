@@ -80,7 +80,7 @@ def dry_run(recipe: Recipe, task: Task[Any]) -> dict[str, Any]:
         "memory_total": sum(memory.values()),
         "activations_plain": seen.activations,
         "activations_checkpointed": seen.checkpointed,
-        "step_tflop": task.flops(batch) * steps / 1e12,
+        "step_tflop": (task.flops(batch) or seen.flops) * steps / 1e12,
         "peak_tflops_per_sec": (peak_flops(device, recipe.parallel.precision) or 0.0) / 1e12 or None,
         "sent_per_step": {name: asdict(sent) for name, sent in here.traffic.items()},
         "checkpoint": here.checkpoint,
@@ -139,8 +139,6 @@ def told(report: dict[str, Any]) -> str:
 
 def _arithmetic(report: dict[str, Any]) -> str:
     work, peak = report["step_tflop"], report["peak_tflops_per_sec"]
-    if not work:
-        return "not counted for this task"
     seconds = f", {work / report['processes'] / peak:.3g} s at the data sheet's {peak:g} TFLOP/s" if peak else ""
     return f"{work:.3g} TFLOP a step{seconds}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from javisc.kernels import dispatch
-from javisc.trainer.engine.distributed import ParallelConfig, attention_results, autocast, gathered_dtype
+from javisc.trainer.engine.distributed import ParallelConfig, autocast, gathered_dtype
+from javisc.trainer.engine.recompute import attention_results
 from javisc.trainer.task import Task
 
 #: (op, backend, dtype, head width, what the call uses) of a kernel's call
@@ -32,11 +34,13 @@ class Footprint:
     `activations` and `checkpointed`: bytes kept between forward and backward, without and with activation checkpointing of
     the task's blocks (their inputs, what lies outside of them, with `keep_attention` what attentions gave, and the one block that
     is computed again). `kernels`: how often each backend is called in the forward pass.
+    `flops`: of forward and backward as they run, what attention computes again among them.
     """
 
     activations: int
     checkpointed: int
     kernels: dict[Call, int]
+    flops: int
 
 
 def footprint(task: Task[Any], batch: Any, parallel: ParallelConfig, device: torch.device) -> Footprint:
@@ -49,10 +53,13 @@ def footprint(task: Task[Any], batch: Any, parallel: ParallelConfig, device: tor
         model.train()
         kept = _Kept(model, task.blocks(model))
         results = _Results(kept, attention_results() if parallel.keep_attention else set())
-        with kept, results, dispatch.recording() as calls, autocast(model, parallel, device):
-            task.loss(model, batch, device)
+        with FlopCounterMode(display=False) as counter:
+            with kept, results, dispatch.recording() as calls, autocast(model, parallel, device):
+                loss = task.loss(model, batch, device)
+            total = loss["loss"] if isinstance(loss, Mapping) else loss
+            total.backward()  # type: ignore[no-untyped-call]
     found = Counter((r.op, backend, _name(r.dtype), r.head_dim, tuple(sorted(r.features))) for r, backend in calls)
-    return Footprint(kept.plain(), kept.checkpointed(), dict(found))
+    return Footprint(kept.plain(), kept.checkpointed(), dict(found), counter.get_total_flops())
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:

@@ -121,8 +121,9 @@ def plan(
     parts = units(model, blocks)
     memory = _memory(model, parts, recipe, pieces, dtype)
     whole = _memory(model, parts, recipe, 1, dtype)
-    written = sum(whole[name] for name in _KEPT)
-    staged = sum(memory[name] for name in _KEPT)
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    written = buffers + sum(whole[name] for name in _KEPT)
+    staged = buffers + sum(memory[name] for name in _KEPT)
     return Plan(
         memory,
         _traffic(parts, recipe.run.accumulate, pieces, processes, width, links),
@@ -150,8 +151,8 @@ def on_many(
     return plans
 
 
-#: The parts of the memory that a checkpoint holds.
-_KEPT = ("weights", "frozen", "optimizer", "average")
+#: The parts of the memory that a checkpoint holds, beside buffers; what is frozen is written once.
+_KEPT = ("weights", "optimizer", "average")
 
 
 def _memory(

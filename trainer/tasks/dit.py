@@ -25,6 +25,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
 from javisc.trainer.data.clips import ClipData
 from javisc.trainer.data.encoded import is_encoded
+from javisc.trainer.data.held_out import HeldOut
 from javisc.trainer.data.lengths import LATENT_RATE, audio_lengths, latent_frames
 from javisc.trainer.data.noise import generators, normal, uniform
 from javisc.trainer.engine.config import Recipe
@@ -154,6 +155,9 @@ class DiTTask(ABC):
         with torch.device("meta"):
             self._shape = self.model()
         self._encoders: Encoders | None = None
+        self.held_out: HeldOut[Batch] = HeldOut(
+            lambda split, rank, world: self._source(split, rank, world, train=False)
+        )
 
     @abstractmethod
     def start(self, model: VASTDiT3, start: DiTStart) -> None:
@@ -198,7 +202,7 @@ class DiTTask(ABC):
         """Training batches of one rank. Raises UserError now if later there would be nothing to measure on."""
         data = self.recipe.data
         if self.recipe.run.validate_every and data.valid_split is not None:
-            self._source(data.valid_split, rank, world, train=False).close()
+            self.held_out(data.valid_split, rank, world)
         return self._source(data.train_split, rank, world, train=True)
 
     def _source(self, split: str | None, rank: int, world: int, *, train: bool) -> Source[Batch]:
@@ -243,6 +247,10 @@ class DiTTask(ABC):
                 width=bucket.width,
                 fps=fps,
             )
+
+    def close(self) -> None:
+        """Stop what reads held-out clips."""
+        self.held_out.close()
 
     def size(self, batch: Batch) -> int:
         return len(batch.keys)
@@ -395,20 +403,17 @@ class DiTTask(ABC):
             return {}
         names = ("video", "audio") if self.with_video else ("audio",)
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)
-        held_out = self._source(data.valid_split, rank, world, train=False)
-        try:
-            for batch, counts in in_step(model, held_out, self.recipe.evaluate_at_most):
-                latents = latents_of(batch, self.encoders(device), prior_text=self.config.has_prior)
-                for time in self.recipe.valid_times:
-                    rows = generators(latents.seeds, "validate", round(time))
-                    t = torch.full((len(latents),), time, device=device)
-                    step = Step(latents, t, self._noise(latents, rows), priors=self._priors(latents, rows))
-                    with autocast(model, self.recipe.parallel, device):
-                        parts = self.flow(model, step).parts
-                    if counts:
-                        sums += torch.tensor([len(latents), *(float(parts[name].sum()) for name in names)])
-        finally:
-            held_out.close()
+        source = self.held_out(data.valid_split, rank, world)
+        for batch, counts in in_step(model, source, self.recipe.evaluate_at_most):
+            latents = latents_of(batch, self.encoders(device), prior_text=self.config.has_prior)
+            for time in self.recipe.valid_times:
+                rows = generators(latents.seeds, "validate", round(time))
+                t = torch.full((len(latents),), time, device=device)
+                step = Step(latents, t, self._noise(latents, rows), priors=self._priors(latents, rows))
+                with autocast(model, self.recipe.parallel, device):
+                    parts = self.flow(model, step).parts
+                if counts:
+                    sums += torch.tensor([len(latents), *(float(parts[name].sum()) for name in names)])
         if world > 1:
             sums = sums.to(device)
             dist.all_reduce(sums)

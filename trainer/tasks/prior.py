@@ -23,6 +23,7 @@ from javisc.trainer.data import draws
 from javisc.trainer.data.catalog import Catalog, split_of
 from javisc.trainer.data.clips import ClipData, Clips
 from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
+from javisc.trainer.data.held_out import HeldOut
 from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
 from javisc.trainer.data.noise import generators, normal
 from javisc.trainer.data.pools import Pools
@@ -103,6 +104,9 @@ class PriorTask:
         self.mel = MelConfig(padding=recipe.data.mel_padding)
         self._encoders: Encoders | None = None
         self._pools: Pools | None = None
+        self.held_out: HeldOut[Batch] = HeldOut(
+            lambda split, rank, world: self._source(split, rank, world, train=False)
+        )
 
     def encoders(self, device: torch.device) -> Encoders:
         """The frozen networks on a device, kept there."""
@@ -157,15 +161,19 @@ class PriorTask:
             return EncodedSource(data, split, lambda e: e, needs=STORED, seed=seed, rank=rank, world=world, train=train)
         return self.clips(split, rank, world, train=train)
 
-    def held_out(self) -> Source[Batch]:
+    def shown(self) -> Source[Batch]:
         """Held-out batches for one process, of the training rows where nothing is held out."""
         data = self.recipe.data
-        return self._source(data.train_split if data.valid_split is None else data.valid_split, 0, 1, train=False)
+        return self.held_out(data.train_split if data.valid_split is None else data.valid_split, 0, 1)
 
     def clips(self, split: str | None, rank: int, world: int, *, train: bool) -> PriorSource:
         """Batches of clips, from which negatives can be made."""
         data, seed = self.recipe.data, self.recipe.seed
         return PriorSource(data, split, self.pools(), seed=seed, rank=rank, world=world, train=train)
+
+    def close(self) -> None:
+        """Stop what reads held-out clips."""
+        self.held_out.close()
 
     def size(self, batch: Batch) -> int:
         return len(batch.keys)
@@ -255,17 +263,14 @@ class PriorTask:
             return {}
         sums: dict[str, Tensor] = {}
         clips = 0
-        source = self._source(split, rank, world, train=False)
-        try:
-            for batch, counts in in_step(model, source, self.recipe.evaluate_at_most):
-                loss, terms = model(self.inputs(batch, device))
-                if not counts:
-                    continue
-                for name, value in ({"loss": loss} | terms).items():
-                    sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach() * len(batch.keys)
-                clips += len(batch.keys)
-        finally:
-            source.close()
+        source = self.held_out(split, rank, world)
+        for batch, counts in in_step(model, source, self.recipe.evaluate_at_most):
+            loss, terms = model(self.inputs(batch, device))
+            if not counts:
+                continue
+            for name, value in ({"loss": loss} | terms).items():
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach() * len(batch.keys)
+            clips += len(batch.keys)
         return pooled_means({name: float(value) for name, value in sums.items()}, clips, world)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from javisc.manifests.errors import UserError
 from javisc.trainer.data import draws
 from javisc.trainer.data.catalog import Catalog, split_of
+from javisc.trainer.data.held_out import HeldOut
 from javisc.trainer.data.reading import ReadData
 from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
 from javisc.trainer.engine.checkpoint_io import read_pt
@@ -82,6 +83,7 @@ class SelectorTask:
         if not recipe.data.paths:
             raise UserError("no dataset: add --data DS, a folder that `javisc build sync` made")
         self.recipe, self.classes = recipe, classes
+        self.held_out = passes(recipe.data, recipe.transforms, recipe.seed)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The model's repeated parts."""
@@ -120,6 +122,10 @@ class SelectorTask:
         )
         return SyncBatches(data.paths, self.recipe.transforms, options, rank=rank, world=world)
 
+    def close(self) -> None:
+        """Stop what reads held-out clips."""
+        self.held_out.close()
+
     def size(self, batch: SyncBatch) -> int:
         return len(batch.target)
 
@@ -140,37 +146,20 @@ class SelectorTask:
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, classes] and targets [N] over a split, those of all processes and passes. Raises UserError if there are
         none."""
-        recipe = self.recipe
-        return predictions(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world, device)
+        return predictions(model, self.recipe.data, self.held_out, split, rank, world, device)
 
     def evaluate(
         self, model: nn.Module, split: str | None, rank: int, world: int, device: torch.device
     ) -> dict[str, float]:
         """The metrics and the loss over a split, all logits of all processes and passes pooled."""
-        recipe = self.recipe
-        return evaluate(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world, device)
-
-
-def evaluate(
-    model: nn.Module,
-    data: SyncData,
-    transforms: SyncTransforms,
-    seed: int,
-    split: str | None,
-    rank: int,
-    world: int,
-    device: torch.device,
-) -> dict[str, float]:
-    """`SelectorTask.evaluate` for a model that has no recipe."""
-    return measured(*predictions(model, data, transforms, seed, split, rank, world, device))
+        return measured(*self.predictions(model, split, rank, world, device))
 
 
 @torch.no_grad()
 def predictions(
     model: nn.Module,
     data: SyncData,
-    transforms: SyncTransforms,
-    seed: int,
+    sources: HeldOut[SyncBatch],
     split: str | None,
     rank: int,
     world: int,
@@ -179,7 +168,7 @@ def predictions(
     """`SelectorTask.predictions` for a model that has no recipe."""
     logits: list[Tensor] = []
     targets: list[Tensor] = []
-    for _, batch, counts in held_out(model, data, transforms, seed, split, rank, world):
+    for _, batch, counts in held_out(model, data, sources, split, rank, world):
         found = model(batch.vis.to(device), batch.aud.to(device))[1].float().cpu()
         if counts:
             logits.append(found)
@@ -188,18 +177,10 @@ def predictions(
     return every, wanted
 
 
-def held_out(
-    model: nn.Module,
-    data: SyncData,
-    transforms: SyncTransforms,
-    seed: int,
-    split: str | None,
-    rank: int,
-    world: int,
-) -> Iterator[tuple[int, SyncBatch, bool]]:
-    """(pass, batch, whether it counts) of this process's share of a split. Where the model is sharded, all take the same
-    number of forward passes: what comes of a batch that does not count is thrown away."""
-    for turn in range(data.iter_times):
+def passes(data: SyncData, transforms: SyncTransforms, seed: int) -> HeldOut[SyncBatch]:
+    """The passes over held-out data, by split, process, number of processes and pass."""
+
+    def one(split: str | None, rank: int, world: int, turn: int) -> SyncBatches:
         # Every pass draws other crops; the same ones in every evaluation, so that a curve moves by the model alone.
         drawn = int(draws.bits(seed, "evaluate", turn)[0]) & (2**31 - 1)
         options = SyncDataOptions(
@@ -213,12 +194,19 @@ def held_out(
             ready=data.ready,
             reader=data.reader.options(),
         )
-        source = SyncBatches(data.paths, transforms, options, rank=rank, world=world)
-        try:
-            for batch, counts in in_step(model, source, data.evaluate_at_most):
-                yield turn, batch, counts
-        finally:
-            source.close()
+        return SyncBatches(data.paths, transforms, options, rank=rank, world=world)
+
+    return HeldOut(one)
+
+
+def held_out(
+    model: nn.Module, data: SyncData, sources: HeldOut[SyncBatch], split: str | None, rank: int, world: int
+) -> Iterator[tuple[int, SyncBatch, bool]]:
+    """(pass, batch, whether it counts) of this process's share of a split. Where the model is sharded, all take the same
+    number of forward passes: what comes of a batch that does not count is thrown away."""
+    for turn in range(data.iter_times):
+        for batch, counts in in_step(model, sources(split, rank, world, turn), data.evaluate_at_most):
+            yield turn, batch, counts
 
 
 def evaluate_selector(
@@ -238,7 +226,11 @@ def evaluate_selector(
     if times > 1 and fixed:
         raise UserError("--iter-times above 1 needs --random-crops: with fixed crops all passes would be the same")
     transforms.check()
-    return evaluate(model, data, transforms, seed, split, 0, 1, next(model.parameters()).device)
+    sources = passes(data, transforms, seed)
+    try:
+        return measured(*predictions(model, data, sources, split, 0, 1, next(model.parameters()).device))
+    finally:
+        sources.close()
 
 
 def pooled(mine: tuple[Tensor, ...] | None, world: int) -> tuple[Tensor, ...]:

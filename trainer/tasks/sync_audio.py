@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.catalog import Catalog, split_of
+from javisc.trainer.data.held_out import HeldOut
 from javisc.trainer.data.reading import ReadData
 from javisc.trainer.data.sync import SyncDataOptions
 from javisc.trainer.data.sync_audio import LABELLED, SoundBatch, SoundBatches, labels_of
@@ -76,6 +77,9 @@ class SyncAudioTask:
                 f"parallel.strategy={recipe.parallel.strategy}: a classifier this small is not sharded, set it to ddp"
             )
         self.recipe = recipe
+        self.held_out: HeldOut[SoundBatch] = HeldOut(
+            lambda split, rank, world: self._batches(split, recipe.data.valid_batch_size, rank, world, train=False)
+        )
 
     @cached_property
     def labels(self) -> list[str]:
@@ -137,6 +141,10 @@ class SyncAudioTask:
         )
         return SoundBatches(data.paths, self.labels, recipe.transforms, options, rank=rank, world=world)
 
+    def close(self) -> None:
+        """Stop what reads held-out clips."""
+        self.held_out.close()
+
     def size(self, batch: SoundBatch) -> int:
         return len(batch.target)
 
@@ -174,13 +182,10 @@ class SyncAudioTask:
             return {}
         logits: list[Tensor] = []
         targets: list[Tensor] = []
-        source = self._batches(data.valid_split, data.valid_batch_size, rank, world, train=False)
-        try:
-            for batch, _ in in_step(model, source, data.evaluate_at_most):
-                logits.append(model(batch.aud.to(device))[1].float().cpu())
-                targets.append(batch.target)
-        finally:
-            source.close()
+        source = self.held_out(data.valid_split, rank, world)
+        for batch, _ in in_step(model, source, data.evaluate_at_most):
+            logits.append(model(batch.aud.to(device))[1].float().cpu())
+            targets.append(batch.target)
         # Classes of sounds have no neighbours.
         metrics = pooled_metrics(logits, targets, world)
         return {name: value for name, value in metrics.items() if not name.endswith("_tol1")}

@@ -140,7 +140,7 @@ class SegmentContrastTask(SelectorTask):
         """How often windows of segments find their own in the other stream, over a split; and the contrast's loss."""
         recipe = self.recipe
         found: list[Tensor] = []
-        batches = held_out(model, recipe.data, recipe.transforms, recipe.seed, split, rank, world)
+        batches = held_out(model, recipe.data, self.held_out, split, rank, world)
         for _, batch, counts in batches:
             seen, heard, temperature = model(batch.vis.to(device), batch.aud.to(device))
             if not counts:

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.checkpoint import CHECKPOINTS, STATE, complaint, complete, find, read_tensors
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, STATE, complaint, complete, find, read_tensors
 from javisc.trainer.engine.export import write_folder
+from javisc.trainer.engine.frozen import read_frozen
 from javisc.trainer.tasks.registry import stored
 
 
@@ -34,6 +35,8 @@ def export_weights(run: Path, out: Path | None = None, *, begin: str = "", avera
     tensors = read_tensors(path, lambda name: name.startswith(("model.", "ema.") if average else "model."))
     weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     averages = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
+    if rests := state.get(FROZEN):
+        weights |= read_frozen(path.parent.parent, rests)
     weights |= averages
     wanted = model.state_dict()
     if other := sorted(

@@ -13,7 +13,8 @@ from javisc.kernels import dispatch
 from javisc.kernels.attention import attention
 from javisc.kernels.prior_attention import prior_attention
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.distributed import ParallelConfig, attention_results, check, spread, world
+from javisc.trainer.engine.distributed import ParallelConfig, check, spread, world
+from javisc.trainer.engine.recompute import attention_results
 from javisc.trainer.forecast.footprint import footprint
 
 B, L, H, D = 2, 12, 2, 16

@@ -31,7 +31,8 @@ PLAY = """(async () => {
     const video = document.querySelectorAll('video')[%d];
     video.muted = true;
     await video.play();
-    await new Promise(done => setTimeout(done, 300));
+    // However slow the machine is: until it moves, for 40 s at most.
+    for (let n = 0; n < 400 && !video.currentTime; n++) await new Promise(done => setTimeout(done, 100));
     return [video.duration, video.videoWidth, video.error === null, video.currentTime > 0];
 })()"""
 

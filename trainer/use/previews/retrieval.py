@@ -33,19 +33,15 @@ class Retrieval:
         assert isinstance(model, STIBPrior)
         names: list[str] = []
         found: dict[str, list[Tensor]] = {aspect: [] for aspect in ASPECTS}
-        source = self.task.held_out()
-        try:
-            for batch in islice(source, BATCHES):
-                inputs = self.task.inputs(batch, run.world.device)
-                tokens = STIBPrior.forward(model, inputs.hidden, inputs.noise)
-                size = inputs.height, inputs.width
-                for aspect, values in similarities(
-                    model, tokens, inputs.video, inputs.audio, inputs.negatives, *size
-                ).items():
-                    found[aspect].append(values.float().cpu())
-                names += batch.keys
-        finally:
-            source.close()
+        for batch in islice(self.task.shown(), BATCHES):
+            inputs = self.task.inputs(batch, run.world.device)
+            tokens = STIBPrior.forward(model, inputs.hidden, inputs.noise)
+            size = inputs.height, inputs.width
+            for aspect, values in similarities(
+                model, tokens, inputs.video, inputs.audio, inputs.negatives, *size
+            ).items():
+                found[aspect].append(values.float().cpu())
+            names += batch.keys
         tables = {aspect: torch.cat(parts) for aspect, parts in found.items()}
         hits = {aspect: float((values.argmax(1) == 0).float().mean()) for aspect, values in tables.items()}
         run.logs.row(run.step, "preview", {f"{aspect}_retrieval": share for aspect, share in hits.items()})
