@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from javisc.trainer.engine.optim import LossScaleConfig, OptimizerConfig, Stepper, groups_of
 from javisc.trainer.engine.schedule import ScheduleConfig, rate_factor
 from javisc.trainer.engine.weights import load_strictly
-from javisc.trainer.models.synchformer.config import SegmentContrastConfig
+from javisc.trainer.models.synchformer.config import SegmentContrastConfig, SynchformerConfig
 from javisc.trainer.models.synchformer.model import JoinTransformer, SegmentContrast, Synchformer
 from javisc.trainer.models.synchformer.official import own_names, published_names
 from javisc.trainer.objectives.segment_contrast import segment_contrast
@@ -73,6 +73,7 @@ class Upper(nn.Module):
     def __init__(self, config: dict[str, object], visual: int, audio: int) -> None:
         super().__init__()
         settings = join_config(config, drop=0.0)
+        self.config = SynchformerConfig()
         self.vproj, self.aproj = nn.Linear(visual, settings.width), nn.Linear(audio, settings.width)
         self.transformer = JoinTransformer(settings)
 

@@ -15,7 +15,8 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.engine.config import load_recipe, recipe_names, task_of
 from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint
-from javisc.trainer.models.synchformer.config import SynchformerConfig
+from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
+from javisc.trainer.models.synchformer.export import write_published
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.models.synchformer.official import (
     extractor_states,
@@ -29,6 +30,7 @@ from javisc.trainer.tasks.registry import load
 from javisc.trainer.tasks.selector import whole_model_state
 from javisc.trainer.tasks.synchformer import SynchformerRecipe, SynchformerTask
 from javisc.trainer.tasks.synchformer_avclip import SegmentContrastRecipe, SegmentContrastTask
+from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.use.selector import load_selector
 from support import compiled, recipe_training
 from support.toy_training import Ranks
@@ -52,7 +54,7 @@ RUN = [
     "schedule.warmup_steps=1",
 ]
 JOIN = ["model.transformer.width=16", "model.transformer.n_layer=1", "model.transformer.n_head=2", "data.iter_times=1"]
-OFFSETS = [*EXTRACTORS, *RUN, *JOIN, "data.offsets_per_clip=2", "data.feature_cache_mb=1"]
+OFFSETS = [*EXTRACTORS, *RUN, *JOIN, "data.offsets_per_clip=2", "data.feature_cache_mb=1", "model.centred=false"]
 
 
 def done(*arguments: object) -> Result:
@@ -93,7 +95,7 @@ def rows_of(folder: Path, kind: str) -> list[dict[str, float]]:
 
 def test_the_first_stage_measures_what_it_learns(first: Path) -> None:
     (measured,) = rows_of(first, "validate")
-    assert measured["chance"] == pytest.approx(1 / 7) and measured["clips"] == 3
+    assert measured["chance"] == pytest.approx(1 / 21) and measured["clips"] == 3
     assert 0 <= measured["precision_a"] <= 1
     assert measured["precision"] == pytest.approx((measured["precision_a"] + measured["precision_v"]) / 2)
 
@@ -127,7 +129,7 @@ def test_the_third_stage_tells_what_can_be_synchronised(dataset: Path, second: P
     assert {"accuracy_1", "mROCAUC"} <= set(measured) and "accuracy_1_tol1" not in measured
     state = read_weights(tmp_path / "best")
     assert state["transformer.sync_head.weight"].shape == (2, 16) and "transformer.off_head.weight" not in state
-    assert state["transformer.pos_emb_cfg.pos_emb"].shape == (1, 51, 16)
+    assert state["transformer.pos_emb_cfg.pos_emb"].shape == (1, 32, 16)
     # The checkpoint says by itself what it tells.
     out = tmp_path / "scored.parquet"
     done("score", dataset, "--checkpoint", second / "best", "--workers", 1, "--out", out)
@@ -214,6 +216,29 @@ def test_published_layouts_round_trip(first: Path, second: Path, tmp_path: Path,
         assert all(torch.equal(value, theirs[prefix + name]) for name, value in state.items()) and state
     with pytest.raises(UserError, match="first stage, which tells no offsets"):
         load_selector(str(earlier))
+
+
+def test_what_a_windows_segments_have_in_common_does_not_count_where_centred(tmp_path: Path) -> None:
+    """Nor is it lost in a file: the container says so, and a state dict alone, which cannot, is refused."""
+    visual = VisualConfig(16, 1, 2, 32, 8, 4, 4, 0.0, "mean")
+    audio = AudioConfig(16, 1, 2, 32, 46, 17, "mean")
+    config = SynchformerConfig(
+        visual, audio, JoinConfig(n_layer=1, n_head=2, width=16, rows=8, classes=3), centred=True, initial="wide"
+    )
+    model = Synchformer(config).eval()
+    vis, aud, common = torch.randn(2, 3, 1, 16), torch.randn(2, 3, 1, 16), torch.randn(2, 1, 1, 16)
+    want = model.join(vis, aud)
+    assert torch.allclose(model.join(vis + common, aud - common), want, atol=1e-4)
+    model.config.centred = False
+    assert not torch.allclose(model.join(vis + common, aud - common), want, atol=1e-2)
+    model.config.centred = True
+    out = tmp_path / "own.pt"
+    transforms = SegmentTransforms(segments=3, segment_frames=4, classes=3, mels=46, columns=17, input_size=32)
+    write_published(model, transforms, out, "training")
+    read, _ = load_selector(str(out))
+    assert isinstance(read, Synchformer) and read.config.centred
+    with pytest.raises(UserError, match="centred=true; give training"):
+        write_published(model, transforms, out, "bare")
 
 
 @pytest.mark.parametrize("kind", ["official", "by part"])

@@ -87,6 +87,10 @@ class SynchformerConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     transformer: JoinConfig = field(default_factory=JoinConfig)
     train_extractors: bool = setting(False, "Train the extractors too; false lets them rest.")
+    centred: bool = setting(
+        False,
+        "Take what a window's segments have in common out of their features, where the first stage did so for a clip's.",
+    )
     initial: str = setting("published", _INITIAL, choices=INITIALS)
     segments_at_once: int = setting(
         4, "Segments that resting extractors take together: 150 MB each at full size.", least=1

@@ -23,10 +23,13 @@ def write_published(
 ) -> None:
     """Write a model as a `.pt` with published names: `bare`, a state dict; or `training`, the container of its stage.
 
-    The container holds weights and settings, no optimizer: nothing can be resumed from it. Raises UserError for another layout.
+    The container holds weights and settings, no optimizer: nothing can be resumed from it. Raises UserError for another layout,
+    and for a centred model without settings, which others would run as one that is not.
     """
     if layout not in LAYOUTS:
         raise UserError(f"--layout {layout}: it may be {', '.join(LAYOUTS)}")
+    if layout == "bare" and isinstance(model, Synchformer) and model.config.centred:
+        raise UserError("--layout bare: a state dict cannot say that its model has model.centred=true; give training")
     state = {name: value.detach().cpu().clone() for name, value in published_names(model.state_dict()).items()}
     content: dict[str, Any] = dict(state) if layout == "bare" else _container(model, transforms, state)
     with published(path) as temporary:
@@ -70,6 +73,7 @@ def _model(model: Synchformer | SegmentContrast) -> dict[str, Any]:
         names = ("n_layer", "n_head", "tok_pdrop", "embd_pdrop", "resid_pdrop", "attn_pdrop")
         inner: dict[str, Any] = {"n_embd": join.width, **{name: getattr(join, name) for name in names}}
         inner["pos_emb_cfg"] = {"params": {"block_shape": [join.rows], "n_embd": join.width}}
+        params["centred"] = config.centred
         params["transformer"] = {"target": "model.sync_model.GlobalTransformer", "params": inner}
     return {"target": f"model.sync_model.{type(model).__name__}", "params": params}
 

@@ -94,6 +94,8 @@ class Synchformer(nn.Module):
 
     def join(self, vis: Tensor, aud: Tensor) -> Tensor:
         """Features of a window's segments (B,S,T,C), (B·K,S,t,C') → logits (B·K,classes). Raises ValueError for other lengths."""
+        if self.config.centred:
+            vis, aud = (features - features.mean(1, keepdim=True) for features in (vis, aud))
         seen, heard = self.vproj(vis).flatten(1, 2), self.aproj(aud).flatten(1, 2)
         return self.transformer(seen.repeat_interleave(len(heard) // len(seen), 0), heard)
 

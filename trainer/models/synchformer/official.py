@@ -159,7 +159,7 @@ def config_of(state: Mapping[str, Tensor], node: Mapping[str, Any], source: str)
             setattr(join, name, float(params.get(name, getattr(join, name))))
     except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{source} is no Synchformer's file: it lacks {error}") from error
-    return SynchformerConfig(visual, audio, join)
+    return SynchformerConfig(visual, audio, join, centred=inside(node, "params").get("centred") is True)
 
 
 def transforms_of(config: SynchformerConfig, data: Mapping[str, Any], advance: float) -> SegmentTransforms:
