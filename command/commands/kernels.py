@@ -92,11 +92,11 @@ def kernels(
         if previous and row.op != previous:
             table.add_section()
         if len(row.chosen_for) == len(survey.HEAD_DIMS):
-            chosen = "always"
+            taken = "always"
         else:
-            chosen = "heads of " + ", ".join(map(str, row.chosen_for)) if row.chosen_for else "no"
+            taken = "heads of " + ", ".join(map(str, row.chosen_for)) if row.chosen_for else "no"
         runs = "yes" if row.available else f"no: {row.reason}"
-        table.add_row(row.op if row.op != previous else "", row.backend, runs, chosen, row.when)
+        table.add_row(row.op if row.op != previous else "", row.backend, runs, taken, row.when)
         previous = row.op
     console.print(table)
 

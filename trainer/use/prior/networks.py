@@ -49,10 +49,10 @@ def quiet() -> None:
     import diffusers
     import transformers
 
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logs: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 

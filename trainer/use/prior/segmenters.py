@@ -91,8 +91,8 @@ class Segmenter:
                     for at, mask in enumerate(masks, first + 1):
                         made[number].setdefault(at, rle.encode(mask))
         clip.mp4.unlink()
-        for each, masks in zip(placed, made, strict=True):
-            yield Followed(masks, next(iter(each.values()))["size"])
+        for each, followed in zip(placed, made, strict=True):
+            yield Followed(followed, next(iter(each.values()))["size"])
 
     def window(
         self, model: Any, pictures: NDArray[np.uint8], known: Sequence[tuple[Any, Any]]

@@ -49,7 +49,9 @@ class Network:
         model = load(self.checkpoint)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.clap, local_files_only=True)
-            text = ClapTextModelWithProjection.from_pretrained(self.clap, local_files_only=True, use_safetensors=True)
+            text: Any = ClapTextModelWithProjection.from_pretrained(
+                self.clap, local_files_only=True, use_safetensors=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"--separator {self.clap} is no CLAP: {' '.join(str(error).split())[:300]}") from error
         if (width := text.config.projection_dim) != model.film.get_submodule(
