@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, VisualConfig
+from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
 from javisc.trainer.models.synchformer.model import JoinTransformer
 from support.sync_parity import SYNCHFORMER, fixtures
 
@@ -41,6 +41,7 @@ class Upper(nn.Module):
 
     def __init__(self, state: dict[str, Tensor], heads: int, depth: int) -> None:
         super().__init__()
+        self.config = SynchformerConfig()
         width, seen = state["vproj.weight"].shape
         self.vproj, self.aproj = nn.Linear(seen, width), nn.Linear(state["aproj.weight"].shape[1], width)
         rows, classes = state["transformer.pos_emb_cfg.pos_emb"].shape[1], state["transformer.off_head.bias"].shape[0]
