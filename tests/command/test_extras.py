@@ -60,7 +60,7 @@ def javisc(base: Path, words: str, place: Path, films: Films) -> subprocess.Comp
 def test_the_table_of_extras_is_pyprojects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(EXTRAS) <= set(project["optional-dependencies"])
-    assert {extra_of(name) for name in ("torch.nn", "scipy", "ray", "s3fs", "wandb", "yaml")} == set(EXTRAS)
+    assert {extra_of(name) for name in ("torch.nn", "scipy", "ray", "s3fs", "wandb")} == set(EXTRAS)
     assert extra_of("polars") is None and extra_of(None) is None
 
 
