@@ -192,17 +192,18 @@ def _command(*words: str) -> str:
 
 def shards(folder: Path) -> tuple[list[Path], Readers]:
     """Shards and their indexes, judged by what `verify` runs in its workers: there must be a defect, and nothing else."""
-    from javisc.compiler.check.shard import verify_shard
+    from javisc.compiler.check.shard import packed, verify_shard
 
     root = dataset(folder)
     rows = pl.read_parquet(root / "shards.parquet").rows(named=True)
     recipe = json.loads((root / "dataset.json").read_text())["recipe"]
+    manifest = pl.read_parquet(root / "manifest.parquet")
     readers: Readers = {}
     for row in rows:
 
         def judge(_: Path, row: dict[str, Any] = row) -> str:
-            found = verify_shard(str(root), row, str(root / "manifest.parquet"), recipe, str(folder / "fetched"))
-            return "defect" if found else "whole"
+            told = packed(manifest.filter(pl.col("shard") == row["shard"]))
+            return "defect" if verify_shard(str(root), row, told, recipe, "frames", False, None)["defects"] else "whole"
 
         readers |= {root / "shards" / f"{row['shard']:06d}.{end}": judge for end in ("tar", "idx")}
     return list(readers), readers

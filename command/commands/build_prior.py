@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from javisc.cli import LazyGroup
+from javisc.manifests.extras import need
 
 F = TypeVar("F", bound=Callable[..., Any])
 _HERE = "javisc.commands.build_prior"
@@ -41,6 +42,7 @@ def _common(command: F) -> F:
 
 
 def _run(stage: str, settings: dict[str, Any], out: str, device: str, workers: int | None, part_size: int) -> Any:
+    need("javisc build prior", "scipy")  # its extra brings torch, too
     from javisc.trainer.use.prior.run import RunOptions, run
 
     made = run(stage, settings, out, RunOptions(part_size, workers, device), lambda line: click.echo(line, err=True))

@@ -26,6 +26,7 @@ WANT = {
     "eval sync DS --data DS": "train",
     "kernels": "train",
     "build prior separate DS --baseline hpss --out OUT": "prior",
+    "build prior unpaired DS --baseline other --out OUT": "prior",
     "build jav RAW --out OUT --engine ray": "ray",
     "build jav s3://bucket/raw --out OUT": "s3",
     "build jav RAW --out s3://bucket/ds": "s3",

@@ -105,5 +105,5 @@ def test_every_setting_is_declared_whole() -> None:
         assert setting.allowed and (not setting.help or setting.help.endswith((".", ")"))), name
     with pytest.raises(UserError, match=r"^--crf 77.0: allowed is above 0"):
         Recipe(crf=77)
-    with pytest.raises(UserError, match=r"^recipe gop 0: allowed is 1 to 600 frames"):
+    with pytest.raises(UserError, match=r"^--gop 0: allowed is 1 to 600 frames"):
         Recipe(gop=0)

@@ -15,7 +15,7 @@ import pytest
 from javisc.compiler.check import shard as checking
 from javisc.compiler.check.clip import flac_defects, mp4_defects
 from javisc.compiler.check.part import Part, stream_of
-from javisc.compiler.check.shard import verify_shard
+from javisc.compiler.check.shard import packed, verify_shard
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.store.shard import header
 from javisc.manifests.schema import MANIFEST_SCHEMA
@@ -47,10 +47,12 @@ def test_a_sparse_member_takes_no_memory(tmp_path: Path, extension: str) -> None
     row = sparse(tmp_path, extension)
     code = (
         "import json, resource, sys\n"
-        "from javisc.compiler.check.shard import verify_shard\n"
+        "import polars as pl\n"
+        "from javisc.compiler.check.shard import packed, verify_shard\n"
         "row, recipe, folder = json.loads(sys.argv[1])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "found = verify_shard(folder, row, folder + '/manifest.parquet', recipe, folder + '/scratch')\n"
+        "rows = packed(pl.read_parquet(folder + '/manifest.parquet'))\n"
+        "found = verify_shard(folder, row, rows, recipe, 'frames', False, None)['defects']\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "print(json.dumps([found, grown]))\n"
     )
@@ -82,7 +84,9 @@ def test_long_members_are_judged_as_short_ones(films: Films, tmp_path: Path, mon
     recipe = json.loads((copy / "dataset.json").read_text())["recipe"]
 
     def found() -> list[str]:
-        return verify_shard(str(copy), header_row, str(copy / "manifest.parquet"), recipe, str(tmp_path / "scratch"))
+        rows = packed(pl.read_parquet(copy / "manifest.parquet").filter(pl.col("shard") == 0))
+        defects: list[str] = verify_shard(str(copy), header_row, rows, recipe, "frames", False, None)["defects"]
+        return defects
 
     assert found() == []
     row = pl.read_parquet(copy / "manifest.parquet").filter(pl.col("shard") == 0).row(0, named=True)
