@@ -48,7 +48,7 @@ def plan_table(rows: int, folder: Path) -> dict[str, float]:
     from javisc.manifests.spool import spool
 
     schema = pl.Schema({name: INPUT_SCHEMA[name] for name in ("path", "relpath", "source_bytes", "mtime_ns", "text")})
-    layout = Layout(500, 0, {"train": 0.98, "val": 0.02})
+    layout = Layout(500)
     began = time.monotonic()
     plan, _ = lay_out(conform(spool(synthetic(rows), folder / "scan", schema)), layout, folder / "first")
     write_plan(plan, folder / "plan.parquet")
