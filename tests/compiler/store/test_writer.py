@@ -141,7 +141,7 @@ def npy_defects(content: bytes, row: dict[str, Any], recipe: object) -> Iterator
 
 
 def test_a_member_kind_is_added_in_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from javisc.compiler.check.shard import verify_shard
+    from javisc.compiler.check.shard import packed, verify_shard
 
     added = MemberKind("npy", "an array", f"{__name__}:npy_defects", free=True, base=False)
     monkeypatch.setattr(kinds, "MEMBERS", (*kinds.MEMBERS, added))
@@ -155,9 +155,8 @@ def test_a_member_kind_is_added_in_ten_lines(tmp_path: Path, monkeypatch: pytest
             np.save(buffer, array)
             writer.add(key, {"npy": buffer.getvalue()}, {"num_frames": 1, "duration": 1.0})
     row = pl.read_parquet(tmp_path / "ds/shards.parquet").row(0, named=True)
-    defects = verify_shard(
-        str(tmp_path / "ds"), row, str(tmp_path / "ds/manifest.parquet"), None, str(tmp_path / "scratch")
-    )
+    rows = packed(pl.read_parquet(tmp_path / "ds/manifest.parquet"))
+    defects = verify_shard(str(tmp_path / "ds"), row, rows, None, "frames", False, None)["defects"]
     assert defects == ["tar: key_3.npy: holds numbers that are not finite"]
     with MemberReader() as reader:
         for found in Dataset.open(tmp_path / "ds").located().collect().iter_rows(named=True):
