@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.engine.checkpoint import FROZEN
 from javisc.trainer.engine.distributed import ParallelConfig, World, sharing, world
 from javisc.trainer.engine.meter import Meter
+from javisc.trainer.engine.weights import read_weights
 from support.dit_training import ROWS
 from support.toy_training import Ranks, losses, saved
 
@@ -148,5 +150,8 @@ def test_lower_precision_with_frozen_parts_follows_full_precision(alone: Path, t
     folder = dit(tmp_path, "parallel.strategy=fsdp2", "parallel.precision=bf16")
     assert losses(folder) == pytest.approx(losses(alone), rel=0.02) and losses(folder) != losses(alone)
     weights = {name: value.dtype for name, value in saved(folder, LAST).items() if name.startswith("model.")}
-    assert weights["model.spatial_blocks.0.mlp.fc1.weight"] == torch.bfloat16
     assert weights["model.va_cross_blocks.0.gamma_m1"] == torch.float32
+    assert "model.spatial_blocks.0.mlp.fc1.weight" not in weights, "what rests is in no checkpoint"
+    resting, built = read_weights(folder / FROZEN), read_weights(alone / FROZEN)
+    assert set(resting) == set(built) and not set(resting) & {name.removeprefix("model.") for name in weights}
+    assert all(torch.equal(value, built[name]) and value.dtype == torch.float32 for name, value in resting.items())
