@@ -16,7 +16,7 @@ MAGIC = b"PAR1"
 MIN_ROWS, ROWS_PER_BYTE = 1 << 24, 64
 MAX_DEPTH = 16
 MAX_HEADER = 1 << 16  #: bytes of a page's header: it may hold a column's smallest and largest text
-STRUCT, LIST, SET, MAP, BINARY, DOUBLE = 12, 9, 10, 11, 8, 7
+STRUCT, LIST, SET, BINARY, DOUBLE = 12, 9, 10, 8, 7
 
 
 def check_sizes(stream: BinaryIO) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 from javisc.compiler.inputs.captions import _joinable
 from javisc.compiler.inputs.lists import folder_of, resolved
 from javisc.manifests.absent import WORDS
-from javisc.manifests.damage import POLARS_FAULTS
+from javisc.manifests.damage import POLARS_FAULTS, sized
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import MEMBERS, PARTS
 from javisc.manifests.rows import CAPTION_NAMES, Faults, captions_in, plain, read_rows
@@ -65,6 +65,7 @@ def read(path: str, option: str) -> pl.DataFrame:
 
 def _parquet(path: str, option: str) -> pl.DataFrame:
     try:
+        sized(path)
         frame = pl.read_parquet(path, glob=False)
     except FileNotFoundError:
         raise UserError(f"{option} {path} is not there") from None

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from javisc.manifests.parquet_sizes import check_sizes
 
-#: In a process of its own, since polars aborts at some sizes: every byte, three kinds of damage, through both readers.
+#: In a process of its own, since polars aborts at some sizes: every byte, three kinds of damage, through each reader.
 EVERY_BYTE = """
 import sys
 from pathlib import Path
 import polars as pl
+from javisc.compiler.fields.table import read as read_annotations
 from javisc.manifests.damage import POLARS_FAULTS, damaged
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import scan_table
@@ -34,8 +35,10 @@ for place in range(len(content)):
         changed[place] ^= mask
         path.write_bytes(changed)
         try:
-            if place % 2:
+            if place % 3 == 0:
                 scan_table(str(path)).collect()
+            elif place % 3 == 1:
+                read_annotations(str(path), "annotate")
             else:
                 list(read_rows(str(path), Faults(str(path))))
         except UserError:
