@@ -64,11 +64,11 @@ def waits() -> Iterator[list[str]]:
 
 def checksums(dataset: str, busy: bool) -> tuple[list[int], float]:
     """CRC-32 of the first batches' pictures and sound, and seconds; busy: while products fill a stream of their own."""
-    from javisc.trainer.data.assign import single_bucket
-    from javisc.trainer.data.catalog import Catalog
-    from javisc.trainer.data.graph import GraphOptions
-    from javisc.trainer.data.loader import Loader, LoaderOptions
-    from javisc.trainer.data.sampler import Sampler, SamplerOptions
+    from javisc.trainer.data.bytes.graph import GraphOptions
+    from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
+    from javisc.trainer.data.index.assign import single_bucket
+    from javisc.trainer.data.index.catalog import Catalog
+    from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
 
     cuda = torch.cuda.is_available()
     size = (17, 240, 426, 4) if cuda else (17, 48, 64, 2)

@@ -36,11 +36,11 @@ CONTESTANTS = ("javisc", "decoding", "swscale", "webdataset", "from-start", "who
 
 
 def javisc_batches(options: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    from javisc.trainer.data.assign import single_bucket
-    from javisc.trainer.data.catalog import Catalog
-    from javisc.trainer.data.graph import GraphOptions
-    from javisc.trainer.data.loader import Loader, LoaderOptions
-    from javisc.trainer.data.sampler import Sampler, SamplerOptions
+    from javisc.trainer.data.bytes.graph import GraphOptions
+    from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
+    from javisc.trainer.data.index.assign import single_bucket
+    from javisc.trainer.data.index.catalog import Catalog
+    from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
 
     height, width = options["size"]
     table = single_bucket(options["frames"], height, width, options["batch"])

@@ -53,20 +53,23 @@ MEMBERS: tuple[MemberKind, ...] = (
         most=16 << 20,
     ),
     MemberKind(
-        "flac", "sound", "javisc.compiler.check.clip:flac_defects", "javisc.trainer.data.decode:samples_of",
+        "flac", "sound", "javisc.compiler.check.clip:flac_defects", "javisc.trainer.data.bytes.decode:samples_of",
         "javisc.compiler.media.measured:of_sound",
     ),
     MemberKind(
-        "mp4", "pictures", "javisc.compiler.check.clip:mp4_defects", "javisc.trainer.data.decode:frames_of",
+        "mp4", "pictures", "javisc.compiler.check.clip:mp4_defects", "javisc.trainer.data.bytes.decode:frames_of",
         "javisc.compiler.media.measured:of_pictures",
     ),
     MemberKind(
-        "safetensors", "latents", "javisc.compiler.check.latents:latent_defects", "javisc.trainer.data.encoded:tensors_of",
+        "safetensors",
+        "latents",
+        "javisc.compiler.check.latents:latent_defects",
+        "javisc.trainer.data.sources.encoded:tensors_of",
         free=True, base=False, most=512 << 20,
     ),
     MemberKind(
         "mkv", "masks: FFV1, grey, white where the object is", "javisc.compiler.check.masks:mask_defects",
-        "javisc.trainer.data.decode:masks_of", free=True, base=False, most=512 << 20,
+        "javisc.trainer.data.bytes.decode:masks_of", free=True, base=False, most=512 << 20,
     ),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from javisc.trainer.data import draws
+from javisc.trainer.data.index import draws
 
 Batch = TypeVar("Batch")
 Given = TypeVar("Given", covariant=True)

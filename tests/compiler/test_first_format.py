@@ -22,7 +22,7 @@ from javisc.manifests.io import Dataset, scan_many
 from javisc.manifests.javisdit import export_csv
 from javisc.manifests.schema import LATER, MANIFEST_SCHEMA
 from javisc.manifests.splits import assign, split_of
-from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.index.catalog import Catalog
 from support.raw import write_clip
 
 DATA = Path(__file__).parents[1] / "data" / "first_format.tar.xz"

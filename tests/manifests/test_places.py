@@ -18,7 +18,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, shard_path
 from javisc.manifests.members import MemberReader
 from javisc.manifests.schema import DATASET_COLUMN
-from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.index.catalog import Catalog
 from support.tables import clip, real_dataset
 
 

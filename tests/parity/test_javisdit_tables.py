@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import aspects, lengths
-from javisc.trainer.data.assign import BucketTable
-from javisc.trainer.data.buckets import Assigned, ReferenceBuckets, epoch_batches, feature_bin_indices
+from javisc.trainer.data.index import aspects, lengths
+from javisc.trainer.data.index.assign import BucketTable
+from javisc.trainer.data.index.buckets import Assigned, ReferenceBuckets, epoch_batches, feature_bin_indices
 from javisc.trainer.engine import schedule
 from support.parity import table
 

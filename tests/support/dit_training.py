@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from javisc.trainer.data.numbered import Many, NumberedSource
+from javisc.trainer.data.sources.numbered import Many, NumberedSource
 from javisc.trainer.engine.config import Recipe, load_recipe
 from javisc.trainer.engine.distributed import bare, clean, spread, world
 from javisc.trainer.engine.loop import train

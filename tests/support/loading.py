@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from javisc.trainer.data.assign import BucketTable, Length, Resolution
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.colour import ColourJitter
-from javisc.trainer.data.graph import GraphOptions
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
-from javisc.trainer.data.sampler import Sampler, SamplerOptions
+from javisc.trainer.data.bytes.colour import ColourJitter
+from javisc.trainer.data.bytes.graph import GraphOptions
+from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.index.assign import BucketTable, Length, Resolution
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
 from support.processes import forkserver
 
 TABLE = BucketTable(

@@ -15,7 +15,7 @@ def forkserver() -> ForkServerContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["javisc.trainer.engine.loop", "javisc.trainer.data.loader", "javisc.trainer.models.dit"]
+        ["javisc.trainer.engine.loop", "javisc.trainer.data.bytes.loader", "javisc.trainer.models.dit"]
     )
     return context
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, load
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from javisc.trainer.data.numbered import Many, NumberedSource
+from javisc.trainer.data.sources.numbered import Many, NumberedSource
 from javisc.trainer.engine import checkpoint
 from javisc.trainer.engine.config import Recipe, load_recipe
 from javisc.trainer.engine.hooks import Hook, Run

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.lengths import latent_frames
+from javisc.trainer.data.index.lengths import latent_frames
 from javisc.trainer.engine.weights import write_weights
 from javisc.trainer.models.frozen import SOURCES, need_weights
 from javisc.trainer.models.text import captions

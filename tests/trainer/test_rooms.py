@@ -15,11 +15,11 @@ PREFIX = "javisc.trainer."
 
 #: room → what it may import of the trainer, beside itself: rooms, or single modules.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "task": ("data.draws",),
+    "task": ("data.index.draws",),
     "engine": ("task",),
     "forecast": ("engine", "task", "models"),
     "data": ("task", "engine.settings", "engine.moving", "engine.weights", "transforms", "models.text.captions"),
-    "transforms": ("engine.settings", "data.draws", "data.lengths"),
+    "transforms": ("engine.settings", "data.index.draws", "data.index.lengths"),
     "models": (
         "engine.settings",
         "engine.moving",
@@ -30,11 +30,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data",
         "transforms",
     ),
-    "objectives": ("engine.settings", "models", "data.draws"),
+    "objectives": ("engine.settings", "models", "data.index.draws"),
     "tasks": ("engine", "task", "forecast.flops", "data", "transforms", "models", "objectives"),
     "use": ("engine", "task", "data", "transforms", "models", "objectives", "tasks"),
     "recipes": (),
 }
+#: The rooms inside `data`: what is decided, what is read, what a task draws from. Each may import the ones before it.
+ORDER = ("index", "bytes", "sources")
 #: Modules that a room may not import although it may import their room.
 REFUSED = {"forecast": ("engine.loop",), "tasks": ("engine.loop",)}
 
@@ -77,11 +79,22 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("number", range(len(ORDER)))
+def test_what_decides_does_not_know_what_reads(number: int) -> None:
+    """`data/index` imports no reader and `data/bytes` no source; no file stands loose beside the rooms."""
+    data = ROOT / "data"
+    assert {path.name for path in data.iterdir() if path.name != "__pycache__"} == {"__init__.py", *ORDER}
+    later = tuple(f"data.{room}" for room in ORDER[number + 1 :])
+    files = sorted((data / ORDER[number]).glob("*.py"))
+    assert len(files) > 5
+    assert not {file.name: found for file in files if (found := [n for n in imported(file) if within(n, later)])}
+
+
 @pytest.mark.parametrize(
     ("room", "statement"),
     [
         ("engine", "from javisc.trainer.models.dit import VASTDiT3"),
-        ("engine", "def f() -> None:\n    import javisc.trainer.data.loader"),
+        ("engine", "def f() -> None:\n    import javisc.trainer.data.bytes.loader"),
         ("forecast", "from javisc.trainer.engine import loop"),
         ("forecast", "from javisc.trainer.use.encode import encode"),
         ("tasks", "from javisc.trainer.engine.loop import train"),

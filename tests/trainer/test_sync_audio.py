@@ -19,8 +19,8 @@ from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.sync import SyncDataOptions
-from javisc.trainer.data.sync_audio import SoundBatches, labels_of
+from javisc.trainer.data.sources.sync import SyncDataOptions
+from javisc.trainer.data.sources.sync_audio import SoundBatches, labels_of
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.loop import train
 from javisc.trainer.engine.weights import read_weights

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.sync import SyncBatch
+from javisc.trainer.data.sources.sync import SyncBatch
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.models.sync.alignment import PARTS, SHARPNESS, matching
 from javisc.trainer.models.sync.attention import recorded_attention

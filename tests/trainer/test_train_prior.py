@@ -22,7 +22,7 @@ from javisc.compiler.demo.scenes import scene
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.clips import Clips
+from javisc.trainer.data.sources.clips import Clips
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.forecast.dry_run import dry_run

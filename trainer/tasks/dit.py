@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
-from javisc.trainer.data.clips import ClipData
-from javisc.trainer.data.encoded import is_encoded
-from javisc.trainer.data.held_out import HeldOut
-from javisc.trainer.data.lengths import LATENT_RATE, audio_lengths, latent_frames
-from javisc.trainer.data.noise import generators, normal, uniform
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.lengths import LATENT_RATE, audio_lengths, latent_frames
+from javisc.trainer.data.sources.clips import ClipData
+from javisc.trainer.data.sources.encoded import is_encoded
+from javisc.trainer.data.sources.held_out import HeldOut
+from javisc.trainer.data.sources.noise import generators, normal, uniform
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.distributed import autocast
 from javisc.trainer.engine.lockstep import in_step

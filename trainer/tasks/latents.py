@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from javisc.trainer.data.clips import ClipData, Clips, ClipSource
-from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
-from javisc.trainer.data.noise import generators
+from javisc.trainer.data.sources.clips import ClipData, Clips, ClipSource
+from javisc.trainer.data.sources.encoded import Encoded, EncodedSource, is_encoded
+from javisc.trainer.data.sources.noise import generators
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.encoders import Encoders
 from javisc.trainer.task import Source

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
-from javisc.trainer.data.catalog import Catalog, split_of
-from javisc.trainer.data.clips import ClipData, Clips
-from javisc.trainer.data.encoded import Encoded, EncodedSource, is_encoded
-from javisc.trainer.data.held_out import HeldOut
-from javisc.trainer.data.lengths import LATENT_RATE, latent_frames
-from javisc.trainer.data.noise import generators, normal
-from javisc.trainer.data.pools import Pools
-from javisc.trainer.data.prior import PoolsConfig, PriorSource, negatives_of
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.index.lengths import LATENT_RATE, latent_frames
+from javisc.trainer.data.sources.clips import ClipData, Clips
+from javisc.trainer.data.sources.encoded import Encoded, EncodedSource, is_encoded
+from javisc.trainer.data.sources.held_out import HeldOut
+from javisc.trainer.data.sources.noise import generators, normal
+from javisc.trainer.data.sources.pools import Pools
+from javisc.trainer.data.sources.prior import PoolsConfig, PriorSource, negatives_of
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.moving import to_device

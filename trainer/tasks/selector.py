@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
-from javisc.trainer.data.catalog import Catalog, split_of
-from javisc.trainer.data.held_out import HeldOut
-from javisc.trainer.data.reading import ReadData
-from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.sources.held_out import HeldOut
+from javisc.trainer.data.sources.reading import ReadData
+from javisc.trainer.data.sources.sync import SyncBatch, SyncBatches, SyncDataOptions
 from javisc.trainer.engine.checkpoint_io import read_pt
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.lockstep import in_step

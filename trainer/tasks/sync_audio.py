@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.catalog import Catalog, split_of
-from javisc.trainer.data.held_out import HeldOut
-from javisc.trainer.data.reading import ReadData
-from javisc.trainer.data.sync import SyncDataOptions
-from javisc.trainer.data.sync_audio import LABELLED, SoundBatch, SoundBatches, labels_of
+from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.sources.held_out import HeldOut
+from javisc.trainer.data.sources.reading import ReadData
+from javisc.trainer.data.sources.sync import SyncDataOptions
+from javisc.trainer.data.sources.sync_audio import LABELLED, SoundBatch, SoundBatches, labels_of
 from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.moving import to_device

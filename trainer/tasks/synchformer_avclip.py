@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.sync import SyncBatch
+from javisc.trainer.data.sources.sync import SyncBatch
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from javisc.trainer.data import draws as keyed
+from javisc.trainer.data.index import draws as keyed
 
 
 class Draws(Protocol):

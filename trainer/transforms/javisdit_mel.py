@@ -11,7 +11,7 @@ import torchaudio
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.lengths import padded
+from javisc.trainer.data.index.lengths import padded
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws as keyed
+from javisc.trainer.data.index import draws as keyed
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.transforms import javisdit_audio_negatives as audio
 from javisc.trainer.transforms import javisdit_video_negatives as video

@@ -33,9 +33,9 @@ from javisc.compiler.store.writer import commit_shard
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, scan_many
 from javisc.manifests.schema import LATENTS_SCHEMA, MANIFEST_SCHEMA, REJECTED_SCHEMA
-from javisc.trainer.data.clips import Clips, ClipSource
-from javisc.trainer.data.encoded import is_encoded, pack
-from javisc.trainer.data.sampler import Batch
+from javisc.trainer.data.index.sampler import Batch
+from javisc.trainer.data.sources.clips import Clips, ClipSource
+from javisc.trainer.data.sources.encoded import is_encoded, pack
 from javisc.trainer.engine.config import as_dict, differences
 from javisc.trainer.models.encoders import Encoders
 from javisc.trainer.tasks.latents import encode as latents

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.reader import Reader
+from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.models.sync.flops import sync_flops
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.transforms.sync_chain import SyncTransforms

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.reader import Reader
+from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.models.synchformer.flops import clip_cost
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.transforms.segment_chain import SegmentTransforms

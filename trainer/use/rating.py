@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.schema import SCORES_SCHEMA
-from javisc.trainer.data.reader import Reader
+from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 from javisc.trainer.use.score_clip import CropOptions
 

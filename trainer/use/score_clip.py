@@ -22,9 +22,10 @@ from javisc.compiler.media.clock import nearest_tick
 from javisc.manifests.io import shard_path
 from javisc.manifests.kinds import MEDIA, MEMBERS
 from javisc.manifests.schema import DATASET_COLUMN
-from javisc.trainer.data.decode import DecodeError, frames, samples
-from javisc.trainer.data.reader import CorruptSample, Member, Reader
-from javisc.trainer.data.windows import samples_of
+from javisc.trainer.data.bytes.decode import DecodeError, frames, samples
+from javisc.trainer.data.bytes.reader import CorruptSample, Reader
+from javisc.trainer.data.index.catalog import Member
+from javisc.trainer.data.index.windows import samples_of
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import SyncTransforms, centred, spectrogram
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.reader import Reader
+from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.engine.distributed import PRECISIONS
 from javisc.trainer.use.claims import claim
 from javisc.trainer.use.rating import Cut, Rater, failure

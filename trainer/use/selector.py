@@ -16,7 +16,7 @@ from torch import nn
 from javisc.compiler.media.transcode import transcode
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.decode import frames, samples
+from javisc.trainer.data.bytes.decode import frames, samples
 from javisc.trainer.engine.settings import check_values
 from javisc.trainer.engine.weights import load_strictly, read_weights
 from javisc.trainer.models.sync.checkpoint import read_sync_checkpoint

@@ -25,7 +25,7 @@ from javisc.compiler.store.fields import FieldWriter
 from javisc.manifests.errors import UserError
 from javisc.manifests.filters import filter_table
 from javisc.manifests.io import Dataset
-from javisc.trainer.data.catalog import Catalog
+from javisc.trainer.data.index.catalog import Catalog
 from support.films import Films
 from support.sane import sane
 

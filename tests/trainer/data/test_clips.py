@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.aspects import image_size
-from javisc.trainer.data.clips import ClipData, Clips, ClipSource
+from javisc.trainer.data.index.aspects import image_size
+from javisc.trainer.data.sources.clips import ClipData, Clips, ClipSource
 from javisc.trainer.models import tiny
 from javisc.trainer.models.encoders import Encoders, EncodersConfig, recorded
 from javisc.trainer.tasks.latents import encode, latents_of, source

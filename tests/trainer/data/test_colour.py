@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torchvision.transforms import functional as vision
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.assign import single_bucket
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.colour import Colour, ColourJitter
-from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
-from javisc.trainer.data.sampler import Sampler, SamplerOptions
+from javisc.trainer.data.bytes.colour import Colour, ColourJitter
+from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions
+from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.index.assign import single_bucket
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
 from support import compiled
 
 SIZE = (20, 28)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.trainer.data import draws
-from javisc.trainer.data.compose import MicroBatches, Segment, Steps, group, micro_batches, replay, shard_windows
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.compose import MicroBatches, Segment, Steps, group, micro_batches, replay, shard_windows
 
 SIZES = (4, 3, 1)
 COSTS = (1.0, 2.5, 9.0)

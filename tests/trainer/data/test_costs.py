@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from javisc.trainer.data.assign import Bucket
-from javisc.trainer.data.costs import joint_dit_cost
+from javisc.trainer.data.index.assign import Bucket
+from javisc.trainer.data.index.costs import joint_dit_cost
 
 
 # TFLOP of one forward pass of 2 rows through 28 layers, 60 text tokens, prior keys not repeated.

@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from javisc.cli import cli
-from javisc.trainer.data.assign import single_bucket
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.graph import GraphOptions
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
-from javisc.trainer.data.reader import ReaderOptions
-from javisc.trainer.data.sampler import Sampler, SamplerOptions
-from javisc.trainer.data.sync import SyncWindow
+from javisc.trainer.data.bytes.graph import GraphOptions
+from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.reader import ReaderOptions
+from javisc.trainer.data.index.assign import single_bucket
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
+from javisc.trainer.data.sources.sync import SyncWindow
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support.media import BEATS, Spec, beep_times, write
 

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.assign import single_bucket
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.colour import ColourJitter
-from javisc.trainer.data.graph import Graph, GraphOptions, operators
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
-from javisc.trainer.data.sampler import Sampler, SamplerOptions
-from javisc.trainer.data.spectra import Spectrum
+from javisc.trainer.data.bytes.colour import ColourJitter
+from javisc.trainer.data.bytes.graph import Graph, GraphOptions, operators
+from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.spectra import Spectrum
+from javisc.trainer.data.index.assign import single_bucket
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
 from support import compiled
 
 OPTIONS = [
@@ -59,7 +59,7 @@ def test_the_gpus_graph_is_the_cpus_with_another_decoder(options: GraphOptions) 
 
 
 def test_an_operator_that_a_device_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("javisc.trainer.data.graph.RegisteredMixedOps", list)
+    monkeypatch.setattr("javisc.trainer.data.bytes.graph.RegisteredMixedOps", list)
     with pytest.raises(ValueError, match="DALI has no operator decoders__Video for the mixed"):
         operators(GraphOptions(device="gpu"))
 

@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.assign import BucketTable, Length, Resolution, single_bucket
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.decode import DecodeError, frames
-from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions, cover, framing
-from javisc.trainer.data.sampler import Sampler, SamplerOptions
-from javisc.trainer.data.sync import SyncWindow
+from javisc.trainer.data.bytes.decode import DecodeError, frames
+from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions
+from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions, cover, framing
+from javisc.trainer.data.index.assign import BucketTable, Length, Resolution, single_bucket
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
+from javisc.trainer.data.sources.sync import SyncWindow
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support import compiled
 from support.shared import PARITY, need

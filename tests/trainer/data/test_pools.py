@@ -18,13 +18,13 @@ from click.testing import CliRunner
 from javisc.cli import cli
 from javisc.compiler.inputs.masklets import read_geometry
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import pools as pools_module
-from javisc.trainer.data.assign import single_bucket
-from javisc.trainer.data.catalog import STRINGS, Catalog
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
-from javisc.trainer.data.negatives import batch_negatives
-from javisc.trainer.data.pools import NAMES, Pools, look_up
-from javisc.trainer.data.sampler import Sampler
+from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.index.assign import single_bucket
+from javisc.trainer.data.index.catalog import STRINGS, Catalog
+from javisc.trainer.data.index.sampler import Sampler
+from javisc.trainer.data.sources import pools as pools_module
+from javisc.trainer.data.sources.negatives import batch_negatives
+from javisc.trainer.data.sources.pools import NAMES, Pools, look_up
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.javisdit_negatives import NegativeClips, NegativesConfig
 from support import compiled

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.reader import CorruptSample, Member, Reader, ReaderOptions, ShardCache, retrying
+from javisc.trainer.data.bytes.reader import CorruptSample, Reader, ReaderOptions, ShardCache, retrying
+from javisc.trainer.data.index.catalog import Member
 
 
 def member(content: bytes, offset: int, size: int, ext: str = "mp4") -> Member:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.clips import ClipSource
-from javisc.trainer.data.colour import ColourJitter
-from javisc.trainer.data.reader import ReaderOptions
-from javisc.trainer.data.sync import SyncBatches
+from javisc.trainer.data.bytes.colour import ColourJitter
+from javisc.trainer.data.bytes.reader import ReaderOptions
+from javisc.trainer.data.sources.clips import ClipSource
+from javisc.trainer.data.sources.sync import SyncBatches
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.tasks.dit import DiTRecipe
 from javisc.trainer.tasks.selector import SelectorTask

@@ -23,8 +23,9 @@ from javisc.compiler.recipe import PRESETS
 from javisc.compiler.repair.dataset import repair
 from javisc.manifests.io import Dataset
 from javisc.trainer.data import Catalog, Loader, Sampler, single_bucket
-from javisc.trainer.data.reader import Member, Reader
-from javisc.trainer.data.sampler import SamplerOptions
+from javisc.trainer.data.bytes.reader import Reader
+from javisc.trainer.data.index.catalog import Member
+from javisc.trainer.data.index.sampler import SamplerOptions
 from support.raw import write_clip
 from support.sane import sane
 

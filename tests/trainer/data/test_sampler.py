@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.assign import Bucket, BucketTable, Length, Resolution, single_bucket
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.compose import Tail
-from javisc.trainer.data.sampler import Batch, Sampler, SamplerOptions
-from javisc.trainer.data.sync import SyncWindow
-from javisc.trainer.data.windows import RandomWindow, samples_of
+from javisc.trainer.data.index.assign import Bucket, BucketTable, Length, Resolution, single_bucket
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.compose import Tail
+from javisc.trainer.data.index.sampler import Batch, Sampler, SamplerOptions
+from javisc.trainer.data.index.windows import RandomWindow, samples_of
+from javisc.trainer.data.sources.sync import SyncWindow
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support import tables
 

@@ -14,9 +14,9 @@ from nvidia.dali import fn, pipeline_def, types
 from safetensors import safe_open
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import spectra
-from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions
-from javisc.trainer.data.spectra import Spectrum, mel_frames
+from javisc.trainer.data.bytes import spectra
+from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions
+from javisc.trainer.data.bytes.spectra import Spectrum, mel_frames
 from support.shared import PARITY, need
 
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.catalog import Catalog, split_of
-from javisc.trainer.data.sync import SyncBatches, SyncDataOptions
+from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.sources.sync import SyncBatches, SyncDataOptions
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support import tables
 

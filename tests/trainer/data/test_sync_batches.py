@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.sync import SyncBatch, SyncBatches, SyncDataOptions
+from javisc.trainer.data.sources.sync import SyncBatch, SyncBatches, SyncDataOptions
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support import compiled
 

@@ -15,7 +15,7 @@ import torch
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import kept_folder
-from javisc.trainer.data.numbered import NumberedSource
+from javisc.trainer.data.sources.numbered import NumberedSource
 from javisc.trainer.engine import loop, meter
 from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, complaint, complete, read_tensors
 from javisc.trainer.engine.config import load_recipe

@@ -177,8 +177,8 @@ def test_unused_parameters_are_looked_for_where_a_resume_needs_it(
 
 def test_held_out_batches_are_opened_once(tmp_path: Path) -> None:
     """However often they are measured, with the same batches every time; closed with the run."""
-    from javisc.trainer.data.held_out import HeldOut
-    from javisc.trainer.data.numbered import NumberedSource
+    from javisc.trainer.data.sources.held_out import HeldOut
+    from javisc.trainer.data.sources.numbered import NumberedSource
 
     closed: list[int] = []
 

@@ -22,8 +22,8 @@ from javisc.compiler.check.dataset import verify
 from javisc.compiler.check.latents import latent_defects
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.encoded import Encoded, pack, unpack
-from javisc.trainer.data.reader import CorruptSample
+from javisc.trainer.data.bytes.reader import CorruptSample
+from javisc.trainer.data.sources.encoded import Encoded, pack, unpack
 from javisc.trainer.tasks.latents import latents_of, source
 from javisc.trainer.tasks.prior import STORED, PriorTask
 from javisc.trainer.tasks.registry import load

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from javisc.compiler.media.clock import Hold, nearest_tick
 from javisc.manifests.io import Dataset
-from javisc.trainer.data.decode import frames, samples
-from javisc.trainer.data.reader import Member, Reader
+from javisc.trainer.data.bytes.decode import frames, samples
+from javisc.trainer.data.bytes.reader import Reader
+from javisc.trainer.data.index.catalog import Member
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, apply, plan
 from javisc.trainer.transforms.sync_video import normalise

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from javisc.cli import cli
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
-from javisc.trainer.data.reader import Reader
+from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
 from javisc.trainer.models.synchformer.export import write_published
 from javisc.trainer.models.synchformer.flops import clip_cost

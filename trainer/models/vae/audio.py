@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from javisc.trainer.data.noise import from_posterior
+from javisc.trainer.data.sources.noise import from_posterior
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.frozen import need_weights
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.noise import from_posterior
+from javisc.trainer.data.sources.noise import from_posterior
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.frozen import need_weights
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from javisc.trainer.data.noise import from_posterior
-from javisc.trainer.data.noise import normal as noise_of
+from javisc.trainer.data.sources.noise import from_posterior
+from javisc.trainer.data.sources.noise import normal as noise_of
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.weights import load_strictly, read_options, read_weights
 from javisc.trainer.models.frozen import need_weights

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.lengths import LATENT_RATE, MEL_RATE
+from javisc.trainer.data.index.lengths import LATENT_RATE, MEL_RATE
 
 #: 17 frames are 5 latent ones; starts lie on these groups.
 GROUP, GROUP_FRAMES = 5, 17

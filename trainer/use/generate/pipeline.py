@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.aspects import frame_count, image_size
-from javisc.trainer.data.lengths import audio_lengths, waveform_samples
-from javisc.trainer.data.noise import generators, normal
+from javisc.trainer.data.index.aspects import frame_count, image_size
+from javisc.trainer.data.index.lengths import audio_lengths, waveform_samples
+from javisc.trainer.data.sources.noise import generators, normal
 from javisc.trainer.models.dit import VASTDiT3
 from javisc.trainer.models.frozen import AudioCodec, PriorTextEncoder, TextEncoder, VideoCodec
 from javisc.trainer.models.prior import STIBPrior

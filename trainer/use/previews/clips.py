@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from javisc.trainer.data.encoded import is_encoded
-from javisc.trainer.data.lengths import audio_lengths
+from javisc.trainer.data.index.lengths import audio_lengths
+from javisc.trainer.data.sources.encoded import is_encoded
 from javisc.trainer.engine.hooks import Run
 from javisc.trainer.models.dit import VASTDiT3
 from javisc.trainer.models.encoders import Encoders

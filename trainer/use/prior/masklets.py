@@ -21,7 +21,7 @@ from javisc.manifests.files import sha256_of
 from javisc.manifests.kinds import MEMBERS
 from javisc.manifests.schema import MANIFEST_SCHEMA
 from javisc.manifests.urls import is_url
-from javisc.trainer.data.pools import stem
+from javisc.trainer.data.sources.pools import stem
 from javisc.trainer.use.prior.objects import crops, rle, sav
 from javisc.trainer.use.prior.stage import PLACE, Made, Part
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from javisc.compiler.inputs.masklets import RECIPE
 from javisc.compiler.media.transcode import transcode
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import decode
+from javisc.trainer.data.bytes import decode
 from javisc.trainer.use.prior.networks import PRECISIONS, digest_of, dtype_of, folder, quiet, read_json
 from javisc.trainer.use.prior.objects import rle
 

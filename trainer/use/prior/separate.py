@@ -13,8 +13,8 @@ import numpy as np
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need
 from javisc.manifests.members import MemberReader
-from javisc.trainer.data.decode import DecodeError
-from javisc.trainer.data.pools import SEPARATED
+from javisc.trainer.data.bytes.decode import DecodeError
+from javisc.trainer.data.sources.pools import SEPARATED
 from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, refused, sound_row, wave_of
 from javisc.trainer.use.prior.phrases import Descriptions, phrases
 from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, seed_of

@@ -13,7 +13,7 @@ import polars as pl
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, absolute, write_view
 from javisc.manifests.members import MemberReader
-from javisc.trainer.data.decode import DecodeError
+from javisc.trainer.data.bytes.decode import DecodeError
 from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, refused, sound_row, wave_of
 from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, seed_of
 

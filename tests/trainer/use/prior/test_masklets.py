@@ -16,8 +16,8 @@ from javisc.cli import cli
 from javisc.compiler.inputs.masklets import read_geometry
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
-from javisc.trainer.data import decode
-from javisc.trainer.data.pools import Pools
+from javisc.trainer.data.bytes import decode
+from javisc.trainer.data.sources.pools import Pools
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.use.prior.objects import crops, rle, sav
 from javisc.trainer.use.prior.run import RunOptions, run

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
-from javisc.trainer.data.catalog import STRINGS, Catalog
-from javisc.trainer.data.pools import NAMES, Pools
+from javisc.trainer.data.index.catalog import STRINGS, Catalog
+from javisc.trainer.data.sources.pools import NAMES, Pools
 from javisc.trainer.use.prior import separate
 from javisc.trainer.use.prior.phrases import Descriptions, phrases
 from javisc.trainer.use.prior.run import RunOptions, run

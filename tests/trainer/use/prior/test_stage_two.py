@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from javisc.cli import cli
-from javisc.trainer.data import pools
+from javisc.trainer.data.sources import pools
 from support import compiled
 from support.annotated import moving, write
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from javisc.cli import cli
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
-from javisc.trainer.data.catalog import STRINGS, Catalog
-from javisc.trainer.data.pools import NAMES, Pools
+from javisc.trainer.data.index.catalog import STRINGS, Catalog
+from javisc.trainer.data.sources.pools import NAMES, Pools
 from javisc.trainer.use.prior.run import RunOptions, run
 from javisc.trainer.use.prior.unpaired import deranged, random_phases
 from support import compiled

@@ -18,7 +18,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.manifests.io import Dataset
 from javisc.manifests.members import MemberReader
-from javisc.trainer.data import decode
+from javisc.trainer.data.bytes import decode
 
 #: The folder of the crops; the list lies beside it, where the loader looks: in the parent of the folder that it is given.
 CROPS, LIST = "crops", "pool_list.txt"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.colour import ColourJitter
-from javisc.trainer.data.reader import ReaderOptions
+from javisc.trainer.data.bytes.colour import ColourJitter
+from javisc.trainer.data.bytes.reader import ReaderOptions
 from javisc.trainer.engine.settings import setting
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from javisc.trainer.data import draws
+from javisc.trainer.data.index import draws
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
-from javisc.trainer.data.clip_cache import ClipCache
-from javisc.trainer.data.colour import Colour
-from javisc.trainer.data.decode import DecodeError, frames, samples
-from javisc.trainer.data.graph import ClipInput, Graph, GraphOptions, Tensors
-from javisc.trainer.data.reader import CorruptSample, Reader, ReaderOptions
-from javisc.trainer.data.sampler import Batch, Clip, Sampler
+from javisc.trainer.data.bytes.clip_cache import ClipCache
+from javisc.trainer.data.bytes.colour import Colour
+from javisc.trainer.data.bytes.decode import DecodeError, frames, samples
+from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions, Tensors
+from javisc.trainer.data.bytes.reader import CorruptSample, Reader, ReaderOptions
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.sampler import Batch, Clip, Sampler
 
 _log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
-from javisc.trainer.data.assign import Bucket, BucketTable
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.compose import (
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.assign import Bucket, BucketTable
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.compose import (
     MicroBatches,
     Remainder,
     Segment,
@@ -27,7 +27,7 @@ from javisc.trainer.data.compose import (
     replay,
     shard_windows,
 )
-from javisc.trainer.data.windows import RandomWindow, Window, WindowPolicy
+from javisc.trainer.data.index.windows import RandomWindow, Window, WindowPolicy
 
 
 def pixel_cost(bucket: Bucket) -> float:

@@ -23,7 +23,6 @@ from javisc.manifests.fields import field_shard
 from javisc.manifests.io import Dataset, scan_many, shard_path
 from javisc.manifests.kinds import MEMBERS
 from javisc.manifests.schema import DATASET_COLUMN
-from javisc.trainer.data.reader import Member
 
 _NUMBERS = (
     "num_frames",
@@ -40,6 +39,16 @@ _log = logging.getLogger(__name__)
 #: The strings of a row that a catalog holds unless it is told otherwise.
 STRINGS = ("key", "text", "texts", "audio_text", "label", "unpaired_audio_path")
 _REALS = ("fps", "offset_sec", "vstart_sec")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a sample: its extension, and where its content lies in the shard, in bytes; `crc32` if known."""
+
+    ext: str
+    offset: int
+    size: int
+    crc32: int | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
+from javisc.trainer.data.index import draws
 
 MID = 127.5
 #: RGB to luma and the two axes of colour: NTSC's YIQ.

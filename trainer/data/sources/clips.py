@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.assign import BucketTable, Resolution
-from javisc.trainer.data.buckets import ReferenceBuckets
-from javisc.trainer.data.catalog import STRINGS, Catalog, split_of
-from javisc.trainer.data.costs import joint_dit_cost
-from javisc.trainer.data.graph import GraphOptions
-from javisc.trainer.data.loader import Loaded, Loader, LoaderOptions
-from javisc.trainer.data.pools import NAMES
-from javisc.trainer.data.reading import PictureData, ReadData
-from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
-from javisc.trainer.data.windows import RandomWindow
+from javisc.trainer.data.bytes.graph import GraphOptions
+from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.index.assign import BucketTable, Resolution
+from javisc.trainer.data.index.buckets import ReferenceBuckets
+from javisc.trainer.data.index.catalog import STRINGS, Catalog, split_of
+from javisc.trainer.data.index.costs import joint_dit_cost
+from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
+from javisc.trainer.data.index.windows import RandomWindow
+from javisc.trainer.data.sources.pools import NAMES
+from javisc.trainer.data.sources.reading import PictureData, ReadData
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.models.text.captions import clean
 from javisc.trainer.transforms.javisdit_mel import FLOOR, MelConfig, mel_input

@@ -1,7 +1,7 @@
 """The DALI graph of a batch: one definition for GPU and CPU, from encoded clips to normalised tensors.
 
 On the GPU the video is decoded by NVDEC inside the graph. DALI's CPU backend has no H.264 decoder, so there frames enter
-already decoded (`javisc.trainer.data.decode`); everything after them is the same. Sizes, crops and windows are inputs, not
+already decoded (`javisc.trainer.data.bytes.decode`); everything after them is the same. Sizes, crops and windows are inputs, not
 constants: one graph serves every bucket.
 
 Legend: F frames, H W pixels, C channels, L samples.
@@ -25,8 +25,8 @@ from nvidia.dali.backend import (  # type: ignore[attr-defined]  # its stub leav
 )
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import spectra
-from javisc.trainer.data.colour import Colour, ColourJitter
+from javisc.trainer.data.bytes import spectra
+from javisc.trainer.data.bytes.colour import Colour, ColourJitter
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The rules are JavisDiT's: resolutions from large to small, lengths from long to short; a clip is taken by the first resolution
 that it nearly reaches (80 % of the pixels) and the longest length that it fills, if two coins agree. Here the coins are drawn per
 (seed, epoch, row, bucket) by `draws`, so that a table of ten million rows takes seconds and adding rows changes nothing for the
-others. The reference's own coins, one numpy generator per row, are in `javisc.trainer.data.buckets`.
+others. The reference's own coins, one numpy generator per row, are in `javisc.trainer.data.index.buckets`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
+from javisc.trainer.data.index import draws
 
 
 @dataclass(frozen=True)

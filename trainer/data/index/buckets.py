@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.aspects import aspect_table
-from javisc.trainer.data.assign import Length, Resolution
+from javisc.trainer.data.index.aspects import aspect_table
+from javisc.trainer.data.index.assign import Length, Resolution
 
 #: {resolution: {frames: (probability or (of the resolution, of the length), batch size)}}
 BucketConfig = Mapping[str, Mapping[int | str, Sequence[object]]]

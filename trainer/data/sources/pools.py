@@ -22,9 +22,9 @@ from torch import Tensor
 
 from javisc.compiler.inputs.masklets import part_of, read_geometry
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import decode
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.reader import CorruptSample, Reader, ReaderOptions
+from javisc.trainer.data.bytes import decode
+from javisc.trainer.data.bytes.reader import CorruptSample, Reader, ReaderOptions
+from javisc.trainer.data.index.catalog import Catalog
 from javisc.trainer.transforms.draws import Draws
 from javisc.trainer.transforms.javisdit_audio_negatives import Span, loud_spans
 from javisc.trainer.transforms.javisdit_video_negatives import Masklet

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
-from javisc.trainer.data.assign import BucketTable, single_bucket
-from javisc.trainer.data.catalog import Catalog, split_of
-from javisc.trainer.data.loader import Loader, LoaderOptions
-from javisc.trainer.data.reader import ReaderOptions
-from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
-from javisc.trainer.data.windows import Window
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
+from javisc.trainer.data.bytes.reader import ReaderOptions
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.assign import BucketTable, single_bucket
+from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
+from javisc.trainer.data.index.windows import Window
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan, plan_several
 from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths, position

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
-from javisc.trainer.data import draws
-from javisc.trainer.data.assign import Bucket, BucketTable
-from javisc.trainer.data.catalog import Catalog, split_of
-from javisc.trainer.data.clips import ClipData, full_steps
-from javisc.trainer.data.loader import Loader, LoaderOptions
-from javisc.trainer.data.reader import CorruptSample
-from javisc.trainer.data.sampler import Batch, Clip, Sampler, SamplerOptions
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
+from javisc.trainer.data.bytes.reader import CorruptSample
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.assign import Bucket, BucketTable
+from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.index.sampler import Batch, Clip, Sampler, SamplerOptions
+from javisc.trainer.data.sources.clips import ClipData, full_steps
 
 Made = TypeVar("Made")
 

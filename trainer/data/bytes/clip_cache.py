@@ -8,10 +8,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from javisc.trainer.data.catalog import Catalog
-from javisc.trainer.data.decode import frames, samples
-from javisc.trainer.data.reader import CorruptSample, Reader
-from javisc.trainer.data.windows import Window
+from javisc.trainer.data.bytes.decode import frames, samples
+from javisc.trainer.data.bytes.reader import CorruptSample, Reader
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.windows import Window
 
 #: Frames (T, H, W, 3) uint8 and sound (L, channels) float32.
 Decoded = tuple[NDArray[np.uint8], NDArray[np.float32]]

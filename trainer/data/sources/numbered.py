@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data import draws
+from javisc.trainer.data.index import draws
 
 Sample = TypeVar("Sample")
 

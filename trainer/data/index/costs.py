@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from javisc.trainer.data.assign import Bucket
-from javisc.trainer.data.lengths import audio_lengths, latent_frames
+from javisc.trainer.data.index.assign import Bucket
+from javisc.trainer.data.index.lengths import audio_lengths, latent_frames
 
 #: Layer widths and head counts do not enter the attention terms: 4 * queries * keys * width operations, whatever the heads.
 AUDIO_ROWS = 16

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from javisc.trainer.data import draws
+from javisc.trainer.data.index import draws
 from javisc.trainer.engine.moving import to_device
 
 

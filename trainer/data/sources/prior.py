@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.clips import ClipData, Clips, ClipSource
-from javisc.trainer.data.graph import Tensors
-from javisc.trainer.data.loader import Loaded
-from javisc.trainer.data.negatives import batch_negatives
-from javisc.trainer.data.pools import Pools
+from javisc.trainer.data.bytes.graph import Tensors
+from javisc.trainer.data.bytes.loader import Loaded
+from javisc.trainer.data.sources.clips import ClipData, Clips, ClipSource
+from javisc.trainer.data.sources.negatives import batch_negatives
+from javisc.trainer.data.sources.pools import Pools
 from javisc.trainer.transforms.javisdit_negatives import NegativeClips, NegativesConfig
 
 

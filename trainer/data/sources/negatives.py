@@ -6,8 +6,8 @@ from concurrent.futures import Executor
 
 import torch
 
-from javisc.trainer.data.loader import Loaded
-from javisc.trainer.data.pools import Pools
+from javisc.trainer.data.bytes.loader import Loaded
+from javisc.trainer.data.sources.pools import Pools
 from javisc.trainer.transforms.javisdit_negatives import NegativeClips, NegativesConfig, Source, make_negatives
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import scan_many
-from javisc.trainer.data import draws
-from javisc.trainer.data.assign import single_bucket
-from javisc.trainer.data.catalog import Catalog, split_of
-from javisc.trainer.data.loader import Loader, LoaderOptions
-from javisc.trainer.data.sampler import Clip, Sampler, SamplerOptions
-from javisc.trainer.data.sync import SyncDataOptions
-from javisc.trainer.data.windows import Window
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
+from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.assign import single_bucket
+from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
+from javisc.trainer.data.index.windows import Window
+from javisc.trainer.data.sources.sync import SyncDataOptions
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import AudioClipTransforms, audio_clip
 

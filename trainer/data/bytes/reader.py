@@ -24,6 +24,7 @@ import fsspec
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
+from javisc.trainer.data.index.catalog import Member
 
 Mode = Literal["auto", "pread", "ranged", "whole"]
 T = TypeVar("T")
@@ -34,16 +35,6 @@ MAX_MEMBER_BYTES = 4 << 30
 
 class CorruptSample(Exception):
     """A sample's bytes cannot be had or are not what the manifest says: the message names shard, member and why."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of a sample: its extension, and where its content lies in the shard, in bytes; `crc32` if known."""
-
-    ext: str
-    offset: int
-    size: int
-    crc32: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from javisc.trainer.data import draws
+from javisc.trainer.data.index import draws
 
 Remainder = Literal["keep", "drop"]
 Tail = Literal["split", "drop"]

@@ -1,0 +1,1 @@
+"""From byte ranges in shards to tensors: reading, checking, decoding, the graph. Decides nothing."""
