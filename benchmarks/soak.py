@@ -3,8 +3,9 @@
     python -P benchmarks/soak.py --clips 20000 --engine local
     python -P benchmarks/soak.py --clips 20000 --engine ray
 
-Prints, for each quarter of the clips, clips a second, and the most memory and open files of all processes together. The clips are
-hard links to one of 0.5 s. Rates count from the first clip that is done, so that a cluster's start is left out.
+Prints, for each quarter of the clips, clips a second, CPU milliseconds a clip, and the most memory and open files of all processes
+together. The clips are hard links to one of 0.5 s. Rates count from the first clip that is done, so that a cluster's start is left
+out. CPU time is what tells a drift from a busy machine: it counts the processes that run and those they have waited for.
 """
 
 from __future__ import annotations
@@ -43,17 +44,18 @@ def _family() -> list[int]:
     return found
 
 
-def _usage(pids: list[int]) -> tuple[float, int]:
-    """Proportional memory (GB) and open files of some processes."""
-    memory, files = 0, 0
+def _usage(pids: list[int]) -> tuple[float, int, float]:
+    """Proportional memory (GB), open files and CPU seconds (with those of children that ended) of some processes."""
+    memory, files, ticks = 0, 0, 0
     for pid in pids:
         try:
             rolled = Path(f"/proc/{pid}/smaps_rollup").read_text()
             memory += int(next(line for line in rolled.splitlines() if line.startswith("Pss:")).split()[1])
             files += len(os.listdir(f"/proc/{pid}/fd"))
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
         except (OSError, StopIteration):
             continue
-    return memory / 1e6, files
+    return memory / 1e6, files, ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Watch(Reporter):
@@ -84,7 +86,7 @@ def main() -> None:
             place = raw / f"{number // 1000:04d}" / f"{number:06d}.mp4"
             place.parent.mkdir(parents=True, exist_ok=True)
             place.hardlink_to(raw / "0.mp4")
-        watch, seen, over = Watch(), list[tuple[float, float, int]](), threading.Event()
+        watch, seen, over = Watch(), list[tuple[float, float, int, float]](), threading.Event()
 
         def look() -> None:
             while not over.wait(2.0):
@@ -105,14 +107,15 @@ def main() -> None:
         print(
             f"{arguments.engine}: {result.samples} samples, {sum(result.rejected.values())} rejected, {result.seconds:.0f} s"
         )
-        print("| quarter | clips a second | most memory, GB | most open files |\n|---:|---:|---:|---:|")
+        print("| quarter | clips a second | CPU ms a clip | most memory, GB | most open files |\n|---:|---:|---:|---:|---:|")
         edges = [watch.times[min(len(watch.times) - 1, len(watch.times) * part // 4)] for part in range(5)]
         for part in range(4):
             low, high = edges[part], edges[part + 1]
             inside = [each for each in seen if low <= each[0] <= high] or seen[-1:]
+            spent = 1000 * (inside[-1][3] - inside[0][3]) / max(1e-9, inside[-1][0] - inside[0][0])
             rate = len(watch.times) / 4 / max(1e-9, high - low)
             memory, files = max(each[1] for each in inside), max(each[2] for each in inside)
-            print(f"| {part + 1} | {rate:.1f} | {memory:.2f} | {files} |")
+            print(f"| {part + 1} | {rate:.1f} | {spent / rate:.1f} | {memory:.2f} | {files} |")
 
 
 if __name__ == "__main__":
