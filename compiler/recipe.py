@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from javisc.manifests.errors import UserError
@@ -184,11 +184,20 @@ class Recipe:
 
     def to_json(self) -> dict[str, object]:
         """The settings as JSON values, in the order of the fields."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in settings()}
 
     @classmethod
     def from_json(cls, given: dict[str, object]) -> Recipe:
-        """The inverse of `to_json`. Raises `UserError` on a setting it does not know or a value of another type."""
+        """The inverse of `to_json`. Raises `UserError` on a setting it does not know or a value of another type.
+
+        What was read once is not checked again: a worker is told the same settings with every clip.
+        """
+        return cls._read(json.dumps(given))
+
+    @classmethod
+    @lru_cache(maxsize=16)  # noqa: B019 (a class, not an object)
+    def _read(cls, text: str) -> Recipe:
+        given: dict[str, object] = json.loads(text)
         known = {field.name: field for field in dataclasses.fields(cls)}
         for name, value in given.items():
             if name not in known:

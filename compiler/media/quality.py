@@ -13,6 +13,9 @@ SILENT_WINDOW = 0.05
 SILENT_RMS = 10 ** (-60 / 20)
 FULL_SCALE = 1 - 2**-14
 POINTS = 64
+#: Samples of a spectrum, and their window.
+SPECTRUM = 2048
+_TAPER = np.hanning(SPECTRUM).astype(np.float32)
 #: A sampled luma plane: 0 is black, 1 is white.
 Luma: TypeAlias = NDArray[np.float32]
 
@@ -44,9 +47,8 @@ def sound_columns(blocks: list[NDArray[np.int16]], rate: int, clipping: Clipping
     """loudness, silence_ratio, clipping_ratio, bandwidth and silent of compiled samples in blocks of shape (n, channels)."""
     meter = loudness.Meter(rate)
     window = max(round(SILENT_WINDOW * rate), 1)
-    size = 2048
+    size = SPECTRUM
     spectrum = np.zeros(size // 2 + 1)
-    taper = np.hanning(size).astype(np.float32)
     silent = windows = 0
     rest = np.zeros(0, np.float32)
     for block in blocks:
@@ -60,7 +62,7 @@ def sound_columns(blocks: list[NDArray[np.int16]], rate: int, clipping: Clipping
         rest = power[whole:]
         mono = sound[:, 0] if sound.shape[1] == 1 else sound.mean(axis=1)
         frames = mono[: len(mono) // size * size].reshape(-1, size)
-        bins = np.fft.rfft(frames * taper, axis=1)
+        bins = np.fft.rfft(frames * _TAPER, axis=1)
         parts = bins.view(bins.real.dtype)
         spectrum += np.einsum("fk,fk->k", parts, parts).reshape(-1, 2).sum(axis=1)
     if len(rest):

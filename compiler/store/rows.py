@@ -15,6 +15,9 @@ _PLACES = frozenset(
     {"path", "audio_path", "unpaired_audio_path", "shard", "group", "offset_sec", "vstart_sec", *SCORES_SCHEMA}
 )
 _MEMBER_PARTS = ("offset", "size", "crc32")
+_ENDS = tuple(f"_{part}" for part in _MEMBER_PARTS)
+#: What the schema has and KEY.json holds.
+_HELD = frozenset(name for name in MANIFEST_SCHEMA if name not in _PLACES and not name.endswith(_ENDS))
 
 
 def manifest_row(
@@ -45,7 +48,7 @@ def sample_json(row: Mapping[str, Any]) -> str:
     content = {
         name: value
         for name, value in row.items()
-        if value is not None and name not in _PLACES and not name.endswith(tuple(f"_{part}" for part in _MEMBER_PARTS))
+        if value is not None and (name in _HELD or not (name in _PLACES or name.endswith(_ENDS)))
     }
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
