@@ -3,9 +3,9 @@
     python -P benchmarks/soak.py --clips 20000 --engine local
     python -P benchmarks/soak.py --clips 20000 --engine ray
 
-Prints, for each quarter of the clips, clips a second, CPU milliseconds a clip, and the most memory and open files of all processes
-together. The clips are hard links to one of 0.5 s. Rates count from the first clip that is done, so that a cluster's start is left
-out. CPU time is what tells a drift from a busy machine: it counts the processes that run and those they have waited for.
+Prints, for each quarter of the clips, clips a second, CPU milliseconds a clip, and the most memory and open files of all
+processes together. The clips are hard links to one of 0.5 s. Rates count from the first clip that is done, so that a cluster's
+start is left out. CPU time tells a drift from a busy machine: it counts processes that run and those they have waited for.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class Recipe:
         return cls._read(json.dumps(given))
 
     @classmethod
-    @lru_cache(maxsize=16)  # noqa: B019 (a class, not an object)
+    @lru_cache(maxsize=16)
     def _read(cls, text: str) -> Recipe:
         given: dict[str, object] = json.loads(text)
         known = {field.name: field for field in dataclasses.fields(cls)}
