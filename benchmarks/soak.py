@@ -107,7 +107,9 @@ def main() -> None:
         print(
             f"{arguments.engine}: {result.samples} samples, {sum(result.rejected.values())} rejected, {result.seconds:.0f} s"
         )
-        print("| quarter | clips a second | CPU ms a clip | most memory, GB | most open files |\n|---:|---:|---:|---:|---:|")
+        print(
+            "| quarter | clips a second | CPU ms a clip | most memory, GB | most open files |\n|---:|---:|---:|---:|---:|"
+        )
         edges = [watch.times[min(len(watch.times) - 1, len(watch.times) * part // 4)] for part in range(5)]
         for part in range(4):
             low, high = edges[part], edges[part + 1]
