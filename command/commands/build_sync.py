@@ -26,7 +26,8 @@ SETTINGS = ("fps", "short_side", "crf", "max_seconds")
     "--corpus",
     required=True,
     metavar="NAME[=ROOT]",
-    help="lrs3, vggsound, vggsound-sparse or audioset, with published splits and filters; folder: every video below RAW.",
+    help="lrs3, vggsound, vggsound-sparse, vggsound-sparse-clean or audioset, with published splits and filters; folder: every "
+    "video below RAW.",
 )
 @click.option("--corpus-split", multiple=True, metavar="NAME", help="Take train, val or test only; may be repeated.")
 @click.option(
@@ -106,7 +107,6 @@ def sync(
         raise UserError(f"--min-seconds {min_seconds}: 0.04 to 86400 is allowed; SparseSync needs 9")
     recipe = recipe.replace(min_frames=math.ceil(min_seconds * recipe.rate))
     grid = parse_grid(offset_grid)
-    fixed = read_fixed_offsets(fixed_offsets) if fixed_offsets else None
     out = options["out"]
     if as_files:
         if "://" in out or options["shard_range"] or options["part"] or options["write_plan"]:
@@ -136,6 +136,9 @@ def sync(
             return from_raw(raw, out=options["out"], say=say)
         return from_sync(source, out=options["out"], splits=corpus_split, dry=options["plan_only"], say=say)
 
+    if source is not None and not fixed_offsets and not options["finish"]:
+        fixed_offsets = source.corpus.offset_lists(source.root)
+    fixed = read_fixed_offsets(fixed_offsets) if fixed_offsets else None
     offsets = Offsets(grid, None if source is None else source.corpus.name, fixed)
     code = run_build(inputs, recipe, offsets=offsets, **options)
     if any(options[name] for name in ("plan_only", "write_plan", "shard_range", "part")):

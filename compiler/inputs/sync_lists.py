@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Self
 
-from javisc.compiler.inputs.annotations import Lines, Problems, Source
+from javisc.compiler.inputs.annotations import Lines, Problems, Source, missing
 from javisc.compiler.inputs.corpora import Corpus
 
 #: The seed of SparseSync's configurations; splits are shuffled by it, offsets drawn by the next one.
@@ -45,6 +45,19 @@ class SyncCorpus(Corpus):
     def has_lists(self, folder: Path) -> bool:
         """True if `folder` holds a split list or the lists of clips to leave out."""
         return any(source.find(folder) for source in (*self.split_lists().values(), self.filters))
+
+    def needed(self, root: Path) -> tuple[Source, ...]:
+        """What a build cannot do without, where the lists of `root` or of `lists` are as they are."""
+        return ()
+
+    def missing(self, root: Path) -> list[str]:
+        if not root.is_dir():
+            return [f"{root} is no folder"]
+        return [report for source in self.needed(root) for report in missing((source,), self.base(source, root))]
+
+    def offset_lists(self, root: Path) -> tuple[Path, ...]:
+        """Lists of fixed offsets that belong to the corpus itself: taken where the user names none."""
+        return ()
 
     def split_lists(self) -> dict[str, Lines]:
         """The split lists by our names of the splits."""

@@ -61,10 +61,8 @@ def find_sync(spec: str, raw: str, *, lists: Path | None, meta: Path | None, fac
         raise UserError("--face-crop needs --lrs3-meta DIR: the boxes stand in LRS3's texts")
     corpus = corpus.with_lists(lists)
     if lists is not None and not corpus.has_lists(lists):
-        names = ", ".join(dict.fromkeys(map(str, corpus.split_lists().values())))
-        raise UserError(
-            f"--lists {lists}: holds no list of {corpus.name}: {names} or {corpus.filters}; give the published data/"
-        )
+        names = " or ".join(dict.fromkeys(map(str, (*corpus.split_lists().values(), corpus.filters))))
+        raise UserError(f"--lists {lists}: holds no list of {corpus.name}: {names}; give the published data/")
     given = Path(raw, place) if place and Path(raw, place).exists() else Path(place) if place else None
     root = locate(corpus, Path(raw), given)
     assert isinstance(corpus, SyncCorpus)

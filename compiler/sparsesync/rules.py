@@ -22,6 +22,8 @@ MIN_SECONDS = 9.0
 #: Of a clip only so much is used.
 MAX_SECONDS = 10.0
 _OFFSETS = ("path", "offset_sec", "vstart_sec")
+#: The columns of the list of VGGSound-Sparse clean, which has clips that are not in sync, too.
+_CLEAN = ("video_id", "offset_sec", "vstart_sec", "is_sync")
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,19 @@ def _half(value: float) -> float:
 def read_fixed_offsets(paths: Sequence[Path]) -> pl.DataFrame:
     """Clip, offset_sec and vstart_sec of the published lists (columns path, offset_sec, vstart_sec), `.mp4` in names allowed.
 
+    Of VGGSound-Sparse clean's (video_id, offset_sec, vstart_sec, is_sync) the rows count whose is_sync is 1.
+
     A clip may stand in several lists with the same values, as Synchformer allows. Raises UserError for a missing file or column,
     a value that is no offset, and a clip with two offsets or starts.
     """
     found: dict[str, tuple[float, float]] = {}
     for path in paths:
         problems = Problems()
-        table = Table((path.name,), columns=_OFFSETS)
-        for line, (clip, *values) in table.rows(path.parent, problems):
+        table, clean = Table((path.name,), columns=_OFFSETS), Table((path.name,), columns=_CLEAN)
+        picked = clean.find(path.parent) is not None and clean.wrong(path) is None
+        for line, (clip, *values) in (clean if picked else table).rows(path.parent, problems):
+            if picked and values.pop() != "1":
+                continue
             clip, where = clip.removesuffix(".mp4"), f"--fixed-offsets {path}: line {line}"
             try:
                 offset, start = map(float, values)

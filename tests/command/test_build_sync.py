@@ -90,6 +90,26 @@ def test_shards_with_splits_filters_and_offsets(raw: Path, tmp_path: Path) -> No
     assert set(again["offset_sec"]) <= {-0.1, 0.0, 0.1}
 
 
+def test_what_people_looked_through_has_its_own_offsets(raw: Path, tmp_path: Path) -> None:
+    """VGGSound-Sparse clean: its list says who is in it and at which offset, without --fixed-offsets."""
+    rows = ["CCCCCCCCCCC_2000_12000,0.28,-0.2,1", "AAAAAAAAAAA_1000_11000,0.0,0.2,0", "BBBBBBBBBBB_0_10000,0.04,0.0,1"]
+    lists = tmp_path / "data"
+    lists.mkdir()
+    (lists / "vggsound_sparse_clean_fixed_offsets.csv").write_text(
+        "dataset_name,video_id,vstart_sec,offset_sec,is_sync\n" + "".join(f"VGGSound,{row}\n" for row in rows)
+    )
+    out = tmp_path / "ds"
+    said = run(str(raw / "raw"), "--corpus", "vggsound-sparse-clean", "--lists", str(lists), *SMALL, "--out", str(out))
+    columns = ("id", "split", "offset_sec", "vstart_sec")
+    assert sorted(pl.read_parquet(out / "manifest.parquet").select(columns).iter_rows()) == [
+        ("BBBBBBBBBBB_0_10000", "test", 0.0, 0.04),
+        ("CCCCCCCCCCC_2000_12000", "test", -0.2, 0.28),
+    ]
+    assert "evaluation offsets: 2 from the lists, 0 drawn" in said.output
+    told = dict(pl.read_parquet(out / "rejected.parquet").select("relpath", "message").iter_rows())
+    assert "is not known to be in sync" in told["VGGSound/video/AAAAAAAAAAA_1000_11000.mp4"]
+
+
 def test_lrs3_from_full_videos_as_files(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     write_video(tmp_path / f"raw/{YOUTUBE}.mkv")
@@ -156,7 +176,8 @@ def test_a_folder_of_any_clips_as_files_with_its_lists(tmp_path: Path) -> None:
     [
         (
             ["--corpus", "nothing"],
-            "--corpus nothing: no such corpus; known for this build: audioset, lrs3, vggsound, vggsound-sparse",
+            "--corpus nothing: no such corpus; known for this build: audioset, lrs3, vggsound, vggsound-sparse, vggsound-sparse-"
+            "clean",
         ),
         (["--corpus", "vggsound"], "columns id, start, label, split"),
         (["--corpus", "lrs3", "--face-crop"], "--face-crop needs --lrs3-meta"),

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from javisc.compiler.inputs.annotations import Lines, Problems, Source, missing
+from javisc.compiler.inputs.annotations import Lines, Problems, Source
 from javisc.compiler.inputs.corpora import Row
 from javisc.compiler.inputs.identity import normal, youtube_film
 from javisc.compiler.inputs.sync_lists import SyncCorpus
@@ -30,10 +30,8 @@ class AudioSetSync(SyncCorpus):
     def split_lists(self) -> dict[str, Lines]:
         return dict.fromkeys(("train", "val", "test"), LIST)
 
-    def missing(self, root: Path) -> list[str]:
-        if not root.is_dir():
-            return [f"{root} is no folder"]
-        return missing((LIST,), self.base(LIST, root)) if self.published(root) else []
+    def needed(self, root: Path) -> tuple[Source, ...]:
+        return (LIST,) if self.published(root) else ()
 
     def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
         for line, why, where in self.left_out(root, problems):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from javisc.compiler.inputs.annotations import Problems, Source, Table, missing
+from javisc.compiler.inputs.annotations import Lines, Problems, Source, Table
 from javisc.compiler.inputs.corpora import Row
 from javisc.compiler.inputs.corpora.vggsound import META
 from javisc.compiler.inputs.identity import stem, youtube_clip, youtube_film
@@ -13,6 +13,11 @@ from javisc.compiler.inputs.sync_lists import SyncCorpus, vggsound_splits
 
 PICKS = Table(
     ("picked_sparse_classes.csv", "data/picked_sparse_classes.csv"), columns=("class", "is_sparse"), delimiter="\t"
+)
+#: The clips that people looked at, and where their offsets are fixed; 1 is in sync.
+CLEAN = Table(
+    ("vggsound_sparse_clean_fixed_offsets.csv", "data/vggsound_sparse_clean_fixed_offsets.csv"),
+    columns=("video_id", "is_sync"),
 )
 #: The classes of VGGSound-Sparse, where the list of picks is not there.
 SPARSE = frozenset(
@@ -43,12 +48,9 @@ class VggSoundSync(SyncCorpus):
     prefix = "vggsound"
     filters = Source(("filtered_examples_vggsound", "data/filtered_examples_vggsound"))
 
-    def missing(self, root: Path) -> list[str]:
-        if not root.is_dir():
-            return [f"{root} is no folder"]
-        if self.published(root) and META.find(self.base(META, root)) is None:
-            return []
-        return missing((META,), self.base(META, root))
+    def needed(self, root: Path) -> tuple[Source, ...]:
+        # Only what its file holds is asked of it where the lists say the splits.
+        return () if self.published(root) and META.find(self.base(META, root)) is None else (META,)
 
     def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
         for line, why, where in self.left_out(root, problems):
@@ -110,8 +112,8 @@ class VggSoundSparse(VggSoundSync):
     name = "vggsound-sparse"
     layout = VggSoundSync.layout + ", picked_sparse_classes.csv (tab-separated: class, is_sparse)"
 
-    def missing(self, root: Path) -> list[str]:
-        return missing((META,), self.base(META, root)) if root.is_dir() else [f"{root} is no folder"]
+    def needed(self, root: Path) -> tuple[Source, ...]:
+        return (META,)
 
     def picked(self, root: Path, problems: Problems) -> frozenset[str] | None:
         base = self.base(PICKS, root)
@@ -120,8 +122,45 @@ class VggSoundSparse(VggSoundSync):
         return frozenset(name for _, (name, pick) in PICKS.rows(base, problems) if pick == "y")
 
 
+class VggSoundSparseClean(VggSoundSync):
+    """VGGSound-Sparse as people looked through it, for evaluation: who is in it, at which offset, says one list."""
+
+    name = "vggsound-sparse-clean"
+    layout = (
+        "of Synchformer's data/: vggsound_sparse_clean_fixed_offsets.csv (dataset_name, video_id, vstart_sec, offset_sec, is_sync); "
+        "videos anywhere below: ID_30000_40000.mp4; vggsound.csv if wanted, for labels"
+    )
+    filters = CLEAN
+
+    def split_lists(self) -> dict[str, Lines]:
+        return {}
+
+    def published(self, root: Path) -> bool:
+        return True
+
+    def needed(self, root: Path) -> tuple[Source, ...]:
+        return (CLEAN,)
+
+    def offset_lists(self, root: Path) -> tuple[Path, ...]:
+        return (CLEAN.need(self.base(CLEAN, root)),)
+
+    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+        labels = self._labels(root, problems)
+        path = CLEAN.need(self.base(CLEAN, root))
+        for number, (video, in_sync) in CLEAN.rows(self.base(CLEAN, root), problems):
+            clip = youtube_clip(stem(video))
+            if clip is None or clip.start is None:
+                problems.add(path, number, f"{video[:60]!r} is no clip's name")
+                continue
+            label = labels.get((clip.youtube, clip.start), (None, ""))[0]
+            excluded = None if in_sync == "1" else f"is not known to be in sync, by {path.name}"
+            captions = () if label is None else (label,)
+            name = _clip(clip.youtube, clip.start)
+            yield Row(name, captions, label=label, split="test", excluded=excluded, where=(path, number))
+
+
 def _clip(youtube: str, start: int) -> str:
     return f"{youtube}_{start * 1000}_{(start + 10) * 1000}"
 
 
-CORPORA = (VggSoundSync(), VggSoundSparse())
+CORPORA = (VggSoundSync(), VggSoundSparse(), VggSoundSparseClean())

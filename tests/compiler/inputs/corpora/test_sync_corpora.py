@@ -107,7 +107,10 @@ def test_vggsound_without_lists_is_split_by_the_rule(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     message = "vggsound.csv (columns id, start, label, split) is not there"
     assert corpus("vggsound").missing(tmp_path) == corpus("vggsound-sparse").missing(tmp_path) == [message]
-    assert corpus("vggsound").missing(tmp_path / "nowhere") == [f"{tmp_path / 'nowhere'} is no folder"]
+    for name in ("lrs3", "vggsound", "vggsound-sparse", "vggsound-sparse-clean", "audioset"):
+        assert corpus(name).missing(tmp_path / "nowhere") == [f"{tmp_path / 'nowhere'} is no folder"], name
+    (clean,) = corpus("vggsound-sparse-clean").missing(tmp_path)
+    assert clean == "vggsound_sparse_clean_fixed_offsets.csv (columns video_id, is_sync) is not there"
 
 
 CLIPS = ["unbalanced_train_segments/--aaaaaaaaa_0_10000", "balanced_train_segments/bbbbbbbbbbb_30000_40000",
