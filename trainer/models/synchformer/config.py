@@ -12,6 +12,8 @@ AGGREGATIONS = ("transformer", "mean")
 HEADS = ("offset", "sync")
 INITIALS = ("published", "wide")
 _INITIAL = "How weights start: as published, or wide, from which a small model learns."
+#: `ordered`: wide, and the transformer begins as a reader of lags between alike segments (models/synchformer/ordered.py).
+JOIN_INITIALS = (*INITIALS, "ordered")
 
 
 @dataclass
@@ -91,7 +93,11 @@ class SynchformerConfig:
         False,
         "Take what a window's segments have in common out of their features, where the first stage did so for a clip's.",
     )
-    initial: str = setting("published", _INITIAL, choices=INITIALS)
+    initial: str = setting(
+        "published",
+        "How weights start: as published, wide, or ordered, from which a small model learns.",
+        choices=JOIN_INITIALS,
+    )
     segments_at_once: int = setting(
         4, "Segments that resting extractors take together: 150 MB each at full size.", least=1
     )

@@ -15,6 +15,7 @@ from javisc.trainer.models.sync.positions import FullTable
 from javisc.trainer.models.sync.transformer import FusionTransformer
 from javisc.trainer.models.synchformer.audio import AudioExtractor
 from javisc.trainer.models.synchformer.config import JoinConfig, SegmentContrastConfig, SynchformerConfig
+from javisc.trainer.models.synchformer.ordered import order_join
 from javisc.trainer.models.synchformer.visual import VisualExtractor
 
 #: What is added to tokens, or read by them, in the extractors.
@@ -60,8 +61,13 @@ class Synchformer(nn.Module):
         self.vproj = nn.Linear(config.visual.width, config.transformer.width)
         self.aproj = nn.Linear(config.audio.width, config.transformer.width)
         self.transformer = JoinTransformer(config.transformer)
-        if config.initial == "wide":
+        if config.initial != "published":
             widen_all(self)
+        if config.initial == "ordered":
+            steps = (config.visual.steps, config.audio.grid[1])
+            order_join(
+                self.vproj, self.aproj, self.transformer, config.segments, steps, config.transformer.n_head
+            )
         for extractor in self._resting():
             extractor.requires_grad_(False)
 
