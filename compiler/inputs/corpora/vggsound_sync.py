@@ -127,8 +127,8 @@ class VggSoundSparseClean(VggSoundSync):
 
     name = "vggsound-sparse-clean"
     layout = (
-        "of Synchformer's data/: vggsound_sparse_clean_fixed_offsets.csv (dataset_name, video_id, vstart_sec, offset_sec, is_sync); "
-        "videos anywhere below: ID_30000_40000.mp4; vggsound.csv if wanted, for labels"
+        "of Synchformer's data/: vggsound_sparse_clean_fixed_offsets.csv (dataset_name, video_id, vstart_sec, offset_sec, "
+        "is_sync); videos anywhere below: ID_30000_40000.mp4; vggsound.csv if wanted, for labels"
     )
     filters = CLEAN
 

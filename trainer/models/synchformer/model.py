@@ -65,9 +65,7 @@ class Synchformer(nn.Module):
             widen_all(self)
         if config.initial == "ordered":
             steps = (config.visual.steps, config.audio.grid[1])
-            order_join(
-                self.vproj, self.aproj, self.transformer, config.segments, steps, config.transformer.n_head
-            )
+            order_join(self.vproj, self.aproj, self.transformer, config.segments, steps, config.transformer.n_head)
         for extractor in self._resting():
             extractor.requires_grad_(False)
 

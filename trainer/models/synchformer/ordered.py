@@ -154,7 +154,12 @@ def _multiply(block: nn.Module, layout: _Layout) -> None:
     out[layout.lag : layout.lag + 2 * n] = 0
     for f in range(n):
         cos, sin = layout.place + f, layout.place + n + f
-        other_cos, other_sin, lag_cos, lag_sin = layout.match + f, layout.match + n + f, layout.lag + f, layout.lag + n + f
+        other_cos, other_sin, lag_cos, lag_sin = (
+            layout.match + f,
+            layout.match + n + f,
+            layout.lag + f,
+            layout.lag + n + f,
+        )
         products = ((cos, other_cos, lag_cos, 1), (sin, other_sin, lag_cos, 1), (cos, other_sin, lag_sin, 1))
         for x, y, product, sign in (*products, (sin, other_cos, lag_sin, -1)):
             for sign_x, sign_y in ((1, 1), (-1, -1), (1, -1), (-1, 1)):
