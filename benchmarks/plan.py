@@ -1,16 +1,19 @@
-"""Time and peak memory of scan, captions and plan on many inputs.
+"""Time and peak memory of scan, captions, plan, resume, move and merge on many inputs.
 
     python -P benchmarks/plan.py --out benchmarks/results/plan.md
 
-Two ways in, each step in a process of its own: a folder of empty-looking one-byte files that is really walked (fewer
-rows, since a file system has to hold them), and a parquet list of synthetic paths that are taken as they are. The second
-build of each adds a tenth. "µs a row" should not grow with the rows.
+Two ways in, each step in a process of its own: a folder of hard links to small files that is really walked (fewer
+rows, since a file system has to hold them), and a table of synthetic paths that are taken as they are. Of the table: a
+first plan; the tables of its shards as a build publishes them (`parts`, no media); the same inputs again (`resume`); the same
+under another mount, which is what the dataset then has (`moved`); and the manifest of all shards (`merge`). "µs a row" should
+not grow with the rows, nor should the memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -19,104 +22,197 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-BATCH = 20_000
+BATCH = 100_000
+PER_SHARD = 2500
+STEPS = ("first", "parts", "resume", "moved", "merge")
 
 
-def synthetic(rows: int) -> Iterator[pl.DataFrame]:
+def synthetic(rows: int, root: str) -> Iterator[pl.DataFrame]:
     """Inputs as a scan would give them, in batches."""
     for start in range(0, rows, BATCH):
-        numbers = range(start, min(rows, start + BATCH))
-        names = [f"group_{n % 997:03d}/clip_{n:09d}_{n * 7919 % 100_003}.mp4" for n in numbers]
-        yield pl.DataFrame(
-            {
-                "path": [f"/mnt/archive/videos/{name}" for name in names],
-                "relpath": names,
-                "source_bytes": [1_000_000 + n % 4_000_000 for n in numbers],
-                "mtime_ns": list(numbers),
-                "text": [f"caption number {n}: a dog barks while rain falls on a tin roof" for n in numbers],
-            }
+        n = pl.int_range(start, min(rows, start + BATCH), dtype=pl.Int64, eager=True).alias("n").to_frame()
+        group, number, tail = (
+            (pl.col("n") % 997).cast(pl.String).str.zfill(3),
+            pl.col("n").cast(pl.String).str.zfill(9),
+            (pl.col("n") * 7919 % 100_003).cast(pl.String),
+        )
+        name = pl.format("group_{}/clip_{}_{}.mp4", group, number, tail)
+        yield n.select(
+            path=pl.format("{}/{}", pl.lit(root), name),
+            relpath=name,
+            source_bytes=1_000_000 + pl.col("n") % 4_000_000,
+            mtime_ns=pl.col("n"),
+            text=pl.format("caption number {}: a dog barks while rain falls on a tin roof", pl.col("n")),
         )
 
 
-def plan_table(rows: int, folder: Path) -> dict[str, float]:
-    """Plan `rows` synthetic inputs, then again with a tenth more."""
-    from javisc.compiler.inputs.table import INPUT_SCHEMA, conform
-    from javisc.compiler.plan.layout import Layout, lay_out, summary, write_plan
+def _planner(folder: Path, said: list[str]) -> Any:
+    from javisc.compiler.plan.options import BuildOptions
+    from javisc.compiler.plan.planning import Planner
+    from javisc.compiler.recipe import PRESETS
+    from javisc.compiler.run.digests import digests
+    from javisc.compiler.store.files import Store
+
+    (work := folder / "work").mkdir(exist_ok=True)
+    return Planner(
+        Store(str(folder / "ds"), work),
+        PRESETS["jav"],
+        BuildOptions(shard_samples=PER_SHARD),
+        work,
+        guess=lambda _: PER_SHARD,
+        digests=lambda paths: digests(paths, 2, work),
+        say=said.append,
+    )
+
+
+def plan_table(rows: int, folder: Path, root: str) -> list[str]:
+    """Bring the plan of folder/ds up to date with `rows` synthetic inputs below `root`; what a user is told."""
+    from javisc.compiler.inputs.table import INPUT_SCHEMA
     from javisc.manifests.spool import spool
 
     schema = pl.Schema({name: INPUT_SCHEMA[name] for name in ("path", "relpath", "source_bytes", "mtime_ns", "text")})
-    layout = Layout(500)
-    began = time.monotonic()
-    plan, _ = lay_out(conform(spool(synthetic(rows), folder / "scan", schema)), layout, folder / "first")
-    write_plan(plan, folder / "plan.parquet")
-    first = time.monotonic() - began
-    more = conform(spool(synthetic(rows + rows // 10), folder / "more", schema))
-    began = time.monotonic()
-    plan, changes = lay_out(more, layout, folder / "second", old=pl.read_parquet(folder / "plan.parquet"))
-    write_plan(plan, folder / "again.parquet")
-    assert changes.new == rows // 10 and summary(folder / "again.parquet")["inputs"].sum() == rows + rows // 10
-    return {"first": first, "again": time.monotonic() - began}
+    said: list[str] = []
+    _planner(folder, said).plan(lambda scratch: spool(synthetic(rows, root), scratch / "scan", schema))
+    return said
 
 
-def scan_folder(rows: int, folder: Path) -> dict[str, float]:
-    """Make `rows` small files with captions beside a tenth of them; then scan, attach and plan them."""
-    from javisc.compiler.inputs.raw import from_raw
-    from javisc.compiler.inputs.table import conform
-    from javisc.compiler.plan.layout import Layout, lay_out, write_plan
+def publish_parts(folder: Path) -> None:
+    """The tables and commits of every shard of the plan, as workers leave them."""
+    from javisc.compiler.store.commits import publish_part
+    from javisc.compiler.store.files import Store
+    from javisc.manifests.io import complete
+    from javisc.manifests.schema import MANIFEST_SCHEMA
 
+    store = Store(str(folder / "ds"), folder / "work")
+    plan = pl.read_parquet(store.fetch(".build", "plan.parquet"), columns=["shard"])["shard"]
+    lazy = pl.scan_parquet(store.fetch(".build", "plan.parquet"))
+    for low in range(0, int(plan.max()) + 1, 40):  # type: ignore[arg-type]
+        some = lazy.filter(pl.col("shard").is_between(low, low + 39)).collect()
+        for (shard,), part in some.group_by(["shard"]):
+            rows = part.select(
+                "key", "path", "relpath", "id", "text", "shard", "source_bytes", source_sha256=pl.col("key") + "0" * 40,
+                num_frames=pl.lit(240), duration=pl.lit(10.0), height=pl.lit(720), width=pl.lit(1280), fps=pl.lit(24.0),
+            )
+            made = {"bytes": 1, "sha256": "0" * 64, "idx_bytes": 1, "idx_sha256": "0" * 64}
+            frame = complete(rows.lazy(), MANIFEST_SCHEMA).select(MANIFEST_SCHEMA.names()).collect()
+            publish_part(store, int(shard), 0, frame, [], made)  # type: ignore[call-overload]
+
+
+def merge_parts(rows: int, folder: Path) -> None:
+    """The manifest of all shards."""
+    from javisc.compiler.plan.layout import summary
+    from javisc.compiler.recipe import PRESETS
+    from javisc.compiler.store.files import Store
+    from javisc.compiler.store.tables import merge
+
+    store = Store(str(folder / "ds"), folder / "work")
+    plan = store.fetch(".build", "plan.parquet")
+    merged = merge(store, plan, summary(plan)["shard"].to_list(), PRESETS["jav"])
+    assert merged.samples == rows
+
+
+def step(name: str, rows: int, folder: Path) -> None:
+    """One step on folder/ds."""
+    told = f"0 inputs are new, {rows} are in the plan already"
+    if name == "first":
+        assert plan_table(rows, folder, "/mnt/archive/videos") == []
+    elif name == "parts":
+        publish_parts(folder)
+    elif name == "resume":
+        assert plan_table(rows, folder, "/mnt/archive/videos") == [told]
+    elif name == "moved":
+        assert plan_table(rows, folder, "/mnt/elsewhere") == [told]
+    else:
+        merge_parts(rows, folder)
+
+
+def make_folder(rows: int, folder: Path) -> None:
+    """`rows` hard links to small files, captions beside a tenth of them."""
+    seeds = folder / "seeds"
+    seeds.mkdir()
     for number in range(rows):
         name = folder / "raw" / f"group_{number % 997:03d}" / f"clip_{number:09d}.mp4"
         if number < 997:
             name.parent.mkdir(parents=True)
-        name.write_bytes(b"x")
+        seed = seeds / f"{number // 30_000}"  # a file system bounds the links of one file
+        if number % 30_000 == 0:
+            seed.write_bytes(b"x")
+        os.link(seed, name)
         if number % 10 == 0:
             name.with_suffix(".txt").write_text(f"caption {number}")
-    began = time.monotonic()
+
+
+def scan_folder(rows: int, folder: Path) -> None:
+    """Scan the folder's files, attach captions and plan them."""
+    from javisc.compiler.inputs.raw import from_raw
+    from javisc.compiler.inputs.table import conform
+    from javisc.compiler.plan.layout import Layout, lay_out, write_plan
+
     (folder / "work").mkdir()
     plan, changes = lay_out(conform(from_raw([str(folder / "raw")])(folder / "work")), Layout(500), folder / "plan")
     write_plan(plan, folder / "plan.parquet")
     assert changes.new == rows
-    return {"first": time.monotonic() - began}
 
 
-def measured(way: str, rows: int, scratch: Path) -> dict[str, float]:
-    """Run one way in a fresh process; its seconds and its peak resident memory, GB."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        command = [sys.executable, "-P", __file__, "--way", way, "--rows", str(rows), "--scratch", folder]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return dict(json.loads(done.stdout))
+def measured(way: str, rows: int, folder: Path) -> dict[str, float]:
+    """Run one step in a fresh process; its seconds, the seconds of CPU and its peak resident memory, GB."""
+    command = [sys.executable, "-P", __file__, "--way", way, "--rows", str(rows), "--scratch", str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
-    parser.add_argument("--files", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[1_000_000, 3_000_000, 10_000_000])
+    parser.add_argument("--files", type=int, nargs="*", default=[20_000, 200_000])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--way", choices=("table", "folder"), help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=("folder", *STEPS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
-        found = (plan_table if arguments.way == "table" else scan_folder)(arguments.rows[0], arguments.scratch)
-        found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(json.dumps(found))
+        began = time.monotonic()
+        if arguments.way == "folder":
+            scan_folder(arguments.rows[0], arguments.scratch)
+        else:
+            step(arguments.way, arguments.rows[0], arguments.scratch)
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        print(json.dumps({
+            "seconds": time.monotonic() - began,
+            "cpu": own.ru_utime + own.ru_stime,
+            "peak": own.ru_maxrss / 1e6,
+        }))
         return
     lines = [
-        f"# Scan and plan ({platform.machine()}, polars {pl.__version__}, Python {platform.python_version()})",
+        f"# Scan, plan and merge ({platform.machine()}, polars {pl.__version__}, Python {platform.python_version()})",
         "",
-        "| inputs | from | plan | µs a row | a tenth more | peak memory |",
-        "|---:|---|---:|---:|---:|---:|",
+        "| inputs | step | time | CPU, µs a row | peak memory |",
+        "|---:|---|---:|---:|---:|",
     ]
-    for way, counts in (("table", arguments.rows), ("folder", arguments.files)):
-        for rows in counts:
-            found = measured(way, rows, arguments.scratch)
-            again = f"{found['again']:.1f} s" if "again" in found else ""
-            origin = "a synthetic table" if way == "table" else "a folder that is walked, captions in a tenth"
-            each, peak = found["first"] / rows * 1e6, found["peak"]
-            lines.append(f"| {rows:,} | {origin} | {found['first']:.1f} s | {each:.0f} | {again} | {peak:.2f} GB |")
-            print(lines[-1], file=sys.stderr, flush=True)
+    names = {
+        "first": "a first plan of a synthetic table",
+        "resume": "the same inputs again, all published",
+        "moved": "the same inputs under another mount",
+        "merge": "the manifest of all shards",
+        "folder": "a folder that is walked, captions in a tenth, and its plan",
+    }
+    jobs = [(rows, STEPS) for rows in arguments.rows] + [(rows, ("folder",)) for rows in arguments.files]
+    for rows, ways in jobs:
+        with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+            if "folder" in ways:
+                make_folder(rows, Path(folder))
+            for way in ways:
+                found = measured(way, rows, Path(folder))
+                if way == "parts":
+                    continue
+                each = found["cpu"] / rows * 1e6
+                lines.append(
+                    f"| {rows:,} | {names[way]} | {found['seconds']:.0f} s | {each:.0f} | {found['peak']:.2f} GB |"
+                )
+                print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.out:

@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from javisc.compiler.plan.planning import PLAN, Inputs, Planner, plan_digest
 from javisc.compiler.plan.saved import read_settings
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.cores import usable_cores
+from javisc.compiler.run.digests import digests
 from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, check_engine, make_engine
 from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.progress import Reporter
@@ -109,7 +110,15 @@ class _Build:
         check_engine(
             self.options.engine, EngineOptions(self.options.workers, self.options.address), used=not idle
         )  # before anything is looked at or written
-        planner = Planner(self.store, self.recipe, self.options, self.scratch, guess=self._per_shard, say=self._note)
+        planner = Planner(
+            self.store,
+            self.recipe,
+            self.options,
+            self.scratch,
+            guess=self._per_shard,
+            digests=self._digests,
+            say=self._note,
+        )
         with locked(self.store, shared=ranged) as held, stoppable():
             if held.note:
                 self._note(held.note)
@@ -161,6 +170,10 @@ class _Build:
         job = _job(self.recipe, self.store.root, self.scratch, self.options)
         found = estimate(table, job, self.options.seed, self.options.workers or usable_cores())
         return found.per_shard(self.options.shard_size)
+
+    def _digests(self, paths: Sequence[Path]) -> Sequence[str | None]:
+        """Of sources whose time changed: workers hash them."""
+        return digests(paths, self.options.workers or usable_cores(), self.scratch / "digests")
 
     def _note(self, line: str) -> None:
         self.notes.append(line)

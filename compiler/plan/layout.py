@@ -1,36 +1,36 @@
-"""The plan: which sample goes into which shard, decided by hashes and written down before any work."""
+"""The plan: which sample goes into which shard, decided by hashes and written down before any work.
+
+Tables may be longer than memory: rows are dealt to files so that those of one path, then those of one name, then those of
+neighbouring draws, then those of neighbouring shards lie together; only one such part is held at a time.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
-from javisc.compiler.plan.keys import draw, key_of
-from javisc.compiler.store.commits import PUBLISHED_SCHEMA
-from javisc.manifests.absent import without
+from javisc.compiler.plan.before import BEFORE_SCHEMA, PLAN_SCHEMA, Before, Published, PublishedTable, as_now
+from javisc.compiler.plan.changes import LOST_SCHEMA, Changes
+from javisc.compiler.plan.comparing import Digests, compare, one_by_one
+from javisc.compiler.plan.keys import draw
+from javisc.compiler.plan.matching import KEYED_SCHEMA, MATCHED_SCHEMA, PATHS_SCHEMA, by_name, by_path, keyed, once
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
-from javisc.manifests.files import sha256_of
-from javisc.manifests.io import complete, write_table
+from javisc.manifests.io import write_table
+from javisc.manifests.partitions import Partitions, by
 from javisc.manifests.spool import spool
-from javisc.manifests.urls import is_url
 
-PLAN_SCHEMA = pl.Schema(
-    {"shard": pl.Int32(), "key": pl.String(), "revision": pl.Int32(), "twin": pl.Int32(), **INPUT_SCHEMA}
-)
-KEYED_SCHEMA = pl.Schema({**INPUT_SCHEMA, "key0": pl.String()})
-WINDOW = ("window_start", "window_end")
-#: What an input is made of: two rows that agree here are the same input.
-MADE_OF = ("path", "audio_path", *WINDOW)
+__all__ = ["PLAN_SCHEMA", "Changes", "Layout", "as_now", "lay_out", "read_shards", "summary", "write_plan"]
+
 _BATCH = 100_000
-_COMPARED = ("source_bytes", "audio_path", "audio_bytes", *(column.name for column in LABELS), "boxes", "refused")
+#: Rows of a part, of the new table and of the old.
+ROWS = 200_000
+#: Fresh inputs and their draws; `bad` ones are refused and shall not thin out the shards.
+_DRAWN_SCHEMA = pl.Schema({**PLAN_SCHEMA, "draw": pl.UInt64(), "bad": pl.Boolean()})
 
 
 @dataclass(frozen=True)
@@ -41,279 +41,100 @@ class Layout:
     seed: int = 0
 
 
-@dataclass
-class Changes:
-    """What a plan has beside the one before it."""
-
-    new: int = 0
-    kept: int = 0
-    twice: int = 0
-    twins: int = 0
-    nameless: int = 0
-    changed: list[str] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
-    #: Inputs that were planned, are not published and cannot be found any more: (path, its bytes if they are no text).
-    lost: list[tuple[str, bytes | None]] = field(default_factory=list)
-    pruned: set[int] = field(default_factory=set)
-
-    def lines(self, prune: bool) -> list[str]:
-        said = []
-        if self.twice:
-            said.append(f"{self.twice} inputs were named more than once and count once")
-        if self.twins:
-            said.append(f"{self.twins} inputs have the relative path of another one and were told apart by their root")
-        remedy = "their shards are rewritten" if prune else "what is published stays; --prune rewrites it"
-        if self.nameless:
-            said.append(f"{self.nameless} samples have no digest of their source, an older javisc wrote none: {remedy}")
-        for names, what in ((self.changed, "changed"), (self.deleted, "no longer given")):
-            if names:
-                shown = ", ".join(repr(name) for name in sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-                said.append(f"{len(names)} inputs are {what} since the last build ({shown}): {remedy}")
-        return said
-
-
 def lay_out(
     inputs: pl.LazyFrame,
     layout: Layout,
     folder: Path,
     *,
-    old: pl.DataFrame | None = None,
-    published: pl.DataFrame | None = None,
+    old: pl.LazyFrame | pl.DataFrame | None = None,
+    published: Published | pl.DataFrame | None = None,
     prune: bool = False,
     retry: Iterable[str] = (),
+    digests: Digests = one_by_one,
+    rows_at_once: int = ROWS,
 ) -> tuple[pl.LazyFrame, Changes]:
     """Give every input its key and shard, keeping what an older plan says.
 
     inputs: INPUT_SCHEMA. old: the plan before (PLAN_SCHEMA). published: key, shard, sha256, reason of what stands on disk.
-    retry: reasons for which a published reject is planned again. folder: scratch for what is longer than memory.
+    retry: reasons for which a published reject is planned again. folder: scratch for what is longer than memory. digests: hashes
+    the files whose time alone changed. rows_at_once: held in memory, about; it does not shape the result.
     Returns the plan (PLAN_SCHEMA, sorted by shard and key) and what changed. The result does not depend on the order of
     the inputs. New inputs always get new shards; a shard whose inputs change gets its revision raised, which makes what is
     published of it stale.
     """
     changes = Changes()
-    rows = spool(
-        (_keyed(batch) for batch in inputs.collect_batches(chunk_size=_BATCH)), folder / "inputs", KEYED_SCHEMA
-    )
-    rows = rows.with_row_index("row")
-    narrow = rows.select("row", *MADE_OF, "relpath", "key0", "refused").collect(engine="streaming")
-    narrow = _once(narrow, changes)
-    # Before groups, splits were drawn into the plan: what such a plan says stays.
-    drawn = old.select("key", drawn="split") if old is not None and "group" not in old.columns else None
-    old = as_now(old) if old is not None else pl.DataFrame(schema=PLAN_SCHEMA)
-    published = published if published is not None else pl.DataFrame(schema=PUBLISHED_SCHEMA)
-    assigned = _match(narrow, old, changes)
-    assigned, kept = _compare(rows, assigned, old, published, changes, prune, frozenset(retry))
-    assigned = _spread(assigned, layout, 1 + max(_highest(old), _highest(published)))
-    changes.new = int(assigned["fresh"].sum())
-    changes.kept = assigned.height - changes.new + kept.height
-    raised = pl.col("shard").is_in(sorted(changes.pruned)).cast(pl.Int32)
-    fresh = rows.drop("relpath", "refused", "key0", *MADE_OF).join(assigned.lazy(), on="row", how="inner")
-    if drawn is not None:
-        fresh = fresh.join(without(drawn.lazy()), on="key", how="left").with_columns(
-            split=pl.coalesce("split", "drawn")
+    standing = PublishedTable(published) if isinstance(published, pl.DataFrame) else published
+    before = Before(None if old is None else old.lazy(), standing)
+    count = max(int(inputs.select(pl.len()).collect(engine="streaming").item()), before.height)
+    parts = -(-count // rows_at_once)
+
+    new = Partitions(folder / "new", parts, KEYED_SCHEMA)
+    for batch in inputs.collect_batches(chunk_size=_BATCH):
+        new.add(keyed(batch), by("path"))
+    paths, names = (Partitions(folder / "old-paths", parts, PATHS_SCHEMA), Partitions(folder / "old", parts, BEFORE_SCHEMA))
+    for chunk in before.chunks(min(_BATCH, rows_at_once)):
+        paths.add(chunk, by("path"))
+        names.add(chunk, by("plain"))
+    first = before.highest + 1
+
+    matched = Partitions(folder / "matched", parts, MATCHED_SCHEMA)
+    for rows, there in zip(new, paths, strict=True):
+        matched.add(by_path(once(rows, changes), there), by("plain"))
+
+    stays = Partitions(folder / "stays", parts, PLAN_SCHEMA)
+    fresh = {bad: Partitions(folder / f"fresh-{bad:d}", parts, _DRAWN_SCHEMA) for bad in (False, True)}
+    lost = Partitions(folder / "lost", 1, LOST_SCHEMA)
+    for rows, there in zip(matched, names, strict=True):
+        settled = by_name(rows, there, changes)
+        settled, kept, missing = compare(
+            settled, there, changes, prune=prune, retry=frozenset(retry), digests=digests
         )
-    fresh = fresh.select(PLAN_SCHEMA.names())
-    plan = pl.concat([fresh, kept.lazy()]).with_columns(revision=pl.col("revision") + raised).sort("shard", "key")
-    return plan, changes
+        if before.split_drawn:
+            drawn = there.select("key", drawn="split")
+            settled = settled.join(drawn, on="key", how="left").with_columns(split=pl.coalesce("split", "drawn"))
+        lost.add(missing, pl.lit(0))
+        planned = settled.filter(pl.col("shard").is_not_null()).select(PLAN_SCHEMA.names())
+        for frame in (planned, kept):
+            stays.add(frame, pl.col("shard").cast(pl.Int64) * parts // first)
+        for bad, drawn in _drawn(settled.filter(pl.col("shard").is_null()), layout.seed).items():
+            # The upper half of a draw, which is even, cuts it into ranges.
+            fresh[bad].add(drawn, (pl.col("draw") // 2**32).cast(pl.Int64) * parts // 2**32)
+    changes.new = sum(each.height for each in fresh.values())
+    changes.kept = stays.height
+    changes.lost = spool(lost, folder / "gone", LOST_SCHEMA)
 
-
-def as_now(plan: pl.DataFrame) -> pl.DataFrame:
-    """An older plan in PLAN_SCHEMA: columns that were not thought of yet are null, and words for absent values too."""
-    return without(complete(plan.lazy(), PLAN_SCHEMA).select(PLAN_SCHEMA.names())).collect()
-
-
-def _keyed(batch: pl.DataFrame) -> pl.DataFrame:
-    windows = zip(batch["window_start"], batch["window_end"], strict=True)
-    keys = [key_of(relpath, window) for relpath, window in zip(batch["relpath"], windows, strict=True)]
-    return batch.with_columns(pl.Series("key0", keys, dtype=pl.String))
-
-
-def _once(narrow: pl.DataFrame, changes: Changes) -> pl.DataFrame:
-    """Drop inputs that were named twice, as with overlapping roots: the one seen from the outermost root stays."""
-    twice = narrow.filter(pl.struct(*MADE_OF).is_duplicated())
-    if twice.is_empty():
-        return narrow
-    order = [pl.col("relpath").str.len_bytes(), pl.col("relpath")]
-    first = twice.sort(order, descending=[True, False]).unique(MADE_OF, keep="first", maintain_order=True)
-    changes.twice = twice.height - first.height
-    return narrow.join(twice.join(first, on="row", how="anti"), on="row", how="anti")
-
-
-def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.DataFrame:
-    """Find each input in the older plan: by path, else by relpath if the older path is gone (the media moved).
-
-    Returns row, what it is made of, relpath, refused, key0, key, twin, and shard and revision, null for new inputs.
-    """
-    before = old.select(*MADE_OF, "relpath", "key", "twin", "shard", "revision")
-    by_path = before.rename({"relpath": "relpath_old"})
-    found = narrow.join(by_path, on=MADE_OF, how="left", nulls_equal=True)
-    found = found.with_columns(relpath=pl.coalesce("relpath_old", "relpath")).drop("relpath_old")
-    lone = found.filter(pl.col("key").is_null())
-    left = before.join(found.drop_nulls("key"), on="key", how="anti")
-    clashing = lone.filter(pl.col("key0").is_duplicated() | pl.col("key0").is_in(_plain_keys(before).implode()))
-    settled = [found.drop_nulls("key"), lone.join(clashing, on="row", how="anti").with_columns(key="key0", twin=0)]
-    moved = _moved(clashing, left)
-    settled.append(moved)
-    clashing = clashing.join(moved, on="row", how="anti")
-    slow: list[dict[str, Any]] = []
-    by_relpath: dict[str, list[dict[str, Any]]] = {}
-    for row in left.filter(_plain_keys(left).is_in(clashing["key0"].implode())).iter_rows(named=True):
-        by_relpath.setdefault(_plain_key(row), []).append(row)
-    used: dict[str, set[int]] = {}
-    if clashing.height:
-        for row in before.filter(_plain_keys(before).is_in(clashing["key0"].implode())).iter_rows(named=True):
-            used.setdefault(_plain_key(row), set()).add(row["twin"])
-    for key0, group in groupby(clashing.sort("key0", "path").iter_rows(named=True), key=lambda row: row["key0"]):
-        before_it = sorted(by_relpath.get(key0, []), key=lambda row: row["twin"])
-        taken = used.get(key0, set())
-        for row in group:
-            # The same picture with another sound has changed; a picture that is gone from its old place has moved.
-            fits = [old for old in before_it if old["path"] == row["path"]] or [
-                old for old in before_it if not is_url(old["path"]) and not os.path.lexists(old["path"])
-            ]
-            if fits:
-                same = fits[0]
-                before_it.remove(same)
-                row.update({name: same[name] for name in ("key", "twin", "shard", "revision")})
-            else:
-                twin = next(number for number in range(len(taken) + 1) if number not in taken)
-                taken.add(twin)
-                changes.twins += twin > 0
-                row.update(key=key_of(row["relpath"], (row["window_start"], row["window_end"]), twin), twin=twin)
-            slow.append(row)
-    settled.append(pl.DataFrame(slow, schema=found.schema))
-    return pl.concat([frame.select(found.columns).cast(found.schema) for frame in settled], rechunk=True)
-
-
-def _moved(clashing: pl.DataFrame, left: pl.DataFrame) -> pl.DataFrame:
-    """Of inputs whose key is an older input's, those that alone have it, as does the older one, which is gone: they have moved.
-
-    A whole corpus may have, under another mount. Returns them with the older key, twin, shard and revision.
-    """
-    one = clashing.filter(~pl.col("key0").is_duplicated()).drop("key", "twin", "shard", "revision")
-    before = left.select("key", "twin", "shard", "revision", path_old="path").with_columns(
-        _plain_keys(left).alias("key0")
+    spread = Partitions(folder / "spread", parts, PLAN_SCHEMA)
+    shards = max(1, -(-fresh[False].height // layout.per_shard))
+    for each in fresh.values():
+        for frame in _spread(each, shards, first):
+            spread.add(frame, (pl.col("shard").cast(pl.Int64) - first) * parts // shards)
+    raised = pl.col("shard").is_in(sorted(changes.pruned)).cast(pl.Int32)
+    ordered = (
+        frame.with_columns(revision=pl.col("revision") + raised).sort("shard", "key")
+        for table in (stays, spread)
+        for frame in table
     )
-    both = one.join(before.filter(~pl.col("key0").is_duplicated()), on="key0", how="inner")
-    gone = [
-        old == new or not (is_url(old) or os.path.lexists(old))
-        for old, new in both.select("path_old", "path").iter_rows()
-    ]
-    return both.filter(pl.Series(gone, dtype=pl.Boolean)).select(clashing.columns)
+    return spool(ordered, folder / "ordered", PLAN_SCHEMA), changes
 
 
-def _plain_key(row: Mapping[str, Any]) -> str:
-    return row["key"] if row["twin"] == 0 else key_of(row["relpath"], (row["window_start"], row["window_end"]))
+def _drawn(fresh: pl.DataFrame, seed: int) -> dict[bool, pl.DataFrame]:
+    """New inputs with their draws, good and bad ones."""
+    draws = pl.Series("draw", [draw(seed, key) for key in fresh["key"]], dtype=pl.UInt64)
+    drawn = fresh.with_columns(draws, bad=pl.col("refused").is_not_null(), revision=pl.lit(0, pl.Int32))
+    return {bad: drawn.filter(pl.col("bad") == bad).select(_DRAWN_SCHEMA.names()) for bad in (False, True)}
 
 
-def _plain_keys(frame: pl.DataFrame) -> pl.Series:
-    """The keys that rows would have without a twin."""
-    if (frame["twin"] == 0).all():
-        return frame["key"]
-    return pl.Series("key", [_plain_key(row) for row in frame.iter_rows(named=True)], dtype=pl.String)
-
-
-def _compare(
-    rows: pl.LazyFrame,
-    assigned: pl.DataFrame,
-    old: pl.DataFrame,
-    published: pl.DataFrame,
-    changes: Changes,
-    prune: bool,
-    retry: frozenset[str],
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Compare with what is published. Returns the inputs to plan from the new table, and the old rows that stay as they are."""
-    state = old.select("key", "shard").join(published, on=["key", "shard"], how="inner")
-    deleted = old.join(assigned.drop_nulls("shard"), on="key", how="anti")
-    changes.deleted = deleted["path"].to_list()
-    refused = assigned.filter(pl.col("refused").is_in(["unreadable", "vanished"])).drop_nulls("shard")
-    missing = pl.concat([deleted, old.join(refused, on="key", how="semi")]).filter(pl.col("refused").is_null())
-    changes.lost = missing.join(state, on="key", how="anti").select("path", "raw_path").rows()
-    gone = deleted.join(state, on="key", how="semi")
-    if prune:
-        made = state.filter(pl.col("reason").is_null())
-        changes.pruned |= set(gone.join(made, on="key", how="semi")["shard"])
-        gone = gone.clear()
-    if state.is_empty():
-        return assigned, gone
-    times = ("mtime_ns", "audio_mtime_ns")
-    now = rows.select("row", "raw_path", *_COMPARED[:-1], *times).join(
-        assigned.lazy().drop("path", "audio_path"), on="row"
-    )
-    both = now.join(old.lazy().select("key", *times, *_COMPARED), on="key", suffix="_old").join(state.lazy(), on="key")
-
-    def other(name: str) -> pl.Expr:
-        return pl.col(name).ne_missing(pl.col(f"{name}_old"))
-
-    differs = pl.any_horizontal(other(name) for name in _COMPARED if name not in ("split", "group"))
-    touched = pl.any_horizontal(other(name) for name in times)
-    again = pl.col("reason").is_in(sorted(retry))
-    nameless = pl.col("reason").is_null() & pl.col("sha256").is_null()
-    suspects = (
-        both.with_columns(differs=differs, again=again, nameless=nameless)
-        .filter(differs | touched | again | nameless)
-        .select("row", "raw_path", "audio_path", "shard", "sha256", "audio_sha256", "reason", "differs", "nameless")
-        .collect(engine="streaming")
-        .join(assigned.select("row", "path"), on="row")
-    )
-    anew: list[int] = []
-    stale: list[int] = []
-    for row in suspects.sort("path").iter_rows(named=True):
-        if row["reason"] is not None:
-            anew.append(row["row"])
-        elif row["nameless"] and not row["differs"]:
-            changes.nameless += 1
-            if prune:
-                changes.pruned.add(row["shard"])
-            else:
-                stale.append(row["row"])
-        elif row["differs"] or not (
-            _same_content(row["path"], row["raw_path"], row["sha256"])
-            and (row["audio_path"] is None or _same_content(row["audio_path"], None, row["audio_sha256"]))
-        ):
-            changes.changed.append(row["path"])
-            if prune:
-                changes.pruned.add(row["shard"])
-            else:
-                stale.append(row["row"])
-    # A refused input that changed is in no shard: it is planned as if it were new.
-    reset = pl.col("row").is_in(anew)
-    assigned = assigned.with_columns(shard=pl.when(~reset).then("shard"), revision=pl.when(~reset).then("revision"))
-    stays = assigned.filter(pl.col("row").is_in(stale))
-    kept = pl.concat([gone, old.join(stays, on="key", how="semi")])
-    return assigned.join(stays, on="row", how="anti"), kept
-
-
-def _same_content(path: str, raw_path: bytes | None, sha256: str | None) -> bool:
-    """True if a file whose time changed still has the content that was compiled."""
-    if sha256 is None or is_url(path):
-        return False
-    try:
-        return sha256_of(Path(path if raw_path is None else os.fsdecode(raw_path))) == sha256
-    except OSError:
-        return False
-
-
-def _highest(frame: pl.DataFrame) -> int:
-    return int(frame["shard"].max()) if frame.height else -1  # type: ignore[arg-type]
-
-
-def _spread(assigned: pl.DataFrame, layout: Layout, first: int) -> pl.DataFrame:
+def _spread(fresh: Partitions, shards: int, first: int) -> Iterator[pl.DataFrame]:
     """Deal new inputs to shards from `first` on, in the order of their draw, so that every shard is a fair sample."""
-    fresh = assigned.filter(pl.col("shard").is_null())
-    draws = pl.Series("draw", [draw(layout.seed, key) for key in fresh["key"]], dtype=pl.UInt64)
-    fresh = fresh.with_columns(draws, bad=pl.col("refused").is_not_null()).sort("bad", "draw", "key")
-    good = fresh.filter(~pl.col("bad")).height
-    shards = max(1, -(-good // layout.per_shard))
-    place = pl.int_range(pl.len(), dtype=pl.Int64)
-    fresh = fresh.with_columns(place=place.over("bad"), among=pl.len().over("bad"))
-    fresh = fresh.with_columns(
-        shard=(pl.col("place") * shards // pl.col("among") + first).cast(pl.Int32),
-        revision=pl.lit(0, pl.Int32),
-        fresh=True,
-    )
-    both = [fresh.drop("draw", "bad", "place", "among"), assigned.drop_nulls("shard").with_columns(fresh=False)]
-    return pl.concat([frame.select(sorted(frame.columns)) for frame in both])
+    placed = 0
+    for frame in fresh:
+        if frame.is_empty():
+            continue
+        place = pl.int_range(placed, placed + frame.height, dtype=pl.Int64)
+        placed += frame.height
+        yield frame.sort("draw", "key").with_columns(
+            shard=(place * shards // fresh.height + first).cast(pl.Int32)
+        )
 
 
 def write_plan(plan: pl.LazyFrame, path: Path) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 import polars as pl
 
 from javisc.compiler.inputs.table import BESIDE, conform
-from javisc.compiler.plan.layout import Changes, Layout, lay_out, write_plan
+from javisc.compiler.plan.before import DamagedPlan
+from javisc.compiler.plan.changes import Changes, Names
+from javisc.compiler.plan.comparing import Digests
+from javisc.compiler.plan.layout import Layout, lay_out, write_plan
 from javisc.compiler.plan.options import RETRIED, BuildOptions
 from javisc.compiler.plan.saved import SETTINGS, check_settings, read_settings, write_settings
 from javisc.compiler.recipe import Recipe
@@ -25,6 +28,8 @@ from javisc.manifests.urls import is_url
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
 Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
 PLAN = (BUILD, "plan.parquet")
+#: Rows, or names of folders, that are held at a time.
+_BATCH = 100_000
 
 
 def plan_digest(path: Path) -> str:
@@ -36,7 +41,8 @@ def plan_digest(path: Path) -> str:
 class Planner:
     """Makes the plan of one build.
 
-    guess: samples that fill a shard, from a table of INPUT_SCHEMA. say: hears what is new. scratch: a local folder.
+    guess: samples that fill a shard, from a table of INPUT_SCHEMA. digests: of files whose time changed. say: hears what is new.
+    scratch: a local folder.
     """
 
     def __init__(
@@ -47,10 +53,11 @@ class Planner:
         scratch: Path,
         *,
         guess: Callable[[pl.LazyFrame], int],
+        digests: Digests,
         say: Callable[[str], None],
     ) -> None:
         self.store, self.recipe, self.options, self.scratch = store, recipe, options, scratch
-        self.guess, self.say = guess, say
+        self.guess, self.digests, self.say = guess, digests, say
 
     def plan(self, inputs: Inputs | None) -> Path:
         """Bring the plan up to date and return it as a local file. Raises UserError."""
@@ -81,15 +88,19 @@ class Planner:
             )
         layout = Layout(self._per_shard(table), self.options.seed)
         old = self._old() if exists else None
-        plan, changes = lay_out(
-            table,
-            layout,
-            folder,
-            old=old,
-            published=None if old is None else Parts(self.store).published(old),
-            prune=self.options.prune,
-            retry=RETRIED if self.options.retry_rejected else (),
-        )
+        try:
+            plan, changes = lay_out(
+                table,
+                layout,
+                folder,
+                old=old,
+                published=None if old is None else Parts(self.store),
+                prune=self.options.prune,
+                retry=RETRIED if self.options.retry_rejected else (),
+                digests=self.digests,
+            )
+        except DamagedPlan as error:
+            raise self._damaged(error) from error
         self._stop_if_lost(changes)
         with self.store.publish(*PLAN) as local:
             write_plan(plan, local)
@@ -99,30 +110,40 @@ class Planner:
         shutil.rmtree(folder, ignore_errors=True)
         return self.store.fetch(*PLAN)
 
-    def _old(self) -> pl.DataFrame:
+    def _old(self) -> pl.LazyFrame:
+        local = self.store.fetch(*PLAN)
         try:
-            return pl.read_parquet(self.store.fetch(*PLAN))
+            plan = pl.scan_parquet(local, glob=False)
+            plan.collect_schema()
         except POLARS_FAULTS as error:
-            raise UserError(
-                f"{self.store.path(*PLAN)} is damaged ({said(error)}): restore it, or give another --out",
-                exit_code=1,
-            ) from error
+            raise self._damaged(error) from error
+        return plan
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self.store.path(*PLAN)} is damaged ({said(error)}): restore it, or give another --out", exit_code=1
+        )
 
     def _stop_if_lost(self, changes: Changes) -> None:
         """Raise Unavailable where planned inputs are gone with all around them: a lost mount must not change the plan."""
         if self.options.prune:
             return
         away: dict[bytes, bool] = {}
-        lost = []
-        for path, raw in changes.lost:
-            folder = os.path.dirname(os.fsencode(path) if raw is None else raw)  # noqa: PTH120
-            if folder not in away:
-                away[folder] = not is_url(path) and gone(os.path.join(folder, b"x"))  # noqa: PTH118
-            if away[folder]:
-                lost.append(path)
+        lost = Names()
+        for batch in changes.lost.collect_batches(chunk_size=_BATCH):
+            names = []
+            for path, raw in batch.iter_rows():
+                folder = os.path.dirname(os.fsencode(path) if raw is None else raw)  # noqa: PTH120
+                if folder not in away:
+                    if len(away) >= _BATCH:
+                        away.clear()
+                    away[folder] = not is_url(path) and gone(os.path.join(folder, b"x"))  # noqa: PTH118
+                if away[folder]:
+                    names.append(path)
+            lost.add(names)
         if lost:
             raise Unavailable(
-                f"{len(lost)} inputs of the plan are gone with their folders ({min(lost)!r} is the first): mount them again and "
+                f"{len(lost)} inputs of the plan are gone with their folders ({lost.first[0]!r} is the first): mount them again and "
                 "run the same command; if they were deleted, say --prune and the plan does without them"
             )
 

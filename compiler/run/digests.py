@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.pool import Call, Pool
+from javisc.manifests.environment import ask_local
 from javisc.manifests.files import sha256_of
 
 T = TypeVar("T")
+#: A file that is read slower than this (bytes a second) hangs.
+_RATE, _START = 1e6, 300.0
 
 
 def digested(sources: Mapping[str, Path], work: Callable[[], T]) -> tuple[T, dict[str, Any]]:
@@ -52,3 +57,30 @@ def _digest(path: Path) -> str:
         raise Rejected("vanished", str(error)) from error
     except OSError as error:
         raise Rejected("unreadable", str(error)) from error
+
+
+def digests(paths: Sequence[Path], workers: int, scratch: Path) -> list[str | None]:
+    """The SHA-256 of each file, made by supervised workers; None for what cannot be read.
+
+    scratch: a folder for their logs. Raises Unavailable where storage does not answer.
+    """
+    found: list[str | None] = [None] * len(paths)
+    with Pool(max(1, min(workers, len(paths))), scratch, (__name__,)) as pool:
+        for number, path in enumerate(paths):
+            size = (_state(path) or (0, 0))[0]
+            arguments = {"path": os.fsencode(path).hex()}
+            pool.submit(Call(number, f"{__name__}:digest_of", arguments, _START + size / _RATE, short=True))
+        while pool.busy:
+            for outcome in pool.wait():
+                outcome.stop_if_unavailable()
+                found[outcome.call.tag] = outcome.value if outcome.error is None else None
+    return found
+
+
+def digest_of(path: str) -> str | None:
+    """In a worker: the SHA-256 of a file, whose path comes as hex digits of its bytes; None if it cannot be read."""
+    local = Path(os.fsdecode(bytes.fromhex(path)))
+    try:
+        return ask_local(lambda: sha256_of(local), str(local))
+    except OSError:
+        return None

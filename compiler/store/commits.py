@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -109,17 +109,21 @@ class Parts:
             files, glob=False, include_file_paths="part", schema=types, missing_columns="insert"
         ).select(*types, "part")
 
-    def published(self, plan: pl.DataFrame) -> pl.DataFrame:
-        """Key, shard, digest of the source or reason of the refusal, of everything committed.
+    @property
+    def shards(self) -> Collection[int]:
+        """Those that are committed."""
+        return self.commits.keys()
 
-        Of shards whose part is lost or damaged, what the plan says: its keys, without digests.
+    def of(self, shards: Collection[int], plan: pl.DataFrame) -> pl.DataFrame:
+        """Key, shard, digest of the source or reason of the refusal, of everything in some committed shards.
+
+        Of shards whose part is lost or damaged, what their rows of the plan say: the keys, without digests.
         """
-        shards = sorted(self.commits)
         try:
-            return self._published(shards)
+            return self._published(sorted(shards))
         except (FileNotFoundError, *POLARS_FAULTS):  # which one it is, is found below
             frames = [pl.DataFrame(schema=PUBLISHED_SCHEMA)]
-        for shard in shards:
+        for shard in sorted(shards):
             try:
                 frames.append(self._published([shard]))
             except (FileNotFoundError, *POLARS_FAULTS):
