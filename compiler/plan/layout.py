@@ -28,7 +28,7 @@ __all__ = ["PLAN_SCHEMA", "Changes", "Layout", "as_now", "lay_out", "read_shards
 
 _BATCH = 100_000
 #: Rows of a part, of the new table and of the old.
-ROWS = 200_000
+ROWS = 100_000
 #: Fresh inputs and their draws; `bad` ones are refused and shall not thin out the shards.
 _DRAWN_SCHEMA = pl.Schema({**PLAN_SCHEMA, "draw": pl.UInt64(), "bad": pl.Boolean()})
 
