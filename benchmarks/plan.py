@@ -94,8 +94,19 @@ def publish_parts(folder: Path) -> None:
         some = lazy.filter(pl.col("shard").is_between(low, low + 39)).collect()
         for (shard,), part in some.group_by(["shard"]):
             rows = part.select(
-                "key", "path", "relpath", "id", "text", "shard", "source_bytes", source_sha256=pl.col("key") + "0" * 40,
-                num_frames=pl.lit(240), duration=pl.lit(10.0), height=pl.lit(720), width=pl.lit(1280), fps=pl.lit(24.0),
+                "key",
+                "path",
+                "relpath",
+                "id",
+                "text",
+                "shard",
+                "source_bytes",
+                source_sha256=pl.col("key") + "0" * 40,
+                num_frames=pl.lit(240),
+                duration=pl.lit(10.0),
+                height=pl.lit(720),
+                width=pl.lit(1280),
+                fps=pl.lit(24.0),
             )
             made = {"bytes": 1, "sha256": "0" * 64, "idx_bytes": 1, "idx_sha256": "0" * 64}
             frame = complete(rows.lazy(), MANIFEST_SCHEMA).select(MANIFEST_SCHEMA.names()).collect()
@@ -180,11 +191,15 @@ def main() -> None:
         else:
             step(arguments.way, arguments.rows[0], arguments.scratch)
         own = resource.getrusage(resource.RUSAGE_SELF)
-        print(json.dumps({
-            "seconds": time.monotonic() - began,
-            "cpu": own.ru_utime + own.ru_stime,
-            "peak": own.ru_maxrss / 1e6,
-        }))
+        print(
+            json.dumps(
+                {
+                    "seconds": time.monotonic() - began,
+                    "cpu": own.ru_utime + own.ru_stime,
+                    "peak": own.ru_maxrss / 1e6,
+                }
+            )
+        )
         return
     lines = [
         f"# Scan, plan and merge ({platform.machine()}, polars {pl.__version__}, Python {platform.python_version()})",

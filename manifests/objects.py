@@ -10,7 +10,7 @@ import asyncio
 import bisect
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -67,23 +67,31 @@ def _one(url: str) -> Info | Exception:
         return error
 
 
-def listing(root: str) -> dict[str, Info]:
-    """Every object below a URL by its path, as fsspec's `find` with details gives it. Raises what that raises."""
+def listing(root: str) -> Iterator[list[tuple[str, Info]] | None]:
+    """Every object below a URL, some thousand at a time: its path and what fsspec's `find` with details says of it.
+
+    None: a list broke off, what came before it counts for nothing and comes again. Raises what fsspec raises.
+    """
     fs, base = filesystem(root.rstrip("/"))
     bucket, _, prefix = base.partition("/")
     store = _obstore(fs, bucket) if urlsplit(root).scheme == "s3" else None
     if store is not None:
         import obstore
 
+        any_page = False
         try:
-            pages = obstore.list(store, prefix or None, chunk_size=PAGE)
-            found = {f"{bucket}/{meta['path']}": _info(meta) for page in pages for meta in page}
-        except Exception:  # noqa: BLE001 (whatever it is, fsspec tells it in words that we know)
-            found = {}
-        # A name that the two may spell in different ways, or none at all, is fsspec's to tell.
-        if found and all(_PLAIN.fullmatch(name) for name in found):
-            return found
-    return dict(patiently(lambda: fs.find(base, detail=True), root, remote=True))
+            for page in obstore.list(store, prefix or None, chunk_size=PAGE):
+                any_page = any_page or bool(page)
+                yield [(f"{bucket}/{meta['path']}", _info(meta)) for meta in page]
+        except GeneratorExit:
+            raise
+        except Exception:  # noqa: BLE001 (whatever it is, fsspec tells it in words that we know; control characters in a name)
+            any_page = False
+            yield None
+        if any_page:
+            return
+    found = dict(patiently(lambda: fs.find(base, detail=True), root, remote=True))
+    yield list(found.items())
 
 
 def _of_bucket(bucket: str, urls: list[str]) -> dict[str, Info | Exception]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 #: Rows that wait in memory before they are written.
-HELD = 250_000
+HELD = 200_000
 
 
 class Partitions:
@@ -35,26 +35,43 @@ class Partitions:
         if self._rows >= self._held:
             self._write()
 
-    def _write(self) -> None:
+    def clear(self) -> None:
+        """Forget every row."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._waiting.clear()
+        self.height = self._rows = self._written = 0
+
+    def _cut(self) -> dict[int, pl.DataFrame]:
+        """What waits, by part. One concatenation, then one cut: small pieces of many frames would cost more than their rows."""
         if not self._waiting:
-            return
-        # One concatenation, then one cut: small pieces of many frames would cost more than their rows.
+            return {}
         whole = pl.concat(self._waiting, rechunk=True)
         self._waiting.clear()
-        for (part,), rows in whole.partition_by("__part", include_key=False, maintain_order=True, as_dict=True).items():
+        self._rows = 0
+        cut = whole.partition_by("__part", include_key=False, maintain_order=True, as_dict=True)
+        return {int(part): rows for (part,), rows in cut.items()}
+
+    def _write(self) -> None:
+        for part, rows in self._cut().items():
             place = self.folder / f"{part:06d}"
             place.mkdir(parents=True, exist_ok=True)
             rows.write_parquet(
                 place / f"{self._written:06d}.parquet", compression="zstd", compression_level=1, statistics=False
             )
-        self._rows, self._written = 0, self._written + 1
+        self._written += 1
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
+        nothing = pl.DataFrame(schema=self.schema)
+        if not self._written:  # it all fits
+            held = self._cut()
+            for part in range(self.count):
+                yield held.pop(part, nothing)
+            return
         self._write()
         for part in range(self.count):
             place = self.folder / f"{part:06d}"
             files = sorted(place.iterdir()) if place.is_dir() else []
-            yield pl.read_parquet(files, glob=False) if files else pl.DataFrame(schema=self.schema)
+            yield pl.read_parquet(files, glob=False) if files else nothing
             shutil.rmtree(place, ignore_errors=True)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from javisc.compiler.inputs.beside import CaptionReport, beside_them
 from javisc.compiler.inputs.lists import folder_of, resolved
-from javisc.compiler.inputs.local import SIDECAR
-from javisc.compiler.inputs.sidecars import NoCaption, read_sidecar
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, normal_relpath
 from javisc.manifests.errors import UserError
+from javisc.manifests.partitions import Partitions, by
 from javisc.manifests.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, read_rows
+from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
 #: What a table of captions may be joined by: the most exact first.
@@ -24,37 +24,10 @@ JOIN_BY = ("path", "relpath", "id")
 _SCHEMA = pl.Schema({"on": pl.String(), **{column.name: column.dtype for column in LABELS if column.name != "text"}})
 _CELLS = {name: name for name in (*JOIN_BY, *_SCHEMA) if name not in ("on", "texts")}
 _CHUNK = 50_000
-#: Sidecars in an object store are asked for so many at a time; each takes a round trip.
-_AT_ONCE = 16
-#: Names that a line shows.
-_SHOWN = 3
+#: Rows of a part of a join, of the inputs and of the table.
+ROWS = 100_000
 #: How a spec begins that names TAVGBench's release.
 TAVGBENCH = "tavgbench:"
-
-
-@dataclass
-class CaptionReport:
-    """What matched and what did not, on either side. `unreadable`: caption files that hold no caption; `why`: some of them."""
-
-    source: str
-    joined_by: str = ""
-    captioned: int = 0
-    without: int = 0
-    unused: int = 0
-    unreadable: int = 0
-    why: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        by = f" joined by {self.joined_by}" if self.joined_by else ""
-        said = [f"captions from {self.source}{by}: {self.captioned} inputs have one, {self.without} have none"]
-        if self.unused:
-            said.append(f"{self.unused} captions belong to no input")
-        if self.unreadable:
-            more = ", …" if self.unreadable > len(self.why) else ""
-            said.append(
-                f"{self.unreadable} caption files hold no caption that can be read ({'; '.join(self.why)}{more})"
-            )
-        return said
 
 
 def attach(
@@ -69,10 +42,10 @@ def attach(
     """
     report = CaptionReport(spec or "files beside the inputs")
     if spec is None:
-        joined = _sidecars(inputs, scratch / "captions.parquet", report)
+        joined = beside_them(inputs, scratch, report)
     else:
         table = table or CaptionTable.read(spec, scratch)
-        joined = _joined(inputs, table, ("id",) if spec.startswith(TAVGBENCH) else JOIN_BY, report)
+        joined = _joined(inputs, table, ("id",) if spec.startswith(TAVGBENCH) else JOIN_BY, report, scratch)
     joined = joined.select(INPUT_SCHEMA.names())
     if require:
         lacks = pl.col("text").is_null() & pl.col("refused").is_null()
@@ -84,49 +57,6 @@ def attach(
     report.captioned = int(counts["has"][0])
     report.without = int(counts["all"][0]) - report.captioned
     return joined, report
-
-
-def _sidecars(inputs: pl.LazyFrame, spool: Path, report: CaptionReport) -> pl.LazyFrame:
-    """Read the file beside each input without words. Results go through the disk: the scan may be longer than memory."""
-    pieces = []
-    wordless = inputs.filter(pl.col("text").is_null(), pl.col(SIDECAR).is_not_null()).select("path", SIDECAR)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for number, batch in enumerate(wordless.collect_batches(chunk_size=_CHUNK)):
-            files = batch.unique("path", maintain_order=True)
-            names = [os.fsdecode(name) for name in files[SIDECAR]]
-            run = pool.map if names and is_url(names[0]) else map
-            texts = list(run(_read, names))
-            for name, found in zip(names, texts, strict=True):
-                if isinstance(found, NoCaption):
-                    report.unreadable += 1
-                    if len(report.why) < _SHOWN:
-                        shown = os.fsencode(os.path.basename(name)).decode("utf-8", "backslashreplace")  # noqa: PTH119
-                        report.why.append(f"{shown} {found}")
-            beside = [None if isinstance(found, NoCaption) else found for found in texts]
-            piece = spool.with_name(f"sidecar-{number:06d}.parquet")
-            files.select("path").with_columns(pl.Series("beside", beside, dtype=pl.List(pl.String))).write_parquet(
-                piece
-            )
-            pieces.append(piece)
-    if not pieces:
-        return inputs
-    beside_them = pl.scan_parquet(pieces).unique("path")
-    own = pl.col("text").is_not_null()
-    return (
-        inputs.join(beside_them, on="path", how="left", maintain_order="left")
-        .with_columns(
-            text=pl.when(own).then("text").otherwise(pl.col("beside").list.first()),
-            texts=pl.when(own).then("texts").otherwise("beside"),
-        )
-        .drop("beside")
-    )
-
-
-def _read(path: str) -> list[str] | NoCaption:
-    try:
-        return read_sidecar(path)
-    except NoCaption as reason:
-        return reason
 
 
 def tavgbench(path: str) -> Iterator[dict[str, Any]]:
@@ -218,71 +148,128 @@ def _joinable(name: str) -> pl.Expr:
     return pl.when(odd).then(column.map_elements(one, return_dtype=pl.String)).otherwise(column)
 
 
-def _joined(inputs: pl.LazyFrame, table: CaptionTable, by: tuple[str, ...], report: CaptionReport) -> pl.LazyFrame:
-    """Left-join the labels by the column that matches most inputs; several captions of one input become a list."""
-    best: tuple[int, str] = (-1, by[-1])
-    for name in by:
-        matches = inputs.with_columns(on=_joinable(name)).join(table.by(name), on="on", how="semi")
-        count = int(matches.select(pl.len()).collect(engine="streaming").item())
-        if count > best[0]:
-            best = (count, name)
-    count, name = best
+@dataclass
+class _Unclear:
+    """What its parts say of a table: the first name that stands for several inputs, and the first in several splits."""
+
+    several: tuple[str, list[str]] | None = None
+    torn: tuple[int, str, list[str]] | None = None
+
+
+def _joined(
+    inputs: pl.LazyFrame, table: CaptionTable, by_names: tuple[str, ...], report: CaptionReport, scratch: Path
+) -> pl.LazyFrame:
+    """Left-join the labels by the column that matches most inputs; several captions of one input become a list.
+
+    Part by part: what has one name lies in one part, of the inputs and of the table.
+    """
+    height = int(inputs.select(pl.len()).collect(engine="streaming").item())
+    count = max(1, -(-max(height, table.height) // ROWS))
+    best: tuple[int, str] = (-1, by_names[-1])
+    for name in by_names:
+        if (matches := _matches(inputs, table, name, scratch / f"matches-{name}", count)) > best[0]:
+            best = (matches, name)
+    matches, name = best
     report.joined_by = name
-    labels = (
-        table.by(name)
-        .with_row_index("order")
-        .sort("order")
+    if matches == 0:
+        _refuse_stranger(inputs, table)
+    schema = pl.Schema({**inputs.collect_schema(), "on": pl.String()})
+    keyed = _parts(inputs.with_columns(on=_joinable(name)), scratch / "uncaptioned", count, schema)
+    rows = table.by(name).with_row_index("order")
+    labels = _parts(rows, scratch / "labels", count, pl.Schema({**_SCHEMA, "order": pl.UInt32()}))
+    report.unused = table.height - labels.height  # rows without the name
+    unclear = _Unclear()
+
+    def joined() -> Iterator[pl.DataFrame]:
+        for some, said in zip(keyed, labels, strict=True):
+            grouped = _grouped(said)
+            _look(some, grouped, name, unclear)
+            report.unused += int(grouped.join(some, on="on", how="anti")["rows"].sum())
+            both = some.join(
+                grouped.drop("splits", "rows", "order"), on="on", how="left", suffix="_table", maintain_order="left"
+            )
+            given = [pl.coalesce(f"{label}_table", label).alias(label) for label in _SCHEMA if label != "on"]
+            texts = pl.coalesce("texts_table", "texts")
+            text = pl.when(pl.col("texts_table").is_not_null()).then(texts.list.first()).otherwise("text")
+            yield both.with_columns(*given, text=text).select(schema.names())
+
+    captioned = spool(joined(), scratch / "captioned", schema)
+    _refuse_unclear(unclear, table, name)
+    return captioned
+
+
+def _parts(frame: pl.LazyFrame, folder: Path, count: int, schema: pl.Schema) -> Partitions:
+    """The rows of a frame by their `on`."""
+    parts = Partitions(folder, count, schema)
+    for batch in frame.select(schema.names()).collect_batches(chunk_size=_CHUNK, maintain_order=True):
+        parts.add(batch, by("on"))
+    return parts
+
+
+def _matches(inputs: pl.LazyFrame, table: CaptionTable, name: str, folder: Path, count: int) -> int:
+    """How many inputs the table knows by that name."""
+    schema = pl.Schema({"on": pl.String()})
+    known = _parts(table.by(name), folder / "table", count, schema)
+    if not known.height:
+        return 0
+    asked = _parts(inputs.select(on=_joinable(name)), folder / "inputs", count, schema)
+    return sum(some.join(said, on="on", how="semi").height for some, said in zip(asked, known, strict=True))
+
+
+def _grouped(rows: pl.DataFrame) -> pl.DataFrame:
+    """The labels of each name, in the order of the table."""
+    return (
+        rows.sort("order")
         .group_by("on", maintain_order=True)
         .agg(
             pl.col("texts").explode().drop_nulls(),
             *(pl.col(label).drop_nulls().first() for label in _SCHEMA if label not in ("on", "texts")),
+            pl.col("order").first(),
             splits=pl.col("split").drop_nulls().unique(maintain_order=True),
             rows=pl.len(),
         )
         .with_columns(texts=pl.when(pl.col("texts").list.len() > 0).then("texts"))
-        .collect(engine="streaming")
-        .lazy()
-    )
-    keyed = inputs.with_columns(on=_joinable(name))
-    _check(keyed, labels, table, name, count)
-    left = labels.join(keyed, on="on", how="anti").select(pl.col("rows").sum()).collect(engine="streaming").item()
-    nameless = table.height - int(table.by(name).select(pl.len()).collect(engine="streaming").item())
-    report.unused = int(left or 0) + nameless
-    joined = keyed.join(labels.drop("splits", "rows"), on="on", how="left", suffix="_table", maintain_order="left")
-    given = [pl.coalesce(f"{label}_table", label).alias(label) for label in _SCHEMA if label != "on"]
-    texts = pl.coalesce("texts_table", "texts")
-    return joined.with_columns(
-        *given, text=pl.when(pl.col("texts_table").is_not_null()).then(texts.list.first()).otherwise("text")
     )
 
 
-def _check(keyed: pl.LazyFrame, labels: pl.LazyFrame, table: CaptionTable, name: str, count: int) -> None:
-    """Raise UserError where the table matches nothing, or one of its names stands for several inputs or in several splits."""
-    if count == 0 and (any_input := keyed.select("path", "relpath", "id").head(1).collect()).height:
-        example = table.example()
-        if example is None:
-            raise UserError(f"--captions {table.spec} has no rows: nothing can be joined")
-        column, value = example
-        raise UserError(
-            f"--captions {table.spec}: none of its {table.height} rows belongs to an input: by {column} it names "
-            f"{value[:200]!r}, an input is {any_input[column][0][:200]!r}; mend the column, or give another of "
-            f"{', '.join(JOIN_BY)}"
-        )
+def _look(keyed: pl.DataFrame, labels: pl.DataFrame, name: str, unclear: _Unclear) -> None:
+    """Note the names of a part that stand for several inputs or in several splits."""
     if name != "path":
         usable = keyed.filter(pl.col("refused").is_null()).join(labels.select("on"), on="on", how="semi")
-        several = (
-            usable.group_by("on").agg(pl.col("path").unique().sort().head(3)).filter(pl.col("path").list.len() > 1)
-        )
-        found = several.sort("on").head(1).collect(engine="streaming")
-        if found.height:
-            paths = " and ".join(found["path"][0].to_list()[:2])
-            raise UserError(
-                f"--captions {table.spec}: the {name} {found['on'][0]!r} stands for several inputs ({paths}): give the column "
-                f"{'relpath or path' if name == 'id' else 'path'}, which tells them apart"
-            )
-    torn = labels.filter(pl.col("splits").list.len() > 1).head(1).collect(engine="streaming")
-    if torn.height:
+        paths = usable.group_by("on").agg(pl.col("path").unique().sort().head(3))
+        found = paths.filter(pl.col("path").list.len() > 1).sort("on").head(1)
+        if found.height and (unclear.several is None or found["on"][0] < unclear.several[0]):
+            unclear.several = (found["on"][0], found["path"][0].to_list())
+    torn = labels.filter(pl.col("splits").list.len() > 1).select("order", "on", "splits").head(1).rows()
+    if torn and (unclear.torn is None or torn[0][0] < unclear.torn[0]):
+        unclear.torn = torn[0]
+
+
+def _refuse_stranger(inputs: pl.LazyFrame, table: CaptionTable) -> None:
+    """Raise UserError: the table matches nothing."""
+    if not (any_input := inputs.select("path", "relpath", "id").head(1).collect()).height:
+        return
+    example = table.example()
+    if example is None:
+        raise UserError(f"--captions {table.spec} has no rows: nothing can be joined")
+    column, value = example
+    raise UserError(
+        f"--captions {table.spec}: none of its {table.height} rows belongs to an input: by {column} it names "
+        f"{value[:200]!r}, an input is {any_input[column][0][:200]!r}; mend the column, or give another of "
+        f"{', '.join(JOIN_BY)}"
+    )
+
+
+def _refuse_unclear(unclear: _Unclear, table: CaptionTable, name: str) -> None:
+    """Raise UserError where a name stands for several inputs or in several splits."""
+    if unclear.several is not None:
+        on, paths = unclear.several
         raise UserError(
-            f"--captions {table.spec}: {name} {torn['on'][0]!r} stands in several splits "
-            f"({', '.join(torn['splits'][0].to_list()[:4])}): give it one"
+            f"--captions {table.spec}: the {name} {on!r} stands for several inputs ({' and '.join(paths[:2])}): give the column "
+            f"{'relpath or path' if name == 'id' else 'path'}, which tells them apart"
+        )
+    if unclear.torn is not None:
+        _, on, splits = unclear.torn
+        raise UserError(
+            f"--captions {table.spec}: {name} {on!r} stands in several splits ({', '.join(splits[:4])}): give it one"
         )

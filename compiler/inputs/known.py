@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from javisc.compiler.inputs.corpora import Corpus, Kind, corpus_of, locate, of_kind
-from javisc.compiler.inputs.local import ScanReport, scan
+from javisc.compiler.inputs.found import ScanReport
+from javisc.compiler.inputs.local import scan
 from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, Matched, match
 from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown
 from javisc.manifests.errors import UserError

@@ -17,7 +17,8 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
+from javisc.compiler.inputs.found import SCAN_SCHEMA, ScanReport
+from javisc.compiler.inputs.local import VIDEO_SUFFIXES, scan
 from javisc.compiler.inputs.table import INPUT_SCHEMA
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.rows import MAX_FIELD, open_bytes

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from javisc.compiler.inputs.captions import CaptionTable, attach
-from javisc.compiler.inputs.local import AUDIO_SUFFIXES, SCAN_SCHEMA, VIDEO_SUFFIXES, ScanReport, scan
+from javisc.compiler.inputs.found import SCAN_SCHEMA, ScanReport
+from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES, scan
 from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need_driver
@@ -41,7 +42,7 @@ def from_raw(
     def inputs(folder: Path) -> pl.LazyFrame:
         given = None if captions is None else CaptionTable.read(captions, folder)  # its faults are told before the scan
         report = ScanReport(used=_named(captions))
-        found = spool(scan(raw, suffixes, out=out, report=report), folder / "scan", SCAN_SCHEMA)
+        found = spool(scan(raw, suffixes, out=out, report=report, scratch=folder), folder / "scan", SCAN_SCHEMA)
         for line in report.lines():
             say(line)
         table, captioned = attach(found, captions, folder, require=require_caption, table=given)

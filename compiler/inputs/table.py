@@ -44,6 +44,8 @@ REQUIRED = ("path", "relpath")
 #: A function that makes the table may leave tables for the dataset in this subfolder of the one it gets: they are published as
 #: they are, beside the manifest.
 BESIDE = "beside"
+#: Tables that it leaves in LEFT are kept with the dataset's plan and lie in KEPT when the next plan is made.
+LEFT, KEPT = "left", "kept"
 
 
 def conform(rows: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:

@@ -84,9 +84,7 @@ def compare(
         changes.pruned |= set(old_ones["shard"])
         stale = stale.clear()
     reset = pl.col("row").is_in(anew.implode())
-    rows = rows.with_columns(
-        shard=pl.when(~reset).then("shard"), revision=pl.when(~reset).then("revision")
-    )
+    rows = rows.with_columns(shard=pl.when(~reset).then("shard"), revision=pl.when(~reset).then("revision"))
     stays = rows.filter(pl.col("row").is_in(stale.implode()))
     kept = pl.concat([gone, old.join(stays, on="key", how="semi")]).select(PLAN_SCHEMA.names())
     return rows.join(stays, on="row", how="anti").drop("row"), kept, lost

@@ -20,7 +20,7 @@ from javisc.compiler.plan.keys import draw
 from javisc.compiler.plan.matching import KEYED_SCHEMA, MATCHED_SCHEMA, PATHS_SCHEMA, by_name, by_path, keyed, once
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import write_table
+from javisc.manifests.io import ROW_GROUP, write_table
 from javisc.manifests.partitions import Partitions, by
 from javisc.manifests.spool import spool
 
@@ -71,7 +71,10 @@ def lay_out(
     new = Partitions(folder / "new", parts, KEYED_SCHEMA)
     for batch in inputs.collect_batches(chunk_size=_BATCH):
         new.add(keyed(batch), by("path"))
-    paths, names = (Partitions(folder / "old-paths", parts, PATHS_SCHEMA), Partitions(folder / "old", parts, BEFORE_SCHEMA))
+    paths, names = (
+        Partitions(folder / "old-paths", parts, PATHS_SCHEMA),
+        Partitions(folder / "old", parts, BEFORE_SCHEMA),
+    )
     for chunk in before.chunks(min(_BATCH, rows_at_once)):
         paths.add(chunk, by("path"))
         names.add(chunk, by("plain"))
@@ -86,9 +89,7 @@ def lay_out(
     lost = Partitions(folder / "lost", 1, LOST_SCHEMA)
     for rows, there in zip(matched, names, strict=True):
         settled = by_name(rows, there, changes)
-        settled, kept, missing = compare(
-            settled, there, changes, prune=prune, retry=frozenset(retry), digests=digests
-        )
+        settled, kept, missing = compare(settled, there, changes, prune=prune, retry=frozenset(retry), digests=digests)
         if before.split_drawn:
             drawn = there.select("key", drawn="split")
             settled = settled.join(drawn, on="key", how="left").with_columns(split=pl.coalesce("split", "drawn"))
@@ -114,7 +115,23 @@ def lay_out(
         for table in (stays, spread)
         for frame in table
     )
-    return spool(ordered, folder / "ordered", PLAN_SCHEMA), changes
+    return spool(_cut(ordered), folder / "ordered", PLAN_SCHEMA), changes
+
+
+def _cut(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of ROW_GROUP: the bytes of a parquet file depend on where its columns' pieces end."""
+    waiting: list[pl.DataFrame] = []
+    rows = 0
+    for frame in frames:
+        waiting.append(frame)
+        rows += frame.height
+        if rows >= ROW_GROUP:
+            whole = pl.concat(waiting, rechunk=True)
+            end = rows - rows % ROW_GROUP
+            yield from whole.head(end).iter_slices(ROW_GROUP)
+            waiting, rows = [whole.tail(rows - end)], rows - end
+    if rows:
+        yield pl.concat(waiting, rechunk=True)
 
 
 def _drawn(fresh: pl.DataFrame, seed: int) -> dict[bool, pl.DataFrame]:
@@ -132,9 +149,7 @@ def _spread(fresh: Partitions, shards: int, first: int) -> Iterator[pl.DataFrame
             continue
         place = pl.int_range(placed, placed + frame.height, dtype=pl.Int64)
         placed += frame.height
-        yield frame.sort("draw", "key").with_columns(
-            shard=(place * shards // fresh.height + first).cast(pl.Int32)
-        )
+        yield frame.sort("draw", "key").with_columns(shard=(place * shards // fresh.height + first).cast(pl.Int32))
 
 
 def write_plan(plan: pl.LazyFrame, path: Path) -> None:

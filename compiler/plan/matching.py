@@ -48,7 +48,7 @@ def once(rows: pl.DataFrame, changes: Changes) -> pl.DataFrame:
 
 
 def by_path(rows: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
-    """MATCHED_SCHEMA of inputs (KEYED_SCHEMA, all of some paths), with the place of the older input (PATHS_SCHEMA) of that path."""
+    """MATCHED_SCHEMA of inputs (KEYED_SCHEMA, all of some paths), with the places of the older ones (PATHS_SCHEMA)."""
     found = rows.join(old.rename({"relpath": "relpath_old"}), on=MADE_OF, how="left", nulls_equal=True)
     found = found.with_columns(relpath=pl.coalesce("relpath_old", "relpath"), plain=pl.coalesce("plain", "key0"))
     return found.select(MATCHED_SCHEMA.names())

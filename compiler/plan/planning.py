@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from javisc.compiler.inputs.table import BESIDE, conform
+from javisc.compiler.inputs.table import BESIDE, KEPT, LEFT, conform
 from javisc.compiler.plan.before import DamagedPlan
 from javisc.compiler.plan.changes import Changes, Names
 from javisc.compiler.plan.comparing import Digests
@@ -28,6 +28,8 @@ from javisc.manifests.urls import is_url
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
 Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
 PLAN = (BUILD, "plan.parquet")
+#: How the names of tables begin that one plan leaves for the next.
+_KEPT = "kept."
 #: Rows, or names of folders, that are held at a time.
 _BATCH = 100_000
 
@@ -75,7 +77,11 @@ class Planner:
         assert inputs is not None
         folder = self.scratch / "plan"
         folder.mkdir(parents=True)
+        self._hand_over(folder / KEPT)
         table = conform(inputs(folder) if callable(inputs) else inputs)
+        for left in sorted((folder / LEFT).glob("*.parquet")):
+            with self.store.publish(BUILD, _KEPT + left.name) as local:
+                shutil.copyfile(left, local)
         for beside in sorted((folder / BESIDE).glob("*.parquet")):
             with self.store.publish(beside.name) as local:
                 shutil.copyfile(beside, local)
@@ -110,6 +116,13 @@ class Planner:
         shutil.rmtree(folder, ignore_errors=True)
         return self.store.fetch(*PLAN)
 
+    def _hand_over(self, folder: Path) -> None:
+        """Put what the plan before left for this one into a folder."""
+        folder.mkdir()
+        for name in sorted(self.store.names(BUILD)):
+            if name.startswith(_KEPT):
+                shutil.copyfile(self.store.fetch(BUILD, name), folder / name.removeprefix(_KEPT))
+
     def _old(self) -> pl.LazyFrame:
         local = self.store.fetch(*PLAN)
         try:
@@ -143,8 +156,8 @@ class Planner:
             lost.add(names)
         if lost:
             raise Unavailable(
-                f"{len(lost)} inputs of the plan are gone with their folders ({lost.first[0]!r} is the first): mount them again and "
-                "run the same command; if they were deleted, say --prune and the plan does without them"
+                f"{len(lost)} inputs of the plan are gone with their folders ({lost.first[0]!r} is the first): mount them again "
+                "and run the same command; if they were deleted, say --prune and the plan does without them"
             )
 
     def _tell(self, changes: Changes, again: bool) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from javisc.compiler.inputs.corpora import corpus_of, locate
+from javisc.compiler.inputs.found import ScanReport
 from javisc.compiler.inputs.identity import without_extension
-from javisc.compiler.inputs.local import VIDEO_SUFFIXES, ScanReport, scan
+from javisc.compiler.inputs.local import VIDEO_SUFFIXES, scan
 from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, match
 from javisc.compiler.inputs.sync_lists import SyncCorpus
 from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown

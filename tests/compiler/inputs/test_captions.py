@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.inputs.captions import CaptionReport, attach
-from javisc.compiler.inputs.local import SCAN_SCHEMA, scan
+from javisc.compiler.inputs.beside import CaptionReport
+from javisc.compiler.inputs.captions import attach
+from javisc.compiler.inputs.found import SCAN_SCHEMA
+from javisc.compiler.inputs.local import scan
 from javisc.compiler.inputs.sidecars import NoCaption, read_sidecar
 from javisc.compiler.inputs.table import INPUT_SCHEMA
 from javisc.manifests.errors import UserError

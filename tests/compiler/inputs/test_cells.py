@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from javisc.compiler.inputs.captions import attach
-from javisc.compiler.inputs.local import SCAN_SCHEMA, scan
-from javisc.compiler.inputs.table import LABELS, conform
+from javisc.compiler.inputs.found import SCAN_SCHEMA
+from javisc.compiler.inputs.local import scan
+from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, conform
 from javisc.manifests.absent import found
 
 LABEL_NAMES = [column.name for column in LABELS]
@@ -50,7 +51,7 @@ def by_list(rows: list[dict[str, Any]], form: str, folder: Path) -> pl.DataFrame
     for row in rows:
         (folder / f"{row['id']}.mp4").write_bytes(b"x")
     table = write([{"path": f"{row['id']}.mp4", **row} for row in rows], folder / f"list.{form}")
-    frame = pl.concat(list(scan([str(table)]))).select(pl.all().exclude("sidecar"))
+    frame = pl.concat(list(scan([str(table)]))).select(INPUT_SCHEMA.names())
     return conform(frame).collect()
 
 

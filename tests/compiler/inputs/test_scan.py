@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.compiler.inputs.found import MAX_KINDS, SCAN_SCHEMA, SIDECAR, ScanReport
 from javisc.compiler.inputs.lists import read_list
-from javisc.compiler.inputs.local import (
-    AUDIO_SUFFIXES,
-    MAX_KINDS,
-    SCAN_SCHEMA,
-    SIDECAR,
-    VIDEO_SUFFIXES,
-    ScanReport,
-    scan,
-)
+from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES, scan
 from javisc.compiler.inputs.raw import from_raw
 from javisc.manifests.errors import UserError
 from javisc.manifests.rows import captions_of, cell

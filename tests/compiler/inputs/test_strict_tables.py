@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.compiler.inputs.captions import attach
+from javisc.compiler.inputs.found import SCAN_SCHEMA
 from javisc.compiler.inputs.lists import read_list
-from javisc.compiler.inputs.local import AUDIO_SUFFIXES, SCAN_SCHEMA, scan
+from javisc.compiler.inputs.local import AUDIO_SUFFIXES, scan
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.inputs.sidecars import NoCaption, read_sidecar
 from javisc.manifests.errors import UserError

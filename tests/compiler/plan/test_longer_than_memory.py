@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import tempfile
 from pathlib import Path
@@ -18,7 +17,6 @@ from javisc.compiler.plan.layout import Changes, Layout, lay_out, write_plan
 from javisc.compiler.store.commits import PUBLISHED_SCHEMA
 from javisc.manifests.files import sha256_of
 from javisc.manifests.partitions import Partitions, by
-
 from support import plan_in_memory as in_memory
 
 NAMES = st.sampled_from([f"{letter}.mp4" for letter in "pqrstuvw"])
@@ -105,7 +103,7 @@ def test_part_by_part_a_plan_is_the_one_that_is_made_whole(
             state = data.draw(states)
             if state is None:
                 continue
-            there = os.path.exists(row["path"])
+            there = Path(row["path"]).exists()
             digest = sha256_of(Path(row["path"])) if there else "0" * 64
             refused = state in ("timeout", "corrupt")
             cells = {
@@ -121,16 +119,18 @@ def test_part_by_part_a_plan_is_the_one_that_is_made_whole(
         both(inputs(after, place), layout, old=old, published=done, prune=prune, retry=retry)
 
 
-def test_a_plan_of_several_groups_of_rows_has_the_same_bytes(tmp_path: Path) -> None:
-    """More rows than one row group of the file, in parts that cut across them."""
+def test_the_bytes_of_a_plan_are_those_of_its_rows(tmp_path: Path) -> None:
+    """More rows than one row group of the file has, in parts that cut across it and in one: the same rows, the same bytes."""
     count = 110_000
     names = [f"g{number % 97}/clip_{number:07d}.mp4" for number in range(count)]
     rows = pl.DataFrame({"path": [f"/raw/{name}" for name in names], "relpath": names, "text": ["a dog"] * count})
-    made, _ = lay_out(conform(rows), Layout(500), tmp_path / "parts", rows_at_once=17_011)
+    written = []
+    for at_once in (17_011, count):
+        made, _ = lay_out(conform(rows), Layout(500), tmp_path / f"{at_once}", rows_at_once=at_once)
+        write_plan(made, tmp_path / "plan.parquet")
+        written.append((tmp_path / "plan.parquet").read_bytes())
     told, _ = in_memory.lay_out(conform(rows), in_memory.Layout(500), tmp_path / "whole")
-    for name, plan in (("parts", made), ("whole", told)):
-        write_plan(plan, tmp_path / f"{name}.parquet")
-    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert written[0] == written[1] and pl.read_parquet(written[0]).equals(told.collect())
 
 
 @settings(max_examples=30, deadline=None)
@@ -151,7 +151,11 @@ def test_parts_hold_every_row_once_and_what_is_equal_together(
             parts.add(pl.DataFrame(left[:cut], schema=parts.schema, orient="row"), by("name"))
             left = left[cut:]
         found = [frame.rows() for frame in parts]
-        assert len(found) == count and sorted(sum(found, [])) == sorted(rows) and parts.height == len(rows)
+        assert (
+            len(found) == count
+            and sorted(row for part in found for row in part) == sorted(rows)
+            and parts.height == len(rows)
+        )
         for name in {name for name, _ in rows}:
             there = [part for part in found if any(row[0] == name for row in part)]
             assert len(there) == 1 and [r for r in there[0] if r[0] == name] == [r for r in rows if r[0] == name]

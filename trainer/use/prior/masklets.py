@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from javisc.compiler.inputs.local import SCAN_SCHEMA, VIDEO_SUFFIXES, scan
+from javisc.compiler.inputs.found import SCAN_SCHEMA
+from javisc.compiler.inputs.local import VIDEO_SUFFIXES, scan
 from javisc.compiler.inputs.masklets import RECIPE, Geometry
 from javisc.compiler.media.transcode import transcode
 from javisc.compiler.plan.keys import key_of
