@@ -54,6 +54,7 @@ class ScanReport:
     others: Counter[str] = field(default_factory=Counter)
     loops: int = 0
     twice: int = 0
+    versions: int = 0
     stray_sidecars: int = 0
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -61,6 +62,8 @@ class ScanReport:
         said = [f"found {self.files} files"]
         if self.others:
             said.append(f"{self.others.total()} files of other kinds were passed over: {self._kinds()}")
+        if self.versions:
+            said.append(f"{self.versions} older versions and delete markers of an inventory were left out")
         if self.loops:
             said.append(f"{self.loops} links that lead back into their own folder were not followed")
         if self.twice:

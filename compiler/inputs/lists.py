@@ -42,6 +42,8 @@ def read_list(path: str) -> Iterator[dict[str, Any]]:
         stock = "path" not in row and all(name in row for name in INVENTORY)
         if "path" not in row and not stock:
             raise UserError(f"{path}: line {line} has no `path`; a list needs the column path, one file a row")
+        if stock and (_says(row, "is_delete_marker", "true") or _says(row, "is_latest", "false")):
+            continue
         found = cells(row, TAKEN, line, faults)
         if stock and row["bucket"] and row["key"]:
             found["path"] = f"s3://{row['bucket']}/{row['key']}"
@@ -57,6 +59,10 @@ def read_list(path: str) -> Iterator[dict[str, Any]]:
         texts = captions_in(row)
         yield {**found, **({"text": texts[0], "texts": texts} if texts else {})}
     faults.check()
+
+
+def _says(row: dict[str, Any], name: str, value: str) -> bool:
+    return str(row.get(name)).lower() == value
 
 
 def _told(row: dict[str, Any], stock: bool) -> dict[str, int]:

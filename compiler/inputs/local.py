@@ -15,8 +15,9 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.inputs.found import SCAN_SCHEMA, SIDECAR, Row, ScanReport, named, refused, suffix_of
+from javisc.compiler.inputs.inventory import is_inventory
 from javisc.compiler.inputs.lists import LIST_SUFFIXES, TOLD, folder_of, read_list, resolved
-from javisc.compiler.inputs.remote import below, remote_row
+from javisc.compiler.inputs.remote import below, listed_by, remote_row
 from javisc.compiler.inputs.sidecars import SUFFIXES, Beside, beside
 from javisc.compiler.inputs.table import normal_relpath, shown
 from javisc.manifests.environment import ask_local
@@ -46,7 +47,8 @@ def scan(
 ) -> Iterator[pl.DataFrame]:
     """Yield the inputs under `raw` as frames of SCAN_SCHEMA, in batches and in no particular order.
 
-    raw: folders (recursive), media files, lists of paths (.txt .list .csv .tsv .parquet .jsonl), or fsspec URLs.
+    raw: folders (recursive), media files, lists of paths (.txt .list .csv .tsv .parquet .jsonl), manifests of S3
+    Inventories (manifest.json), or fsspec URLs.
     out: the dataset being written; never descended into, wherever it lies. scratch: a folder for lists longer than memory.
     What cannot be an input file (a folder named .mp4, a dangling link, an empty file) comes as a row with `refused`.
     Raises UserError if one of `raw` does not exist or holds nothing that can be read.
@@ -67,6 +69,9 @@ def scan(
 
 
 def _rows(root: str, suffixes: frozenset[str], out: str | None, report: ScanReport, folder: Path) -> Iterator[Row]:
+    if is_inventory(root) and (is_url(root) or os.path.isfile(root)):  # noqa: PTH113
+        yield from listed_by(root, suffixes, out, report, folder)
+        return
     if is_url(root):
         if Path(root).suffix.lower() in LIST_SUFFIXES:
             yield from _listed(root, suffixes, report)

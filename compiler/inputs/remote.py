@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from javisc.compiler.inputs.found import SIDECAR, SIDECAR_TAG, Row, ScanReport, named, refused, suffix_of
+from javisc.compiler.inputs.inventory import read_inventory
 from javisc.compiler.inputs.sidecars import SUFFIXES, Beside
 from javisc.compiler.inputs.table import normal_relpath
 from javisc.manifests.errors import UserError
@@ -61,12 +62,30 @@ def below(root: str, suffixes: frozenset[str], out: str | None, report: ScanRepo
     """The inputs below a prefix. folder: scratch for the list. Raises UserError where nothing can be listed."""
     try:
         _, base = filesystem(root.rstrip("/"))
-        parts = _spooled(root, folder)
+        parts = _spooled(listing(root), folder)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{root} cannot be listed: {error}") from error
     if not parts.height:
         raise UserError(f"{root} holds nothing: give a prefix with files below it")
-    scheme = root.split("://", 1)[0]
+    yield from _rows(parts, root.split("://", 1)[0], base, suffixes, out, report)
+
+
+def listed_by(path: str, suffixes: frozenset[str], out: str | None, report: ScanReport, folder: Path) -> Iterator[Row]:
+    """The inputs that an S3 Inventory lists, as a scan of its bucket would find them. path: its manifest. Raises UserError."""
+    inventory = read_inventory(path)
+
+    def current() -> Iterator[list[tuple[str, Info]]]:
+        for page in inventory.pages():
+            found = [item for item in page if item is not None]
+            report.versions += len(page) - len(found)
+            yield found
+
+    yield from _rows(_spooled(current(), folder), "s3", inventory.bucket, suffixes, out, report)
+
+
+def _rows(
+    parts: Partitions, scheme: str, base: str, suffixes: frozenset[str], out: str | None, report: ScanReport
+) -> Iterator[Row]:
     inside_out = out.rstrip("/") + "/" if out is not None and is_url(out) else None
     for frame in parts:
         captions = Beside(frame["name"])
@@ -88,10 +107,10 @@ def below(root: str, suffixes: frozenset[str], out: str | None, report: ScanRepo
         report.stray_sidecars += captions.unused
 
 
-def _spooled(root: str, folder: Path) -> Partitions:
-    """The list of what lies below `root`, objects of one stem in one part."""
+def _spooled(pages: Iterable[list[tuple[str, Info]] | None], folder: Path) -> Partitions:
+    """A list, objects of one stem in one part."""
     parts = Partitions(folder, _PARTS, _LISTED)
-    for page in listing(root):
+    for page in pages:
         if page is None:
             parts.clear()
             continue

@@ -146,7 +146,8 @@ def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.Data
     if clashing.height:
         for row in before.filter(_plain_keys(before).is_in(clashing["key0"].implode())).iter_rows(named=True):
             used.setdefault(_plain_key(row), set()).add(row["twin"])
-    for key0, group in groupby(clashing.sort("key0", "path", "audio_path", maintain_order=True).iter_rows(named=True), key=lambda row: row["key0"]):
+    order = clashing.sort("key0", "path", "audio_path", maintain_order=True).iter_rows(named=True)
+    for key0, group in groupby(order, key=lambda row: row["key0"]):
         before_it = sorted(by_relpath.get(key0, []), key=lambda row: row["twin"])
         taken = used.get(key0, set())
         for row in group:
