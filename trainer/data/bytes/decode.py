@@ -7,7 +7,7 @@ its time stamp alone and decoding may start at the last multiple of `gop` before
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -40,18 +40,42 @@ def frames(
     """Decode frames start, start + stride, … (count of them) of a compiled clip as RGB, (count, H, W, 3) uint8.
 
     Raises DecodeError if the clip is not decodable or ends before the window does, or if the window would need more than
-    `MAX_WINDOW_BYTES`. Colour is converted from the clip's BT.601 limited range, chroma interpolated bilinearly. A picture
+    `MAX_WINDOW_BYTES`. Colour is converted from the clip's BT.601 limited range, chroma repeated. A picture
     whose short side is not `short_side` is scaled to it, to the size and by the filter that the compiler would use.
     """
-    if start < 0 or count < 1 or stride < 1:
-        raise ValueError(
-            f"window of {count} frames from {start}, stride {stride}: start >= 0, count >= 1 and stride >= 1 are needed"
-        )
+    _check(start, count, stride)
     try:
         with av.open(io.BytesIO(mp4), "r") as container:
             return _decode(container, start, count, fps, gop, stride, short_side)
     except (av.FFmpegError, IndexError, EOFError) as error:
         raise DecodeError(f"the clip cannot be decoded: {error}") from error
+
+
+def each_frame(
+    mp4: bytes,
+    start: int,
+    count: int,
+    use: Callable[[int, av.VideoFrame], None],
+    *,
+    fps: Fraction = Fraction(24),
+    gop: int = 12,
+    stride: int = 1,
+) -> None:
+    """Call `use(number, frame)` with each frame that `frames` would give, as it was decoded. Raises what `frames` does."""
+    _check(start, count, stride)
+    try:
+        with av.open(io.BytesIO(mp4), "r") as container:
+            for number, frame in enumerate(_window(container, start, count, fps, gop, stride)):
+                use(number, frame)
+    except (av.FFmpegError, IndexError, EOFError) as error:
+        raise DecodeError(f"the clip cannot be decoded: {error}") from error
+
+
+def _check(start: int, count: int, stride: int) -> None:
+    if start < 0 or count < 1 or stride < 1:
+        raise ValueError(
+            f"window of {count} frames from {start}, stride {stride}: start >= 0, count >= 1 and stride >= 1 are needed"
+        )
 
 
 def samples(flac: bytes, first: int, count: int) -> NDArray[np.float32]:
@@ -120,10 +144,7 @@ def _decode(
     stride: int,
     short_side: int | None,
 ) -> NDArray[np.uint8]:
-    stream = container.streams.video[0]
-    codec = stream.codec_context
-    # Parallelism lies in decoding many clips at once; threads within one would only add latency.
-    codec.thread_count = 1
+    codec = container.streams.video[0].codec_context
     wide, high = width, height = codec.width, codec.height
     if short_side is not None and 0 < min(width, height) != short_side:
         wide, high, width, height = target_size(wide, high, Fraction(1), Orientation(), short_side)
@@ -132,15 +153,30 @@ def _decode(
     scaled: dict[str, Any] = {"width": wide, "height": high, "interpolation": "BICUBIC"}
     if (wide, high) == (codec.width, codec.height):
         scaled = {}
+    out: NDArray[np.uint8] | None = None
+    for number, frame in enumerate(_window(container, start, count, fps, gop, stride)):
+        picture = frame.to_ndarray(format="rgb24", **scaled)[:height, :width]
+        if out is None:
+            out = np.empty((count, *picture.shape), dtype=np.uint8)
+        out[number] = picture
+    assert out is not None
+    return out
+
+
+def _window(
+    container: av.container.InputContainer, start: int, count: int, fps: Fraction, gop: int, stride: int
+) -> Iterator[av.VideoFrame]:
+    """Exactly the window's frames. Raises DecodeError."""
+    stream = container.streams.video[0]
+    # Parallelism lies in decoding many clips at once; threads within one would only add latency.
+    stream.codec_context.thread_count = 1
     if stream.time_base is None:
         raise DecodeError("the video stream has no time base")
     tick = fps * stream.time_base
     keyframe = start // gop * gop
     if keyframe:
         container.seek(round(keyframe / tick), stream=stream, backward=True)
-    out: NDArray[np.uint8] | None = None
-    wanted = start
-    filled = 0
+    wanted, stop = start, start + count * stride
     for frame in container.decode(stream):
         if frame.pts is None:
             raise DecodeError("a frame has no time stamp")
@@ -149,12 +185,8 @@ def _decode(
             continue
         if index > wanted:
             raise DecodeError(f"frame {wanted} is missing; the next one is {index}")
-        picture = frame.to_ndarray(format="rgb24", **scaled)[:height, :width]
-        if out is None:
-            out = np.empty((count, *picture.shape), dtype=np.uint8)
-        out[filled] = picture
-        filled += 1
-        if filled == count:
-            return out
+        yield frame
         wanted += stride
+        if wanted >= stop:
+            return
     raise DecodeError(f"the clip ends before frame {wanted}")

@@ -1,8 +1,8 @@
 """The DALI graph of a batch: one definition for GPU and CPU, from encoded clips to normalised tensors.
 
-On the GPU the video is decoded by NVDEC inside the graph. DALI's CPU backend has no H.264 decoder, so there frames enter
-already decoded (`javisc.trainer.data.bytes.decode`); everything after them is the same. Sizes, crops and windows are inputs, not
-constants: one graph serves every bucket.
+On the GPU the video is decoded by NVDEC inside the graph. DALI's CPU backend has no H.264 decoder: there the loader's decoding
+threads make the bucket's pictures themselves (`one_pass`), of which the graph on RGB frames is the definition, and DALI decodes the
+sound. Sizes, crops and windows are inputs, not constants: one graph serves every bucket.
 
 Legend: F frames, H W pixels, C channels, L samples.
 """
@@ -61,8 +61,8 @@ class GraphOptions:
 class ClipInput:
     """One clip's share of a batch's inputs.
 
-    `video`: frames (F, H, W, 3) uint8 on the CPU path, the MP4's bytes on the GPU path. `first`, `count`, `stride`: the window,
-    used on the GPU path only. `resize`: (H, W) in pixels before cropping; `crop`: (H, W); `anchor`: (y, x), the share of the
+    `video`: frames (F, H, W, 3) uint8 on the CPU path, the MP4's bytes on the GPU path; no frames where they are made already.
+    `first`, `count`, `stride`: the window, used on the GPU path only. `resize`: (H, W) in pixels before cropping; `crop`: (H, W); `anchor`: (y, x), the share of the
     free room above and left of the crop, 0.5 for the centre. `audio`: FLAC bytes; `samples`: (first, count). `colour` is used
     where the graph's options have any.
     """
@@ -83,8 +83,8 @@ class ClipInput:
 _DTYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
 
 
-def _graph(options: GraphOptions) -> tuple[Any, ...]:
-    """The definition: returns (video (C, F, H, W)), then the sound (L, channels), then its spectrum, as the options say."""
+def _video(options: GraphOptions) -> tuple[Any, ...]:
+    """The pictures' definition: (video (C, F, H, W),)."""
     gpu = options.device == "gpu"
     if gpu:
         encoded = fn.external_source(name="video", no_copy=True, ndim=1, dtype=types.UINT8)
@@ -121,19 +121,22 @@ def _graph(options: GraphOptions) -> tuple[Any, ...]:
         output_layout=options.layout,
         dtype=_DTYPES[options.dtype],
     )
-    if not options.with_audio:
-        return (video,)
+    return (video,)
+
+
+def _sound(options: GraphOptions) -> tuple[Any, ...]:
+    """The sound's: (sound (L, channels), then its spectrum, where the options want one)."""
     flac = fn.external_source(name="audio", no_copy=True, ndim=1, dtype=types.UINT8)
     samples = fn.external_source(name="samples", ndim=1, dtype=types.INT32)
     sound, _ = fn.decoders.audio(flac, dtype=types.FLOAT, downmix=False)
     sound = fn.slice(sound, start=samples[0], shape=samples[1], axes=[0], out_of_bounds_policy="pad")
-    sound = sound.gpu() if gpu else sound
+    sound = sound.gpu() if options.device == "gpu" else sound
     if options.spectrum == "sync":
-        return (video, sound, spectra.sync(spectra.mono(sound)))
+        return (sound, spectra.sync(spectra.mono(sound)))
     if options.spectrum == "audioldm":
         columns = fn.external_source(name="columns", ndim=1, dtype=types.INT32)
-        return (video, sound, spectra.audioldm(spectra.mono(sound), columns, options.mel_padding))
-    return (video, sound)
+        return (sound, spectra.audioldm(spectra.mono(sound), columns, options.mel_padding))
+    return (sound,)
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,12 @@ class Tensors:
 
 
 class Graph:
-    """A built graph. `run` turns a batch's inputs into torch tensors that share DALI's memory."""
+    """A built graph. `run` turns a batch's inputs into torch tensors that share DALI's memory.
 
-    def __init__(self, options: GraphOptions) -> None:
+    Without `pictures` it makes sound alone, and `run` is given the batch's pictures.
+    """
+
+    def __init__(self, options: GraphOptions, *, pictures: bool = True) -> None:
         if options.dtype not in _DTYPES or options.layout not in ("CFHW", "FCHW"):
             raise UserError(
                 f"loader output {options.dtype} {options.layout}: dtype is one of {', '.join(_DTYPES)}, layout CFHW or FCHW"
@@ -161,24 +167,25 @@ class Graph:
             raise UserError(f"loader device '{options.device}': say cpu or gpu")
         if options.device == "gpu" and not torch.cuda.is_available():
             raise UserError("loader device 'gpu' needs a CUDA device and there is none; use device=cpu")
-        self.options = options
-        self.pipeline = _build(options)
+        self.options, self.pictures = options, pictures
+        self.pipeline = _build(options, pictures) if pictures or options.with_audio else None
 
-    def run(self, clips: Sequence[ClipInput]) -> Tensors:
+    def run(self, clips: Sequence[ClipInput], video: torch.Tensor | None = None) -> Tensors:
         """The batch as tensors; all clips of a batch have equal crop, count and samples.
 
         The tensors own their memory: DALI's dynamic executor hands buffers over and takes new ones for the next batch.
         """
         if not 1 <= len(clips) <= self.options.max_batch_size:
             raise ValueError(f"a batch of {len(clips)} clips: 1 to {self.options.max_batch_size} fit this graph")
-        for name, values in _inputs(clips, self.options).items():
-            self.pipeline.feed_input(name, values)
-        outputs = self.pipeline.run()
-        tensors = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
+        tensors = [] if video is None else [video]
+        if self.pipeline is not None:
+            for name, values in _inputs(clips, self.options, self.pictures).items():
+                self.pipeline.feed_input(name, values)
+            tensors += [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in self.pipeline.run()]
         return Tensors(tensors[0], *tensors[1:])
 
 
-def _build(options: GraphOptions) -> Any:
+def _build(options: GraphOptions, pictures: bool) -> Any:
     gpu = options.device == "gpu"
 
     @pipeline_def(
@@ -189,7 +196,7 @@ def _build(options: GraphOptions) -> Any:
         exec_dynamic=True,
     )
     def definition() -> tuple[Any, ...]:
-        return _graph(options)
+        return (*(_video(options) if pictures else ()), *(_sound(options) if options.with_audio else ()))
 
     pipeline = definition()
     pipeline.build()
@@ -206,7 +213,7 @@ def operators(options: GraphOptions) -> list[str]:
         batch_size=options.max_batch_size, num_threads=options.threads, device_id=None, exec_dynamic=True
     )
     with pipeline:
-        outputs = _graph(options)
+        outputs = (*_video(options), *(_sound(options) if options.with_audio else ()))
     seen: dict[int, str] = {}
 
     def visit(node: Any) -> None:
@@ -228,18 +235,19 @@ def operators(options: GraphOptions) -> list[str]:
     return list(seen.values())
 
 
-def _inputs(clips: Sequence[ClipInput], options: GraphOptions) -> dict[str, list[NDArray[Any]]]:
-    gpu = options.device == "gpu"
-    inputs: dict[str, list[NDArray[Any]]] = {
-        "video": [np.frombuffer(c.video, np.uint8) if isinstance(c.video, bytes) else c.video for c in clips],
-        "resize": [np.asarray(c.resize, np.float32) for c in clips],
-        "crop": [np.asarray(c.crop, np.float32) for c in clips],
-        "anchor": [np.asarray(c.anchor, np.float32) for c in clips],
-        "mirror": [np.asarray(c.mirror, np.int32) for c in clips],
-    }
-    if gpu:
+def _inputs(clips: Sequence[ClipInput], options: GraphOptions, pictures: bool) -> dict[str, list[NDArray[Any]]]:
+    inputs: dict[str, list[NDArray[Any]]] = {}
+    if pictures:
+        inputs = {
+            "video": [np.frombuffer(c.video, np.uint8) if isinstance(c.video, bytes) else c.video for c in clips],
+            "resize": [np.asarray(c.resize, np.float32) for c in clips],
+            "crop": [np.asarray(c.crop, np.float32) for c in clips],
+            "anchor": [np.asarray(c.anchor, np.float32) for c in clips],
+            "mirror": [np.asarray(c.mirror, np.int32) for c in clips],
+        }
+    if pictures and options.device == "gpu":
         inputs["window"] = [np.asarray((c.first, c.count, c.stride), np.int32) for c in clips]
-    if options.colour is not None:
+    if pictures and options.colour is not None:
         affine = [c.colour.affine() for c in clips]
         inputs |= {"colour_matrix": [matrix for matrix, _ in affine], "colour_offset": [offset for _, offset in affine]}
     if options.with_audio:

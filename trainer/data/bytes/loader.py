@@ -23,14 +23,19 @@ from numpy.typing import NDArray
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.clip_cache import ClipCache
 from javisc.trainer.data.bytes.colour import Colour
-from javisc.trainer.data.bytes.decode import DecodeError, frames, samples
+from javisc.trainer.data.bytes.decode import DecodeError, each_frame, frames, samples
+from javisc.trainer.data.bytes.framing import Framing, framing
 from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions, Tensors
+from javisc.trainer.data.bytes.memory import BatchMemory
+from javisc.trainer.data.bytes.one_pass import OnePass
 from javisc.trainer.data.bytes.reader import CorruptSample, Reader, ReaderOptions
 from javisc.trainer.data.index import draws
 from javisc.trainer.data.index.sampler import Batch, Clip, Sampler
 
 _log = logging.getLogger(__name__)
 
+Room = NDArray[np.generic]
+NO_FRAMES: NDArray[np.uint8] = np.zeros((0, 0, 0, 3), np.uint8)
 #: Replacements tried for one corrupt sample before the dataset is called broken.
 SUBSTITUTES = 8
 
@@ -103,34 +108,6 @@ class Loaded:
         return self.tensors
 
 
-def cover(height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
-    """The size to scale (height, width) to so that it covers `target` = (H, W) with one side equal, as JavisDiT does."""
-    scale_h, scale_w = target[0] / height, target[1] / width
-    if scale_h > scale_w:
-        return target[0], max(target[1], round(width * scale_h))
-    return max(target[0], round(height * scale_w)), target[1]
-
-
-def framing(
-    height: int, width: int, target: tuple[int, int], resize: str, crop: str, seed: int
-) -> tuple[tuple[int, int], tuple[float, float]]:
-    """(size to scale to, anchor of the crop) for a picture of (height, width) and a crop of `target`.
-
-    Raises ValueError if the picture is too small to crop from.
-    """
-    size = cover(height, width, target) if resize == "cover" else (height, width)
-    free = (size[0] - target[0], size[1] - target[1])
-    if min(free) < 0:
-        raise ValueError(
-            f"a picture of {height}x{width} is smaller than the crop {target[0]}x{target[1]}; use resize=cover"
-        )
-    if crop == "random":
-        corner = [int(draws.integers(room + 1, seed, "crop", axis)[0]) for axis, room in enumerate(free)]
-    else:
-        corner = [round(room / 2) for room in free]
-    return size, (corner[0] / max(free[0], 1), corner[1] / max(free[1], 1))
-
-
 class Loader:
     """Batches of one rank as tensors, from where the sampler stands.
 
@@ -172,7 +149,10 @@ class Loader:
             )
         #: A transform gets the clip's own pictures, and so does who crops from them as they are.
         self.renditions = sampler.options.renditions and transform is None and self.options.resize == "cover"
-        self.graph = None if transform is not None else Graph(self.options.graph)
+        #: On the CPU pictures are finished in the decoding threads, each in its batch's memory.
+        self.one_pass = transform is None and self.options.graph.device == "cpu"
+        self.memory = BatchMemory(self.options.ahead + self.options.ready + 2)
+        self.graph = None if transform is not None else Graph(self.options.graph, pictures=not self.one_pass)
         self.pool = ThreadPoolExecutor(self.options.threads, thread_name_prefix="javisc-decode")
         self.replaced = 0
         #: Every rank's clips in the batch that was given last.
@@ -237,20 +217,32 @@ class Loader:
             worker.join()
 
     def _batches(self, stop: threading.Event) -> Iterator[Loaded]:
-        waiting: deque[tuple[Batch, list[Future[_Decoded]]]] = deque()
+        waiting: deque[tuple[Batch, list[Future[_Decoded]], Room | None]] = deque()
         for batch in self.sampler.upcoming():
             if stop.is_set():
                 break
-            waiting.append((batch, [self.pool.submit(self._decode_some, batch, clip) for clip in batch.clips]))
+            room = self._room(batch)
+            made = [self.pool.submit(self._decode_some, batch, clip, room, at) for at, clip in enumerate(batch.clips)]
+            waiting.append((batch, made, room))
+            del room
             if len(waiting) > self.options.ahead:
                 yield self._assemble(*waiting.popleft())
         while waiting and not stop.is_set():
             yield self._assemble(*waiting.popleft())
-        for _, futures in waiting:
+        for _, futures, _ in waiting:
             for future in futures:
                 future.cancel()
 
-    def _assemble(self, batch: Batch, futures: list[Future[_Decoded]]) -> Loaded:
+    def _room(self, batch: Batch) -> Room | None:
+        """Where a batch's pictures are put as they are decoded: (B, 3, F, H, W) or (B, F, 3, H, W)."""
+        if not (self.one_pass and batch.clips):
+            return None
+        bucket, graph = batch.bucket, self.options.graph
+        channels, frames = (3, bucket.frames) if graph.layout == "CFHW" else (bucket.frames, 3)
+        shape = (len(batch.clips), channels, frames, bucket.height, bucket.width)
+        return self.memory.take(shape, graph.dtype)
+
+    def _assemble(self, batch: Batch, futures: list[Future[_Decoded]], room: Room | None) -> Loaded:
         decoded = [future.result() for future in futures]
         replaced = tuple(problem for item in decoded for problem in item.problems)
         for row, message in replaced:
@@ -266,14 +258,15 @@ class Loader:
         if not items:
             shape = (0, 3, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
             return Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
-        return Loaded(batch, self.graph.run(items), labels, replaced, sounds=sounds)
+        video = None if room is None else torch.from_numpy(room)
+        return Loaded(batch, self.graph.run(items, video), labels, replaced, sounds=sounds)
 
-    def _decode_some(self, batch: Batch, clip: Clip) -> _Decoded:
-        """Decode a clip, or one that stands in for it."""
+    def _decode_some(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> _Decoded:
+        """Decode a clip, or one that stands in for it, whose pictures are the batch's number `at`."""
         problems: list[tuple[int, str]] = []
         for attempt in range(SUBSTITUTES + 1):
             try:
-                made = self._made(batch, clip)
+                made = self._made(batch, clip, room, at)
                 return _Decoded(clip, made, problems, self._whole_sound(clip, made))
             except (CorruptSample, DecodeError) as error:
                 problems.append((clip.row, str(error)))
@@ -297,7 +290,7 @@ class Loader:
             )
         return self.sampler.batch(batch.epoch, batch.step, bucket, order[np.flatnonzero(fits)[:1]]).clips[0]
 
-    def _made(self, batch: Batch, clip: Clip) -> Any:
+    def _made(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> Any:
         """The clip as the graph or the transform wants it, or already transformed."""
         window = clip.window
         if self.cache is not None and (kept := self.cache.window(clip.row, window)) is not None:
@@ -316,6 +309,10 @@ class Loader:
             sizes = self.catalog.numbers if smaller is None else {"height": smaller.height, "width": smaller.width}
             height, width = (int(sizes[name][clip.row]) for name in ("height", "width"))
             return self._input(batch, clip, url, data["mp4"], (height, width), data.get("flac"))
+        if room is not None:
+            # The room itself is held until its slice is written: see `BatchMemory`.
+            into = room[at] if self.options.graph.layout == "CFHW" else room[at].swapaxes(0, 1)
+            return self._painted(batch, clip, url, data["mp4"], data.get("flac"), into)
         picture = np.zeros((0, 0, 0, 3), np.uint8)
         if self.options.with_video:
             picture = frames(
@@ -326,9 +323,36 @@ class Loader:
                 gop=self.options.gop,
                 stride=window.stride,
             )
-        if self.transform is not None:
-            return self.transform(picture, samples(data["flac"], window.audio_first, window.audio_count), clip)
-        return self._input(batch, clip, url, picture, (picture.shape[1], picture.shape[2]), data.get("flac"))
+        assert self.transform is not None
+        return self.transform(picture, samples(data["flac"], window.audio_first, window.audio_count), clip)
+
+    def _painted(self, batch: Batch, clip: Clip, url: str, mp4: bytes, flac: bytes | None, into: Room) -> ClipInput:
+        """Decode the window's pictures into `into` (3, F, H, W), as the bucket has them."""
+        options, window, inputs, paint = self.options.graph, clip.window, None, None
+
+        def use(number: int, frame: Any) -> None:
+            nonlocal inputs, paint
+            if inputs is None or paint is None:
+                inputs = self._input(batch, clip, url, NO_FRAMES, (frame.height, frame.width), flac)
+                paint = OnePass(
+                    frame.height,
+                    frame.width,
+                    Framing(inputs.resize, inputs.crop, inputs.anchor, inputs.mirror),
+                    mean=(0, 0, 0) if options.dtype == "uint8" else options.mean,
+                    std=(1, 1, 1) if options.dtype == "uint8" else options.std,
+                    antialias=options.antialias,
+                    colour=None if options.colour is None else inputs.colour,
+                )
+            try:
+                paint(frame, into[:, number])
+            except ValueError as error:
+                raise CorruptSample(f"{url}: {error}") from error
+
+        each_frame(
+            mp4, window.first, window.count, use, fps=self.options.fps, gop=self.options.gop, stride=window.stride
+        )
+        assert inputs is not None
+        return inputs
 
     def _whole_sound(self, clip: Clip, made: Any) -> NDArray[np.float32] | None:
         if not (self.options.whole_sound and isinstance(made, ClipInput) and made.audio is not None):

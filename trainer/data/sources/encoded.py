@@ -20,7 +20,7 @@ from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
-from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions, Room
 from javisc.trainer.data.bytes.reader import CorruptSample
 from javisc.trainer.data.index import draws
 from javisc.trainer.data.index.assign import Bucket, BucketTable
@@ -113,7 +113,7 @@ class _Sizes(BucketTable):
 class _Reading(Loader):
     """The loader's threads, order and replacements, for members that need no decoding."""
 
-    def _made(self, batch: Batch, clip: Clip) -> Any:
+    def _made(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> Any:
         url, members, digest = self.catalog.place(clip.row, ["safetensors"])
         data = self.reader.read(url, members, digest)
         if "safetensors" not in data:

@@ -18,7 +18,7 @@ from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.decode import frames, samples
-from javisc.trainer.data.bytes.loader import cover
+from javisc.trainer.data.bytes.framing import cover
 from javisc.trainer.data.sources.noise import generators
 from javisc.trainer.models.frozen import AudioCodec, VideoCodec
 from javisc.trainer.transforms.javisdit_mel import mel_input
