@@ -23,6 +23,7 @@ from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.sources.clips import Clips
+from javisc.trainer.data.sources.negatives import batch_negatives
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.forecast.dry_run import dry_run
@@ -160,6 +161,7 @@ def test_a_rows_inputs_depend_on_its_own_seed_alone(dataset: Path) -> None:
     assert loaded.tensors is not None and batch.video is not None and loaded.audio is not None
     tensors = dataclasses.replace(loaded.tensors, video=loaded.video[1:], audio=loaded.audio[1:])
     clips = dataclasses.replace(loaded.batch, clips=loaded.batch.clips[1:])
+    part = dataclasses.replace(loaded, batch=clips, tensors=tensors, labels=loaded.labels[1:], sounds=loaded.sounds[1:])
     alone = dataclasses.replace(
         batch,
         video=batch.video[1:],
@@ -167,9 +169,7 @@ def test_a_rows_inputs_depend_on_its_own_seed_alone(dataset: Path) -> None:
         captions=batch.captions[1:],
         keys=batch.keys[1:],
         seeds=batch.seeds[1:],
-        loaded=dataclasses.replace(
-            loaded, batch=clips, tensors=tensors, labels=loaded.labels[1:], sounds=loaded.sounds[1:]
-        ),
+        loaded=dataclasses.replace(part, made=batch_negatives(part, made.pools(), made.recipe.negatives)),
     )
     torch.randn(3)  # the global generator has no part in it
     one = flat(made.inputs(alone, CPU))
@@ -214,6 +214,12 @@ def test_negatives_are_drawn_from_the_pools_that_are_given(dataset: Path, tmp_pa
     plain, drawn = (flat(one.inputs(first_batch(one), CPU)) for one in (without, made))
     moved = {name for name in plain if not torch.equal(plain[name], drawn[name])}
     assert moved == {"spatial audio"}
+    # Pools are read as the recipe says clips are: whole shards through the cache, to the same numbers.
+    cached = ["data.reader.mode=whole", f"data.reader.cache={tmp_path / 'cache'}"]
+    same = flat((through := task(dataset, *fixed, f"pools.sources={pool}", *cached)).inputs(first_batch(through), CPU))
+    assert all(torch.equal(same[name], drawn[name]) for name in drawn)
+    kept = {path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert kept >= {path.stat().st_size for path in (pool / "shards").glob("*.tar")}
     begun, other = made.source(0, 1), without.source(0, 1)
     with pytest.raises(UserError, match="other pools"):
         other.load_state_dict(begun.state_dict())

@@ -32,9 +32,6 @@ ALLOWED = {
     "trainer/objectives/frame_masks.py draw_masks item": "masks are drawn on the CPU",
     "trainer/tasks/dit.py <dictcomp> item": "the same masks, before they are moved",
     "trainer/tasks/latents.py token_counts tolist": "the tokenizer's mask, on the CPU",
-    # Known, with frozen networks in the step alone (`javisc encode` takes them out of it):
-    "trainer/data/sources/prior.py negatives_of to": "sounds and pictures of the pools, as they are read",
-    "trainer/transforms/javisdit_audio_negatives.py loud_spans tolist": "loud parts of negatives, once a sound",
 }
 QUIET = [
     "run.steps=4",

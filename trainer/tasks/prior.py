@@ -144,7 +144,7 @@ class PriorTask:
     def pools(self) -> Pools:
         """What negatives are drawn from beside the clips themselves."""
         if self._pools is None:
-            self._pools = self.recipe.pools.open(self.recipe.negatives.rule)
+            self._pools = self.recipe.pools.open(self.recipe.negatives.rule, self.recipe.data.reader.options())
         return self._pools
 
     def source(self, rank: int, world: int) -> Source[Batch]:
@@ -169,7 +169,8 @@ class PriorTask:
     def clips(self, split: str | None, rank: int, world: int, *, train: bool) -> PriorSource:
         """Batches of clips, from which negatives can be made."""
         data, seed = self.recipe.data, self.recipe.seed
-        return PriorSource(data, split, self.pools(), seed=seed, rank=rank, world=world, train=train)
+        negatives = self.recipe.negatives
+        return PriorSource(data, split, self.pools(), negatives, seed=seed, rank=rank, world=world, train=train)
 
     def close(self) -> None:
         """Stop what reads held-out clips."""
@@ -230,7 +231,7 @@ class PriorTask:
             return {name: to_device(batch.tensors[name], device) for name in STORED}
         assert batch.video is not None
         encoders, seeds, seconds = self.encoders(device), batch.seeds, batch.frames / batch.fps
-        wrong = negatives_of(batch, self.pools(), self.recipe.negatives, device)
+        wrong = negatives_of(batch)
 
         def seen(clips: Tensor, *words: draws.Word) -> Tensor:
             return encoders.video.encode(clips, draws=generators(seeds, "video posterior", *words))
@@ -241,7 +242,8 @@ class PriorTask:
 
         def each(encode: Callable[..., Tensor], slots: Tensor, aspect: str) -> Tensor:
             """[B, r, …] → latents [B, r, …]: a pass for each r, so that memory is that of one batch."""
-            return torch.stack([encode(slots[:, r], aspect, r) for r in range(slots.shape[1])], dim=1)
+            moved = to_device(slots, device)
+            return torch.stack([encode(moved[:, r], aspect, r) for r in range(moved.shape[1])], dim=1)
 
         made = {"video": seen(to_device(batch.video, device)), "audio": heard(to_device(batch.sound, device))}
         for aspect in ASPECTS:

@@ -1,4 +1,4 @@
-"""The one pass from decoded planes to a batch's pictures, against its definition: 8-bit RGB of the whole picture, then the graph."""
+"""The one pass from decoded planes to pictures against its definition: 8-bit RGB of the whole picture, then the graph."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def test_any_crop_scale_and_colour_is_the_graphs(
         colour=colour,
     )(frame_of(planes), made)
     # The definition's own rounding is half a level, which colour multiplies; uint8 rounds once more, float16 has 11 bits.
-    room = (0.51 if colour is None else 2.2) * (1 / 127.5 if normal else 1) + {"uint8": 1, "float16": 1e-3}.get(dtype, 0)
+    room = (0.51 if colour is None else 2.2) * (1 / 127.5 if normal else 1) + {"uint8": 1, "float16": 1e-3}.get(
+        dtype, 0
+    )
     assert np.abs(made.astype(np.float32) - wanted).max() <= room
 
 

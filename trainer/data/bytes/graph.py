@@ -1,7 +1,7 @@
 """The DALI graph of a batch: one definition for GPU and CPU, from encoded clips to normalised tensors.
 
 On the GPU the video is decoded by NVDEC inside the graph. DALI's CPU backend has no H.264 decoder: there the loader's decoding
-threads make the bucket's pictures themselves (`one_pass`), of which the graph on RGB frames is the definition, and DALI decodes the
+threads make the pictures themselves (`one_pass`), of which the graph on RGB frames is the definition, and DALI decodes the
 sound. Sizes, crops and windows are inputs, not constants: one graph serves every bucket.
 
 Legend: F frames, H W pixels, C channels, L samples.
@@ -62,9 +62,8 @@ class ClipInput:
     """One clip's share of a batch's inputs.
 
     `video`: frames (F, H, W, 3) uint8 on the CPU path, the MP4's bytes on the GPU path; no frames where they are made already.
-    `first`, `count`, `stride`: the window, used on the GPU path only. `resize`: (H, W) in pixels before cropping; `crop`: (H, W); `anchor`: (y, x), the share of the
-    free room above and left of the crop, 0.5 for the centre. `audio`: FLAC bytes; `samples`: (first, count). `colour` is used
-    where the graph's options have any.
+    `first`, `count`, `stride`: the window, used on the GPU path only. `resize`, `crop`, `anchor`, `mirror`: as in `Framing`.
+    `audio`: FLAC bytes; `samples`: (first, count). `colour` is used where the graph's options have any.
     """
 
     video: NDArray[np.uint8] | bytes

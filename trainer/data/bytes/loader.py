@@ -76,7 +76,8 @@ class Loaded:
 
     `batch.clips` are the clips that are really in it, after replacements; `labels` their keys and captions; `replaced` lists
     (row, message) of samples that could not be read. With a loader's `transform` there are `items` instead of tensors. `sounds`
-    are the clips' whole sounds, (samples, channels) each, where `LoaderOptions.whole_sound` asks for them.
+    are the clips' whole sounds, (samples, channels) each, where `LoaderOptions.whole_sound` asks for them. `made` is what the
+    loader's `finish` returned.
     """
 
     batch: Batch
@@ -85,24 +86,25 @@ class Loaded:
     replaced: tuple[tuple[int, str], ...] = ()
     items: tuple[Any, ...] = ()
     sounds: tuple[torch.Tensor, ...] = ()
+    made: Any = None
 
     @property
     def video(self) -> torch.Tensor:
         """(B, 3, F, H, W), or (B, F, 3, H, W) with layout FCHW."""
-        return self._made.video
+        return self._tensors.video
 
     @property
     def audio(self) -> torch.Tensor | None:
         """(B, L, channels): exactly the samples of the frames' stretch of time."""
-        return self._made.audio
+        return self._tensors.audio
 
     @property
     def spectrum(self) -> torch.Tensor | None:
         """What `GraphOptions.spectrum` asked for."""
-        return self._made.spectrum
+        return self._tensors.spectrum
 
     @property
-    def _made(self) -> Tensors:
+    def _tensors(self) -> Tensors:
         if self.tensors is None:
             raise ValueError("this loader has a transform: its batches have items, no tensors")
         return self.tensors
@@ -119,7 +121,8 @@ class Loader:
     `report(row, key, message)` is called for every sample that had to be replaced; without it, a warning is logged.
 
     A `transform` takes the graph's place: it is called in the decoding threads with the window's frames (F, H, W, 3) uint8, its
-    sound (L, channels) float32 and the clip, and what it returns becomes an item of the batch.
+    sound (L, channels) float32 and the clip, and what it returns becomes an item of the batch. `finish` is called in the loader's
+    own thread with each batch that has clips.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Loader:
         options: LoaderOptions | None = None,
         *,
         transform: Callable[[NDArray[np.uint8], NDArray[np.float32], Clip], Any] | None = None,
+        finish: Callable[[Loaded], Any] | None = None,
         report: Callable[[int, str, str], None] | None = None,
     ) -> None:
         self.sampler = sampler
@@ -141,7 +145,7 @@ class Loader:
         self.report = report or _warn
         self.catalog = sampler.catalog
         self.reader = Reader(self.options.reader)
-        self.transform = transform
+        self.transform, self.finish = transform, finish
         self.cache: ClipCache | None = None
         if transform is not None and self.options.cache_bytes:
             self.cache = ClipCache(
@@ -259,7 +263,8 @@ class Loader:
             shape = (0, 3, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
             return Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
         video = None if room is None else torch.from_numpy(room)
-        return Loaded(batch, self.graph.run(items, video), labels, replaced, sounds=sounds)
+        loaded = Loaded(batch, self.graph.run(items, video), labels, replaced, sounds=sounds)
+        return loaded if self.finish is None else replace(loaded, made=self.finish(loaded))
 
     def _decode_some(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> _Decoded:
         """Decode a clip, or one that stands in for it, whose pictures are the batch's number `at`."""

@@ -1,9 +1,9 @@
 """From decoded YUV 4:2:0 to the bucket's normalised RGB in one pass: no RGB picture of the clip's own size is ever made.
 
-By definition (`graph`) a picture is converted to 8-bit RGB, resized linearly, moved in colour, cropped, mirrored and normalised. Resizing and
-the conversion's matrix are both linear, so here the planes are cut and resized first, and only the bucket's pixels are
-converted. The two differ by the definition's rounding to 8 bits and by pixels that RGB cannot hold (which it clips before it
-resizes): see `tests/trainer/data/test_one_pass.py` for how much.
+By definition (`graph`) a picture is converted to 8-bit RGB, resized linearly, moved in colour, cropped, mirrored and normalised.
+Resizing and the conversion's matrix are both linear, so here the planes are cut and resized first, and only the bucket's pixels
+are converted. The two differ by the definition's rounding to 8 bits, half a level, and by colours that RGB cannot hold, which it
+clips before it resizes (`tests/trainer/data/test_one_pass.py`).
 
 Everything is numpy, which computes on the thread that calls it: decoding threads share the cores already.
 
@@ -27,9 +27,7 @@ Plane = NDArray[np.float32]
 #: BT.601 (ITU-R BT.601-7, 2.5.1): 8-bit limited Y, Cb, Cr to R, G, B in 0..255.
 _Y, _C = 255 / 219, 255 / 224
 _RV, _BU = 2 * (1 - 0.299), 2 * (1 - 0.114)
-TO_RGB = np.asarray(
-    [[_Y, 0, _C * _RV], [_Y, -_C * _BU * 0.114 / 0.587, -_C * _RV * 0.299 / 0.587], [_Y, _C * _BU, 0]]
-)
+TO_RGB = np.asarray([[_Y, 0, _C * _RV], [_Y, -_C * _BU * 0.114 / 0.587, -_C * _RV * 0.299 / 0.587], [_Y, _C * _BU, 0]])
 FROM = np.asarray([16.0, 128.0, 128.0])
 
 
@@ -62,7 +60,8 @@ class Taps:
 def taps(source: int, scaled: int, first: int, count: int, *, antialias: bool = False, mirror: bool = False) -> Taps:
     """Pixels first … first + count - 1 of an axis of `source` pixels, scaled to `scaled`, linearly between pixel centres.
 
-    `antialias` widens the filter to a triangle of twice the step where it shrinks. Beyond the picture its last pixel goes on, as in DALI.
+    `antialias` widens the filter to a triangle of twice the step where it shrinks; beyond the picture its last pixel goes on, as
+    in DALI.
     """
     step = source / scaled
     centre = (first + np.arange(count) + 0.5) * step - 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -119,8 +119,8 @@ class ClipSource:
 
     `split` keeps rows of that split, None all. In training every rank has a batch in every step; held-out clips (`train=False`)
     come from their middle, all but those of a last step that has fewer clips than ranks. `whole_sound` as in `LoaderOptions`,
-    and clips have the names that pools know them by. Raises UserError: no usable clip, too few for the ranks, or clips of several
-    frame rates or sampling rates.
+    `finish` as in `Loader`; clips have the names that pools know them by. Raises UserError: no usable clip, too few for the
+    ranks, or clips of several frame rates or sampling rates.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class ClipSource:
         with_video: bool = True,
         train: bool = True,
         whole_sound: bool = False,
+        finish: Callable[[Loaded], Any] | None = None,
         width: int = 1152,
     ) -> None:
         if not data.paths:
@@ -180,6 +181,7 @@ class ClipSource:
                 graph=self._graph(sampler),
             ),
             transform=None if with_video else self._sound,
+            finish=finish,
         )
 
     def _graph(self, sampler: Sampler) -> GraphOptions:

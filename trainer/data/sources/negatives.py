@@ -18,11 +18,13 @@ def batch_negatives(
     *,
     rate: int = 16000,
     executor: Executor | None = None,
+    pin: bool = False,
 ) -> NegativeClips:
     """All negatives of a batch: by aspect `video` [B, r, 3, T, H, W] and `audio` [B, r, n], where the batch's tensors are.
 
     `loaded`: not empty, from a loader with layout CFHW and `whole_sound` (crops of the same file are taken from it), over a
-    catalog whose strings have `relpath`. `executor` makes clips side by side. Raises UserError: a pool is broken throughout.
+    catalog whose strings have `relpath`. `executor` makes clips side by side; `pin` leaves them in pinned memory. Raises
+    UserError: a pool is broken throughout.
     """
     if loaded.audio is None or len(loaded.sounds) != len(loaded.batch.clips):
         raise ValueError("negatives are made of picture and whole sound: load with LoaderOptions(whole_sound=True)")
@@ -43,7 +45,8 @@ def batch_negatives(
         return make_negatives(source, clip.seed, config, pools.masklets, pools.sounds)
 
     made = list((map if executor is None else executor.map)(one, range(len(loaded.batch.clips))))
-    return NegativeClips(
+    stacked = (
         {aspect: torch.stack([clips.video[aspect].transpose(1, 2) for clips in made]) for aspect in made[0].video},
         {aspect: torch.stack([clips.audio[aspect] for clips in made]) for aspect in made[0].audio},
     )
+    return NegativeClips(*({a: x.pin_memory() if pin else x for a, x in by.items()} for by in stacked))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.graph import Tensors
 from javisc.trainer.data.bytes.loader import Loaded
+from javisc.trainer.data.bytes.reader import ReaderOptions
 from javisc.trainer.data.sources.clips import ClipData, Clips, ClipSource
 from javisc.trainer.data.sources.negatives import batch_negatives
 from javisc.trainer.data.sources.pools import Pools
@@ -25,26 +26,31 @@ class PoolsConfig:
     sources: str = ""
     unpaired: str = ""
 
-    def open(self, rule: str) -> Pools:
-        """The pools; `rule` is that of the negatives. Raises UserError."""
-        return Pools(self.masklets or None, self.sources or None, self.unpaired or None, rule=rule)
+    def open(self, rule: str, reader: ReaderOptions | None = None) -> Pools:
+        """The pools, read as `reader` says; `rule` is that of the negatives. Raises UserError."""
+        return Pools(self.masklets or None, self.sources or None, self.unpaired or None, rule=rule, reader=reader)
 
 
 class PriorSource(ClipSource):
-    """`ClipSource` with whole sounds. Its state tells which pools were drawn from, so that a resumed run draws the same."""
+    """`ClipSource` whose batches come with their negatives, made on the CPU in the loader's thread: the training step neither
+    decodes nor reads a pool. Its state tells which pools were drawn from, so that a resumed run draws the same."""
 
     def __init__(
         self,
         data: ClipData,
         split: str | None,
         pools: Pools,
+        config: NegativesConfig,
         *,
         seed: int,
         rank: int = 0,
         world: int = 1,
         train: bool = True,
     ) -> None:
-        super().__init__(data, split, seed=seed, rank=rank, world=world, train=train, whole_sound=True)
+        def finish(loaded: Loaded) -> NegativeClips:
+            return batch_negatives(on_cpu(loaded), pools, config, pin=torch.cuda.is_available())
+
+        super().__init__(data, split, seed=seed, rank=rank, world=world, train=train, whole_sound=True, finish=finish)
         pools.check(self.catalog)
         self.pools = pools.fingerprint()
 
@@ -59,9 +65,16 @@ class PriorSource(ClipSource):
         super().load_state_dict(state)
 
 
-def negatives_of(clips: Clips, pools: Pools, config: NegativesConfig, device: torch.device) -> NegativeClips:
-    """A batch's negatives, made on the device: by aspect `video` [B, r, 3, T, H, W] and `audio` [B, r, n]."""
-    loaded = clips.loaded
+def negatives_of(clips: Clips) -> NegativeClips:
+    """The negatives that a batch of `PriorSource` came with: by aspect `video` [B, r, 3, T, H, W] and `audio` [B, r, n]."""
+    assert isinstance(clips.loaded.made, NegativeClips)
+    return clips.loaded.made
+
+
+def on_cpu(loaded: Loaded) -> Loaded:
+    """The batch with its tensors in host memory. The copy runs beside what the training step has queued."""
     assert loaded.audio is not None
-    moved = Tensors(loaded.video.to(device), loaded.audio.to(device))
-    return batch_negatives(Loaded(loaded.batch, moved, loaded.labels, sounds=loaded.sounds), pools, config)
+    if not loaded.video.is_cuda:
+        return loaded
+    with torch.cuda.stream(torch.cuda.Stream(loaded.video.device)):
+        return replace(loaded, tensors=Tensors(loaded.video.cpu(), loaded.audio.cpu()))
