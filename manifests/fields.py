@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ FOLDER = "fields"
 FIELD_HEADER = "field.json"
 #: A field's name is the beginning of column names and the name of a folder.
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+#: What JSON texts do not hold as it is.
+_ESCAPED = r'["\\\x00-\x1f]'
 #: What a field says of its pictures, beside the place of its member.
 OF_PICTURES = ("height", "width")
 
@@ -259,6 +261,48 @@ def _over(target: str, have: Mapping[str, pl.DataType]) -> pl.Expr:
 def header_of(root: str) -> dict[str, Any]:
     """A dataset's own header. Raises UserError."""
     return read_header(join(root, HEADER))
+
+
+def canonical_many(frame: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
+    """`canonical` of each row's `columns`, made by columns: many times faster.
+
+    Rows with letters that JSON escapes, and columns of other types than texts, numbers, truths and lists of texts go through it.
+    """
+    odd, pieces = [pl.lit(False)], []
+    for name in sorted(columns):
+        value, dtype = pl.col(name), frame.schema[name]
+        if dtype == pl.String:
+            odd.append(value.str.contains(_ESCAPED))
+            text = pl.format('"{}"', value)
+        elif dtype == pl.List(pl.String):
+            odd.append(value.list.join("", ignore_nulls=True).str.contains(_ESCAPED))
+            odd.append(value.list.eval(pl.element().is_null()).list.any())
+            text = pl.when(value.list.len() == 0).then(pl.lit("[]")).otherwise(
+                pl.format('["{}"]', value.list.join('","', ignore_nulls=True))
+            )  # fmt: skip
+            text = pl.when(value.is_not_null()).then(text)
+        elif dtype == pl.Boolean:
+            text = pl.when(value).then(pl.lit("true")).when(~value).then(pl.lit("false"))
+        elif dtype.is_integer():
+            text = value.cast(pl.String)
+        elif dtype.is_float():
+            numbers = [None if number is None else repr(number) for number in frame[name].to_list()]
+            odd.append(~value.is_finite())  # which JSON has no word for: the definition refuses them
+            text = pl.lit(pl.Series(numbers, dtype=pl.String))
+        else:
+            return [canonical(row) for row in frame.select(columns).iter_rows(named=True)]
+        pieces.append(pl.concat_str(pl.lit(f",{json.dumps(name, ensure_ascii=False)}:"), text))
+    if not pieces:
+        return [canonical({})] * frame.height
+    body = pl.concat_str(pieces, ignore_nulls=True).str.slice(1)
+    made = frame.select(
+        text=pl.concat_str(pl.lit("{"), body, pl.lit("}\n")),
+        odd=pl.any_horizontal([one.fill_null(False) for one in odd]),
+    )
+    texts = [text.encode() for text in made["text"].to_list()]
+    for row in made["odd"].arg_true().to_list():
+        texts[row] = canonical(frame.select(columns).row(row, named=True))
+    return texts
 
 
 def canonical(row: Mapping[str, Any]) -> bytes:

@@ -168,6 +168,38 @@ def _csv(path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
         yield start, {name: value or None for name, value in zip(names, row, strict=True)}
 
 
+def read_plain_csv(path: str) -> pl.DataFrame | None:
+    """A local CSV or TSV at once, `line` and its columns as texts, null where empty; None for one that read_rows must look at.
+
+    Plain is a table each of whose lines is a row of the header's width, in UTF-8, with quotes only around whole cells: of such
+    a table read_rows says the same, many times slower.
+    """
+    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123
+            first = stream.readline(MAX_FIELD + 1).removeprefix(b"\xef\xbb\xbf").decode().rstrip("\r\n")
+        names = first.split(delimiter)
+        if '"' in first or " " in first or not all(names) or len(set(names)) < len(names) or "line" in names:
+            return None
+        cell = rf'(?:[^"{delimiter}\x00\r]*|"(?:[^"\x00\r]|"")*")'
+        whole = rf"^{cell}(?:{delimiter}{cell}){{{len(names) - 1}}}\r?$"
+        blank = rf'^[\s"{delimiter}]*$'
+        lines = pl.scan_lines(path, name="line")
+        fit = pl.col("line").str.contains(whole) & (pl.col("line").str.len_bytes().is_between(1, MAX_FIELD - 2))
+        rows, good = lines.select(pl.len(), (fit & ~pl.col("line").str.contains(blank)).sum().alias("good")).collect(
+            engine="streaming"
+        ).row(0)  # fmt: skip
+        if good < rows:
+            return None
+        frame = pl.read_csv(path, separator=delimiter, infer_schema=False, glob=False)
+    except (OSError, UnicodeDecodeError, *POLARS_FAULTS):
+        return None
+    if frame.columns != names or frame.height != rows - 1:
+        return None
+    empty = [pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in names]
+    return frame.select(pl.int_range(2, pl.len() + 2).alias("line"), *empty)
+
+
 def _width(row: list[str], names: list[str], delimiter: str) -> str:
     """What a row of another width says, and why it probably is one."""
     shown = repr(delimiter.join(row)[:80])

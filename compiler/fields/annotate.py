@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 
 from javisc.compiler.fields.table import joined, name_of, read
-from javisc.compiler.store.fields import FieldWriter, undo
+from javisc.compiler.store.fields import OF, FieldWriter, undo
 from javisc.manifests.errors import UserError
-from javisc.manifests.fields import NAME, canonical, open_field
+from javisc.manifests.fields import NAME, open_field
 from javisc.manifests.io import Dataset
 from javisc.manifests.rows import open_bytes
 from javisc.manifests.urls import is_url
@@ -55,16 +55,11 @@ def annotate(
     elif keep_text:
         raise UserError(f"--keep-text: {table} has no captions, and leaves text alone anyway: leave the option out")
     rows = _fitted(rows, opened, table)
-    columns = {column: dtype for column, dtype in rows.schema.items() if column not in ("key", "shard")}
+    columns = {column: dtype for column, dtype in rows.schema.items() if column not in ("key", "shard", OF)}
     settings = {"table_sha256": _digest(table), "by": joined_by, "keep_text": keep_text}
     made_by = {"command": "annotate", "table": table}
     with FieldWriter(dataset, chosen, columns=columns, settings=settings, made_by=made_by) as writer:
-        for (shard,), part in rows.group_by("shard", maintain_order=True):
-            number = int(shard)  # type: ignore[call-overload]
-            if number not in writer._done:
-                ordered = part.sort("key")
-                told = ordered.select(sorted(columns))
-                writer.commit_frame(number, ordered, [canonical(row) for row in told.iter_rows(named=True)])
+        writer.commit_rows(rows)
     field = open_field(opened.folder, chosen)
     total = int(field.header["of"])
     return Annotated(chosen, field.header["counts"]["samples"], total, joined_by, unused, tuple(columns))
@@ -82,7 +77,7 @@ def _fitted(rows: pl.DataFrame, dataset: Dataset, table: str) -> pl.DataFrame:
     for column, dtype in rows.schema.items():
         if column in places:
             raise UserError(f"{OPTION} {table}: column {column} is where a field's members lie: rename it")
-        if column in ("key", "shard") or column not in have or have[column] == dtype:
+        if column in ("key", "shard", OF) or column not in have or have[column] == dtype:
             continue
         made = rows[column].cast(have[column], strict=False)
         if (made.is_null() & rows[column].is_not_null()).any() or not (made.dtype.is_numeric() and dtype.is_numeric()):

@@ -8,13 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.captions import _joinable
+from javisc.compiler.inputs.joining import joinable
 from javisc.compiler.inputs.lists import folder_of, resolved
+from javisc.compiler.store.fields import OF
 from javisc.manifests.absent import WORDS
 from javisc.manifests.damage import POLARS_FAULTS, sized
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import MEMBERS, PARTS
-from javisc.manifests.rows import CAPTION_NAMES, Faults, captions_in, plain, read_rows
+from javisc.manifests.rows import CAPTION_NAMES, Faults, captions_in, plain, read_plain_csv, read_rows
 from javisc.manifests.schema import JAVISDIT, MANIFEST_SCHEMA, SCORES_SCHEMA, SOURCE, WHERE
 from javisc.manifests.urls import is_url
 
@@ -35,7 +36,11 @@ def read(path: str, option: str) -> pl.DataFrame:
     Captions become `text` and `texts`. Parquet has types; elsewhere a column of texts is whole numbers,
     numbers or true and false where every cell is. Raises UserError for what cannot be used.
     """
-    frame = _parquet(path, option) if path.lower().endswith(".parquet") and not is_url(path) else _rows(path, option)
+    if path.lower().endswith(".parquet") and not is_url(path):
+        frame = _parquet(path, option)
+    else:
+        plainly = read_plain_csv(path) if path.lower().endswith((".csv", ".tsv")) and not is_url(path) else None
+        frame = _rows(path, option) if plainly is None else _cleared(plainly)
     if not frame.height:
         raise UserError(f"{option} {path} has no rows: nothing can be joined")
     if not (by := [name for name in JOIN_BY if name in frame.columns]):
@@ -84,6 +89,20 @@ def _parquet(path: str, option: str) -> pl.DataFrame:
     words = [pl.when(pl.col(name).str.strip_chars().is_in([*WORDS, ""])).then(None).otherwise(pl.col(name)).alias(name)
              for name, dtype in frame.schema.items() if dtype == pl.String and name not in JOIN_BY]  # fmt: skip
     return frame.with_columns(words).with_row_index("line", 1)
+
+
+def _cleared(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table of texts as `_rows` would make it: cells without blanks around them, nulls where they say nothing."""
+    made = []
+    for name in frame.columns:
+        if name in (*JOIN_BY, "line"):
+            made.append(frame[name])
+            continue
+        text = frame[name].str.strip_chars()
+        made.append(frame.select(pl.when(~text.is_in([*WORDS, ""])).then(text).alias(name)).to_series())
+        if name not in CAPTION_NAMES and name not in _KNOWN:
+            made[-1] = _narrow(made[-1])
+    return pl.DataFrame(made)
 
 
 def _rows(path: str, option: str) -> pl.DataFrame:
@@ -172,6 +191,12 @@ def _captions(frame: pl.DataFrame) -> pl.DataFrame:
             raise UserError(f"column {name} is {dtype}: a caption is text, or a list of texts")
     if not lists:
         return frame.drop(there)
+    if len(there) == 1 and frame.schema[there[0]] == pl.String and not frame[there[0]].str.starts_with("[").any():
+        text = pl.col(there[0]).str.strip_chars()
+        said = text.is_not_null() & ~text.is_in([*WORDS, ""])
+        return frame.with_columns(pl.when(said).then(pl.concat_list(text)).alias("__texts")).drop(there).rename(
+            {"__texts": "texts"}
+        )  # fmt: skip
     both = pl.concat_list([one.fill_null([]) for one in lists]) if len(lists) > 1 else lists[0]
     texts = both.list.eval(pl.element().filter(~pl.element().str.strip_chars().is_in([*WORDS, ""]))).list.unique(
         maintain_order=True
@@ -207,7 +232,7 @@ def _typed(frame: pl.DataFrame, name: str, path: str, option: str) -> pl.Series:
 def joined(
     table: pl.DataFrame, manifest: pl.LazyFrame, by: str | None, path: str, option: str
 ) -> tuple[pl.DataFrame, str, int]:
-    """(rows that the table names, as key, shard and the table's columns; what they were joined by; rows unused).
+    """(rows that the table names, as key, shard, OF and the table's columns; what they were joined by; rows unused).
 
     by: None takes what matches most. Several captions of a sample become its `texts`; several values of another column
     are refused.
@@ -218,14 +243,21 @@ def joined(
         raise UserError(
             f"--by {by}: {option} {path} has no such column; it has {', '.join(set(JOIN_BY) & set(table.columns))}"
         )
-    samples = manifest.select("key", "shard", "path", "relpath", "id").collect(engine="streaming")
+    wanted = ["key", "shard", pl.col("source_sha256").alias(OF), *(name for name in names if name != "key")]
+    samples = manifest.select(wanted).collect(engine="streaming")
     best, count = names[0], -1
-    for name in names:
-        keyed = samples.select(_joinable(name).alias("on"))
-        matches = keyed.join(table.select(_joinable(name).alias("on")), on="on", how="semi").height
+    for name in names if len(names) > 1 else ():
+        keyed = samples.select(joinable(name).alias("on"))
+        matches = keyed.join(table.select(joinable(name).alias("on")), on="on", how="semi").height
         if matches > count:
             best, count = name, matches
-    if not count:
+    columns = [name for name in table.columns if name not in (*JOIN_BY, "line")]
+    rows = table.select(joinable(best).alias("on"), *columns, "line").drop_nulls("on")
+    if rows["on"].n_unique() < rows.height:
+        rows = _gathered(rows, columns, best, path, option)
+    keyed = samples.select("key", "shard", OF, joinable(best).alias("on"))
+    made = keyed.join(rows.drop("line"), on="on", how="inner", maintain_order="left")
+    if not made.height:
         example = table.drop_nulls(best)[best].head(1).to_list()
         raise UserError(
             f"{option} {path}: none of its {table.height} rows belongs to a sample: by {best} it names {example[0][:200]!r}, "
@@ -233,28 +265,20 @@ def joined(
             if example and samples.height
             else f"{option} {path}: its column {best} is empty: nothing can be joined"
         )
-    columns = [name for name in table.columns if name not in (*JOIN_BY, "line")]
-    rows = table.select(_joinable(best).alias("on"), *columns, "line").drop_nulls("on")
-    if rows["on"].n_unique() < rows.height:
-        rows = _gathered(rows, columns, best, path, option)
-    keyed = samples.select("key", "shard", "path", _joinable(best).alias("on"))
-    if best in ("id", "relpath"):
-        several = keyed.join(rows.select("on"), on="on", how="semi").filter(pl.col("on").is_duplicated())
-        if several.height:
-            name = several["on"][0]
-            shown = " and ".join(several.filter(pl.col("on") == name)["path"].head(2))
-            raise UserError(
-                f"{option} {path}: the {best} {name!r} stands for several samples ({shown}): give the column key, which tells "
-                "them apart"
-            )
-    made = keyed.join(rows.drop("line"), on="on", how="inner", maintain_order="left")
-    used = rows.join(keyed, on="on", how="semi").height
+    used = made.height if best == "key" else made["on"].n_unique()
+    if best in ("id", "relpath") and used < made.height:
+        name = made.filter(pl.col("on").is_duplicated())["on"][0]
+        twice = made.filter(pl.col("on") == name)["key"].head(2).to_list()
+        shown = " and ".join(manifest.filter(pl.col("key").is_in(twice)).select("path").collect()["path"])
+        raise UserError(
+            f"{option} {path}: the {best} {name!r} stands for several samples ({shown}): give the column key, which tells "
+            "them apart"
+        )
     told = [name for name in columns if name in made.columns]
-    return (
-        made.filter(~pl.all_horizontal(pl.col(told).is_null())).select("key", "shard", *told).sort("shard", "key"),
-        best,
-        rows.height - used,
-    )
+    kept = made.filter(~pl.all_horizontal(pl.col(told).is_null())).select("key", "shard", OF, *told)
+    before = kept.select("key", "shard").shift(1)
+    ordered = (kept["shard"] > before["shard"]) | ((kept["shard"] == before["shard"]) & (kept["key"] > before["key"]))
+    return kept if ordered.slice(1).all() else kept.sort("shard", "key"), best, rows.height - used
 
 
 def _gathered(rows: pl.DataFrame, columns: list[str], by: str, path: str, option: str) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.inputs.beside import CaptionReport, beside_them
+from javisc.compiler.inputs.joining import joinable
 from javisc.compiler.inputs.lists import folder_of, resolved
-from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, normal_relpath
+from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
 from javisc.manifests.errors import UserError
 from javisc.manifests.partitions import Partitions, by
 from javisc.manifests.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, read_rows
@@ -124,7 +125,7 @@ class CaptionTable:
 
     def by(self, name: str) -> pl.LazyFrame:
         """The rows that have the column, which is called `on`."""
-        return pl.scan_parquet(self.pieces).drop("on").with_columns(on=_joinable(name)).drop_nulls("on")
+        return pl.scan_parquet(self.pieces).drop("on").with_columns(on=joinable(name)).drop_nulls("on")
 
     def example(self) -> tuple[str, str] | None:
         """The first column that a row can be joined by, and its value."""
@@ -133,19 +134,6 @@ class CaptionTable:
             if found.height:
                 return name, str(found["on"][0])
         return None
-
-
-def _joinable(name: str) -> pl.Expr:
-    """A column in the form it is compared in: ids without a media file's extension, relpaths and paths in one form."""
-    column = pl.col(name)
-    if name == "id":
-        return column.str.replace(
-            r"(?i)(.)\.(mp4|avi|mov|mkv|m2ts|ts|webm|m4v|mpe?g|wav|flac|mp3|ogg|opus|m4a|aac|wma|aiff?)$", "${1}"
-        )
-    odd = column.str.contains(r"(^|/)\.{0,2}(/|$)") if name == "relpath" else column.str.contains(r"/\.{0,2}(/|$)")
-    one: Callable[[str], str] = normal_relpath if name == "relpath" else os.path.normpath
-    odd = odd & ~column.str.contains("://", literal=True)
-    return pl.when(odd).then(column.map_elements(one, return_dtype=pl.String)).otherwise(column)
 
 
 @dataclass
@@ -174,7 +162,7 @@ def _joined(
     if matches == 0:
         _refuse_stranger(inputs, table)
     schema = pl.Schema({**inputs.collect_schema(), "on": pl.String()})
-    keyed = _parts(inputs.with_columns(on=_joinable(name)), scratch / "uncaptioned", count, schema)
+    keyed = _parts(inputs.with_columns(on=joinable(name)), scratch / "uncaptioned", count, schema)
     rows = table.by(name).with_row_index("order")
     labels = _parts(rows, scratch / "labels", count, pl.Schema({**_SCHEMA, "order": pl.UInt32()}))
     report.unused = table.height - labels.height  # rows without the name
@@ -212,7 +200,7 @@ def _matches(inputs: pl.LazyFrame, table: CaptionTable, name: str, folder: Path,
     known = _parts(table.by(name), folder / "table", count, schema)
     if not known.height:
         return 0
-    asked = _parts(inputs.select(on=_joinable(name)), folder / "inputs", count, schema)
+    asked = _parts(inputs.select(on=joinable(name)), folder / "inputs", count, schema)
     return sum(some.join(said, on="on", how="semi").height for some, said in zip(asked, known, strict=True))
 
 

@@ -6,7 +6,7 @@ import polars as pl
 
 from javisc.compiler.fields.render import remake
 from javisc.compiler.store.commits import Parts
-from javisc.compiler.store.fields import _follow, base_shards, field_store, fold, publish_field, reconcile
+from javisc.compiler.store.fields import base_shards, field_store, fold, follow, publish_field, reconcile
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.present import expected_digests
 from javisc.manifests.damage import POLARS_FAULTS
@@ -29,7 +29,7 @@ def mend_fields(base: Store, *, workers: int | None = None) -> list[str]:
                 rows = _rows(store, field)
                 for shard in lost:
                     Parts(store).remove(shard)
-                _follow(base, store, field, rows, base_shards(base))
+                follow(base, store, field, rows, base_shards(base))
                 publish_field(base, store, field.name, field.header["settings"], field.header["made_by"], lay=False)
                 said.append(f"field {field.name}: {len(lost)} shards made again ({shards})")
             elif "recipe" in field.header["settings"]:

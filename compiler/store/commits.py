@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -45,18 +46,45 @@ def publish_part(
     made: bytes, sha256, idx_bytes and idx_sha256 of the shard, empty without one. plan: the digest of the plan it was made from;
     for a shard of a field, that of the base's shard.
     """
-    name = f"{shard:06d}"
-    tables = {"manifest": pl.DataFrame(rows, schema), "rejected": pl.DataFrame(rejects, REJECTED_SCHEMA)}
-    written = {}
-    for table, frame in tables.items():
-        buffer = io.BytesIO()
-        frame.sort("key").write_parquet(buffer, compression="zstd")
-        content = buffer.getvalue()
-        written[table] = [len(content), hashlib.sha256(content).hexdigest()]
-        store.write(content, BUILD, "parts", f"{name}.{table}.parquet")
+    tables, commit = part_files(shard, revision, rows, rejects, made, schema, plan)
+    for place, content in tables.items():
+        store.write(content, *place)
+    store.write(commit, *commit_place(shard))
+
+
+def part_files(
+    shard: int,
+    revision: int,
+    rows: list[dict[str, Any]] | pl.DataFrame,
+    rejects: list[dict[str, Any]],
+    made: Mapping[str, Any],
+    schema: pl.Schema,
+    plan: str | None,
+) -> tuple[dict[tuple[str, ...], bytes], bytes]:
+    """What publish_part writes: the tables of a part by their places, and its commit."""
+    made_of = [("manifest", _table(pl.DataFrame(rows, schema)))]
+    made_of.append(("rejected", _table(pl.DataFrame(rejects, REJECTED_SCHEMA)) if rejects else _no_rejects()))
+    written = {table: [len(content), hashlib.sha256(content).hexdigest()] for table, content in made_of}
     commit: dict[str, Any] = {"shard": shard, "revision": revision, "samples": len(rows), "rejected": len(rejects)}
     commit |= {**made, "plan": plan, "tables": written}
-    store.write(json.dumps(commit, sort_keys=True).encode(), BUILD, "parts", f"{name}.json")
+    places = {(BUILD, "parts", f"{shard:06d}.{table}.parquet"): content for table, content in made_of}
+    return places, json.dumps(commit, sort_keys=True).encode()
+
+
+def commit_place(shard: int) -> tuple[str, ...]:
+    """Where the commit of a shard lies."""
+    return (BUILD, "parts", f"{shard:06d}.json")
+
+
+def _table(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.sort("key").write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+@cache
+def _no_rejects() -> bytes:
+    return _table(pl.DataFrame(schema=REJECTED_SCHEMA))
 
 
 def _commit(raw: bytes) -> dict[str, Any] | None:

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from javisc.compiler.store.annotations import commit_annotations
 from javisc.compiler.store.commits import BUILD, Parts, publish_part
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
@@ -24,7 +26,6 @@ from javisc.manifests.fields import (
     FIELD_HEADER,
     FOLDER,
     Field,
-    canonical,
     check_name,
     fields_of,
     folded,
@@ -127,7 +128,7 @@ class FieldWriter(DatasetWriter):
             **(settings or {}),
         }
         self.made_by, self._lock = dict(made_by or {}), not held
-        self._row_of: dict[str, int] = {}
+        self._open_keys: frozenset[str] = frozenset()
 
     def begin(self) -> None:
         """Take the dataset's lock and find what an earlier run committed.
@@ -140,9 +141,6 @@ class FieldWriter(DatasetWriter):
         if self._lock and self._held.enter_context(locked(self.base)).alone and not self.base.remote:
             sweep_files(Path(self.base.root))
         self.parents = base_shards(self.base)
-        rows = pl.scan_parquet(self.base.fetch("manifest.parquet"), glob=False)
-        keys = rows.select("key", "shard", pl.col("source_sha256").alias(OF)).collect()
-        self.keys = {int(shard): part for (shard,), part in keys.group_by("shard", maintain_order=True)}  # type: ignore[call-overload]
         wanted = json.loads(json.dumps(self.settings))
         if self.store.exists(BUILD, BEGUN):
             before = json.loads(self.store.read(BUILD, BEGUN))
@@ -163,15 +161,23 @@ class FieldWriter(DatasetWriter):
             if shard in self.parents and commit.get("plan") == self.parents[shard]
         }
         self._done = {shard: commit["samples"] for shard, commit in self._commits.items()}
-        self._left = sorted(self.keys)
-        if self._left:
-            self._open(self._left.pop(0))
+
+    @cached_property
+    def keys(self) -> dict[int, pl.DataFrame]:
+        """The base's samples by shard, with the digests of their sources: read when a first one is added."""
+        rows = pl.scan_parquet(self.base.fetch("manifest.parquet"), glob=False)
+        keys = rows.select("key", "shard", pl.col("source_sha256").alias(OF)).collect()
+        return {int(shard): part for (shard,), part in keys.group_by("shard", maintain_order=True)}  # type: ignore[call-overload]
+
+    @cached_property
+    def _left(self) -> list[int]:
+        return sorted(self.keys)
 
     def _write_begun(self, wanted: Mapping[str, Any]) -> None:
         self.store.write((json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode(), BUILD, BEGUN)
 
     def _open(self, shard: int) -> None:
-        self._shard, self._row_of = shard, {key: row for row, key in enumerate(self.keys[shard]["key"])}
+        self._shard, self._open_keys = shard, frozenset(self.keys[shard]["key"])
 
     def add(self, key: str, members: Mapping[str, Content], columns: Mapping[str, Any] | None = None) -> None:
         """Add the member and the columns of a sample of the base, in the order of its manifest.
@@ -187,7 +193,7 @@ class FieldWriter(DatasetWriter):
                 f"{key}: members {sorted(members)}: this field holds {self.member}"
                 + ("" if wanted else ", made of the columns")
             )
-        while key not in self._row_of:
+        while key not in self._open_keys:
             if not self._left:
                 raise ValueError(f"{key!r} is no sample of {self.base.root}, or comes after one that stands behind it")
             self.commit()
@@ -206,23 +212,24 @@ class FieldWriter(DatasetWriter):
             ]
             frame = pl.DataFrame(rows, schema={name: self.schema[name] for name in rows[0]})
             if self.member == "json":
-                contents: list[Content] = [
-                    canonical({name: row[name] for name in self.columns}) for row in frame.iter_rows(named=True)
-                ]
+                of = self.keys[self._shard].select("key", OF)
+                self.commit_rows(frame.join(of, on="key", how="left", maintain_order="left"))
             else:
                 contents = [members[self.member] for _, (_, members) in ordered]
-            self.commit_frame(self._shard, frame, contents)
+                at = (self._shard, self.parents[self._shard])
+                commit_field_shard(self.store, self.schema, self.member, frame, contents, *at)
+                self._done[self._shard] = frame.height
         shutil.rmtree(self.scratch / "open", ignore_errors=True)
         self._samples = {}
 
-    def commit_frame(
-        self, shard: int, frame: pl.DataFrame, contents: Sequence[Content], rejects: Sequence[dict[str, Any]] = ()
-    ) -> None:
-        """Publish a shard whole: `frame` has key, shard and the field's columns, in the order of the keys."""
-        if self.member == "json":
-            frame = frame.join(self.keys[shard].select("key", OF), on="key", how="left", maintain_order="left")
-        commit_field_shard(self.store, self.schema, self.member, frame, contents, shard, self.parents[shard], rejects)
-        self._done[shard] = frame.height
+    def commit_rows(self, rows: pl.DataFrame) -> None:
+        """Publish shards of annotations whole: rows have key, shard, OF and the field's columns, in the order of shard and key.
+
+        Those of shards that are committed are passed over.
+        """
+        left = rows.filter(~pl.col("shard").is_in(list(self._done)))
+        commit_annotations(self.store, self.schema, list(self.columns), left, self.parents)
+        self._done |= dict(left.group_by("shard").len().iter_rows())
 
     def publish(self) -> Merged:
         """Publish the field's tables, field.json, and last the dataset's manifest with its columns. Raises UserError."""
@@ -346,7 +353,7 @@ def reconcile(base: Store, say: Callable[[str], None], *, lay: bool = True) -> l
         for shard in stale:
             Parts(store).remove(shard)
         if moved is not None:
-            _follow(base, store, field, moved, parents)
+            follow(base, store, field, moved, parents)
         try:
             left = publish_field(
                 base, store, field.name, field.header["settings"], field.header["made_by"], lay=False
@@ -364,8 +371,8 @@ def reconcile(base: Store, say: Callable[[str], None], *, lay: bool = True) -> l
     return torn
 
 
-def _follow(base: Store, store: Store, field: Field, rows: pl.DataFrame, parents: Mapping[int, str]) -> None:
-    """Pack the annotations of samples that lie in other shards now."""
+def follow(base: Store, store: Store, field: Field, rows: pl.DataFrame, parents: Mapping[int, str]) -> None:
+    """Pack the annotations of samples that lie in other shards now. rows: the field's, as it was."""
     here = pl.scan_parquet(base.fetch("manifest.parquet"), glob=False).select("key", "shard", "source_sha256")
     parts = Parts(store)
     done = [shard for shard in parts.commits if parts.commits[shard].get("plan") == parents.get(shard)]
@@ -379,14 +386,4 @@ def _follow(base: Store, store: Store, field: Field, rows: pl.DataFrame, parents
         .sort("shard", "key")
         .collect()
     )
-    schema = pl.Schema(rows.schema)
-    for (shard,), part in moved.group_by("shard", maintain_order=True):
-        columns = field.columns
-        contents = [canonical({name: row[name] for name in columns}) for row in part.iter_rows(named=True)]
-        packed = pack_shard(
-            store, int(shard), ((key, {"json": text}) for key, text in zip(part["key"], contents, strict=True))
-        )
-        at = [members[0] for members in packed.samples]
-        places = [pl.Series(f"json_{name}", [getattr(m, name) for m in at], pl.Int64) for name in PARTS]
-        frame = part.with_columns(places).select(schema.names())
-        publish_part(store, int(shard), 0, frame, [], packed.made, schema, plan=parents[int(shard)])
+    commit_annotations(store, pl.Schema(rows.schema), field.columns, moved, parents)

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
-from javisc.manifests.files import published
+from javisc.manifests.files import publish_many, published
 from javisc.manifests.urls import filesystem, is_url, join, plain
 
 T = TypeVar("T")
@@ -173,6 +173,17 @@ class Store:
             self._ask(lambda: self.fs.pipe_file(join(self.base, *parts), content), *parts)
         except OSError as error:
             raise unwritable(self.path(*parts), error) from error
+
+    def write_many(self, contents: Mapping[tuple[str, ...], bytes]) -> None:
+        """Publish many small files, in no order; those that are there when this fails say nothing. Raises UserError."""
+        try:
+            if not self.remote:
+                publish_many({Path(self.root, *parts): content for parts, content in contents.items()})
+                return
+            objects = {join(self.base, *parts): content for parts, content in contents.items()}
+            self._ask(lambda: self.fs.pipe(objects))
+        except OSError as error:
+            raise unwritable(error.filename or self.root, error) from error
 
     def create(self, content: bytes, *parts: str) -> bool:
         """Write a small object only where there is none; False if there is one. For object stores (a conditional write)."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import extensions
@@ -107,6 +110,43 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes | Path]]], tar: Pat
     index = index_text(lines).encode()
     idx.write_bytes(index)
     return Packed(at, digest.hexdigest(), len(index), hashlib.sha256(index).hexdigest(), packed)
+
+
+def small_shard(extension: str, keys: Sequence[str], contents: Sequence[bytes]) -> tuple[bytes, bytes, Packed]:
+    """The tar and the index that write_shard writes of one small member each, made at once in memory: many times faster.
+
+    (tar, index, what was packed.) Raises ValueError for a name that one field of the header does not hold.
+    """
+    names = [f"{key}.{extension}" for key in keys]
+    raw = [name.encode("ascii") for name in names]
+    if not raw or max(map(len, raw)) > _NAME or b"/" in b"".join(raw):
+        raise ValueError("names must have 1 to 100 bytes, none of them a slash")
+    sizes = np.fromiter(map(len, contents), np.int64, len(contents))
+    blocks = np.tile(np.frombuffer(_PLAIN, np.uint8), (len(raw), 1))
+    blocks[:, :_NAME] = np.array(raw, f"S{_NAME}").view(np.uint8).reshape(-1, _NAME)
+    blocks[:, 124:135] = _octal(sizes, 11)
+    sums = _PLAIN_SUM + blocks[:, :_NAME].sum(1, dtype=np.int64) + blocks[:, 124:135].sum(1, dtype=np.int64) - 11 * 48
+    blocks[:, 148:154] = _octal(sums, 6)
+    headers, empty = blocks.tobytes(), bytes(BLOCK)
+    rests = (-sizes % BLOCK).tolist()
+    pieces: list[bytes] = []
+    for at, content, rest in zip(range(0, len(headers), BLOCK), contents, rests, strict=True):
+        pieces += (headers[at : at + BLOCK], content, empty[:rest])
+    tar = b"".join((*pieces, empty, empty))
+    offsets = np.cumsum(sizes + (-sizes % BLOCK) + BLOCK) - (sizes + (-sizes % BLOCK))
+    members = [
+        Member(extension, offset, len(content), zlib.crc32(content))
+        for offset, content in zip(offsets.tolist(), contents, strict=True)
+    ]
+    index = index_text([f"{extension} {m.offset} {m.size} {name}" for name, m in zip(names, members, strict=True)])
+    idx = index.encode()
+    digests = (hashlib.sha256(tar).hexdigest(), len(idx), hashlib.sha256(idx).hexdigest())
+    return tar, idx, Packed(len(tar), *digests, [[member] for member in members])
+
+
+def _octal(values: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
+    """Each value as so many octal digits in ASCII."""
+    return ((values[:, None] >> (3 * np.arange(digits - 1, -1, -1))) & 7).astype(np.uint8) + np.uint8(48)
 
 
 def _pieces(content: bytes | Path) -> Iterator[bytes]:

@@ -150,9 +150,10 @@ def test_a_column_keeps_its_type_and_a_changed_table_wants_another_name(ds: Path
 KILLED = """
 import os, signal, sys
 import javisc.compiler.store.fields as home
+from javisc.compiler.store import files
 from javisc.compiler.fields.annotate import annotate
 where, ds, table = sys.argv[1:]
-owner, name = (home.FieldWriter, where) if where == "commit_frame" else (home, where)
+owner, name = (files.Store, where) if where == "write_many" else (home, where)
 real = getattr(owner, name)
 def deadly(*args, **kwargs):
     done = real(*args, **kwargs)
@@ -163,7 +164,7 @@ annotate(ds, table, name="late")
 """
 
 
-@pytest.mark.parametrize("where", ["commit_frame", "publish_tables", "write_table", "write_header"])
+@pytest.mark.parametrize("where", ["write_many", "commit_annotations", "publish_tables", "write_table", "write_header"])
 def test_killed_anywhere_the_same_command_comes_to_the_same_bytes(ds: Path, tmp_path: Path, where: str) -> None:
     table = write(tmp_path / "t.csv", rows(ds).select("key", caption=pl.lit("new ") + pl.col("id")))
     annotate(str(shutil.copytree(ds, tmp_path / "calm")), table, name="late")

@@ -1,0 +1,60 @@
+"""Annotations in bulk: the shards of a field of KEY.json, many at a time, since each holds a thousand members of a few words."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import polars as pl
+
+from javisc.compiler.store.commits import commit_place, part_files
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.shard import small_shard
+from javisc.manifests.fields import canonical_many
+from javisc.manifests.kinds import PARTS
+
+#: Shards that are on their way to the disk together, and how many such batches are at work side by side.
+BATCH, SIDE_BY_SIDE = 64, 2
+
+
+def commit_annotations(
+    store: Store, schema: pl.Schema, columns: Sequence[str], rows: pl.DataFrame, parents: Mapping[int, str]
+) -> None:
+    """Publish shards of a field of annotations; of each batch the commits come last. Raises UserError.
+
+    rows: key, shard, and what else the field's table has beside places (`schema`), in the order of shard and key. columns: those
+    that KEY.json says. parents: the digests of the base's shards.
+    """
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        for part in pool.map(lambda batch: _commit_batch(store, schema, columns, batch, parents), _batches(rows)):
+            assert part
+
+
+def _batches(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows of BATCH shards each."""
+    starts = (rows["shard"] != rows["shard"].shift(1)).fill_null(True).arg_true().to_list()[::BATCH]
+    for start, end in itertools.pairwise([*starts, rows.height]):
+        yield rows.slice(start, end - start)
+
+
+def _commit_batch(
+    store: Store, schema: pl.Schema, columns: Sequence[str], rows: pl.DataFrame, parents: Mapping[int, str]
+) -> int:
+    texts = canonical_many(rows, columns)
+    files: dict[tuple[str, ...], bytes] = {}
+    commits: dict[tuple[str, ...], bytes] = {}
+    at = 0
+    for (number,), part in rows.group_by("shard", maintain_order=True):
+        shard = int(number)  # type: ignore[call-overload]
+        tar, idx, packed = small_shard("json", part["key"].to_list(), texts[at : at + part.height])
+        at += part.height
+        members = [found[0] for found in packed.samples]
+        places = [pl.Series(f"json_{name}", [getattr(m, name) for m in members], pl.Int64) for name in PARTS]
+        table = part.with_columns(places).select(schema.names())
+        tables, commit = part_files(shard, 0, table, [], packed.made, schema, parents[shard])
+        files |= {(*store.packs, f"{shard:06d}.idx"): idx, (*store.packs, f"{shard:06d}.tar"): tar, **tables}
+        commits[commit_place(shard)] = commit
+    store.write_many(files)
+    store.write_many(commits)
+    return len(commits)

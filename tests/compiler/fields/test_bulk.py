@@ -1,0 +1,102 @@
+"""The fast ways of annotations against their definitions: JSON by columns, small shards in memory, plain CSV at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from javisc.compiler.fields.table import _cleared, _rows, read
+from javisc.compiler.store.shard import small_shard, write_shard
+from javisc.manifests.errors import UserError
+from javisc.manifests.fields import canonical, canonical_many
+from javisc.manifests.rows import read_plain_csv
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9) | st.sampled_from(
+    ['a "b"', "\x00\x1f", "é\n", "\\"]
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": st.none() | TEXT,
+            "texts": st.none() | st.lists(st.none() | TEXT, max_size=3),
+            "score": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+            "count": st.none() | st.integers(-(2**63), 2**63 - 1),
+            "good": st.none() | st.booleans(),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+SCHEMA = {"text": pl.String, "texts": pl.List(pl.String), "score": pl.Float64, "count": pl.Int64, "good": pl.Boolean}
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_json_made_by_columns_is_the_json_of_each_row(rows: list[dict[str, object]]) -> None:
+    frame = pl.DataFrame(rows, schema=SCHEMA)
+    made = canonical_many(frame, list(SCHEMA))
+    assert made == [canonical(row) for row in frame.iter_rows(named=True)]
+    assert all(
+        json.loads(text) == {n: v for n, v in row.items() if v is not None}
+        for text, row in zip(made, rows, strict=True)
+    )
+
+
+def test_what_json_cannot_say_is_refused_by_columns_too() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_many(pl.DataFrame({"score": [1.0, float("nan")]}), ["score"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.dictionaries(st.from_regex(r"[a-z0-9_]{1,95}", fullmatch=True), st.binary(max_size=1500), min_size=1, max_size=5)
+)
+def test_a_small_shard_made_in_memory_has_the_bytes_of_the_definition(tmp_path_factory, files) -> None:
+    folder = tmp_path_factory.mktemp("small")
+    wanted = write_shard(((key, {"json": content}) for key, content in files.items()), folder / "tar", folder / "idx")
+    tar, idx, packed = small_shard("json", list(files), list(files.values()))
+    assert (tar, idx) == ((folder / "tar").read_bytes(), (folder / "idx").read_bytes())
+    assert packed == wanted
+
+
+CELL = st.sampled_from(
+    ["", "a", "7", " b ", "None", '"a, b"', '"say ""x"""', '""', 'a"b', '"open', "1,2", "é", "\t", "0.5", "true"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(CELL, CELL, CELL), min_size=1, max_size=4), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_a_csv_read_at_once_says_what_the_strict_reader_says(tmp_path_factory, rows, end: str, last: bool) -> None:
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    lines = ["key,caption,score", *(",".join(row) for row in rows)]
+    path.write_bytes((end.join(lines) + end * last).encode())
+    plainly = read_plain_csv(str(path))
+    if plainly is None:
+        return
+    slow = _rows(str(path), "annotate")
+    fast = _cleared(plainly)
+    assert fast["line"].to_list() == slow["line"].to_list()
+    for name in ("key", "score"):
+        assert fast[name].to_list() == slow[name].to_list(), name
+
+
+@pytest.mark.parametrize("body", ["k,a\nk\n", 'k,"a\nk2,b\n', "k,a,b\n", "k,\xff\n"])
+def test_a_csv_that_is_not_plain_goes_the_strict_way_and_is_refused(tmp_path: Path, body: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(("key,caption\n" + body).encode("latin-1"))
+    assert read_plain_csv(str(path)) is None
+    with pytest.raises(UserError, match="unusable"):
+        read(str(path), "annotate")
+
+
+def test_a_plain_csv_of_captions_is_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('key,caption,score\na,"one, two",3\nb,three,\n')
+    assert read_plain_csv(str(path)) is not None
+    found = read(str(path), "annotate")
+    assert found["texts"].to_list() == [["one, two"], ["three"]] and found["score"].to_list() == [3, None]
