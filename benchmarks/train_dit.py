@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from javisc.trainer.engine.peaks import peak_flops
+from javisc.trainer.forecast.flops import META, counted, hollow
 from javisc.trainer.models.dit import PRESETS, VASTDiT3
-from javisc.trainer.models.dit.flops import dit_flops
 from javisc.trainer.models.dit.stages import freeze, initialise
 
 #: name → (video latent frames, latent height and width, audio latent frames): specs/javisdit.md section 13, and 144p below it.
@@ -155,6 +155,14 @@ def peak_of(name: str, bucket: str, options: argparse.Namespace, device: torch.d
     return growth(step_of(name, model, inputs(model, bucket, options, device, dtype), options), device)
 
 
+def work_of(model: VASTDiT3, given: Inputs, options: argparse.Namespace) -> float:
+    """FLOPs of a step, on tensors that have shapes only."""
+    shapes = {name: x.to(META) if isinstance(x, Tensor) else x for name, x in given.items()}
+    known = {"lengths": [WORDS] * options.rows, "partial": dict.fromkeys(("video", "audio"), options.given)}
+    empty = hollow(model)
+    return counted(lambda: loss_of(lambda **inputs: empty(**inputs, **known), shapes)).total
+
+
 def report(options: argparse.Namespace, device: torch.device) -> list[str]:
     """Measure and return the report's lines."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -170,8 +178,7 @@ def report(options: argparse.Namespace, device: torch.device) -> list[str]:
     for bucket in buckets:
         probe = build(options, device, dtype)
         given = inputs(probe, bucket, options, device, dtype)
-        work = dit_flops(probe, given["video"].shape, given["audio"].shape, [WORDS] * options.rows, options.given).total
-        config = probe.config
+        work, config = work_of(probe, given, options), probe.config
         del probe
         steps = {name: step_of(name, build(options, device, dtype), given, options) for name in names}
         for name in list(steps) if device.type == "cuda" else ():

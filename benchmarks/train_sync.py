@@ -17,6 +17,7 @@ from plain_sync import plain_sync
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
+from javisc.trainer.forecast.flops import META, counted
 from javisc.trainer.models.sync.config import (
     AVSyncConfig,
     FullAttentionConfig,
@@ -25,7 +26,6 @@ from javisc.trainer.models.sync.config import (
     SyncTransformerConfig,
     TrunkConfig,
 )
-from javisc.trainer.models.sync.flops import sync_flops
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.models.sync.transformer import FullAttention, SyncTransformer
 
@@ -177,11 +177,12 @@ def report(options: argparse.Namespace, device: torch.device) -> list[str]:
     steps = {name: step_of(name, options, device) for name in names}
     times = in_turn(steps, options.repeats, device)
     del steps
-    vis, aud, _ = clip(options, torch.device("meta"))
-    with torch.device("meta"):
+    vis, aud, target = clip(options, META)
+    with META:
         config = config_of(options, grids_of(options.seconds))
         config.full_attention = None
-        work = sync_flops(AVSync(config), vis.shape, aud.shape).total
+        model = AVSync(config)
+    work = counted(lambda: F.cross_entropy(model(vis, aud)[1], target)).total
     rows = [
         [
             CONTESTANTS[name],

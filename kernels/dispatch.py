@@ -69,6 +69,7 @@ pretended: tuple[int, int] | None = None
 #: op → its rows, in the order in which `auto` tries them. Op modules fill it with `register`.
 TABLE: dict[str, list[Backend]] = {}
 _recorders: list[list[tuple[Request, str]]] = []
+_only: list[str] = []
 
 
 def always(request: Request) -> bool:
@@ -192,6 +193,8 @@ def refuse_xformers(request: Request) -> str | None:
 
 def requested(op: str) -> str:
     """What `JAVISC_KERNELS` asks for this op: a name, or a comma-separated list of names and OP=NAME, the last that fits."""
+    if _only:
+        return _only[-1]
     value = os.environ.get(VARIABLE, "") or "auto"
     answer = "auto"
     for item in value.split(","):
@@ -259,3 +262,13 @@ def recording() -> Iterator[list[tuple[Request, str]]]:
         yield choices
     finally:
         _recorders.remove(choices)
+
+
+@contextmanager
+def only(backend: str) -> Iterator[None]:
+    """Calls inside the block take this backend, whatever `JAVISC_KERNELS` says."""
+    _only.append(backend)
+    try:
+        yield
+    finally:
+        _only.pop()

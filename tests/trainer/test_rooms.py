@@ -26,13 +26,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "engine.weights",
         "engine.checkpoint_io",
         "engine.distributed.PRECISIONS",
-        "forecast.flops",
         "data",
         "transforms",
     ),
     "objectives": ("engine.settings", "models", "data.index.draws"),
     "tasks": ("engine", "task", "forecast.flops", "data", "transforms", "models", "objectives"),
-    "use": ("engine", "task", "data", "transforms", "models", "objectives", "tasks"),
+    "use": ("engine", "task", "forecast.flops", "data", "transforms", "models", "objectives", "tasks"),
     "recipes": (),
 }
 #: The rooms inside `data`: what is decided, what is read, what a task draws from. Each may import the ones before it.

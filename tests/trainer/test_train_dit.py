@@ -34,7 +34,8 @@ from javisc.trainer.models.dit.attention import TextCrossAttention
 from javisc.trainer.objectives.frame_masks import STAGE3_RATIOS
 from javisc.trainer.task import key_random
 from javisc.trainer.tasks.audio import AudioTask
-from javisc.trainer.tasks.dit import DiTRecipe, DiTTask, Step
+from javisc.trainer.tasks.dit import DiTTask, Step
+from javisc.trainer.tasks.dit_recipe import DiTRecipe
 from javisc.trainer.tasks.jav import JavTask
 from javisc.trainer.tasks.latents import Latents, encode
 from javisc.trainer.tasks.registry import load

@@ -1,53 +1,96 @@
-"""Floating-point operations of a model's step, from its layers' shapes.
+"""Floating-point operations, counted by PyTorch's FlopCounterMode on passes over meta tensors: shapes without memory.
 
-Counted are products of matrices and convolutions, 2 per multiply-add, as PyTorch's FlopCounterMode counts them; nothing
-recomputed is counted, so that rate / peak is the usual model FLOPs utilisation (Chowdhery et al., PaLM, appendix B). Backward
-counts the gradients that exist: of a weight where it trains, of an input where anything before it does ("reached").
-
-The models' own formulas stand beside them: `models/sync/flops.py`, `models/dit/flops.py`.
+Counted are products of matrices and convolutions, 2 per multiply-add, and nothing twice: attention is taken apart into its two
+products here, on every device, since the backward passes of fused ones compute their logits again. So rate / peak is the usual
+model FLOPs utilisation (Chowdhery et al., PaLM, appendix B). Our kernels register what they do themselves (`kernels/*/host.py`);
+`footprint` counts that.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from javisc.kernels import dispatch
+
+META = torch.device("meta")
+Module = TypeVar("Module", bound=nn.Module)
 
 
-@dataclass
-class Tally:
-    """FLOPs counted so far. Its methods count one layer and return whether gradients reach what comes out."""
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of a forward pass, and of the backward pass behind it: the gradients that exist."""
 
-    forward: float = 0.0
-    backward: float = 0.0
+    forward: float
+    backward: float
 
     @property
     def total(self) -> float:
-        """Forward and backward."""
+        """Both."""
         return self.forward + self.backward
 
-    def weight(self, layer: nn.Linear | nn.Conv2d | nn.Conv3d, rows: int, reached: bool) -> bool:
-        """A linear layer over `rows` tokens, or a convolution with as many outputs."""
-        work = 2.0 * rows * layer.weight.numel()
-        self.forward += work
-        self.backward += work * (layer.weight.requires_grad + reached)
-        return reached or trains(layer)
 
-    def chain(self, module: nn.Module, rows: int, reached: bool) -> bool:
-        """All linear layers of a module, one after another, over the same rows."""
-        for layer in module.modules():
-            if isinstance(layer, nn.Linear):
-                reached = self.weight(layer, rows, reached)
-        return reached or trains(module)
-
-    def attention(self, pairs: float, width: int, queries: bool = True, keys: bool = True) -> bool:
-        """Logits and mix of `pairs` of query and key; two products forward, up to four backward."""
-        product = 2.0 * pairs * width
-        self.forward += 2 * product
-        self.backward += product * (queries + 2 * keys + (queries or keys))
-        return queries or keys
+def counted(run: Callable[[], Tensor | Mapping[str, Tensor]], *, backward: bool = True) -> Work:
+    """What `run` computes on meta tensors, and the backward pass of what it returns (of "loss", where that is one of several)."""
+    # With gradients, asked for or not: without, the counter stumbles over modules that are given a parameter.
+    with (
+        torch.enable_grad(),
+        dispatch.only("torch"),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        out = run()
+        forward = counter.get_total_flops()
+        if backward:
+            (out["loss"] if isinstance(out, Mapping) else out).sum().backward()  # type: ignore[no-untyped-call]
+    return Work(float(forward), float(counter.get_total_flops() - forward))
 
 
-def trains(module: nn.Module) -> bool:
-    """True if any parameter inside is trained."""
-    return any(p.requires_grad for p in module.parameters())
+def by_depth(count: Callable[[int], float], depth: int) -> float:
+    """`count(depth)` of a stack whose layers cost alike from the second on (gradients may not reach the first's input)."""
+    if depth <= 3:
+        return count(depth)
+    two, three = count(2), count(3)
+    return two + (depth - 2) * (three - two)
+
+
+def hollow(module: Module) -> Module:
+    """A copy whose parameters and buffers have shapes only; the module itself stays as it is, wherever it lies."""
+    memo: dict[int, Any] = {id(x): torch.empty_like(x, device=META) for x in module.buffers()}
+    for p in module.parameters():
+        memo[id(p)] = nn.Parameter(torch.empty_like(p, device=META), p.requires_grad)
+    return copy.deepcopy(module, memo)
+
+
+def on_meta(*tensors: Tensor) -> list[Tensor]:
+    """The shapes of tensors."""
+    return [torch.empty_like(x, device=META) for x in tensors]
+
+
+class StepFlops:
+    """FLOPs of a training step by its batch's shapes, each counted once: `model` makes the model, `loss` its step's loss."""
+
+    def __init__(
+        self, model: Callable[[], nn.Module], loss: Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]]
+    ) -> None:
+        self.make, self.loss = model, loss
+        self.model: nn.Module | None = None
+        self.known: dict[Any, float] = {}
+
+    def __call__(self, batch: Any) -> float:
+        """Forward and backward."""
+        shapes = tuple(x.shape for x in vars(batch).values() if isinstance(x, Tensor))
+        if shapes not in self.known:
+            if self.model is None:
+                with META:
+                    self.model = self.make()
+            model = self.model
+            self.known[shapes] = counted(lambda: self.loss(model, batch)).total
+        return self.known[shapes]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from javisc.trainer.models.dit import VASTDiT3
 from javisc.trainer.models.dit.stages import audio_from_video, start_from
-from javisc.trainer.tasks.dit import DiTRecipe, DiTStart, DiTTask, source_weights
+from javisc.trainer.tasks.dit import DiTTask, source_weights
+from javisc.trainer.tasks.dit_recipe import DiTRecipe, DiTStart
 
 __all__ = ["AudioTask", "DiTRecipe"]
 

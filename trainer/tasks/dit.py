@@ -11,38 +11,35 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from omegaconf import MISSING
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.index import draws
 from javisc.trainer.data.index.lengths import LATENT_RATE, audio_lengths, latent_frames
-from javisc.trainer.data.sources.clips import ClipData
 from javisc.trainer.data.sources.encoded import is_encoded
 from javisc.trainer.data.sources.held_out import HeldOut
 from javisc.trainer.data.sources.noise import generators, normal, uniform
-from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.distributed import autocast
 from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.moving import to_device
-from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly, read_weights, run_weights
-from javisc.trainer.models.dit import PRESETS, VASTDiT3, VASTDiT3Config
+from javisc.trainer.forecast.flops import META, by_depth, counted
+from javisc.trainer.models.dit import VASTDiT3
 from javisc.trainer.models.dit.checkpoint import fit_caption_length
-from javisc.trainer.models.dit.flops import dit_flops
 from javisc.trainer.models.dit.stages import freeze, initialise
-from javisc.trainer.models.encoders import Encoders, EncodersConfig
+from javisc.trainer.models.encoders import Encoders
 from javisc.trainer.models.frozen import need_weights
-from javisc.trainer.objectives.flow import FlowConfig, FlowLoss, draw_times, flow_loss
+from javisc.trainer.objectives.flow import FlowLoss, draw_times, flow_loss
 from javisc.trainer.objectives.frame_masks import choose_kind, draw_masks
 from javisc.trainer.task import Source
+from javisc.trainer.tasks.dit_recipe import DiTRecipe, DiTStart
 from javisc.trainer.tasks.latents import Batch, Latents, latents_of, source
 
 #: Tokens of a caption where arithmetic is predicted: those of the published cost table.
@@ -51,73 +48,6 @@ CAPTION_TOKENS = 60
 SPACE, BINS = 8, 16
 #: Frames a second of a dataset, where none is read.
 FPS = 24.0
-
-
-@dataclass
-class ModelChoice:
-    """A named size and stage (`models.dit.PRESETS`), and options of `VASTDiT3Config` that replace its own."""
-
-    preset: str = setting(MISSING, "A named size and stage.")
-    options: dict[str, Any] = setting({}, "Options of the model's config.json that replace the preset's.")
-
-    def config(self) -> VASTDiT3Config:
-        """The model's config. Raises UserError for an unknown preset or option."""
-        if self.preset not in PRESETS:
-            raise UserError(f"model.preset={self.preset!r}: it may be {', '.join(PRESETS)}")
-        known = dataclasses.asdict(PRESETS[self.preset])
-        return VASTDiT3Config.from_options(known | self.options, where="model.options")
-
-
-@dataclass
-class DiTStart:
-    """What the weights start from: folders or files of weights, or folders of runs.
-
-    `model`: a whole model of this stage, nothing else then. `audio`: stage 1's. `opensora`: OpenSora's STDiT-v3. With `fresh`
-    whatever none of them holds is drawn anew, without it only what is new in the stage.
-    """
-
-    model: str = ""
-    audio: str = ""
-    opensora: str = ""
-    fresh: bool = False
-
-
-@dataclass
-class PreviewConfig:
-    """What `run.preview_every` makes: a clip for every prompt, of the first bucket, from the same noise each time."""
-
-    prompts: list[str] = setting(
-        ["a dog barks twice", "waves break on a beach", "a ball bounces on a wooden floor", "rain falls on a tin roof"],
-        "Captions that become clips.",
-    )
-    steps: int = setting(30, "Sampling steps.", least=1, most=1000)
-    cfg_scale: float = setting(7.0, "Guidance.", least=0)
-    frames: int = setting(0, "At most so many frames; 0 takes those of the bucket.", least=0)
-    seed: int = setting(42, "Of the noise.", least=0)
-
-
-@dataclass
-class DiTRecipe(Recipe):
-    """A recipe of the tasks `audio` and `jav`.
-
-    `mask_ratios`: the share of each kind of given frames (`objectives.frame_masks`), the rest being generated whole. Held-out
-    clips are measured at `valid_times`, in at most `evaluate_at_most` batches of each process; 0 takes all.
-    """
-
-    data: ClipData = field(default_factory=ClipData)
-    encoders: EncodersConfig = field(default_factory=EncodersConfig)
-    model: ModelChoice = field(default_factory=ModelChoice)
-    start: DiTStart = field(default_factory=DiTStart)
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    preview: PreviewConfig = field(default_factory=PreviewConfig)
-    mask_ratios: dict[str, float] = setting({}, "Shares of the kinds of given frames; the rest is generated whole.")
-    valid_times: list[float] = setting(
-        [100.0, 300.0, 500.0, 700.0, 900.0],
-        "Times of the noise that held-out clips are measured at.",
-        least=0,
-        most=1000,
-    )
-    evaluate_at_most: int = setting(0, "Batches of a validation, per process; 0 takes all.", least=0)
 
 
 @dataclass(frozen=True)
@@ -152,9 +82,8 @@ class DiTTask(ABC):
         choose_kind(0.0, recipe.mask_ratios)  # refuses what is no kind of mask
         if self.config.audio_only == self.with_video:
             raise UserError(f"model.preset={recipe.model.preset}: task {recipe.task} trains the other stage's model")
-        with torch.device("meta"):
-            self._shape = self.model()
         self._encoders: Encoders | None = None
+        self._flops: dict[Any, float] = {}
         self.held_out: HeldOut[Batch] = HeldOut(
             lambda split, rank, world: self._source(split, rank, world, train=False)
         )
@@ -165,7 +94,10 @@ class DiTTask(ABC):
 
     def model(self) -> VASTDiT3:
         """The model, its frozen parts frozen."""
-        model = VASTDiT3(self.config)
+        return self._of_depth(self.config.depth)
+
+    def _of_depth(self, layers: int) -> VASTDiT3:
+        model = VASTDiT3(dataclasses.replace(self.config, depth=layers))
         freeze(model)
         return model
 
@@ -219,9 +151,7 @@ class DiTTask(ABC):
 
     def shallow(self) -> VASTDiT3:
         """The model with one layer of each kind, which call what all call."""
-        model = VASTDiT3(dataclasses.replace(self.config, depth=1))
-        freeze(model)
-        return model
+        return self._of_depth(1)
 
     def examples(self) -> Iterator[Example]:
         """A batch of every resolution and length, of its first ratio of sides, on no device; of the first also one without given
@@ -278,10 +208,18 @@ class DiTTask(ABC):
         return audio[0] * (heard + (0 if video is None else seen))
 
     def flops(self, batch: Batch) -> float:
-        """Of the trained network alone, for captions of `CAPTION_TOKENS`."""
-        video, audio = self._shapes(batch)
-        text = [min(CAPTION_TOKENS, self.config.model_max_length)] * audio[0]
-        return dit_flops(self._shape, video, audio, text, masked=bool(self.recipe.mask_ratios)).total
+        """Of the trained network alone, for captions of `CAPTION_TOKENS`; each shape is counted once."""
+        shapes = self._shapes(batch)
+        if shapes not in self._flops:
+            step = self._fake(batch, META, words=min(CAPTION_TOKENS, self.config.model_max_length))
+
+            def count(depth: int) -> float:
+                with META:
+                    model = self._of_depth(depth)
+                return counted(lambda: self.flow(model, step).mean()).total
+
+            self._flops[shapes] = by_depth(count, self.config.depth)
+        return self._flops[shapes]
 
     def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
         """The rows' losses, summed, together and by modality: rows count as `flow.masked_rows` says."""
@@ -332,8 +270,8 @@ class DiTTask(ABC):
         tokens = prior(latents.prior_text, noise)
         return tokens.spatial, tokens.temporal
 
-    def _fake(self, batch: Batch, device: torch.device) -> Step:
-        """A step's inputs without values, for a dry run."""
+    def _fake(self, batch: Batch, device: torch.device, words: int | None = None) -> Step:
+        """A step's inputs without values, for a dry run; captions of so many words, or as long as they may be."""
         c, (video, audio) = self.config, self._shapes(batch)
         rows = audio[0]
 
@@ -346,18 +284,20 @@ class DiTTask(ABC):
             text=empty(rows, 1, c.model_max_length, c.caption_channels),
             mask=empty(rows, c.model_max_length, dtype=torch.long),
             prior_text=None,
+            lengths=None if words is None else [words] * rows,
             **{name: getattr(batch, name) for name in ("keys", "seeds", "frames", "height", "width", "fps")},
         )
         noise = {name: torch.empty_like(x) for name, x in _modalities(latents).items()}
         masks = {name: empty(rows, x.shape[2], dtype=torch.bool) for name, x in noise.items()}
         priors = tuple(empty(rows, n, c.st_prior_channel) for n in (c.spatial_prior_len, c.temporal_prior_len))
+        given = getattr(batch, "masked", bool(self.recipe.mask_ratios))
         return Step(
             latents,
             empty(rows),
             noise,
             {name: empty(rows, dtype=torch.bool) for name in ("text", "audio_text", "prior")},
-            masks if getattr(batch, "masked", bool(self.recipe.mask_ratios)) else None,
-            None,
+            masks if given else None,
+            dict.fromkeys(masks, True) if given else None,
             (priors[0], priors[1]) if c.has_prior else None,
         )
 

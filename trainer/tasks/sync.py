@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +13,9 @@ from javisc.trainer.data.sources.sync import SyncBatch
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
-from javisc.trainer.forecast.flops import Tally
+from javisc.trainer.forecast.flops import META, StepFlops, on_meta
 from javisc.trainer.models.sync.alignment import PARTS
 from javisc.trainer.models.sync.config import AVSyncConfig
-from javisc.trainer.models.sync.flops import sync_flops, sync_grids
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.models.sync.official import audio_trunk_state, visual_trunk_state
 from javisc.trainer.task import CarryOver
@@ -72,6 +70,7 @@ class SyncTask(SelectorTask):
                 "channels_last=false, or parallel.strategy=ddp"
             )
         super().__init__(recipe, transformer.classes)
+        self._work = StepFlops(self.model, lambda model, batch: self.loss(model, batch, META))
 
     @staticmethod
     def check_fit(recipe: SyncRecipe) -> None:
@@ -118,18 +117,13 @@ class SyncTask(SelectorTask):
 
     def tokens(self, batch: SyncBatch) -> int:
         """Context tokens of both streams."""
-        return sum(
-            grid.rows * grid.tokens for grid in sync_grids(self._shape, batch.vis.shape, batch.aud.shape, Tally())
-        )
+        with META, torch.no_grad():
+            model, (vis, aud) = AVSync(self.recipe.model), on_meta(batch.vis, batch.aud)
+            seen, heard = model.vfeat_extractor(vis), model.afeat_extractor(aud)
+        return seen.numel() // seen.shape[2] + heard.numel() // heard.shape[1]
 
     def flops(self, batch: SyncBatch) -> float:
-        return sync_flops(self._shape, batch.vis.shape, batch.aud.shape).total
-
-    @cached_property
-    def _shape(self) -> AVSync:
-        """The model without values, for counting."""
-        with torch.device("meta"):
-            return AVSync(self.recipe.model)
+        return self._work(batch)
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> dict[str, Tensor]:
         """The offset's cross entropy and, where it weighs anything, the alignment's loss, both without their weights."""

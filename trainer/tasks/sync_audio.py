@@ -19,9 +19,8 @@ from javisc.trainer.engine.config import Recipe
 from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
-from javisc.trainer.forecast.flops import Tally
+from javisc.trainer.forecast.flops import META, StepFlops, on_meta
 from javisc.trainer.models.sync.config import TRUNK_SIZES
-from javisc.trainer.models.sync.flops import audio_grid, classifier_flops
 from javisc.trainer.models.sync.model import AudioClassifier
 from javisc.trainer.task import CarryOver
 from javisc.trainer.tasks.selector import metric_names, pooled_metrics
@@ -77,6 +76,7 @@ class SyncAudioTask:
                 f"parallel.strategy={recipe.parallel.strategy}: a classifier this small is not sharded, set it to ddp"
             )
         self.recipe = recipe
+        self._work = StepFlops(self.model, lambda model, batch: self.loss(model, batch, META))
         self.held_out: HeldOut[SoundBatch] = HeldOut(
             lambda split, rank, world: self._batches(split, recipe.data.valid_batch_size, rank, world, train=False)
         )
@@ -153,17 +153,12 @@ class SyncAudioTask:
 
     def tokens(self, batch: SoundBatch) -> int:
         """Cells of the trunk's features: what a sync model's transformer would read."""
-        grid = audio_grid(self._shape, batch.aud.shape, Tally())
-        return grid.rows * grid.tokens
+        with META, torch.no_grad():
+            heard = self.model().features(*on_meta(batch.aud))
+        return heard.numel() // heard.shape[1]
 
     def flops(self, batch: SoundBatch) -> float:
-        return classifier_flops(self._shape, batch.aud.shape).total
-
-    @cached_property
-    def _shape(self) -> AudioClassifier:
-        """The model without values, for counting."""
-        with torch.device("meta"):
-            return self.model()
+        return self._work(batch)
 
     def loss(self, model: nn.Module, batch: SoundBatch, device: torch.device) -> Tensor:
         _, logits = model(to_device(batch.aud, device))

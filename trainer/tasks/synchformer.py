@@ -15,9 +15,9 @@ from javisc.trainer.engine.distributed import bare
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
+from javisc.trainer.forecast.flops import StepFlops, on_meta
 from javisc.trainer.models.synchformer.cache import SegmentCache
 from javisc.trainer.models.synchformer.config import SynchformerConfig
-from javisc.trainer.models.synchformer.flops import step_flops
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.models.synchformer.official import TABLES, extractor_states, fitted, own_names
 from javisc.trainer.task import CarryOver
@@ -76,6 +76,7 @@ class SynchformerTask(SelectorTask):
                 "sometimes_upscale_p 0"
             )
         super().__init__(recipe, transforms.classes if transforms.target == "offset" else 2)
+        self._work = StepFlops(self.model, lambda model, batch: model(*on_meta(batch.vis, batch.aud))[1])
         self.cache = SegmentCache(data.feature_cache_mb * 1_000_000)
 
     @staticmethod
@@ -130,7 +131,8 @@ class SynchformerTask(SelectorTask):
         return len(batch.target) * int(self.recipe.model.transformer.rows)
 
     def flops(self, batch: SyncBatch) -> float:
-        return step_flops(self.recipe.model, len(batch.vis), len(batch.aud), batch.vis.shape[1])
+        """Whatever the cache of features saves."""
+        return self._work(batch)
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
         vis, aud = to_device(batch.vis, device), to_device(batch.aud, device)

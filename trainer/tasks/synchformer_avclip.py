@@ -13,8 +13,8 @@ from javisc.trainer.data.sources.sync import SyncBatch
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
+from javisc.trainer.forecast.flops import META, StepFlops
 from javisc.trainer.models.synchformer.config import SegmentContrastConfig
-from javisc.trainer.models.synchformer.flops import audio_flops, visual_flops
 from javisc.trainer.models.synchformer.model import SegmentContrast
 from javisc.trainer.models.synchformer.official import (
     AST_POSITIONS,
@@ -60,6 +60,7 @@ class SegmentContrastTask(SelectorTask):
     def __init__(self, recipe: SegmentContrastRecipe) -> None:
         self.check_fit(recipe)
         super().__init__(recipe, recipe.transforms.classes)
+        self._work = StepFlops(self.model, lambda model, batch: self.loss(model, batch, META))
 
     def metrics(self) -> tuple[str, ...]:
         held = self.recipe.data.valid_split is not None
@@ -118,9 +119,7 @@ class SegmentContrastTask(SelectorTask):
         return int(batch.vis.shape[0] * batch.vis.shape[1] * (seen + 2 + bands * steps))
 
     def flops(self, batch: SyncBatch) -> float:
-        segments = batch.vis.shape[0] * batch.vis.shape[1]
-        model = self.recipe.model
-        return 3.0 * segments * (visual_flops(model.visual) + audio_flops(model.audio))
+        return self._work(batch)
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
         seen, heard, temperature = model(to_device(batch.vis, device), to_device(batch.aud, device))

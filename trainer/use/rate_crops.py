@@ -11,7 +11,7 @@ from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.reader import Reader
-from javisc.trainer.models.sync.flops import sync_flops
+from javisc.trainer.forecast.flops import META, counted, hollow
 from javisc.trainer.models.sync.model import AVSync, to_channels_last
 from javisc.trainer.transforms.sync_chain import SyncTransforms
 from javisc.trainer.transforms.sync_video import normalise
@@ -58,7 +58,9 @@ class Rater:
     def _each(self) -> float:
         side, frames = self.transforms.input_size, int(self.transforms.crop_len_sec * self.options.fps)
         columns = int(self.transforms.crop_len_sec * RATE) // 128 + 1
-        return sync_flops(self.model, (1, frames, 3, side, side), (1, 1, 257, columns)).forward
+        vis, aud = (torch.empty(shape, device=META) for shape in ((1, frames, 3, side, side), (1, 1, 257, columns)))
+        model = hollow(self.model)
+        return counted(lambda: model(vis, aud)[1], backward=False).forward
 
 
 def together(pictures: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.reader import Reader
-from javisc.trainer.models.synchformer.flops import clip_cost
+from javisc.trainer.forecast.flops import META, counted, hollow
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.use.desync import windows as preset_windows
@@ -91,4 +92,16 @@ class Rater:
     def cost(self, ticks: int) -> tuple[int, int, float]:
         planned = self.plan(ticks)
         segments = len({number for window in planned for number in window})
-        return segments, len(planned), clip_cost(self.model.config, segments, len(planned)).total
+        segment, window = self._each
+        return segments, len(planned), segments * segment + len(planned) * window
+
+    @cached_property
+    def _each(self) -> tuple[float, float]:
+        """FLOPs of a segment seen and heard, and of a window joined."""
+        model, c = hollow(self.model), self.model.config
+        vis = torch.empty((1, 1, c.visual.frames, 3, c.visual.image, c.visual.image), device=META)
+        aud = torch.empty((1, 1, 1, c.audio.mels, c.audio.columns), device=META)
+        with torch.no_grad():
+            window = [x.repeat(1, self.transforms.segments, 1, 1) for x in model.features(vis, aud)]
+        extracted = counted(lambda: model.features(vis, aud)[0], backward=False)
+        return extracted.forward, counted(lambda: model.join(*window), backward=False).forward

@@ -14,7 +14,7 @@ from javisc.trainer.data.bytes.reader import ReaderOptions
 from javisc.trainer.data.sources.clips import ClipSource
 from javisc.trainer.data.sources.sync import SyncBatches
 from javisc.trainer.engine.config import load_recipe
-from javisc.trainer.tasks.dit import DiTRecipe
+from javisc.trainer.tasks.dit_recipe import DiTRecipe
 from javisc.trainer.tasks.selector import SelectorTask
 from javisc.trainer.tasks.sync import SyncRecipe
 from support import compiled
