@@ -16,16 +16,19 @@ from torch.distributed.tensor import DTensor
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import recover_folder
-from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, read_tensors
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, Checkpoints, read_tensors
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.distributed import bare, spread, tensors_of, world
 from javisc.trainer.engine.export import save_weights, whole_state, write_folder
-from javisc.trainer.engine.frozen import digest
+from javisc.trainer.engine.frozen import ORIGIN, Frozen, digest, frozen_of, read_frozen
 from javisc.trainer.engine.lockstep import in_step
 from javisc.trainer.engine.optim import EMA
 from javisc.trainer.engine.start import built_and_spread
 from javisc.trainer.task import key_random
 from support.toy_training import RECIPE, ToyRecipe, ToyTask
+
+#: What every value of a frozen tensor is in `saving`.
+RESTING = -1.0
 
 
 def split(folder: Path, overrides: Sequence[str] = ()) -> None:
@@ -48,28 +51,46 @@ def split(folder: Path, overrides: Sequence[str] = ()) -> None:
 
 
 def saving(folder: Path, overrides: Sequence[str] = ()) -> None:
-    """Save weights and checkpoints of a sharded model, and export one, for ever: every tensor of generation n holds n."""
+    """Save weights, what rests and checkpoints of a sharded model, and export one, for ever: of generation n every tensor that
+    learns holds n, and what rests holds `RESTING`."""
     torch.manual_seed(0)
     with world() as here:
         model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
-        fully_shard(model, mesh=init_device_mesh("cpu", (here.size,)))
+        for p in model[3].parameters():
+            nn.init.constant_(p, RESTING)
+            p.requires_grad_(False)
+        whole = {name: value.clone() for name, value in frozen_of(model).items()}
+        mesh = init_device_mesh("cpu", (here.size,))
+        fully_shard(model, mesh=mesh, ignored_params={p for p in model.parameters() if not p.requires_grad})
+        frozen = Frozen(folder, here, model, whole)
         checkpoints = Checkpoints(folder / CHECKPOINTS, here, keep=2)
         checkpoints.discard_incomplete()
-        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-        newest = checkpoints.newest()
-        begin = checkpoints.load(newest, tensors)["step"] if newest is not None else 0
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name not in whole}
+        begin, newest = 0, checkpoints.newest()
+        if newest is None:
+            frozen.settle()
+        else:
+            state = checkpoints.load(newest, tensors)
+            begin = state["step"]
+            frozen.settle(state, newest)
         if here.first:
             for name in ("best", "exported"):
                 recover_folder(folder / name)
         for generation in range(begin + 1, 10**6):
             with torch.no_grad():
                 for p in model.parameters():
-                    p.fill_(generation)
+                    if p.requires_grad:
+                        p.fill_(generation)
+            if here.first:  # as a run does that finds it to be another's
+                (folder / FROZEN / ORIGIN).unlink()
+            frozen.whole = whole
+            frozen.settle()
             save_weights(folder / "best", model, None, {}, here, {"step": generation})
-            checkpoints.save(generation, tensors, {"step": generation, "recipe": {}}, wait=generation % 2 == 0)
+            state = {"step": generation, "recipe": {}, FROZEN: frozen.digest}
+            checkpoints.save(generation, tensors, state, wait=generation % 2 == 0)
             if here.first and (paths := checkpoints.complete()):
                 found = read_tensors(paths[-1], lambda name: name.startswith("model."))
-                write_folder(folder / "exported", found, {}, {"step": 0}, None)
+                write_folder(folder / "exported", found | read_frozen(folder, frozen.digest), {}, {"step": 0}, None)
 
 
 def gathered(folder: Path, overrides: Sequence[str] = ()) -> None:

@@ -17,13 +17,15 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.files import kept_folder
 from javisc.trainer.data.sources.numbered import NumberedSource
 from javisc.trainer.engine import loop, meter
-from javisc.trainer.engine.checkpoint import CHECKPOINTS, Checkpoints, complaint, complete, read_tensors
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, STATE, Checkpoints, complaint, complete, read_tensors
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.distributed import World, bare, spread, world
+from javisc.trainer.engine.frozen import read_frozen
 from javisc.trainer.engine.hooks import Hook, Run, hook
 from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.task import key_random
+from support import operated
 from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run
 
 QUICK = ["dropout=0", "run.checkpoint_every=0", "run.log_every=1"]
@@ -101,18 +103,20 @@ def test_only_the_first_process_holds_the_whole_model_when_it_is_saved(strategy:
     assert json.loads((tmp_path / "best" / "origin.json").read_text()) == {"step": 3}
 
 
-def one_generation(tensors: dict[str, torch.Tensor]) -> int:
-    """What every value of a folder's tensors is; fails if they are of several generations."""
-    values = torch.cat([value.flatten() for value in tensors.values()]).unique()
-    assert len(tensors) == 8 and len(values) == 1, f"a mixed folder: {values.tolist()}"
-    return int(values)
+def one_generation(tensors: dict[str, torch.Tensor], rests: int = 2) -> int:
+    """What every value of a folder's tensors is, but for those that rest; fails if they are of several generations."""
+    every = [value.flatten().unique().tolist() for value in tensors.values()]
+    learnt = {value for values in every for value in values} - {operated.RESTING}
+    assert len(learnt) == 1 and sorted(map(len, every)) == [1] * (6 + rests), f"a mixed folder: {every}"
+    assert sum(values == [operated.RESTING] for values in every) == rests
+    return int(learnt.pop())
 
 
 @pytest.mark.dist
 @pytest.mark.timeout(3600)  # for JAVISC_TEST_KILLS=100
 def test_killed_anywhere_two_processes_leave_whole_folders(tmp_path: Path) -> None:
-    """Both are killed at once at random moments of saving `best/`, a checkpoint and an export (JAVISC_TEST_KILLS times), and
-    start again from what they left: never a mixed or an unreadable folder, and they never go back."""
+    """Both are killed at once at random moments of saving `best/`, `frozen/`, a checkpoint and an export (JAVISC_TEST_KILLS
+    times), and start again from what they left: never a mixed or an unreadable folder, and they never go back."""
     draws, last = random.Random(os.environ.get("JAVISC_TEST_SEED")), 0
     there = {"best"}  # it is written before the first checkpoint
     for _ in range(int(os.environ.get("JAVISC_TEST_KILLS", "5"))):
@@ -127,7 +131,10 @@ def test_killed_anywhere_two_processes_leave_whole_folders(tmp_path: Path) -> No
         assert set(ranks.wait()) == {-signal.SIGKILL}, ranks.told()
         for path in complete(tmp_path / CHECKPOINTS):
             assert complaint(path) == ""
-            generation = one_generation(read_tensors(path, lambda name: name.startswith("model.")))
+            generation = one_generation(read_tensors(path, lambda name: name.startswith("model.")), rests=0)
+            state = json.loads((path / STATE).read_text())
+            resting = read_frozen(tmp_path, state[FROZEN])
+            assert len(resting) == 2 and all((value == operated.RESTING).all() for value in resting.values())
             assert generation == int(path.name.removeprefix("step-"))
             last = max(last, generation)
         for name in ("best", "exported"):
