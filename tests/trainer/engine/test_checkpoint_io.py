@@ -98,6 +98,8 @@ HOSTILE = {
     "torch.hub.load": lambda mark: Calls(torch.hub.load, "x/y", "z"),
     "torch.load": lambda mark: Calls(torch.load, str(mark)),
     "builtins.bytearray": lambda mark: Calls(bytearray, 1 << 40),
+    "a tensor made by its size": lambda mark: Calls(torch.FloatTensor, 1 << 40),
+    "a storage made by its size": lambda mark: Calls(torch.UntypedStorage, 1 << 40),
     "open": lambda mark: Calls(open, str(mark), "w"),
     "a call of a mentioned type": lambda mark: Calls(str, [1]),
     "omegaconf create": lambda mark: Calls(OmegaConf.create, "a: 1"),
@@ -135,9 +137,23 @@ def test_stand_ins_have_no_reach(tmp_path: Path) -> None:
     data = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00xX\x04\x00\x00\x00zlib\x86R."
     with pytest.raises(UserError, match=r"b2\.pt"):
         read_pt(packed(tmp_path / "b2.pt", data))
+    unknown = data.replace(b"X\x04\x00\x00\x00zlib", b"X\x04\x00\x00\x00nope")
+    with pytest.raises(UserError, match="unknown encoding"):
+        read_pt(packed(tmp_path / "b3.pt", unknown))
+    number = b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R"
+    three = b"c_codecs\nencode\nX\x03\x00\x00\x00abcX\x06\x00\x00\x00latin1\x86R"
+    data = b"\x80\x02" + number + three + b"\x86R."
+    with pytest.raises(UserError, match=r"b4\.pt"):
+        read_pt(packed(tmp_path / "b4.pt", data))
+    data = b"\x80\x02}}K\x01s."  # a dict with a dict for its key cannot even be made
+    with pytest.raises(UserError, match=r"b5\.pt"):
+        read_pt(packed(tmp_path / "b5.pt", data))
+    with pytest.raises(UserError, match="a tuple|as a key"):
+        read_pt(saved(tmp_path / "b6.pt", {"model": {(1, 2): 3}}))
 
 
-def test_shared_references_do_not_swell(tmp_path: Path) -> None:
+def test_shared_references_do_not_swell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_io, "MAX_NODES", 20_000)
     node: Any = {}
     for _ in range(60):
         node = [node, node]
