@@ -27,6 +27,8 @@ _STAGE = {
     "--device": Row("--device", "run.options.device"),
     "--workers": Row("--workers 3", "run.options.workers", 3),
     "--part-size": Row("--part-size 9", "run.options.part_size", 9),
+    "--engine": Row("--engine ray", "run.options.engine", "ray"),
+    "--address": Row("--address local", "run.options.address", "local"),
 }
 _GENERATED = "--generator G"
 
@@ -63,7 +65,8 @@ COMMANDS: dict[str, Command] = {
             **_STAGE,
             "--separator": Row("--separator S", "run.settings.separator", "S", alone=("--baseline",)),
             "--baseline": Row("--baseline nmf", "run.settings.baseline", "nmf", alone=("--baseline",)),
-            "--descriptions": Row("--descriptions T", "run.settings.descriptions", "T"),
+            "--descriptions": Row("--descriptions T", "run.settings.descriptions", "T", more="--separator S"),
+            "--activity": Row("--activity P", "run.settings.activity", "P", more="--separator S"),
         },
     ),
     "build prior masklets": Command(
@@ -74,6 +77,10 @@ COMMANDS: dict[str, Command] = {
             **_STAGE,
             "--annotations": Row("--annotations", "run.settings.annotated"),
             "--segmenter": Row("--segmenter S", "run.settings.segmenter", "S"),
+            "--text": Row("--text dog --text car", "run.settings.text", ["dog", "car"], more="--segmenter S"),
+            "--detector": Row("--detector D", "run.settings.detector", "D", more="--segmenter S --text dog"),
+            "--score": Row("--score 0.4", "run.settings.score", 0.4, more="--segmenter S --text dog"),
+            "--precision": Row("--precision bf16", "run.settings.precision", "bf16", more="--segmenter S"),
             "--export": Row("--export {folder}/e", "export.out", "{folder}/e"),
         },
     ),

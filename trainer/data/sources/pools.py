@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import posixpath
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes import decode
 from javisc.trainer.data.bytes.reader import CorruptSample, Reader, ReaderOptions
 from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.sources.pool_names import SEPARATED, stem
 from javisc.trainer.transforms.draws import Draws
 from javisc.trainer.transforms.javisdit_audio_negatives import Span, loud_spans
 from javisc.trainer.transforms.javisdit_video_negatives import Masklet
@@ -43,13 +43,6 @@ ATTEMPTS = 8
 MAX_SECONDS = 600
 #: Bytes lately read that one pool keeps.
 CACHE_BYTES = 16 << 20
-#: AudioSep's tracks of X.wav are named X.wav__sep__CHUNK_NUMBER_WHAT.wav.
-SEPARATED = "__sep__"
-
-
-def stem(path: str) -> str:
-    """A path without its extension."""
-    return posixpath.splitext(path)[0]
 
 
 def look_up(name: str, index: Mapping[str, T]) -> T | None:

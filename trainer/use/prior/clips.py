@@ -17,7 +17,7 @@ from javisc.manifests.io import Dataset
 from javisc.manifests.members import MemberReader
 from javisc.manifests.schema import DATASET_COLUMN
 from javisc.trainer.data.bytes.decode import DecodeError
-from javisc.trainer.data.sources.pools import stem
+from javisc.trainer.data.sources.pool_names import stem
 from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA
 
 #: A longer sound is no clip.

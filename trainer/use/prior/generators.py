@@ -2,14 +2,14 @@
 
 A text encoder pads to the longest caption of a batch, so that what it makes of one depends on its neighbours. Therefore
 captions are encoded alone, padded to a few lengths, and only those of one length and one duration are denoised together, in
-batches that are always full. With draws of its own each row is the same to the last bit whatever stands beside it.
+batches that are always full. With draws of its own each row is the same to the last bit whatever stands beside it; where a
+pipeline's is not (with a tiny Stable Audio it depended on the row's place in the batch), a batch has one row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.use.prior.clips import caption
-from javisc.trainer.use.prior.networks import PRECISIONS, digest_of, dtype_of, folder, quiet, read_json
+from javisc.trainer.use.prior.networks import check_precision, dtype_of, folder, quiet, read_json
 from javisc.trainer.use.prior.stage import padded, seed_of
 
 Wave = NDArray[np.float64]
@@ -33,7 +33,7 @@ class Adapter:
     """What differs from one class of pipelines to the next.
 
     duration: the argument that says how long. rate, longest: of a pipeline, samples a second and seconds. guidance: the class's
-    own. negative: it takes negative prompts. alone: captions of a batch see each other's length, so there is one a batch.
+    own. negative: it takes negative prompts. alone: a batch has one row, see above.
     encode: makes of a caption the arguments of the call that stand for it; None: the caption itself is given. parts: networks
     that are to be loaded otherwise than the folder says.
     """
@@ -79,7 +79,7 @@ def _audioldm2_longest(pipe: Any) -> float:
     return float(pipe.unet.config.sample_size * pipe.vae_scale_factor * upsampled)
 
 
-#: By the class that model_index.json names. Only AudioLDM2 has been run here; the others' arguments are those of diffusers 0.42.
+#: By the class that model_index.json names; each was run with small random networks on diffusers 0.42.
 ADAPTERS: dict[str, Adapter] = {
     "AudioLDM2Pipeline": Adapter(
         "audio_length_in_s", lambda pipe: int(pipe.vocoder.config.sampling_rate), _audioldm2_longest, 3.5, encode=_audioldm2,
@@ -90,9 +90,10 @@ ADAPTERS: dict[str, Adapter] = {
         lambda pipe: int(pipe.vae.config.sampling_rate),
         lambda pipe: pipe.transformer.config.sample_size * pipe.vae.hop_length / pipe.vae.config.sampling_rate,
         7.0,
+        alone=True,
     ),
     "StableAudio3Pipeline": Adapter(
-        "duration", lambda pipe: int(pipe.vae.config.sampling_rate), lambda pipe: USUAL, 1.0
+        "duration", lambda pipe: int(pipe.vae.config.sampling_rate), lambda pipe: USUAL, 1.0, alone=True
     ),
     "LongCatAudioDiTPipeline": Adapter(
         "audio_duration_s", lambda pipe: int(pipe.sample_rate), lambda pipe: float(pipe.max_wav_duration), 4.0, alone=True
@@ -126,11 +127,10 @@ class Generator:
         self.adapter = ADAPTERS[self.kind]
         if steps < 1 or batch_size < 1:
             raise UserError(f"--steps {steps} and --batch-size {batch_size}: 1 or more is allowed")
-        if precision not in PRECISIONS:
-            raise UserError(f"--precision {precision}: allowed are {', '.join(PRECISIONS)}")
         if negative and not self.adapter.negative:
             raise UserError(f"--negative: {self.kind} takes none")
-        self.seed, self.steps, self.negative, self.precision = seed, steps, negative, precision
+        self.seed, self.steps, self.negative = seed, steps, negative
+        self.precision = check_precision(precision)
         self.guidance = self.adapter.guidance if guidance is None else guidance
         self.batch_size = 1 if self.adapter.alone else batch_size
 
@@ -144,11 +144,6 @@ class Generator:
             "batch_size": self.batch_size,
             "precision": self.precision,
         }
-
-    @cached_property
-    def digest(self) -> str:
-        """Of all files of the folder."""
-        return digest_of(self.path)
 
     def load(self, device: str) -> Any:
         """The pipeline on a device. Raises UserError if the folder does not hold what it says."""
@@ -165,7 +160,7 @@ class Generator:
             pipe = getattr(diffusers, self.kind).from_pretrained(
                 str(self.path), dtype=dtype, local_files_only=True, use_safetensors=True, **more
             )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
             told = " ".join(str(error).split())[:300]
             raise UserError(f"--generator {self.path} cannot be loaded as {self.kind}: {told}") from error
         pipe.set_progress_bar_config(disable=True)

@@ -1,10 +1,11 @@
-"""`javisc build prior masklets`: annotated objects of videos, cut out at 24 frames a second with a mask for every frame."""
+"""`javisc build prior masklets`: objects of videos, annotated or found by text, cut out at 24 frames a second with a mask
+for every frame."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +23,11 @@ from javisc.manifests.files import sha256_of
 from javisc.manifests.kinds import MEMBERS
 from javisc.manifests.schema import MANIFEST_SCHEMA
 from javisc.manifests.urls import is_url
-from javisc.trainer.data.sources.pools import stem
+from javisc.trainer.data.sources.pool_names import stem
 from javisc.trainer.use.prior.objects import crops, rle, sav
-from javisc.trainer.use.prior.stage import PLACE, Made, Part
+from javisc.trainer.use.prior.queried import Queried
+from javisc.trainer.use.prior.segmenters import CLASSES, Followed, Segmenter
+from javisc.trainer.use.prior.stage import PLACE, Made, Part, Weighted
 
 ANNOTATIONS = ("first", "manual", "auto", "both")
 SCHEMA = pl.Schema(
@@ -53,16 +56,26 @@ class Found:
     annotated: list[int]
 
 
-class Masklets:
-    """The stage. `annotations`: the files to read, "first" being manual ones and, without, automatic ones. Between annotations
-    masks are interpolated, or made by a segmenter from the folder `segmenter`."""
+class Masklets(Weighted):
+    """The stage. `annotated`: the files to read, "first" being manual ones and, without, automatic ones. Between annotations
+    masks are interpolated, or made by a segmenter from the folder `segmenter`. `text`: what to look for instead, in any video, by
+    the segmenter alone or with a `detector`; see `queried`."""
 
     name = "masklets"
     schema = SCHEMA
     recipe = RECIPE.to_json()
 
     def __init__(
-        self, raw: Sequence[str], *, annotated: str = "first", segmenter: str = "", seed: int = 0, **network: Any
+        self,
+        raw: Sequence[str],
+        *,
+        annotated: str = "first",
+        segmenter: str = "",
+        text: Sequence[str] = (),
+        detector: str = "",
+        score: float | None = None,
+        seed: int = 0,
+        precision: str = "auto",
     ) -> None:
         need("build prior masklets", "scipy")
         if annotated not in ANNOTATIONS:
@@ -72,20 +85,25 @@ class Masklets:
                 f"{remote}: videos are read where they lie, several times over: copy them to a disk of this machine"
             )
         self.raw, self.annotated, self.seed = list(raw), annotated, seed
-        self.network: Any = None
+        self.network: Segmenter | None = None
+        self.queried: Queried | None = None
+        self.networks: list[Path] = []
         if segmenter:
-            from javisc.trainer.use.prior.segmenters import Segmenter
-
-            self.network = Segmenter(segmenter, **network)
+            self.network = Segmenter(segmenter, precision=precision)
+            self.networks = [self.network.path]
+            if text:
+                self.queried = Queried(self.network, text, detector, score)
+                self.networks = self.queried.paths
+            elif self.network.kind not in CLASSES:
+                raise UserError(f"--segmenter {segmenter}: {self.network.kind} finds objects by text: give --text")
+        elif text:
+            raise UserError("--text goes with --segmenter: give both, or leave it out")
 
     def header(self) -> dict[str, Any]:
         """What made the masks."""
         made = {"baseline": "interpolation"} if self.network is None else self.network.header()
-        return {**made, "annotations": self.annotated, "recipe": self.recipe}
-
-    def weights(self) -> str:
-        """The segmenter's digest."""
-        return "" if self.network is None else str(self.network.digest)
+        told = {"annotations": self.annotated} if self.queried is None else self.queried.header()
+        return {**made, **told, "recipe": self.recipe}
 
     def items(self, scratch: Path) -> Iterator[dict[str, Any]]:
         """The videos, by size and time of change, each with the digests of its annotations."""
@@ -102,7 +120,7 @@ class Masklets:
             if row["refused"] is not None:
                 item["refused"] = [row["refused"], row["refused_message"] or ""]
             else:
-                place["files"] = self._files(row["path"])
+                place["files"] = [] if self.queried else self._files(row["path"])
                 item["annotations"] = [[kind, sha256_of(Path(path))] for kind, path in place["files"]]
                 item["changed"] = Path(row["path"]).stat().st_mtime_ns
             items.append(item | {PLACE: place})
@@ -115,7 +133,8 @@ class Masklets:
 
     def load(self, device: str) -> Any:
         """The segmenter on the device."""
-        return None if self.network is None else self.network.load(device)
+        finder = self.queried or self.network
+        return None if finder is None else finder.load(device)
 
     def work(self, part: Part, model: Any, scratch: Path) -> Made:
         """The masklets of each video of the part; a video without any is refused."""
@@ -138,6 +157,9 @@ class Masklets:
 
     def _cut_out(self, made: Made, item: Mapping[str, Any], model: Any, scratch: Path) -> None:
         video = Path(item[PLACE]["path"])
+        if self.queried is not None:
+            self._look_for(made, item, model, video, scratch)
+            return
         objects = []
         for kind, path in item[PLACE]["files"]:
             with Path(path).open("rb") as stream:
@@ -156,9 +178,34 @@ class Masklets:
         for number, (track, placed) in enumerate(tracks):
             found = along(track, placed)
             if found is not None:
-                folder = scratch / f"{item['key']}-{number}"
-                folder.mkdir()
-                made.samples.append(self._sample(item, number, found, video, digest, folder))
+                made.samples.append(self._sample(item, number, found, video, digest, scratch))
+
+    def _look_for(self, made: Made, item: Mapping[str, Any], model: Any, video: Path, scratch: Path) -> None:
+        """The objects that the texts find, window by window, those that the rules keep."""
+        assert self.queried is not None
+        digest, number, why = sha256_of(video), 0, Rejected("filtered", "no text finds anything in it")
+        for sightings in self.queried.windows(model, video, scratch):
+            objects = [
+                sav.Annotated(each.text, place, sorted(each.masks), [each.masks[tick] for tick in sorted(each.masks)])
+                for place, each in enumerate(sightings)
+            ]
+            try:
+                wanted = sav.kept(objects) if objects else []
+            except Rejected as error:
+                why = error
+                continue
+            for each in wanted:
+                found = along(
+                    Followed(dict(zip(each.frames, each.masks, strict=True)), each.masks[0]["size"]), each.frames
+                )
+                if found is not None:
+                    row, members = self._sample(item, number, replace(found, annotated=[]), video, digest, scratch)
+                    made.samples.append((row | {"text": each.kind, "texts": [each.kind]}, members))
+                    number += 1
+                else:
+                    why = Rejected("too_short", f"no object is seen for {FEWEST} frames")
+        if not number:
+            raise why
 
     def _tracks(
         self, video: Path, wanted: Sequence[sav.Annotated], ticks: Sequence[int], model: Any, scratch: Path
@@ -171,7 +218,7 @@ class Masklets:
             }
             if by_tick:
                 placed.append(by_tick)
-        if model is None:
+        if self.network is None:
             from javisc.trainer.use.prior.objects.between import Track
 
             for by_tick in placed:
@@ -181,8 +228,10 @@ class Masklets:
                 yield track, list(by_tick)
 
     def _sample(
-        self, item: Mapping[str, Any], number: int, found: Found, video: Path, digest: str, folder: Path
+        self, item: Mapping[str, Any], number: int, found: Found, video: Path, digest: str, scratch: Path
     ) -> tuple[dict[str, Any], dict[str, bytes | Path]]:
+        folder = scratch / f"{item['key']}-{number}"
+        folder.mkdir()
         size = next(mask["size"] for mask in found.masks if mask is not None)
         parts = crops.boxes_of(found.boxes, (size[0], size[1]))
         side = crops.short_side(parts)

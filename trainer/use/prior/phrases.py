@@ -11,7 +11,7 @@ from typing import Any
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.rows import Faults, open_bytes, read_rows
-from javisc.trainer.data.sources.pools import stem
+from javisc.trainer.data.sources.pool_names import stem
 
 #: Where one sound's phrase ends and the next begins.
 _BETWEEN = re.compile(

@@ -8,7 +8,8 @@ annotations themselves stay as they are. Any window can be made again alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,17 @@ from numpy.typing import NDArray
 
 from javisc.compiler.inputs.masklets import RECIPE
 from javisc.compiler.media.transcode import transcode
-from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes import decode
-from javisc.trainer.use.prior.networks import PRECISIONS, digest_of, dtype_of, folder, quiet, read_json
+from javisc.trainer.use.prior.networks import check_precision, class_of, dtype_of, folder, transformer
 from javisc.trainer.use.prior.objects import rle
 
-#: By the class that config.json names.
+Pictures = NDArray[np.uint8]
+#: What follows an object that it is shown, by the class that config.json names.
 CLASSES = ("Sam2VideoModel", "EdgeTamVideoModel")
 #: What a network says where it sees nothing; a neighbour without the object says the same.
 ABSENT = -10.0
-#: A window is cut after so many frames, and followed from one side or the other only: sessions keep all their frames.
-MOST = 256
+#: A window is cut after so many frames, and after so many bytes of pictures: sessions keep all their frames.
+MOST, MOST_BYTES = 256, 1_500_000_000
 
 
 class Segmenter:
@@ -36,67 +37,39 @@ class Segmenter:
 
     def __init__(self, path: str, *, precision: str = "auto") -> None:
         self.path = folder(path, "--segmenter")
-        names = read_json(self.path / "config.json", "--segmenter").get("architectures") or ["?"]
-        self.kind = str(names[0])
-        if self.kind not in CLASSES:
-            raise UserError(
-                f"--segmenter {path}: config.json names the class {self.kind[:80]}; known are {', '.join(CLASSES)}"
-            )
-        if precision not in PRECISIONS:
-            raise UserError(f"--precision {precision}: allowed are {', '.join(PRECISIONS)}")
-        self.precision = precision
+        self.kind = class_of(self.path, "--segmenter", (*CLASSES, "Sam3VideoModel"))
+        self.precision = check_precision(precision)
 
     def header(self) -> dict[str, Any]:
         """What shapes the masks."""
         return {"segmenter": self.kind, "precision": self.precision}
 
-    @cached_property
-    def digest(self) -> str:
-        """Of all files of the folder."""
-        return digest_of(self.path)
-
     def load(self, device: str) -> Any:
         """(model, processor, device). Raises UserError."""
-        import transformers
-
-        quiet()
-        try:
-            dtype = dtype_of(self.precision, device)
-            model = getattr(transformers, self.kind).from_pretrained(
-                self.path, dtype=dtype, local_files_only=True, use_safetensors=True
-            )
-            processor = transformers.Sam2VideoProcessor.from_pretrained(self.path, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"--segmenter {self.path} cannot be loaded: {' '.join(str(error).split())[:300]}"
-            ) from error
-        return model.to(device).eval(), processor, device
+        dtype = dtype_of(self.precision, device)
+        model = transformer(self.kind, self.path, "--segmenter", dtype=dtype, use_safetensors=True)
+        # EdgeTAM's folders hold SAM 2's processor; SAM 3 has one with a tokenizer.
+        name = "Sam3VideoProcessor" if self.kind == "Sam3VideoModel" else "Sam2VideoProcessor"
+        return model.to(device).eval(), transformer(name, self.path, "--segmenter"), device
 
     def tracks(
         self, model: Any, video: Path, placed: Sequence[Mapping[int, dict[str, Any]]], scratch: Path
     ) -> Iterator[Followed]:
         """Each object's masks. placed: by object, tick → its annotation (run lengths)."""
-        work = scratch / "frames"
-        work.mkdir(exist_ok=True)
-        clip = transcode(video, RECIPE, work)  # on the compiled clock, and read again window by window
-        assert clip.mp4 is not None
-        film, total = clip.mp4.read_bytes(), int(str(clip.columns["num_frames"]))
-        ticks = sorted({tick for each in placed for tick in each if tick < total})
+        film = Film.of(video, scratch)
+        ticks = sorted({tick for each in placed for tick in each if tick < film.total})
         made: list[dict[int, dict[str, Any]]] = [dict(each) for each in placed]
         for first, last in pairwise(ticks):
             if last - first > 1:
                 known = [(each.get(first), each.get(last)) for each in placed]
-                pictures = decode.frames(film, first, min(last - first + 1, MOST), fps=RECIPE.rate)
+                pictures = film.pictures(first, min(last - first + 1, film.window))
                 for number, masks in self.window(model, pictures, known).items():
                     for at, mask in enumerate(masks, first + 1):
                         made[number].setdefault(at, rle.encode(mask))
-        clip.mp4.unlink()
         for each, followed in zip(placed, made, strict=True):
             yield Followed(followed, next(iter(each.values()))["size"])
 
-    def window(
-        self, model: Any, pictures: NDArray[np.uint8], known: Sequence[tuple[Any, Any]]
-    ) -> dict[int, list[rle.Mask]]:
+    def window(self, model: Any, pictures: Pictures, known: Sequence[tuple[Any, Any]]) -> dict[int, list[rle.Mask]]:
         """By object the masks of all frames but the first and the last, which `known` (run lengths or None) tells."""
         sides = []
         for side, order in ((0, 1), (1, -1)):
@@ -120,12 +93,21 @@ class Segmenter:
         return made
 
     def _followed(
-        self, model: Any, pictures: NDArray[np.uint8], masks: Mapping[int, rle.Mask]
+        self, model: Any, pictures: Pictures, shown: Mapping[int, rle.Mask | Sequence[float]]
     ) -> dict[int, NDArray[np.float32]]:
-        """By object its logits [T, h, w] when it is followed from the first picture on."""
+        """By object its logits [T, h, w] when it is followed from the first picture on, where it is `shown` by a mask [h, w], in
+        whose size they are, or by a box (left, top, right, bottom) of the picture."""
         import torch
 
         network, processor, device = model
+        one = next(iter(shown.values()))
+        told: dict[str, Any]
+        if isinstance(one, np.ndarray):
+            size = list(one.shape)
+            told = {"input_masks": [torch.from_numpy(np.array(mask)) for mask in shown.values()]}
+        else:
+            size = list(pictures.shape[1:3])
+            told = {"input_boxes": [[[float(edge) for edge in box] for box in shown.values()]]}
         with torch.inference_mode():
             session = processor.init_video_session(
                 video=np.ascontiguousarray(pictures), inference_device=device, dtype=network.dtype
@@ -133,11 +115,10 @@ class Segmenter:
             processor.add_inputs_to_inference_session(
                 inference_session=session,
                 frame_idx=0,
-                obj_ids=list(masks),  # the processor empties the list that it is given
-                input_masks=[torch.from_numpy(mask.copy()) for mask in masks.values()],
+                obj_ids=list(shown),  # the processor empties the list that it is given
+                **told,
             )
-            size = [session.video_height, session.video_width]
-            out: dict[int, list[NDArray[np.float32]]] = {number: [] for number in masks}
+            out: dict[int, list[NDArray[np.float32]]] = {number: [] for number in shown}
             network(inference_session=session, frame_idx=0)
             for found in network.propagate_in_video_iterator(session, start_frame_idx=0):
                 whole = processor.post_process_masks([found.pred_masks], original_sizes=[size], binarize=False)[0]
@@ -156,3 +137,37 @@ class Followed:
         """The mask [h, w] at a tick."""
         found = self.masks.get(time)
         return np.zeros(self.size, bool) if found is None else rle.decode(found)
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video on the compiled clock, read window by window: its bytes, pictures, and the frames of a window."""
+
+    content: bytes
+    total: int
+    window: int
+    rate: Fraction
+    #: (height, width) of the source's own pixels, upright: what masks and crops are measured in.
+    upright: tuple[int, int]
+
+    @classmethod
+    def of(cls, video: Path, scratch: Path) -> Film:
+        """Compile a video. Raises Rejected."""
+        from javisc.compiler.media.open import probe
+
+        work = scratch / "frames"
+        work.mkdir(exist_ok=True)
+        clip = transcode(video, RECIPE, work)
+        assert clip.mp4 is not None
+        content = clip.mp4.read_bytes()
+        clip.mp4.unlink()
+        told = clip.columns
+        own = probe(video)
+        size = (own.width, own.height) if int(str(told.get("rotation") or 0)) % 180 else (own.height, own.width)
+        bytes_each = 3 * int(str(told["height"])) * int(str(told["width"]))
+        window = max(3, min(MOST, MOST_BYTES // bytes_each))
+        return cls(content, int(str(told["num_frames"])), window, RECIPE.rate, size)
+
+    def pictures(self, first: int, count: int) -> Pictures:
+        """Pictures [count, h, w, 3] from the tick `first` on."""
+        return decode.frames(self.content, first, count, fps=self.rate)

@@ -14,19 +14,17 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need
 from javisc.manifests.members import MemberReader
 from javisc.trainer.data.bytes.decode import DecodeError
-from javisc.trainer.data.sources.pools import SEPARATED
+from javisc.trainer.data.sources.pool_names import SEPARATED
+from javisc.trainer.use.prior.activity import KIND, Asked, active
 from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, refused, sound_row, wave_of
 from javisc.trainer.use.prior.phrases import Descriptions, phrases
-from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, seed_of
+from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, Weighted, seed_of
 
 BASELINES = ("hpss", "nmf")
 #: Parts that `nmf` looks for.
 COMPONENTS = 4
 #: Stretches that are taken apart one by one, seconds, and how much neighbours share: they are faded into each other.
 CHUNK, OVERLAP = 30.0, 2.0
-#: A source is active where its level is less than 20 dB below its own loud places, and above what nobody hears; pauses and
-#: bursts shorter than these (seconds) do not count.
-RELATIVE, FLOOR, WINDOW, PAUSE, BURST = 0.1, 1e-3, 0.05, 0.25, 0.1
 
 
 class Separator(Protocol):
@@ -36,9 +34,10 @@ class Separator(Protocol):
         """A source [samples] for each query."""
 
 
-class Separate:
+class Separate(Weighted):
     """The stage. `baseline`: "hpss" (harmonic and percussive) or "nmf" (COMPONENTS spectra), which need no descriptions; else
-    a network from the folder `separator`. `descriptions`: a table of what to look for; without it, phrases of the captions."""
+    a network from the folder `separator`. `descriptions`: a table of what to look for; without it, phrases of the captions.
+    `activity`: a folder with what says where each is heard; without it, its level does."""
 
     name = "separate"
     schema = POOL_SCHEMA
@@ -51,6 +50,7 @@ class Separate:
         baseline: str = "",
         separator: str = "",
         descriptions: str = "",
+        activity: str = "",
         seed: int = 0,
         **network: Any,
     ) -> None:
@@ -58,25 +58,29 @@ class Separate:
             raise UserError("give one of --separator PATH, --baseline hpss and --baseline nmf")
         if baseline and baseline not in BASELINES:
             raise UserError(f"--baseline {baseline!r}: allowed are {', '.join(BASELINES)}")
-        if baseline and descriptions:
-            raise UserError(f"--baseline {baseline} looks for no descriptions: leave out --descriptions {descriptions}")
+        for option, value in (("--descriptions", descriptions), ("--activity", activity)):
+            if baseline and value:
+                raise UserError(f"--baseline {baseline} looks for no descriptions: leave out {option} {value}")
         self.dataset, self.baseline, self.seed, self.descriptions = dataset, baseline, seed, descriptions
         self.network: Any = None
+        self.asked: Asked | None = None
+        self.networks: list[Path] = []
         if separator:
             from javisc.trainer.use.prior.separators import Network
 
             self.network = Network(separator, **network)
+            self.networks = [self.network.path]
+            if activity:
+                self.asked = Asked(activity)
+                self.networks.append(self.asked.path)
         else:
             need(f"--baseline {baseline}", "scipy")
 
     def header(self) -> dict[str, Any]:
         """What took the sounds apart."""
         made: dict[str, Any] = {"baseline": self.baseline} if self.baseline else self.network.header()
-        return {**made, "seed": self.seed, "chunk": CHUNK, "overlap": OVERLAP}
-
-    def weights(self) -> str:
-        """The network's digest."""
-        return "" if self.network is None else str(self.network.digest)
+        told = {} if self.asked is None else {"activity": KIND}
+        return {**made, **told, "seed": self.seed, "chunk": CHUNK, "overlap": OVERLAP}
 
     def items(self, scratch: Path) -> Iterator[dict[str, Any]]:
         """The clips, each with the `queries` to look for."""
@@ -91,7 +95,9 @@ class Separate:
 
     def load(self, device: str) -> Any:
         """The network on the device."""
-        return None if self.network is None else self.network.load(device)
+        if self.network is None:
+            return None
+        return self.network.load(device), None if self.asked is None else self.asked.load(device)
 
     def work(self, part: Part, model: Any, scratch: Path) -> Made:
         """The sources of each clip of the part, and what is left of it."""
@@ -125,17 +131,30 @@ class Separate:
             sources = in_chunks(wave, rate, names, lambda part, rate, queries: nmf(part, rate, basis))
         else:
             names = item["queries"]
-            sources = in_chunks(wave, rate, names, model)
+            separator, hearing = model
+            sources = in_chunks(wave, rate, names, separator)
+            if hearing is not None:
+                self._add(made, item, names, wave, sources, hearing(wave, rate, names))
+                return
         self._add(made, item, names, wave, sources)
 
-    def _add(self, made: Made, item: Mapping[str, Any], names: Sequence[str], wave: Wave, sources: list[Wave]) -> None:
+    def _add(
+        self,
+        made: Made,
+        item: Mapping[str, Any],
+        names: Sequence[str],
+        wave: Wave,
+        sources: list[Wave],
+        heard: Sequence[list[list[int]]] = (),
+    ) -> None:
         rate = int(item["audio_fps"])
         kept, bits = whole_parts(wave, sources)
         for number, (name, source) in enumerate(zip([*names, "rest"], kept, strict=True)):
             relpath = f"{item['name']}.wav{SEPARATED}000_{number:03d}_{_slug(name)}.flac"
             row = sound_row(item, f"{item['key'][:240]}_s{number:03d}", relpath, source, name)
             row["audio_path"] = item[PLACE]["path"]
-            row["label"] = json.dumps({"activity": active(source, rate)}, separators=(",", ":"))
+            told = heard[number] if number < len(heard) else active(source, rate)
+            row["label"] = json.dumps({"activity": told}, separators=(",", ":"))
             made.samples.append((row, {"flac": flac(source, rate, bits)}))
 
 
@@ -193,21 +212,3 @@ def whole_parts(wave: Wave, sources: Sequence[Wave]) -> tuple[list[Wave], int]:
         gain *= 0.9
         kept, rest = rounded(gain)
     return [*kept, rest], bits
-
-
-def active(wave: Wave, rate: int) -> list[list[int]]:
-    """Where a source is to be heard, [first, last) in samples, by its own level: see RELATIVE."""
-    size = max(1, round(WINDOW * rate))
-    count = -(-len(wave) // size)
-    power = np.pad(np.square(wave), (0, count * size - len(wave))).reshape(count, size)
-    level = np.sqrt(power.mean(axis=1))
-    loud = level >= max(RELATIVE * float(np.quantile(level, 0.95)), FLOOR)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], loud, [False]]).astype(np.int8)))
-    spans: list[list[int]] = []
-    for first, last in edges.reshape(-1, 2).tolist():
-        if spans and (first - spans[-1][1]) * size < PAUSE * rate:
-            spans[-1][1] = last
-        else:
-            spans.append([first, last])
-    kept = [[first * size, min(last * size, len(wave))] for first, last in spans]
-    return [span for span in kept if span[1] - span[0] >= BURST * rate]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.use.prior.networks import digest_of, folder, quiet, read_json
+from javisc.trainer.use.prior.networks import folder, quiet, read_json
 
 Wave = NDArray[np.float64]
 #: Queries of a pass: a longer list takes several, each of this size.
@@ -33,11 +32,6 @@ class Network:
     def header(self) -> dict[str, Any]:
         """What shapes the sources."""
         return {"separator": "AudioSep", "batch_size": BATCH}
-
-    @cached_property
-    def digest(self) -> str:
-        """Of all files of the folder."""
-        return digest_of(self.path)
 
     def load(self, device: str) -> AudioSep:
         """Both networks on a device. Raises UserError."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,7 @@ import polars as pl
 from javisc.compiler.store.rows import rejected_row
 from javisc.manifests.entries import named
 from javisc.manifests.schema import MANIFEST_SCHEMA
+from javisc.trainer.use.prior.networks import digest_of_all
 
 T = TypeVar("T")
 #: Stages by name: `module:class`, made with the command's settings.
@@ -63,6 +65,8 @@ class Stage(Protocol):
     schema: pl.Schema
     #: That of the pool's members, where one made them.
     recipe: dict[str, Any] | None
+    #: Local folders of the networks that `load` loads; empty for a baseline.
+    networks: list[Path]
 
     def header(self) -> dict[str, Any]:
         """What dataset.json says of how the pool was made, and every setting that shapes its bytes."""
@@ -78,6 +82,20 @@ class Stage(Protocol):
 
     def work(self, part: Part, model: Any, scratch: Path) -> Made:
         """Make a part: a function of its items, the settings and the weights."""
+
+
+class Weighted:
+    """What stages have in common: `networks`, the local folders that `load` loads; empty for a baseline."""
+
+    networks: list[Path]
+
+    @cached_property
+    def _weights(self) -> str:
+        return digest_of_all(self.networks)
+
+    def weights(self) -> str:
+        """A digest of all networks; "" without any."""
+        return self._weights
 
 
 def stage_of(name: str, settings: Mapping[str, Any]) -> Stage:

@@ -15,7 +15,7 @@ from javisc.manifests.io import Dataset, absolute, write_view
 from javisc.manifests.members import MemberReader
 from javisc.trainer.data.bytes.decode import DecodeError
 from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, refused, sound_row, wave_of
-from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, seed_of
+from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, Weighted, seed_of
 
 BASELINES = ("other", "phase")
 SCHEMA = pl.Schema({**POOL_SCHEMA, "unpaired_seconds": pl.Float64()})
@@ -23,7 +23,7 @@ SCHEMA = pl.Schema({**POOL_SCHEMA, "unpaired_seconds": pl.Float64()})
 _PEAK = 0.999
 
 
-class Unpaired:
+class Unpaired(Weighted):
     """The stage. `baseline`: "other", the sound of a clip with another caption; "phase", the clip's own magnitudes with random
     phases; "": a generator from the folder `generator`, whose settings the others are (see `generators.Settings`)."""
 
@@ -47,19 +47,17 @@ class Unpaired:
             raise UserError(f"--baseline {baseline!r}: allowed are {', '.join(BASELINES)}")
         self.dataset, self.baseline, self.seed, self.match = dataset, baseline, seed, match_duration
         self.generator: Any = None
+        self.networks: list[Path] = []
         if generator:
             from javisc.trainer.use.prior.generators import Generator
 
             self.generator = Generator(generator, seed=seed, **sampling)
+            self.networks = [self.generator.path]
 
     def header(self) -> dict[str, Any]:
         """What made the sounds."""
         made = {"baseline": self.baseline} if self.baseline else self.generator.header()
         return {**made, "seed": self.seed, "match_duration": self.match}
-
-    def weights(self) -> str:
-        """The generator's digest."""
-        return "" if self.generator is None else self.generator.digest
 
     def items(self, scratch: Path) -> Iterator[dict[str, Any]]:
         """The clips, each with its `donor` where sounds are exchanged; `refused` says why one gets none."""

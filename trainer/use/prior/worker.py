@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from javisc.compiler.store.files import Store  # noqa: E402
 from javisc.compiler.store.writer import commit_shard  # noqa: E402
-from javisc.trainer.use.claims import claim  # noqa: E402
 from javisc.trainer.use.prior.stage import Made, Part, Stage, digest, stage_of  # noqa: E402
 
 _loaded: tuple[str, Stage, Any] | None = None
@@ -24,41 +23,42 @@ def make(
     stage: str,
     settings: dict[str, Any],
     out: str,
-    folder: str,
-    devices: list[str],
-    part: dict[str, Any],
+    number: int,
+    header: dict[str, str],
+    items: Sequence[dict[str, Any]],
+    whole: int,
     lost: Mapping[str, str],
-    publish: bool = True,
-    networks: bool = False,
-) -> int:
-    """Make a part and publish it: shard, index, tables, and last the commit. Returns its samples.
+    device: str | None = None,
+    folder: str | None = None,
+) -> dict[str, Any]:
+    """Make the part `number` and publish it: shard, index, tables, and last the commit. Returns its samples, and `published`.
 
-    lost: items that killed a worker, with how: they are refused. Without `publish` it is only tried.
+    items: fewer than the `whole` part has where it is only looked for the one that kills processes; nothing is published then.
+    lost: items that did, with how: they are refused. device: cuda or cpu, None without networks. folder: for what is temporary.
     """
-    made_by, model = _model(stage, settings, folder, devices if networks else [])
-    wanted = Part(**part)
-    alive = [item for item in wanted.items if item["key"] not in lost]
+    made_by, model = _model(stage, settings, device)
+    alive = [item for item in items if item["key"] not in lost]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = made_by.work(Part(wanted.number, alive, wanted.header), model, Path(scratch)) if alive else Made()
-        for item in wanted.items:
+        made = made_by.work(Part(number, alive, header), model, Path(scratch)) if alive else Made()
+        for item in items:
             if item["key"] in lost:
                 made.refuse(item, "crashed", lost[item["key"]])
-        if publish:
+        if published := len(items) == whole:
             store = Store(out, Path(scratch) / "uploads")
-            commit_shard(store, wanted.number, made.samples, made.rejects, schema=made_by.schema, header=wanted.header)
-    return len(made.samples)
+            commit_shard(store, number, made.samples, made.rejects, schema=made_by.schema, header=header)
+    return {"samples": len(made.samples), "published": published}
 
 
-def _model(name: str, settings: dict[str, Any], folder: str, devices: list[str]) -> tuple[Stage, Any]:
+def _model(name: str, settings: dict[str, Any], device: str | None) -> tuple[Stage, Any]:
     global _loaded
-    told = digest([name, settings])
+    told = digest([name, settings, device])
     if _loaded is None or _loaded[0] != told:
         stage = stage_of(name, settings)
         model = None
-        if devices:
+        if device is not None:
             import torch
 
             torch.set_num_threads(1)
-            model = stage.load(claim(Path(folder), devices))
+            model = stage.load("cuda:0" if device == "cuda" else device)  # the one GPU that this process sees
         _loaded = told, stage, model
     return _loaded[1:]

@@ -14,9 +14,9 @@ import soundfile
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
-from javisc.trainer.use.prior.generators import ADAPTERS, Generator
+from javisc.trainer.use.prior.generators import ADAPTERS, SHARES, USUAL, Generator
 from javisc.trainer.use.prior.run import RunOptions, run
-from support import compiled
+from support import compiled, tiny_generators
 from support.tiny_networks import audioldm2
 
 TEXTS = [
@@ -67,6 +67,30 @@ def test_a_batch_encoded_together_would_not_be(model: Path) -> None:
     one = pipe.encode_prompt(TEXTS[0], pipe.device, 1, False)[2]
     two = pipe.encode_prompt(TEXTS[:2], pipe.device, 1, False)[2][:1]
     assert (one - two).abs().max() > 0.01 * one.abs().max()
+
+
+@pytest.mark.parametrize("name", sorted(tiny_generators.MAKERS))
+def test_other_pipelines_make_what_they_are_asked_for(name: str, tmp_path: Path) -> None:
+    """Duration and rate are the pipeline's own, and a row is bitwise the same whatever its neighbours and its place."""
+    generator = Generator(str(tiny_generators.MAKERS[name](tmp_path / "model")), steps=2, batch_size=3)
+    assert generator.kind == name
+    pipe = generator.load("cpu")
+    assert generator.adapter.rate(pipe) == tiny_generators.RATE
+    asked = [item(number, duration=0.5 if number % 2 else 0.16, audio_fps=4000) for number in range(5)]
+    longest = min(USUAL, generator.adapter.longest(pipe))
+    alone = {key: wave for each in asked for key, wave in made(generator, pipe, [each], match=True).items()}
+    for number in range(5):
+        wanted = next(longest * share for share in SHARES if longest * share >= asked[number]["duration"])
+        wave = alone[f"k{number}"]
+        # A frame of latents more or less, and one clip's rate is twice the pipeline's.
+        assert abs(len(wave) / 4000 - wanted) < 0.03 and np.isfinite(wave).all() and wave.std() > 0, (len(wave), wanted)
+    together = made(generator, pipe, asked, match=True)
+    backwards = made(generator, pipe, [asked[number] for number in (4, 2, 0, 3, 1)], match=True)
+    for key, wave in alone.items():
+        assert np.array_equal(wave, together[key]) and np.array_equal(wave, backwards[key]), key
+    assert len({wave.tobytes() for wave in alone.values()}) == 5
+    other = Generator(str(tmp_path / "model"), steps=2, batch_size=3, seed=1)
+    assert not np.array_equal(made(other, pipe, asked[:1], match=True)["k0"], alone["k0"])
 
 
 def test_durations_fall_into_few_classes_and_are_capped(model: Path) -> None:

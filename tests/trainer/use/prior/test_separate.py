@@ -18,9 +18,10 @@ from javisc.manifests.io import Dataset
 from javisc.trainer.data.index.catalog import STRINGS, Catalog
 from javisc.trainer.data.sources.pools import NAMES, Pools
 from javisc.trainer.use.prior import separate
+from javisc.trainer.use.prior.activity import active
 from javisc.trainer.use.prior.phrases import Descriptions, phrases
 from javisc.trainer.use.prior.run import RunOptions, run
-from javisc.trainer.use.prior.separate import active, in_chunks, whole_parts
+from javisc.trainer.use.prior.separate import in_chunks, whole_parts
 from javisc.trainer.use.prior.spectral import hpss, nmf, spectra
 from support import compiled
 

@@ -1,18 +1,15 @@
-"""From raw folders to `javisc train prior-tiny`: stage 2 reads the three pools that `javisc build prior` made."""
+"""From the demonstration to `javisc train prior-tiny`: stage 2 reads the three pools that `javisc build prior` made of it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.trainer.data.sources import pools
-from support import compiled
-from support.annotated import moving, write
 
 
 def go(*words: object) -> str:
@@ -21,14 +18,11 @@ def go(*words: object) -> str:
 
 
 @pytest.mark.slow
-def test_prior_training_draws_from_all_three_pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = compiled.write(tmp_path / "ds", [40, 50, 36, 45, 60, 52], hiss=True)
-    path = dataset / "manifest.parquet"
-    pl.read_parquet(path).with_columns(split=pl.lit("train")).write_parquet(path)
-    write(tmp_path / "raw/v.mp4", [moving(1, 29, 240, 320, side=44)])
+def test_prior_training_draws_from_all_three_pools(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = demo / "dataset"
     go("build", "prior", "unpaired", dataset, "--out", tmp_path / "unpaired", "--baseline", "other")
     go("build", "prior", "separate", dataset, "--out", tmp_path / "sources", "--baseline", "hpss")
-    go("build", "prior", "masklets", tmp_path / "raw", "--out", tmp_path / "masklets")
+    go("build", "prior", "masklets", demo / "raw", "--out", tmp_path / "masklets")
 
     read: dict[str, int] = {}
     whole = pools.Shelf.read

@@ -1,0 +1,232 @@
+"""What the offline tools that `javisc build prior` replaces do wrong, line by line, and the test that shows each gone.
+
+Unpaired sounds (gen_unpaired_audios):
+    the table names files before they exist, and those that failed → test_each_captioned_clip_gets_the_sound_of_another_one
+    stems of two folders collide → test_each_captioned_clip_gets_the_sound_of_another_one
+    a rate that is a float makes every write fail → test_a_rate_that_is_a_float_is_a_rate
+    no resampling where the rate is not 16 kHz → test_durations_fall_into_few_classes_and_are_capped
+    zeros after a sound that is shorter than its clip → test_the_pool_says_what_made_it_and_how_long_it_is
+    shares of what is left when a process starts, so that restarts overlap → test_processes_share_the_parts_and_none_is_made_twice
+    the devices counted, not the processes → test_processes_share_the_parts_and_none_is_made_twice
+Masklets (get_masklets):
+    the code that it imports is to be cloned to another place than documented → test_a_process_needs_what_is_installed_alone
+    the last n mod world videos are never processed → test_processes_share_the_parts_and_none_is_made_twice
+    pictures are BGR, the statistics RGB → test_a_segmenter_sees_red_as_red
+    masks are stored with losses → test_masks_survive_their_film
+    masks are stored with losses in the exported files, too → test_the_export_is_what_the_reference_reads
+    crops are squashed → test_masks_are_true_where_annotated_and_near_elsewhere
+    annotations are taken to be six a second → test_the_rate_of_annotations_is_their_own
+    a video of which some objects are written counts as complete → test_what_is_half_written_is_made_again
+    one bare except hides all errors → test_a_mistake_of_ours_ends_the_run_and_is_seen
+    a broken video leaves no trace → test_every_video_is_accounted_for
+    whole videos in memory → test_memory_does_not_grow_with_the_video
+    whole videos in memory of the segmenter → test_a_segmenter_is_given_windows
+    videos of more than 1920 x 1080 pixels are skipped → test_videos_of_any_size_are_cut
+    the documented folder is not the configured one, its list lies elsewhere → test_the_export_is_what_the_reference_reads
+Separated sounds (sep_audios):
+    an empty sound ends the run → test_an_empty_sound_costs_itself
+    the order of descriptions is a set's, so that names change → test_phrases_come_in_the_order_of_the_text
+    files without a result leave none and are done again each time → test_what_gives_nothing_is_told_once
+    "/" in a description loses it → test_a_slash_in_a_description_is_kept_and_leads_nowhere
+    only the first ten seconds → test_a_long_sound_is_taken_apart_to_its_end
+    nothing makes the descriptions → test_sources_and_the_rest_are_the_clip
+    active is what has an RMS of 0.1, whatever the level → test_activity_goes_by_the_sources_own_level
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import resource
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+
+from javisc.compiler.run.pool import Call, Outcome
+from javisc.compiler.store.commits import BUILD
+from javisc.manifests.errors import UserError
+from javisc.manifests.io import Dataset
+from javisc.trainer.use.prior import run as runs
+from javisc.trainer.use.prior.masklets import Masklets
+from javisc.trainer.use.prior.objects import rle
+from javisc.trainer.use.prior.run import RunOptions, run
+from javisc.trainer.use.prior.segmenters import Film, Segmenter
+from javisc.trainer.use.prior.separate import Separate
+from javisc.trainer.use.prior.stage import Part
+from support import compiled
+from support.annotated import annotate, moving, write
+from support.killing import tree
+
+HERE = Path(__file__).parent
+
+
+def test_every_line_of_the_table_names_a_test() -> None:
+    named = set(re.findall(r"→ (test_\w+)", __doc__ or ""))
+    there = {name for file in HERE.glob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
+    assert len(named) >= 20 and named <= there, named - there
+    assert len(re.findall(r"^    ", __doc__ or "", re.M)) == len(re.findall(r"→ test_", __doc__ or ""))
+
+
+def test_a_rate_that_is_a_float_is_a_rate(demo: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "ds"
+    copy.mkdir()
+    for name in ("shards", "shards.parquet", "rejected.parquet", "dataset.json"):
+        (copy / name).symlink_to(demo / "dataset" / name)
+    frame = pl.read_parquet(demo / "dataset/manifest.parquet")
+    frame.with_columns(pl.col("audio_fps").cast(pl.Float64)).write_parquet(copy / "manifest.parquet")
+    done = run("unpaired", {"dataset": str(copy), "baseline": "phase"}, str(tmp_path / "pool"), RunOptions(workers=1))
+    assert done.samples == frame.height and not done.rejected
+    pool = Dataset.open(tmp_path / "pool")
+    for key in pool.manifest().collect()["key"]:
+        assert soundfile.info(io.BytesIO(pool.read(key)["flac"])).samplerate == 16000
+
+
+def test_processes_share_the_parts_and_none_is_made_twice(demo: Path, tmp_path: Path) -> None:
+    """Four videos, three processes: none is left over, and the parts are those of one process."""
+    settings = {"raw": [str(demo / "raw")]}
+    made = [run("masklets", settings, str(tmp_path / f"{count}"), RunOptions(1, count)).samples for count in (1, 3)]
+    assert made == [4, 4] and tree(tmp_path / "1") == tree(tmp_path / "3")
+
+
+def test_a_process_needs_what_is_installed_alone(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started in another folder, with nothing on the path: there is no clone to be found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    raw = os.path.relpath(demo / "raw/bounce_000.mp4")
+    assert run("masklets", {"raw": [raw]}, "pool", RunOptions(workers=1)).samples == 1
+
+
+def test_a_segmenter_sees_red_as_red(tmp_path: Path) -> None:
+    path = tmp_path / "red.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=24, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        picture = np.full((64, 96, 3), (220, 30, 40), np.uint8)
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 24)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    film = Film.of(path, tmp_path)
+    assert film.total == 4 and film.upright == (64, 96)
+    assert np.abs(film.pictures(0, 4).astype(int).mean((0, 1, 2)) - (220, 30, 40)).max() < 8
+
+
+def test_what_is_half_written_is_made_again(demo: Path, tmp_path: Path) -> None:
+    settings, pool = {"raw": [str(demo / "raw")]}, tmp_path / "pool"
+    options, said = RunOptions(part_size=2, workers=1), []  # type: tuple[RunOptions, list[str]]
+    run("masklets", settings, str(pool), options)
+    before = tree(pool)
+    shard = pool / "shards/000001.tar"
+    shard.write_bytes(shard.read_bytes()[:1000])  # one object of several, and no commit that says it is whole
+    commits = [path for path in (pool / BUILD).rglob("*000001*") if path.suffix == ".json"]
+    assert commits
+    for path in commits:
+        path.unlink()
+    run("masklets", settings, str(pool), options, said.append)
+    assert said[-1] == "2 parts, 1 of them were there already" and tree(pool) == before
+
+
+def test_a_mistake_of_ours_ends_the_run_and_is_seen(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spread(job: Any, calls: Any, **named: Any) -> Iterator[Outcome]:
+        for tag, arguments, limit in calls:
+            yield Outcome(Call(tag, job.function, arguments, limit), error="raised", message="KeyError: 'mask'")
+
+    monkeypatch.setattr(runs, "spread", spread)
+    with pytest.raises(UserError, match="part 0: KeyError: 'mask'; what is published stays"):
+        run("masklets", {"raw": [str(demo / "raw")]}, str(tmp_path / "pool"))
+
+
+def _peak() -> int:
+    """Bytes of memory at most since the last call, above what is held."""
+    status = Path("/proc/self/status").read_text()
+    held, most = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) << 10 for name in ("VmRSS", "VmHWM"))  # type: ignore[index]
+    Path("/proc/self/clear_refs").write_text("5")
+    return most - held
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
+    """400 pictures of 640 x 360 are 276 MB; cutting an object out of them holds a few."""
+    masks = np.zeros((400, 360, 640), bool)
+    for number in range(400):
+        masks[number, 100:180, number : number + 90] = True
+    path = write(tmp_path / "raw/v.mp4", [masks])
+    del masks
+    stage = Masklets([str(tmp_path / "raw")])
+    items = list(stage.items(tmp_path))
+    try:
+        _peak()
+    except OSError:
+        pytest.skip("this kernel lets nobody forget a peak of memory")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    made = stage.work(Part(0, items, {}), None, tmp_path)
+    assert len(made.samples) == 1 and made.samples[0][0]["num_frames"] > 390 and before and path.exists()
+    assert _peak() < 100e6
+
+
+def test_a_segmenter_is_given_windows(
+    networks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "v.mp4", [moving(1, 33, 240, 320, side=44)])
+    segmenter = Segmenter(str(networks["segmenter"]))
+    asked: list[int] = []
+
+    def window(self: Segmenter, model: Any, pictures: np.ndarray, known: Any) -> dict[int, list[rle.Mask]]:
+        asked.append(len(pictures))
+        return {}
+
+    monkeypatch.setattr(Segmenter, "window", window)
+    monkeypatch.setattr("javisc.trainer.use.prior.segmenters.MOST_BYTES", 6 * 240 * 320 * 3)
+    placed = {tick: rle.encode(moving(1, 33, 240, 320, side=44)[tick]) for tick in (0, 4, 20, 32)}
+    list(segmenter.tracks(None, path, [placed], tmp_path))
+    assert asked == [5, 6, 6], "from one annotation to the next, and never more than the bytes allow"
+
+
+def test_videos_of_any_size_are_cut(tmp_path: Path) -> None:
+    masks = np.zeros((6, 1440, 2560), bool)
+    masks[:, 300:900, 500:1500] = True
+    write(tmp_path / "raw/large.mp4", [masks])
+    stage = Masklets([str(tmp_path / "raw")])
+    made = stage.work(Part(0, list(stage.items(tmp_path)), {}), None, tmp_path)
+    [(row, _)] = made.samples
+    assert row["masks"]["size"] == [1440, 2560] and max(row["width"], row["height"]) <= 256
+    assert np.array_equal(rle.decode({"size": [1440, 2560], "counts": row["masks"]["counts"][0]}), masks[0])
+
+
+def test_an_empty_sound_costs_itself(tmp_path: Path) -> None:
+    dataset = compiled.write(tmp_path / "ds", [40, 50, 36], hiss=True)
+    stage = Separate(str(dataset), baseline="hpss")
+    items = list(stage.items(tmp_path))
+    items[1]["flac_crc32"] = None
+    items[1]["place"] |= {"flac_size": 0}
+    made = stage.work(Part(0, items, {}), None, tmp_path)
+    assert len(made.samples) == 6 and [row["reason"] for row in made.rejects] == ["corrupt"]
+
+
+def test_what_gives_nothing_is_told_once(networks: dict[str, Path], tmp_path: Path) -> None:
+    dataset = compiled.write(tmp_path / "ds", [40, 50], hiss=True)
+    path = dataset / "manifest.parquet"
+    pl.read_parquet(path).with_columns(text=pl.Series(["None", "(music)"])).write_parquet(path)
+    settings, said = {"dataset": str(dataset), "separator": str(networks["separator"])}, []  # type: tuple[Any, list[str]]
+    for _ in range(2):
+        done = run("separate", settings, str(tmp_path / "pool"), RunOptions(workers=1), said.append)
+        assert (done.samples, dict(done.rejected)) == (0, {"no_caption": 2})
+    assert said == ["1 parts, 0 of them were there already", "1 parts, 1 of them were there already"]
+
+
+def test_annotations_of_two_kinds_are_both_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "raw/v.mp4", [moving(1, 9, 240, 320, side=44)])
+    annotate(path, [moving(2, 9, 240, 320, side=44)], kind="auto")
+    stage = Masklets([str(tmp_path / "raw")], annotated="both")
+    made = stage.work(Part(0, list(stage.items(tmp_path)), {}), None, tmp_path)
+    assert len(made.samples) == 2

@@ -1,0 +1,136 @@
+"""`javisc build prior` on this machine and on a cluster: the same bytes, a model a process, and what kills them is found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from javisc.manifests.errors import UserError
+from javisc.trainer.use.prior import run as runs
+from javisc.trainer.use.prior.run import RunOptions, devices_of, run
+from support.killing import tree
+
+TESTS = Path(__file__).resolve().parents[3]
+NODE = {"num_cpus": 2, "memory": 4_000_000_000, "object_store_memory": 80_000_000}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster of this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'javisc[ray]')")
+    from ray.cluster_utils import Cluster
+
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_AUTH_MODE", "JAVISC_TEST_DEADLY")}
+    os.environ.update(
+        PYTHONPATH=str(TESTS),
+        RAY_AUTH_MODE="disabled",
+        JAVISC_TEST_DEADLY=str(tmp_path_factory.mktemp("deadly") / "key"),
+    )
+    made = Cluster(initialize_head=True, head_node_args=NODE)
+    try:
+        yield made.address
+    finally:
+        made.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def settings_of(stage: str, kind: str, demo: Path, networks: dict[str, Path]) -> dict[str, Any]:
+    """A stage's settings with its baseline or its network."""
+    if stage == "masklets":
+        return {"raw": [str(demo / "raw")], **({"segmenter": str(networks["segmenter"])} if kind == "network" else {})}
+    network = {"unpaired": "generator", "separate": "separator"}[stage]
+    more = {"steps": 2, "batch_size": 2} if stage == "unpaired" else {}
+    chosen = {network: str(networks[network]), **more} if kind == "network" else {}
+    return {
+        "dataset": str(demo / "dataset"),
+        **(chosen or {"baseline": {"unpaired": "phase", "separate": "nmf"}[stage]}),
+    }
+
+
+#: The first stands for all in the suite, since they share one shape; JAVISC_TEST_KILLS tries each.
+PAIRS = [("unpaired", "network"), ("separate", "baseline"), ("masklets", "network")]
+PAIRS += [("separate", "network"), ("unpaired", "baseline"), ("masklets", "baseline")]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "kind"), PAIRS if "JAVISC_TEST_KILLS" in os.environ else PAIRS[:1])
+def test_both_engines_find_the_deadly_item_and_make_the_same_bytes(
+    stage: str,
+    kind: str,
+    demo: Path,
+    networks: dict[str, Path],
+    cluster: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings_of(stage, kind, demo, networks)
+    keys = sorted(item["key"] for item in runs.stage_of(stage, settings).items(tmp_path))
+    Path(os.environ["JAVISC_TEST_DEADLY"]).write_text(keys[1])
+    monkeypatch.setattr(runs, "_WORKER", "support.deadly_prior")
+    spread, ended = runs.spread, []
+
+    def watched(*given: Any, **named: Any) -> Iterator[Any]:
+        for outcome in spread(*given, **named):
+            ended.append(outcome)
+            yield outcome
+
+    monkeypatch.setattr(runs, "spread", watched)
+    processes = {}
+    for engine, address in (("local", None), ("ray", cluster)):
+        ended.clear()
+        options = RunOptions(part_size=4, workers=1, engine=engine, address=address)
+        run(stage, settings, str(tmp_path / engine), options)
+        # Four items killed their process three times, so did the half and then the one; the other half and the peer were tried.
+        found = [([item["key"] for item in one.call.arguments["items"]], one.error) for one in ended]
+        assert sorted(found, key=str) == sorted(
+            [(keys[:1], None), (keys[1:2], "crashed"), (keys[2:], None), (keys, None)], key=str
+        )
+        processes[engine] = {one.value["process"] for one in ended if one.value}
+        rejected = pl.read_parquet(tmp_path / engine / "rejected.parquet").filter(reason="crashed")
+        assert rejected.height == 1 and "3 times" in rejected["message"][0], rejected
+    assert tree(tmp_path / "local") == tree(tmp_path / "ray")
+    # Each deadly call costs a process; the last round, that published the part, had one of its own.
+    assert all(len(found) <= 3 for found in processes.values()), processes
+
+
+def test_a_part_that_no_item_alone_kills_says_what_to_do(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from javisc.compiler.run.pool import Call, Outcome
+
+    def spread(job: Any, calls: Any, **named: Any) -> Iterator[Outcome]:
+        for tag, arguments, limit in calls:
+            half = Call(tag, job.function, {**arguments, "items": arguments["items"][:1]}, limit)
+            yield Outcome(half, {"samples": 1, "published": False})
+
+    monkeypatch.setattr(runs, "spread", spread)
+    settings = {"dataset": str(demo / "dataset"), "baseline": "phase"}
+    with pytest.raises(
+        UserError, match="part 0 kills its process, none of its items alone does: give it a smaller --part-size"
+    ):
+        run("unpaired", settings, str(tmp_path / "pool"))
+
+
+def test_devices_are_those_of_the_machine_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runs, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    assert devices_of(RunOptions(), True) == runs.Devices("cuda", ["GPU-a", "GPU-b"], None)
+    assert devices_of(RunOptions(workers=3), True).gpus == ["GPU-a", "GPU-b", "GPU-a"]
+    assert devices_of(RunOptions(device="cpu"), True) == runs.Devices("cpu", [], 1)
+    assert devices_of(RunOptions(workers=3), False) == runs.Devices("cpu", [], 3)
+    monkeypatch.setattr(runs, "_cluster_has_gpus", lambda address: False)
+    assert devices_of(RunOptions(engine="ray"), True) == runs.Devices("cpu", [], None)
+    with pytest.raises(UserError, match="--device cuda: no node of the cluster has a GPU"):
+        devices_of(RunOptions(engine="ray", device="cuda"), True)
+    monkeypatch.setattr(runs, "visible_gpus", list)
+    with pytest.raises(UserError, match="--device cuda: this machine has no CUDA device"):
+        devices_of(RunOptions(device="cuda"), True)
