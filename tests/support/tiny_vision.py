@@ -12,7 +12,7 @@ from support.tiny_networks import roberta
 
 
 def sam3(folder: Path) -> Path:
-    """Sam3VideoModel for pictures of 224 pixels that takes whatever it sees for an object: five for each text.
+    """Sam3VideoModel for pictures of 224 pixels that takes whatever it sees for an object, three at most.
 
     Its tracker must be wider than its memory: transformers 5.23 joins them only then.
     """
@@ -56,6 +56,7 @@ def sam3(folder: Path) -> Path:
             "memory_fuser_intermediate_dim": 128, "memory_fuser_num_layers": 1,
         },
         low_res_mask_size=64, score_threshold_detection=0.0, new_det_thresh=0.0, hotstart_delay=0, det_nms_thresh=0.9,
+        max_num_objects=3,
     )  # fmt: skip
     Sam3VideoModel(config).save_pretrained(folder)
     size = {"height": 224, "width": 224}

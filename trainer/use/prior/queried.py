@@ -23,6 +23,8 @@ WINDOW = 120
 #: What a find of Grounding DINO must score where nothing is said (its authors' threshold for boxes), and how much two finds may
 #: share before the lesser one is the same object.
 SCORE, SHARED = 0.35, 0.7
+#: Objects of a window that are followed, the best ones: with a score too low everything is one.
+MOST_OBJECTS = 32
 #: Tokens of a text that SAM 3's processor takes.
 TOKENS = 32
 
@@ -72,6 +74,7 @@ class Queried:
             for text in self.texts:
                 if len(processor.tokenizer(text).input_ids) > TOKENS:
                     raise UserError(f"--text {text!r}: {self.segmenter.kind} takes {TOKENS} tokens at most")
+            model.max_num_objects = min(model.max_num_objects, MOST_OBJECTS)
             if self.score is not None:
                 model.score_threshold_detection = model.new_det_thresh = self.score
             return loaded, None
@@ -153,7 +156,7 @@ class Queried:
         height, width = picture.shape[:2]
         joined[:, 0::2] = joined[:, 0::2].clamp(0, width - 1)
         joined[:, 1::2] = joined[:, 1::2].clamp(0, height - 1)
-        order = nms(joined, scored, SHARED).tolist()
+        order = nms(joined, scored, SHARED).tolist()[:MOST_OBJECTS]
         seen = [(texts[at], joined[at].tolist()) for at in order]
         return [(text, box) for text, box in seen if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
 

@@ -16,7 +16,7 @@ from javisc.trainer.use.prior.run import RunOptions, devices_of, run
 from support.killing import tree
 
 TESTS = Path(__file__).resolve().parents[3]
-NODE = {"num_cpus": 2, "memory": 4_000_000_000, "object_store_memory": 80_000_000}
+NODE = {"num_cpus": 2, "memory": 4_000_000_000, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
