@@ -169,7 +169,8 @@ class Masklets(Weighted):
             objects += sav.read(kind, raw)
         if not objects:
             raise Rejected(
-                "filtered", f"no {'_manual.json or _auto.json' if self.annotated != 'auto' else '_auto.json'} beside it"
+                "filtered",
+                f"no {'_manual.json or _auto.json' if self.annotated != 'auto' else '_auto.json'} beside it (--text needs none)",
             )
         ticks = sav.ticks_of(video, RECIPE.rate)
         digest = sha256_of(video)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from javisc.compiler.media.encode import Part
 from javisc.manifests.errors import UserError
 from javisc.trainer.use.prior.networks import class_of, dtype_of, folder, transformer
 from javisc.trainer.use.prior.objects import crops, rle
@@ -166,4 +167,4 @@ def in_size(mask: rle.Mask, size: tuple[int, int]) -> rle.Mask:
     if mask.shape == size:
         return mask
     height, width = mask.shape
-    return crops.cut(mask, crops.Part(0, 0, width, height), (size[1], size[0]))
+    return crops.cut(mask, Part(0, 0, width, height), (size[1], size[0]))

@@ -21,6 +21,7 @@ from javisc.compiler.store.lock import locked
 from javisc.compiler.store.present import intact
 from javisc.compiler.store.tables import Merged, publish_tables
 from javisc.manifests.errors import UserError
+from javisc.manifests.io import absolute
 from javisc.trainer.use.prior.networks import bytes_of
 from javisc.trainer.use.prior.settings import everywhere
 from javisc.trainer.use.prior.stage import Part, Stage, parts_of, stage_of
@@ -157,7 +158,7 @@ class _Run:
         self.common = {
             "stage": stage.name,
             "settings": dict(settings),
-            "out": everywhere(stage.name, {"dataset": store.root})["dataset"],
+            "out": absolute(store.root),
             "device": devices.kind if stage.networks else None,
             # On another machine a process has a folder of its own, which goes with it.
             "folder": str(scratch) if options.engine == "local" else None,

@@ -28,7 +28,8 @@ Pictures = NDArray[np.uint8]
 CLASSES = ("Sam2VideoModel", "EdgeTamVideoModel")
 #: What a network says where it sees nothing; a neighbour without the object says the same.
 ABSENT = -10.0
-#: A window is cut after so many frames, and after so many bytes of pictures: sessions keep all their frames.
+#: Frames, and bytes of pictures, of the longest window: sessions keep all their frames. Where annotations stand farther apart,
+#: what lies between is followed from the nearer one alone, and not farther than half a window.
 MOST, MOST_BYTES = 256, 1_500_000_000
 
 
@@ -60,9 +61,17 @@ class Segmenter:
         ticks = sorted({tick for each in placed for tick in each if tick < film.total})
         made: list[dict[int, dict[str, Any]]] = [dict(each) for each in placed]
         for first, last in pairwise(ticks):
-            if last - first > 1:
+            if last - first >= film.window:
+                half = film.window // 2
+                for start, at, order in ((first, first, 1), (last - half + 1, last, -1)):
+                    shown = seen([each.get(at) for each in placed])
+                    found = self._followed(model, film.pictures(start, half)[::order], shown) if shown else {}
+                    for number, logits in found.items():
+                        for step in range(1, half):
+                            made[number].setdefault(at + order * step, rle.encode(logits[step] > 0))
+            elif last - first > 1:
                 known = [(each.get(first), each.get(last)) for each in placed]
-                pictures = film.pictures(first, min(last - first + 1, film.window))
+                pictures = film.pictures(first, last - first + 1)
                 for number, masks in self.window(model, pictures, known).items():
                     for at, mask in enumerate(masks, first + 1):
                         made[number].setdefault(at, rle.encode(mask))
@@ -73,11 +82,7 @@ class Segmenter:
         """By object the masks of all frames but the first and the last, which `known` (run lengths or None) tells."""
         sides = []
         for side, order in ((0, 1), (1, -1)):
-            masks = {
-                number: mask
-                for number, pair in enumerate(known)
-                if pair[side] is not None and (mask := rle.decode(pair[side])).any()
-            }
+            masks = seen([pair[side] for pair in known])
             sides.append(self._followed(model, pictures[::order], masks) if masks else {})
         count = len(pictures)
         made = {}
@@ -125,6 +130,11 @@ class Segmenter:
                 for number, logits in zip(found.object_ids, whole, strict=True):
                     out[int(number)].append(logits[0].float().cpu().numpy())
         return {number: np.stack(rows) for number, rows in out.items()}
+
+
+def seen(told: Sequence[Any]) -> dict[int, rle.Mask]:
+    """By object its mask [h, w], for those (run lengths or None) that are to be seen."""
+    return {number: mask for number, one in enumerate(told) if one is not None and (mask := rle.decode(one)).any()}
 
 
 class Followed:

@@ -124,7 +124,10 @@ def test_only_what_changed_is_made_again(dataset: Path, tmp_path: Path) -> None:
     run("unpaired", settings, str(pool), options, said.append)
     before = {path.name: path.stat().st_mtime_ns for path in (pool / "shards").iterdir()}
     run("unpaired", settings, str(pool), options, said.append)
-    assert said == ["3 parts, 0 of them were there already", "3 parts, 3 of them were there already"]
+    assert [line for line in said if "of them" in line] == [
+        "3 parts, 0 of them were there already",
+        "3 parts, 3 of them were there already",
+    ]
     assert before == {path.name: path.stat().st_mtime_ns for path in (pool / "shards").iterdir()}
 
     path = tmp_path / "ds/manifest.parquet"  # another caption of one clip: its part alone is made again
