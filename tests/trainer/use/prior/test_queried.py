@@ -109,16 +109,15 @@ def test_any_video_becomes_masklets_window_by_window(
         )
 
 
-def test_the_command_makes_a_pool_by_text(found: dict[str, Path], demo: Path, tmp_path: Path) -> None:
-    settings = {
-        "raw": [str(demo / "raw/bounce_000.mp4")],
-        "segmenter": str(found["sam3"]),
-        "text": ["a ball"],
-        "score": 0.0,
-    }
+def test_the_command_makes_a_pool_by_text(
+    found: dict[str, Path], networks: dict[str, Path], demo: Path, tmp_path: Path
+) -> None:
+    folders = {"segmenter": str(networks["segmenter"]), "detector": str(found["dino"])}
+    settings = {"raw": [str(demo / "raw/bounce_000.mp4")], **folders, "text": ["a ball"], "score": 0.0}
     done = run("masklets", settings, str(tmp_path / "pool"), RunOptions(workers=1))
     header = json.loads((tmp_path / "pool/dataset.json").read_text())["prior"]
-    assert header["segmenter"] == "Sam3VideoModel" and header["text"] == ["a ball"] and len(header["weights"]) == 64
+    assert header["detector"] == "GroundingDinoForObjectDetection" and header["text"] == ["a ball"]
+    assert header["segmenter"] == "Sam2VideoModel" and len(header["weights"]) == 64
     rows = pl.read_parquet(tmp_path / "pool/manifest.parquet")
     assert done.samples == rows.height > 0 and set(rows["text"]) == {"a ball"}
     told = json.loads(Dataset.open(tmp_path / "pool").read(rows["key"][0])["json"])

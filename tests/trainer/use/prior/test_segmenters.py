@@ -79,8 +79,10 @@ def test_several_annotations_at_once_would_follow_the_first_alone(model: Path) -
 
 
 def test_other_classes_are_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"architectures": ["Sam3VideoModel"]}')
-    with pytest.raises(UserError, match="names the class Sam3VideoModel; known are Sam2VideoModel, EdgeTamVideoModel"):
+    (tmp_path / "config.json").write_text('{"architectures": ["SamModel"]}')
+    with pytest.raises(
+        UserError, match="names the class SamModel; known are Sam2VideoModel, EdgeTamVideoModel, Sam3VideoModel"
+    ):
         Segmenter(str(tmp_path))
     with pytest.raises(UserError, match="is no folder: give a local folder"):
         Segmenter("facebook/sam2.1-hiera-large")
