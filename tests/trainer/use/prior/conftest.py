@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,3 +27,17 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "separator": tiny_networks.audiosep(root / "audiosep"),
         "segmenter": tiny_networks.sam2(root / "sam2"),
     }
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are made in the test's process, which has torch already: processes are what test_engines and test_killed are for."""
+    from javisc.compiler.run.pool import Call, Outcome
+    from javisc.trainer.use.prior import run, worker
+
+    def spread(job: Any, calls: Any, **named: Any) -> Iterator[Outcome]:
+        for tag, arguments, limit in calls:
+            value = worker.make(**json.loads(json.dumps(arguments)))
+            yield Outcome(Call(tag, job.function, arguments, limit), value=value)
+
+    monkeypatch.setattr(run, "spread", spread)

@@ -41,6 +41,7 @@ def test_each_description_is_asked_for_by_itself_and_to_the_end(folder: Path, mo
     assert len(hearing(wave, 16_000, ["wind"])) == 1 and max(np.array(told[0]).ravel(), default=0) <= 40_000
 
 
+@pytest.mark.usefixtures("here")
 def test_the_pool_holds_what_it_said(folder: Path, networks: dict[str, Path], demo: Path, tmp_path: Path) -> None:
     settings = {"dataset": str(demo / "dataset"), "separator": str(networks["separator"]), "activity": str(folder)}
     run("separate", settings, str(tmp_path / "pool"), RunOptions(workers=1))

@@ -119,6 +119,7 @@ def test_a_segmenter_sees_red_as_red(tmp_path: Path) -> None:
     assert np.abs(film.pictures(0, 4).astype(int).mean((0, 1, 2)) - (220, 30, 40)).max() < 8
 
 
+@pytest.mark.usefixtures("here")
 def test_what_is_half_written_is_made_again(demo: Path, tmp_path: Path) -> None:
     settings, pool = {"raw": [str(demo / "raw")]}, tmp_path / "pool"
     options, said = RunOptions(part_size=2, workers=1), []  # type: tuple[RunOptions, list[str]]
@@ -224,6 +225,7 @@ def test_an_empty_sound_costs_itself(tmp_path: Path) -> None:
     assert len(made.samples) == 6 and [row["reason"] for row in made.rejects] == ["corrupt"]
 
 
+@pytest.mark.usefixtures("here")
 def test_what_gives_nothing_is_told_once(networks: dict[str, Path], tmp_path: Path) -> None:
     dataset = compiled.write(tmp_path / "ds", [40, 50], hiss=True)
     path = dataset / "manifest.parquet"

@@ -110,6 +110,7 @@ def test_durations_fall_into_few_classes_and_are_capped(model: Path) -> None:
     assert {len(wave) for wave in made(generator, pipe, asked[:3]).values()} == {512}
 
 
+@pytest.mark.usefixtures("here")
 def test_the_pool_says_what_made_it_and_how_long_it_is(model: Path, tmp_path: Path) -> None:
     dataset = compiled.write(tmp_path / "ds", [40, 50, 36], hiss=True)
     settings = {"dataset": str(dataset), "generator": str(model), "steps": 2, "batch_size": 2, "match_duration": True}

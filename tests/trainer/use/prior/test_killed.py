@@ -22,7 +22,7 @@ MORE = [
     "unpaired {demo}/dataset --generator {generator} --steps 3 --batch-size 2",
     "separate {demo}/dataset --baseline nmf",
     "separate {demo}/dataset --separator {separator}",
-    "masklets {demo}/raw --segmenter {segmenter}",
+    "masklets {demo}/raw/bounce_000.mp4 {demo}/raw/bounce_001.mp4 --segmenter {segmenter}",
 ]
 
 

@@ -109,6 +109,7 @@ def test_any_video_becomes_masklets_window_by_window(
         )
 
 
+@pytest.mark.usefixtures("here")
 def test_the_command_makes_a_pool_by_text(
     found: dict[str, Path], networks: dict[str, Path], demo: Path, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_window_is_followed_from_both_sides_and_made_again_alone(model: Path) 
     assert len(segmenter.window(loaded, pictures, [(None, ends[0][1])])[0]) == 3
 
 
+@pytest.mark.usefixtures("here")
 def test_masks_are_the_annotations_where_there_are_some(model: Path, tmp_path: Path) -> None:
     truth = moving(1, 13, 240, 320, side=44)
     write(tmp_path / "raw/v.mp4", [truth])

@@ -89,6 +89,7 @@ def test_the_checkpoint_is_read_without_its_code(folder: Path, tmp_path: Path) -
         load(tmp_path / "odd.ckpt")
 
 
+@pytest.mark.usefixtures("here")
 def test_sources_and_the_rest_are_the_clip(folder: Path, tmp_path: Path) -> None:
     dataset = compiled.write(tmp_path / "ds", [40, 50, 36], hiss=True)
     path = dataset / "manifest.parquet"
