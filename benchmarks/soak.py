@@ -2,7 +2,7 @@
 
     python -P benchmarks/soak.py --clips 20000 --engine local
     python -P benchmarks/soak.py --clips 20000 --engine ray
-    python -P benchmarks/soak.py --clips 150 --shard-samples 50 --clip FILE [--engine ray]      a clip of one's own, the recipe as it is
+    python -P benchmarks/soak.py --clips 150 --shard-samples 50 --clip FILE [--engine ray]   # a real clip
 
 Prints, for each quarter of the clips, clips a second, CPU milliseconds a clip, and the most memory and open files of all
 processes together. The clips are hard links to one of 0.5 s. Rates count from the first clip that is done, so that a cluster's
