@@ -8,6 +8,7 @@ interpreter.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -75,7 +76,7 @@ class Variant:
 @dataclass(frozen=True)
 class Resources:
     """What a compiled variant uses. Per thread: registers, spill (bytes). Per block: shared (bytes). instructions: of the machine
-    code, `loop` those of its longest innermost loop, `kinds` how many of some. problem: why it fails, "" if it does not."""
+    code, `loop` those of its longest innermost loop, `kinds` how many of some. problem: why it fails, "" if it does not. key: see key."""
 
     kernel: str
     label: str
@@ -90,6 +91,7 @@ class Resources:
     kinds: dict[str, int] = field(default_factory=dict)
     excuse: str = ""
     problem: str = ""
+    key: str = ""
 
 
 class _Pointer:
@@ -227,6 +229,21 @@ def compile_variant(variant: Variant, inspect: bool = True) -> Resources:
     )
 
 
+def key(variant: Variant) -> str:
+    """Twelve hex digits of all that a variant's machine code depends on: Triton's version, what the launch asks for, and the
+    source of the kernel and of whatever it calls, wherever in its file that stands."""
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    module, _, attribute = variant.kernel.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    for name in [name for name in sys.modules if name.startswith("javisc.kernels")]:
+        for value in vars(sys.modules[name]).values():
+            if isinstance(value, JITFunction) and value.starting_line_number:
+                value.starting_line_number, value.hash = 0, None
+    return hashlib.sha256(f"{triton.__version__} {function.cache_key} {variant!r}".encode()).hexdigest()[:12]
+
+
 def compile_all(variants: Sequence[Variant], processes: int = 2, inspect: bool = True) -> list[Resources]:
     """Compile the variants in that many processes; results in their order. Triton's own cache (TRITON_CACHE_DIR) is used."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -256,13 +273,14 @@ def table(rows: Sequence[Resources]) -> str:
         f"What the models' calls launch, compiled by Triton {triton.__version__} without a GPU:",
         "`python -P -m javisc.kernels.aot --write FILE`. Registers and spilled bytes are per thread, shared memory per block",
         "(limits: 255; 163 KB on sm_80, 227 KB on sm_90 and sm_100). Loop: instructions of the longest innermost loop.",
+        "Key: a digest of source, launch and compiler; the tests compile again what has another one.",
     ]
     for kernel in dict.fromkeys(row.kernel for row in rows):
         out += ["", f"## {kernel}", ""]
         out += [
-            "| variant | arch | warps | stages | registers | spill B | shared KB | instructions | loop | of them | note |"
+            "| variant | arch | warps | stages | registers | spill B | shared KB | instructions | loop | of them | note | key |"
         ]
-        out += ["|---|---|---|---|---|---|---|---|---|---|---|"]
+        out += ["|---|---|---|---|---|---|---|---|---|---|---|---|"]
         for r in (row for row in rows if row.kernel == kernel):
             kinds = ", ".join(f"{count} {kind}" for kind, count in r.kinds.items())
             cells = (
@@ -276,7 +294,7 @@ def table(rows: Sequence[Resources]) -> str:
                 r.instructions,
                 r.loop,
             )
-            out.append("| " + " | ".join(map(str, cells)) + f" | {kinds} | {r.problem or r.excuse} |")
+            out.append("| " + " | ".join(map(str, cells)) + f" | {kinds} | {r.problem or r.excuse} | {r.key} |")
     return "\n".join(out) + "\n"
 
 
@@ -299,7 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     wanted = [v for arch in options.arch or (80, 90, 100) for v in variants(arch, options.match)]
-    rows = sorted(compile_all(wanted, options.processes), key=lambda r: (r.kernel, r.arch, r.label))
+    rows = [replace(row, key=key(v)) for v, row in zip(wanted, compile_all(wanted, options.processes), strict=True)]
+    rows.sort(key=lambda r: (r.kernel, r.arch, r.label))
     if options.write:
         options.write.parent.mkdir(parents=True, exist_ok=True)
         options.write.write_text(table(rows))

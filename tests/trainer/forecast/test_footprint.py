@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,21 +133,28 @@ def test_lower_precision_keeps_less() -> None:
     assert {call[2] for call in gathered.kernels} == {"bfloat16"}
 
 
-@pytest.mark.slow
-def test_the_largest_model_is_planned_and_not_allocated() -> None:
+def test_a_large_model_is_planned_and_not_allocated() -> None:
+    """XL/2's width with 4 of its 28 blocks, which are alike; the whole one's parameters are counted in tests/parity."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    config = PRESETS["VASTDiT3-XL/2"]
+    config = replace(PRESETS["VASTDiT3-XL/2"], depth=4)
+    with torch.device("meta"):
+        meant = VASTDiT3(config)
+    freeze(meant)
+    trained = sum(p.numel() for p in meant.parameters() if p.requires_grad)
     task = DiTTask(config, (1, 4, 15, 30, 54), (1, 8, 56, 16))
     recipe = Recipe(task="jav", parallel=ParallelConfig(strategy="fsdp2", precision="bf16", checkpoint_blocks=True))
     report = dry_run(recipe, task)  # type: ignore[arg-type]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB; the weights alone are 15 GB
-    assert report["parameters_trained"] == 1_315_605_888
-    assert report["memory"]["weights"] == 4 * 1_315_605_888
-    assert report["memory"]["frozen"] == pytest.approx(2 * report["parameters_frozen"], rel=0.01)  # and the buffers
-    assert report["memory"]["optimizer"] == pytest.approx(8 * 1_315_605_888, rel=1e-5)
+    # kB; the weights alone are more than 2 GB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+    assert report["parameters_trained"] == trained > 150_000_000
+    assert report["memory"]["weights"] == 4 * trained
+    assert 4 * report["parameters_frozen"] > 1_200_000_000
+    assert report["memory"]["frozen"] == pytest.approx(2 * report["parameters_frozen"], rel=0.05)  # and the buffers
+    assert report["memory"]["optimizer"] == pytest.approx(8 * trained, rel=1e-4)
     assert {row["gpus"] for row in report["plan"]} == {8, 16, 32, 64, 128, 256, 512}
     assert [row["strategy"] for row in report["plan"][:3]] == ["ddp", "fsdp2", "hybrid"]
-    assert report["activations_checkpointed"] < report["activations_plain"] / 10
-    assert report["step_tflop"] > 40
+    # 16 blocks of 4 kinds, of which the largest is computed again beside the inputs of all.
+    assert report["activations_checkpointed"] < report["activations_plain"] / 4
+    assert 40 / 7 < report["step_tflop"] < 80 / 7
     text = told(report)
-    assert "1,315,605,888 trained" in text and "  512  ddp " in text and "hybrid" in text
+    assert f"{trained:,} trained" in text and "  512  ddp " in text and "hybrid" in text
