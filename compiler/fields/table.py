@@ -164,7 +164,7 @@ def _narrow(texts: pl.Series) -> pl.Series:
         return texts
     if given.str.contains(r"^[+-]?(0|[1-9]\d{0,17})$").all():
         return texts.cast(pl.Int64)
-    if given.str.contains(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$").all():
+    if given.str.contains(r"^[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?$").all():
         return texts.cast(pl.Float64)
     if given.str.to_lowercase().is_in(["true", "false"]).all():
         return texts.str.to_lowercase() == "true"

@@ -1,4 +1,4 @@
-"""A small compiled dataset whose frames and samples say where they belong: for tests of whatever reads datasets.
+"""A small compiled dataset, published by what publishes builds, whose frames and samples say where they belong: for tests of whatever reads datasets.
 
 Frame i of clip c is a flat grey whose level is a known function of (c, i); audio sample j has a known value too. So a window read
 through any path can be checked exactly against the manifest's clock.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import tarfile
-import zlib
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
 import numpy as np
-import polars as pl
 import soundfile
 from numpy.typing import NDArray
 
-from javisc.manifests.schema import FORMAT_VERSION, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
+from javisc.manifests.schema import MANIFEST_SCHEMA
+from support.tables import publish
 
 RATE = 16000
 
@@ -36,6 +34,7 @@ def sound(frames: int, fps: int) -> NDArray[np.float32]:
     return (np.arange(round(frames * RATE / fps)) / 2**20).astype(np.float32)
 
 
+@lru_cache(256)
 def video(clip: int, frames: int, height: int, width: int, fps: int) -> bytes:
     """An MP4 in the recipe's form: IDR every 12 frames, no B-frames."""
     out = io.BytesIO()
@@ -69,61 +68,21 @@ def write(
     hiss: bool = False,
 ) -> Path:
     """A dataset of one clip per entry of `lengths` (frames). With `hiss` clips sound different: noise, each another."""
-    (folder / "shards").mkdir(parents=True)
-    rows, shards = [], []
-    for shard in range(0, len(lengths), per_shard):
-        number = shard // per_shard
-        path = folder / "shards" / f"{number:06d}.tar"
-        numbers = range(shard, min(shard + per_shard, len(lengths)))
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            members = {}
-            for clip in numbers:
-                flac = io.BytesIO()
-                wave = sound(lengths[clip], fps)
-                if hiss:
-                    wave = np.random.default_rng(clip).normal(0, 0.1, len(wave)).astype(np.float32)
-                soundfile.write(flac, wave, RATE, format="FLAC", subtype="PCM_24")
-                contents = {
-                    "json": json.dumps({"clip": clip}).encode(),
-                    "flac": flac.getvalue(),
-                    "mp4": video(clip, lengths[clip], *size, fps),
-                }
-                for ext, content in contents.items():
-                    info = tarfile.TarInfo(f"{clip:08d}.{ext}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
-                    members[info.name] = content
-        with tarfile.open(path) as tar:
-            places = {info.name: info.offset_data for info in tar}
-        for clip in numbers:
-            row = {
-                "path": f"/raw/{clip}.mp4", "id": str(clip), "relpath": f"{clip}.mp4", "num_frames": lengths[clip],
-                "height": size[0], "width": size[1], "aspect_ratio": size[0] / size[1], "fps": float(fps),
-                "resolution": size[0] * size[1], "audio_path": f"/raw/{clip}.mp4", "audio_fps": RATE, "text": f"clip {clip}",
-                "texts": [f"clip {clip}"], "key": f"{clip:08d}", "shard": number, "channels": 1,
-                "num_samples": round(lengths[clip] * RATE / fps), "duration": lengths[clip] / fps,
-                "source_sha256": hashlib.sha256(f"{clip}".encode()).hexdigest(),
-            }  # fmt: skip
-            for ext in ("json", "flac", "mp4"):
-                content = members[f"{clip:08d}.{ext}"]
-                row |= {
-                    f"{ext}_offset": places[f"{clip:08d}.{ext}"],
-                    f"{ext}_size": len(content),
-                    f"{ext}_crc32": zlib.crc32(content),
-                }
-            rows.append(row)
-        content = path.read_bytes()
-        shards.append(
-            {
-                "shard": number,
-                "samples": len(numbers),
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-        )
-    pl.DataFrame(rows, schema=MANIFEST_SCHEMA).write_parquet(folder / "manifest.parquet")
-    pl.DataFrame(shards, schema=SHARDS_SCHEMA).write_parquet(folder / "shards.parquet")
-    pl.DataFrame(schema=REJECTED_SCHEMA).write_parquet(folder / "rejected.parquet")
-    header = {"format_version": FORMAT_VERSION, "recipe": {}, "counts": {"samples": len(rows)}}
-    (folder / "dataset.json").write_text(json.dumps(header))
-    return folder
+    samples = []
+    for clip, length in enumerate(lengths):
+        wave = sound(length, fps)
+        if hiss:
+            wave = np.random.default_rng(clip).normal(0, 0.1, len(wave)).astype(np.float32)
+        flac = io.BytesIO()
+        soundfile.write(flac, wave, RATE, format="FLAC", subtype="PCM_24")
+        mp4 = video(clip, length, *size, fps)
+        digest = hashlib.sha256(mp4).hexdigest()  # it is its own source
+        row = {
+            "path": f"/raw/{clip}.mp4", "id": str(clip), "relpath": f"{clip}.mp4", "num_frames": length, "height": size[0],
+            "width": size[1], "aspect_ratio": size[0] / size[1], "fps": float(fps), "resolution": size[0] * size[1],
+            "audio_path": f"/raw/{clip}.mp4", "audio_fps": RATE, "text": f"clip {clip}", "texts": [f"clip {clip}"],
+            "key": f"{clip:08d}", "shard": clip // per_shard, "channels": 1, "num_samples": len(wave),
+            "duration": length / fps, "source_sha256": digest, "source_bytes": len(mp4), "group": digest,
+        }  # fmt: skip
+        samples.append((dict.fromkeys(MANIFEST_SCHEMA) | row, {"flac": flac.getvalue(), "mp4": mp4}))
+    return publish(folder, samples)

@@ -1,12 +1,10 @@
-"""Synthetic manifests and datasets for the tests of tables: plausible rows in every column, no media."""
+"""Synthetic rows in every column, published as datasets by what publishes builds: for the tests of tables."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import shutil
-import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,11 @@ import numpy as np
 import polars as pl
 import soundfile
 
-from javisc.manifests.schema import FORMAT_VERSION, MANIFEST_SCHEMA, REJECTED_SCHEMA, SHARDS_SCHEMA
+from javisc.compiler.recipe import Recipe
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.tables import publish_tables
+from javisc.compiler.store.writer import commit_shard
+from javisc.manifests.schema import MANIFEST_SCHEMA
 
 
 def rows(count: int, *, seed: int = 0, prefix: str = "clip", **fixed: Any) -> pl.DataFrame:
@@ -54,9 +56,8 @@ def rows(count: int, *, seed: int = 0, prefix: str = "clip", **fixed: Any) -> pl
         "motion": rng.random(count),
         "silent": rng.random(count) < 0.1,
         "still": rng.random(count) < 0.1,
-        "mp4_size": rng.integers(1000, 1_000_000, count),
-        "mp4_offset": np.zeros(count),
-        "flac_size": rng.integers(1000, 100_000, count),
+        "mp4_size": rng.integers(100, 4000, count),
+        "flac_size": rng.integers(100, 1000, count),
     }
     table = pl.DataFrame(
         {name: pl.Series(name, values).cast(MANIFEST_SCHEMA[name]) for name, values in columns.items()}
@@ -68,18 +69,36 @@ def rows(count: int, *, seed: int = 0, prefix: str = "clip", **fixed: Any) -> pl
 
 
 def dataset(folder: Path, table: pl.DataFrame, rejected: pl.DataFrame | None = None) -> Path:
-    """Write a dataset's four tables around `table`; its shards are empty files."""
-    (folder / "shards").mkdir(parents=True)
-    table.write_parquet(folder / "manifest.parquet")
-    (pl.DataFrame(schema=REJECTED_SCHEMA) if rejected is None else rejected).write_parquet(folder / "rejected.parquet")
-    shards = table.group_by("shard").agg(pl.len().cast(pl.Int64).alias("samples")).sort("shard")
-    shards.select(
-        pl.col(n) if n in shards.columns else pl.lit(None, d).alias(n) for n, d in SHARDS_SCHEMA.items()
-    ).write_parquet(folder / "shards.parquet")
-    for shard in shards["shard"]:
-        (folder / "shards" / f"{shard:06d}.tar").touch()
-    header = {"format_version": FORMAT_VERSION, "recipe": {"name": "javisdit"}, "counts": {"samples": table.height}}
-    (folder / "dataset.json").write_text(json.dumps(header))
+    """Publish a dataset of these rows as a build does. Members have the sizes that the rows say, and no media in them."""
+    samples = [(row, {end: _filler(row, end) for end in ("flac", "mp4") if row[f"{end}_size"]}) for row in table.to_dicts()]
+    return publish(folder, samples, rejected, table.schema)
+
+
+def _filler(row: dict[str, Any], end: str) -> bytes:
+    """So many bytes that are like no other sample's."""
+    name, size = f"{row['key']}.{end} ".encode(), int(row[f"{end}_size"])
+    return (name * (size // len(name) + 1))[:size]
+
+
+def publish(
+    folder: Path,
+    samples: Sequence[tuple[dict[str, Any], dict[str, bytes]]],
+    rejected: pl.DataFrame | None = None,
+    schema: pl.Schema = MANIFEST_SCHEMA,
+) -> Path:
+    """Write (row, members beside KEY.json) through what writes every build's shards, parts, tables and header."""
+    shards: dict[int, list[tuple[dict[str, Any], dict[str, bytes]]]] = {}
+    for row, members in samples:
+        shards.setdefault(row["shard"], []).append((row, members))
+    refused = [] if rejected is None else rejected.to_dicts()
+    if refused and not shards:
+        shards[0] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(str(folder), Path(scratch))
+        for number in sorted(shards):
+            commit_shard(store, number, shards[number], refused, schema=schema)
+            refused = []
+        publish_tables(store, sorted(shards), {"recipe": Recipe().to_json(), "recipe_digest": Recipe().digest})
     return folder
 
 
@@ -113,39 +132,14 @@ def clip(
 
 
 def real_dataset(folder: Path, clips: Sequence[tuple[bytes, bytes]], *, per_shard: int = 2, **fixed: Any) -> Path:
-    """A dataset whose shards hold the given clips: tar members KEY.json, KEY.flac, KEY.mp4, offsets in the manifest."""
+    """A dataset whose shards hold the given clips; what the rows say of size and length is theirs."""
     table = rows(len(clips), **fixed)
-    (folder / "shards").mkdir(parents=True)
-    places: list[dict[str, int]] = []
-    for shard in range(-(-len(clips) // per_shard)):
-        path = folder / "shards" / f"{shard:06d}.tar"
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for index in range(shard * per_shard, min(len(clips), (shard + 1) * per_shard)):
-                key = table["key"][index]
-                for kind, content in (("json", b"{}"), ("flac", clips[index][1]), ("mp4", clips[index][0])):
-                    entry = tarfile.TarInfo(f"{key}.{kind}")
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
-        with tarfile.open(path) as tar:
-            members = tar.getmembers()
-        for index in range(0, len(members), 3):
-            place = {"shard": shard}
-            for kind, member in zip(("json", "flac", "mp4"), members[index : index + 3], strict=True):
-                place |= {f"{kind}_offset": member.offset_data, f"{kind}_size": member.size}
-            places.append(place)
-    measured = []
-    for mp4, flac in clips:
+    samples = []
+    for index, (row, (mp4, flac)) in enumerate(zip(table.to_dicts(), clips, strict=True)):
         with av.open(io.BytesIO(mp4)) as container:
             stream = container.streams.video[0]
             frames, height, width = stream.frames, stream.height, stream.width
-        size = {"height": height, "width": width, "resolution": height * width, "aspect_ratio": height / width}
-        samples = soundfile.info(io.BytesIO(flac)).frames
-        measured.append(size | {"num_frames": frames, "duration": frames / 24, "num_samples": samples})
-    new = pl.DataFrame([place | one for place, one in zip(places, measured, strict=True)])
-    table = table.with_columns(pl.Series(name, new[name]).cast(MANIFEST_SCHEMA[name]) for name in new.columns)
-    whole = folder.with_name(folder.name + ".tables")
-    dataset(whole, table)
-    for path in whole.glob("*.*"):
-        path.rename(folder / path.name)
-    shutil.rmtree(whole)
-    return folder
+        row |= {"height": height, "width": width, "resolution": height * width, "aspect_ratio": height / width}
+        row |= {"num_frames": frames, "duration": frames / 24, "num_samples": soundfile.info(io.BytesIO(flac)).frames}
+        samples.append((row | {"shard": index // per_shard}, {"flac": flac, "mp4": mp4}))
+    return publish(folder, samples, schema=table.schema)

@@ -13,6 +13,7 @@ from javisc.cli import cli
 from javisc.compiler.demo.acts import HELD_OUT, LEARNT
 from javisc.manifests.errors import UserError
 from javisc.trainer.use.sync_demo import LATE, learn, told
+from support.sane import split_by_hash
 
 
 @pytest.mark.slow
@@ -23,7 +24,8 @@ def test_clips_are_made_learnt_measured_and_a_late_one_is_rated(tmp_path: Path) 
     rows = {name: pl.read_parquet(out / name / "manifest.parquet") for name in ("learn", "test")}
     kinds = {name: set(row["id"].str.split("_").list.first()) for name, row in rows.items()}
     assert kinds == {"learn": set(LEARNT), "test": set(HELD_OUT)}
-    assert set(rows["learn"]["split"]) <= {"train", "val"} and set(rows["test"]["split"]) == {"test"}
+    assert rows["learn"]["split"].to_list() == split_by_hash(rows["learn"]["group"], {"train": 0.9, "val": 0.1})
+    assert set(rows["test"]["split"]) == {"test"}
     assert made.chance == pytest.approx(1 / 15) and made.unseen["clips"] == 8
     text = told(made)
     assert "the right one of 15 offsets" in text and "chance" in text and len(made.shifted) == 2
