@@ -12,6 +12,7 @@ import pytest
 TABLE = Path(__file__).parents[2] / "benchmarks/results/aot.md"
 OUTSIDE = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
 
+
 def sections():
     """The table's parts by kernel: kernels of one family have variants of the same label."""
     return dict(part.split("\n", 1) for part in TABLE.read_text().split("\n## ")[1:])
@@ -32,7 +33,10 @@ print(json.dumps([[(v.name, v.label, v.arch) for v in launched], [asdict(row) fo
 def table():
     """The table's rows: kernel and cells."""
     return [
-        (kernel, *line.split(" | ")) for kernel, part in sections().items() for line in part.splitlines() if " | sm_" in line
+        (kernel, *line.split(" | "))
+        for kernel, part in sections().items()
+        for line in part.splitlines()
+        if " | sm_" in line
     ]
 
 
@@ -55,7 +59,9 @@ def test_everything_that_is_launched_compiles_without_an_unexcused_spill(seen):
     assert {row["arch"] for row in rows if row["kernel"] == "attention_delta"} == {80, 90, 100}
     known = {row[:3]: int(row[8]) for row in table()}
     for row in rows:
-        assert not row["problem"] and row["registers"] and row["instructions"] and (row["excuse"] or not row["spill"]), row
+        assert (
+            not row["problem"] and row["registers"] and row["instructions"] and (row["excuse"] or not row["spill"])
+        ), row
         # No variant may need a tenth more instructions than the table says.
         assert row["instructions"] <= 1.1 * known[row["kernel"], f"| {row['label']}", f"sm_{row['arch']}"], row
 

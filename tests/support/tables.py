@@ -70,7 +70,9 @@ def rows(count: int, *, seed: int = 0, prefix: str = "clip", **fixed: Any) -> pl
 
 def dataset(folder: Path, table: pl.DataFrame, rejected: pl.DataFrame | None = None) -> Path:
     """Publish a dataset of these rows as a build does. Members have the sizes that the rows say, and no media in them."""
-    samples = [(row, {end: _filler(row, end) for end in ("flac", "mp4") if row[f"{end}_size"]}) for row in table.to_dicts()]
+    samples = [
+        (row, {end: _filler(row, end) for end in ("flac", "mp4") if row[f"{end}_size"]}) for row in table.to_dicts()
+    ]
     return publish(folder, samples, rejected, table.schema)
 
 
