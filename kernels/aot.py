@@ -76,7 +76,8 @@ class Variant:
 @dataclass(frozen=True)
 class Resources:
     """What a compiled variant uses. Per thread: registers, spill (bytes). Per block: shared (bytes). instructions: of the machine
-    code, `loop` those of its longest innermost loop, `kinds` how many of some. problem: why it fails, "" if it does not. key: see key."""
+    code, `loop` those of its longest innermost loop, `kinds` how many of some. problem: why it fails, "" if it does not.
+    key: what it was compiled from, see `key`."""
 
     kernel: str
     label: str

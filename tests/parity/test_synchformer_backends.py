@@ -14,8 +14,8 @@ from support.sync_parity import SYNCHFORMER
 
 @pytest.mark.slow
 def test_every_gradient_through_the_kernels() -> None:
-    """In a process of its own: the interpreter is chosen before Triton is first imported. The whole model, of which the contrast's
-    two towers are parts, on heads that the kernel can take."""
+    """In a process of its own: the interpreter is chosen before Triton is first imported. The whole model, of which the
+    contrast's two towers are parts, on heads that the kernel can take."""
     if not SYNCHFORMER:
         pytest.skip("no fixtures (set JAVISC_PARITY)")
     here = Path(__file__)

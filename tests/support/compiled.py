@@ -1,6 +1,6 @@
-"""A small compiled dataset, published by what publishes builds, whose frames and samples say where they belong: for tests of whatever reads datasets.
+"""A small compiled dataset whose frames and samples say where they belong: for tests of whatever reads datasets.
 
-Frame i of clip c is a flat grey whose level is a known function of (c, i); audio sample j has a known value too. So a window read
+What publishes every build publishes it; the clips are made here. Frame i of clip c is a flat grey whose level is a known function of (c, i); audio sample j has a known value too. So a window read
 through any path can be checked exactly against the manifest's clock.
 """
 
