@@ -1,7 +1,8 @@
 """A small compiled dataset whose frames and samples say where they belong: for tests of whatever reads datasets.
 
-What publishes every build publishes it; the clips are made here. Frame i of clip c is a flat grey whose level is a known function of (c, i); audio sample j has a known value too. So a window read
-through any path can be checked exactly against the manifest's clock.
+Frame i of clip c is a flat grey whose level is a known function of (c, i); audio sample j has a known value too. So a window read
+through any path can be checked exactly against the manifest's clock. The clips are made here; what publishes every build
+publishes them.
 """
 
 from __future__ import annotations
