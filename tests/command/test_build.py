@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from support.raw import raw_folder, write_clip
-from support.sane import split_by_hash
+from support.sane import sane, split_by_hash
 
 
 def run(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
@@ -46,7 +46,7 @@ def test_build_says_what_it_did_and_where_the_rejects_are(raw: Path, tmp_path: P
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("input") == 4
     assert {event["reason"] for event in events if event["event"] == "input"} == {None, "not_media"}
-    rows = pl.read_parquet(out / "manifest.parquet")
+    rows = sane(out, split=("train", "val"), inputs=4)
     assert rows["split"].to_list() == split_by_hash(rows["source_sha256"], {"train": 0.5, "val": 0.5})
     again = run("build", "jav", raw, "--out", out, *SMALL, "--split", "train=0.5,val=0.5", "--strict")
     assert again.returncode == 1 and "0 inputs are new, 4 are in the plan already" in again.stderr

@@ -20,6 +20,7 @@ from javisc.compiler.sparsesync.rules import read_fixed_offsets
 from javisc.manifests.errors import UserError
 from support.faces import YOUTUBE, level, write_meta, write_video
 from support.raw import write_clip
+from support.sane import sane
 
 SMALL = ["--short-side", "48", "--min-seconds", "0.9", "--offset-grid", "3:0.2:0.5", "--workers", "2"]
 
@@ -227,6 +228,7 @@ def test_no_manifest_is_ever_published_without_its_offsets(tmp_path: Path) -> No
     (out / "manifest.parquet").unlink()
     assert repair(out, workers=1).lines[0].startswith("written anew: manifest.parquet")
     assert (out / "manifest.parquet").read_bytes() == before
+    sane(out, split=("train", "val", "test"), inputs=6)
     scored = pl.read_parquet(out / "manifest.parquet").with_columns(sync_score=pl.lit(0.5))
     scored.write_parquet(out / "manifest.parquet")  # what a later command added is kept by a repair
     repair(out, workers=1)

@@ -102,7 +102,9 @@ def test_what_is_printed_is_the_same_command(told: list[Any], tmp_path: Path) ->
         ("a: [", "no YAML"),
         ("x: !!python/object/apply:os.system ['true']", "no YAML"),
         ("1: 2", "lines of `name: value`"),
+        ("seed: 1\n" + "#" * (1 << 20), "has more than 1048576 bytes"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_what_is_no_setting_is_one_line(told: list[Any], tmp_path: Path, text: str, message: str) -> None:
     done = run("build", "jav", tmp_path, "--out", tmp_path / "ds", "--config", settings_file(tmp_path, text))

@@ -19,6 +19,7 @@ from javisc.manifests.environment import Unavailable, is_away, patiently
 from javisc.manifests.errors import UserError
 from support.faulty_store import FaultyProxy, s3_server
 from support.raw import raw_folder, write_clip
+from support.sane import sane
 from support.soak import ENVIRONMENT, build, local_digests, soak_folder, soak_s3
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -83,6 +84,7 @@ def test_an_object_that_is_deleted_is_the_input_s_fault(stored: tuple[FaultyProx
     subprocess.run(command, check=True, env=os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": stored[0].address})
     rejected = pl.read_parquet(tmp_path / "ds" / "rejected.parquet")
     assert rejected.select("path", "reason").rows() == [(f"s3://{media[0]}", "vanished")]
+    sane(tmp_path / "ds", inputs=len(media), split=())
 
 
 GONE = """

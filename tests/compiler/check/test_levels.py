@@ -23,10 +23,12 @@ from javisc.cli import cli
 from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.check import dataset
 from javisc.compiler.check.dataset import Checks, verify
+from javisc.compiler.check.kept import Kept
 from javisc.compiler.check.sampling import at_most, drawn
 from javisc.compiler.check.shard import LEVELS
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
+from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
 from support.raw import raw_folder
 
@@ -232,3 +234,22 @@ def test_a_dataset_that_can_only_be_read_is_checked_all_the_same(sound: Path, tm
     (ds / ".verify").write_text("in the way")
     done = CliRunner().invoke(cli, ["verify", str(ds), "--level", "sizes"])
     assert done.exit_code == 0 and "sound: 4 samples" in done.output and "the result is not kept" in done.output
+
+
+def test_an_unfinished_check_is_of_its_settings_its_manifest_and_its_files(tmp_path: Path) -> None:
+    (tmp_path / "ds/shards").mkdir(parents=True)
+    for end in ("tar", "idx"):
+        (tmp_path / f"ds/shards/000000.{end}").write_bytes(b"as it was")
+    store = Store(str(tmp_path / "ds"), tmp_path / "scratch")
+    begun = Kept(store, "one", {"level": "frames"}, "digest", keep=True)
+    begun.add(0, [], 0)
+    begun.add(1, ["torn"], 1)
+    begun.write()
+    assert set(Kept(store, "one", {"level": "frames"}, "digest", keep=True).shards) == {"000000"}
+    for name, level, manifest, keep in (
+        ("two", "frames", "digest", True), ("one", "digests", "digest", True), ("one", "frames", "other", True),
+        ("one", "frames", "digest", False),
+    ):  # fmt: skip
+        assert Kept(store, name, {"level": level}, manifest, keep=keep).shards == {}
+    (tmp_path / "ds/shards/000000.idx").write_bytes(b"not as it was")
+    assert Kept(store, "one", {"level": "frames"}, "digest", keep=True).shards == {}

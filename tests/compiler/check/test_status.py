@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.compiler.build import BuildOptions, build
-from javisc.compiler.check.status import ranges, status
+from javisc.compiler.check.status import Status, _rate, ranges, status
 from javisc.compiler.plan import settings as parse
 from javisc.compiler.plan.layout import summary
 from javisc.compiler.recipe import PRESETS
@@ -59,6 +60,7 @@ def test_three_processes_build_a_plan_and_the_bytes_are_the_same(tmp_path: Path)
     run(None, out, finish=True)  # type: ignore[arg-type]
     after = status(str(out))
     assert after.merged and after.samples == 30 and after.rejected == {"corrupt": 1}
+    assert after.bytes == sum(path.stat().st_size for path in out.glob("shards/*.tar")) > 0
     assert digests(out) == digests(tmp_path / "whole")
     for name in ("manifest.parquet", "shards.parquet", "rejected.parquet"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -101,6 +103,14 @@ def test_what_was_added_since_the_merge_is_told(tmp_path: Path) -> None:
     shutil.rmtree(out / ".build")
     with pytest.raises(UserError, match="has no plan: nothing was begun there"):
         status(str(out))
+
+
+def test_the_rate_is_that_of_the_last_hour_and_the_first_shard_of_it_begins_it() -> None:
+    published = [(0.0, 1000), (7000.0, 9), (4000.0, 5), (5000.0, 7)]
+    assert _rate(published) == pytest.approx((7 + 9) / 3000)
+    assert _rate(published[:1]) is None and _rate([]) is None
+    found = Status(9, 31, 4, 21, 20, {}, 0, (), rate=0.5, merged=False)
+    assert found.seconds_left == 20 and replace(found, rate=None).seconds_left is None
 
 
 @settings(deadline=None, max_examples=30)

@@ -23,6 +23,7 @@ from javisc.manifests.errors import UserError
 from support.faulty_store import s3_server
 from support.processes import before_others
 from support.raw import raw_folder
+from support.sane import sane
 from support.soak import OPTIONS, local_digests
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -143,6 +144,7 @@ def test_without_locks_two_builds_lose_nothing_and_say_so(error: str, tmp_path: 
         assert process.returncode == 0, said
         assert "file system without locks" in said and os.strerror(getattr(__import__("errno"), error)) in said
     assert pl.read_parquet(tmp_path / "ds" / "rejected.parquet").is_empty()
+    sane(tmp_path / "ds", inputs=4, split=())
     assert local_digests(tmp_path / "ds") == local_digests(tmp_path / "calm")
 
 
