@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from javisc.compiler.media.boxes import Box, BoxError, Truncated, boxes, file_boxes
 from javisc.compiler.reasons import Rejected
@@ -35,15 +35,25 @@ class Edit:
         return self.shift == 0 and not self.start
 
 
+class Pace(NamedTuple):
+    """The first `count` packets of a track last `delta` units each, `timescale` of which are a second."""
+
+    count: int
+    delta: int
+    timescale: int
+
+
 @dataclass(frozen=True)
 class Movie:
     """What an MP4's headers say of its tracks, by track id (FFmpeg's stream id).
 
-    edits: empty if there are none, or if one is such as only FFmpeg can follow. locked: encrypted tracks.
+    edits: empty if there are none, or if one is such as only FFmpeg can follow. locked: encrypted tracks. paces: of the tracks
+    whose headers state them.
     """
 
     edits: dict[int, Edit] = field(default_factory=dict)
     locked: frozenset[int] = frozenset()
+    paces: dict[int, Pace] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,6 +62,7 @@ class _Track:
     timescale: int = 0
     entries: list[tuple[int, ...]] | None = None
     locked: bool = False
+    times: tuple[int, ...] = (0, 0)
 
 
 def read_movie(path: Path) -> Movie:
@@ -79,10 +90,15 @@ def _read(file: BinaryIO) -> Movie:
         elif box.kind == b"trak":
             tracks.append(_track(box))
     locked = frozenset(track.id for track in tracks if track.locked)
+    paces = {
+        track.id: Pace(*track.times, track.timescale)
+        for track in tracks
+        if all(track.times) and track.timescale > 0 and not fragmented
+    }
     if scale <= 0 or not any(track.entries for track in tracks):
-        return Movie(locked=locked)
+        return Movie(locked=locked, paces=paces)
     edits = {track.id: edit for track in tracks if (edit := _edit(track, scale, fragmented)) is not None}
-    return Movie(edits if len(edits) == len(tracks) else {}, locked)
+    return Movie(edits if len(edits) == len(tracks) else {}, locked, paces)
 
 
 def _number(box: Box) -> int:
@@ -102,6 +118,7 @@ def _track(trak: Box) -> _Track:
                     track.timescale = _number(inner)
                 elif inner.kind == b"minf":
                     track.locked = _locked(inner)
+                    track.times = _times(inner)
         elif box.kind == b"edts":
             for inner in box.boxes():
                 if inner.kind == b"elst":
@@ -113,6 +130,17 @@ def _locked(minf: Box) -> bool:
     """True if the sample description is one of an encrypted stream."""
     tables = [box for stbl in minf.boxes() if stbl.kind == b"stbl" for box in stbl.boxes() if box.kind == b"stsd"]
     return any(kind in LOCKED for stsd in tables for kind in _described(stsd))
+
+
+def _times(minf: Box) -> tuple[int, ...]:
+    """(packets, duration of each) of the first entry of the table of times; zeros without one. It only says where to look."""
+    try:
+        for box in (box for stbl in minf.boxes() if stbl.kind == b"stbl" for box in stbl.boxes()):
+            if box.kind == b"stts" and box.read(4, ">I")[0]:
+                return box.read(8, ">II")
+    except BoxError:
+        pass  # decoding will tell
+    return 0, 0
 
 
 def _described(stsd: Box) -> Iterator[bytes]:

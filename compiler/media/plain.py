@@ -17,7 +17,8 @@ from pathlib import Path
 
 import soundfile
 
-from javisc.compiler.media.sound import SoundTrack, to_float
+from javisc.compiler.media.runs import to_float
+from javisc.compiler.media.sound import SoundTrack
 
 #: libsndfile's formats and codings: FFmpeg's names of demuxer and codec, and the type that holds the samples as they are.
 CODINGS = {
@@ -71,6 +72,13 @@ class Plain:
         rate, names, position = self.file.samplerate, NAMES[self.file.channels], 0
         while not sound.full and position < self.file.frames:
             try:
+                if (
+                    sound.origin is not None and sound.origin * rate >= position + BLOCK
+                ):  # to the block where the window begins
+                    position = int(sound.origin * rate) // BLOCK * BLOCK
+                    if position >= self.file.frames:
+                        break
+                    self.file.seek(position)
                 block = self.file.read(BLOCK, self.dtype, always_2d=True)
             except soundfile.SoundFileError as error:
                 raise NotPlain(str(error)) from error

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import av.error
@@ -21,14 +20,13 @@ from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.mixing import Cancelling, mix_matrix
 from javisc.compiler.media.pcm import IN_MEMORY, Pcm
 from javisc.compiler.media.quality import Clipping
+from javisc.compiler.media.runs import RUN, Run
 from javisc.compiler.media.stamps import Placed, SampleClock, Sound
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
 #: More channels than any layout has.
 MAX_CHANNELS = 64
-#: Samples that are handled together.
-RUN = 8192
 #: A longer silence is left out of resampling and of the scratch file, seconds.
 LONG_SILENCE = 10
 #: A sound without a picture that pauses for longer has no clock to pause on, seconds.
@@ -40,38 +38,11 @@ MAX_WAITING = 64 * 1024 * 1024
 STAMP_COLUMNS = ("audio_wobble_ms", "audio_stretched_ms", "audio_repaired_ms")
 
 
-def to_float(samples: NDArray[Any]) -> Sound:
-    """Decoded samples of any type as float32 in -1 to 1. What is no number becomes silence."""
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - np.float32(128)) / np.float32(128)
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) * np.float32(0.5 ** (8 * samples.dtype.itemsize - 1))
-    with np.errstate(over="ignore"):
-        floats = samples.astype(np.float32)
-    return floats if np.isfinite(floats).all() else np.nan_to_num(floats, nan=0.0, posinf=0.0, neginf=0.0)
+class Witness(Protocol):
+    """Watches what is decoded."""
 
-
-@dataclass
-class _Run:
-    """Decoded frames of one kind that follow each other without a gap."""
-
-    kind: tuple[int, str, str]
-    time: Fraction | None
-    planar: bool
-    names: tuple[str, ...]
-    frames: list[NDArray[Any]] = field(default_factory=list)
-    samples: int = 0
-
-    def continues(self, time: Fraction | None) -> bool:
-        """True if a frame at `time` follows the run's last sample, as closely as containers tell times."""
-        if time is None or self.time is None:
-            return time is None
-        return abs(float(time - self.time) - self.samples / self.kind[0]) < 0.0015
-
-    def sound(self) -> Sound:
-        """All samples (channels, n) in -1 to 1."""
-        joined = np.concatenate(self.frames, axis=1)
-        return to_float(joined if self.planar else joined.reshape(-1, len(self.names)).T)
+    def hear(self, packet: av.Packet, frames: Sequence[Any] | None) -> None:
+        """A packet was decoded to these frames; None: it could not be."""
 
 
 class SoundTrack:
@@ -105,7 +76,8 @@ class SoundTrack:
         self._origin: Fraction | None = None
         self._waiting: list[tuple[Sound, int, Fraction | None]] = []
         self._waiting_samples = 0
-        self._run: _Run | None = None
+        self.run: Run | None = None
+        self.witness: Witness | None = None
         self._clock: SampleClock | None = None
         self._resampler: soxr.ResampleStream | None = None
         self._gaps: list[tuple[int, int]] = []  # silence inside the sound, samples of the recipe
@@ -115,6 +87,11 @@ class SoundTrack:
     def full(self) -> bool:
         """True once `limit` samples are there, or no more can come before it."""
         return self._ended or (self.limit is not None and self.written >= self.limit)
+
+    @property
+    def origin(self) -> Fraction | None:
+        """When the sample's time zero is, on the container's clock; None until `start` was called."""
+        return self._origin
 
     @property
     def started(self) -> bool:
@@ -127,13 +104,16 @@ class SoundTrack:
         if packet.size > 0:
             self.packets += wanted
             self.skipped = self.skipped or (self.frames == 0 and packet.has_sidedata("skip_samples"))
+        frames: list[Any] | None
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             self.damaged += wanted
             self.message = self.message or f"decode sound: {error}"
-            return
-        for frame in frames:
+            frames = None
+        if self.witness is not None:
+            self.witness.hear(packet, frames)
+        for frame in frames or ():
             assert isinstance(frame, AudioFrame)
             self.push(frame)
 
@@ -153,29 +133,38 @@ class SoundTrack:
         self.frames += 1
         time = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
         kind = (frame.sample_rate, frame.format.name, frame.layout.name)
-        run = self._run
-        if run is not None and (run.kind != kind or run.samples >= RUN or not run.continues(time)):
+        run = self.run
+        if run is not None and (run.kind != kind or run.over or not run.continues(time)):
             self.settle()
             run = None
         if run is None:
             names = tuple(channel.name for channel in frame.layout.channels)
             if len(names) != frame.layout.nb_channels:
                 names = ("?",) * frame.layout.nb_channels
-            run = self._run = _Run(kind, time, frame.format.is_planar, names)
-        run.frames.append(frame.to_ndarray())
+            run = self.run = Run(kind, time, frame.format.is_planar, names)
+        run.frames.append(frame)
         run.samples += frame.samples
 
     def settle(self) -> None:
         """Process the frames that wait to be handled together."""
-        run, self._run = self._run, None
+        run, self.run = self.run, None
         if run is None:
             return
-        source, time, rate = run.sound(), run.time, run.kind[0]
+        time, rate = run.time, run.kind[0]
+        first, last = 0, run.samples
         if time is not None:
-            source, time = self._edited(source, time + self.edit.shift, rate)
-            if not source.shape[1]:
+            first, last, time = self._edited(run.samples, time + self.edit.shift, rate)
+            if first >= last:
                 return
-        self.add(source, run.names, rate, time)
+            if self._passed(end := time + Fraction(last - first, rate)):
+                self.last = end
+                return
+        self.add(run.sound()[:, first:last], run.names, rate, time)
+
+    def _passed(self, end: Fraction) -> bool:
+        """True if sound up to `end` is wholly before the clip: nothing of it is heard, counted or needed."""
+        fresh = self._clock is None or self._clock.fresh
+        return self.first is not None and self._origin is not None and fresh and end <= self._origin
 
     def add(self, source: Sound, names: tuple[str, ...], rate: int, time: Fraction | None) -> None:
         """Add decoded samples (channels, n) of the named channels, heard at `time`; None: right after the last."""
@@ -183,7 +172,8 @@ class SoundTrack:
             self.first = time = time if time is not None else Fraction(0)
             self.rate, self.channels = rate, source.shape[0]
         self.last = (self.last if time is None else time) + Fraction(source.shape[1], rate)
-        self._judge_clipping(source, rate, time)
+        inside = self._inside(source.shape[1], rate, time)
+        self.clipping.push(source[:, inside])
         chunk = source
         if source.shape[0] > 1 or self.recipe.channels > 1:
             matrix = mix_matrix(names, self.recipe.channels)
@@ -191,7 +181,8 @@ class SoundTrack:
                 if channel < len(names):
                     matrix[row] = np.eye(len(names), dtype=np.float32)[channel]
             chunk = matrix @ source
-            self.cancelling.push(source, matrix, chunk, rate)
+            if source[:, inside].shape[1]:
+                self.cancelling.push(source[:, inside], matrix, chunk[:, inside], rate)
         if self._origin is None:
             self._waiting.append((chunk, rate, time))
             self._waiting_samples += chunk.size
@@ -200,21 +191,21 @@ class SoundTrack:
         else:
             self._place(chunk, rate, time)
 
-    def _judge_clipping(self, source: Sound, rate: int, time: Fraction | None) -> None:
-        """Count what is clipped inside the clip; what is only read to look ahead does not count."""
-        if self._origin is not None and time is not None:
-            first = round((self._origin - time) * rate)
-            end = source.shape[1]
-            if self.limit is not None:
-                end = first + round(Fraction(self.limit * rate, self.recipe.sample_rate))
-            source = source[:, max(first, 0) : max(end, 0)]
-        self.clipping.push(source)
+    def _inside(self, samples: int, rate: int, time: Fraction | None) -> slice:
+        """Which of so many samples at `time` are inside the clip: what is only read to look ahead is not judged."""
+        if self._origin is None or time is None:
+            return slice(None)
+        first = round((self._origin - time) * rate)
+        end = samples
+        if self.limit is not None:
+            end = first + round(Fraction(self.limit * rate, self.recipe.sample_rate))
+        return slice(max(first, 0), max(end, 0))
 
-    def _edited(self, source: Sound, time: Fraction, rate: int) -> tuple[Sound, Fraction]:
-        """Cut what lies outside the edit; return the rest and its time."""
+    def _edited(self, samples: int, time: Fraction, rate: int) -> tuple[int, int, Fraction]:
+        """Which samples (from, to) lie inside the edit, and their time."""
         first = 0 if self.edit.start is None else max(round((self.edit.start - time) * rate), 0)
-        last = source.shape[1] if self.edit.end is None else min(round((self.edit.end - time) * rate), source.shape[1])
-        return (source[:, first:last] if first < last else source[:, :0]), time + Fraction(first, rate)
+        last = samples if self.edit.end is None else min(round((self.edit.end - time) * rate), samples)
+        return first, last, time + Fraction(first, rate)
 
     def start(self, origin: Fraction) -> None:
         """Say when the sample's time zero is, on the container's clock."""

@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import av.error
 from av.container import InputContainer
 
 from javisc.compiler.media.clip import Clip, declared_seconds, limits, missing_tail
-from javisc.compiler.media.edits import Edit
+from javisc.compiler.media.edits import Edit, Pace
+from javisc.compiler.media.leap import NotExact, leaped
 from javisc.compiler.media.open import check_file, open_source, packets
 from javisc.compiler.media.plain import NotPlain, open_plain
 from javisc.compiler.media.quality import sound_columns
@@ -20,6 +22,7 @@ from javisc.compiler.media.sound import SoundTrack, write_flac
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
+T = TypeVar("T")
 DUMMY_HEIGHT, DUMMY_WIDTH, DUMMY_FPS = 720, 1280, 24
 
 
@@ -41,7 +44,7 @@ def transcode_audio(
     try:
         columns = _twice(lambda take: track.plain(path, take))
     except NotPlain:
-        columns = _twice(lambda take: track.any(path, take))
+        columns = _twice(lambda take: exactly(lambda leap: track.any(path, take, leap)))
     return Clip({"flac": scratch / "clip.flac"}, columns)
 
 
@@ -82,15 +85,15 @@ class _Track:
                 "missing_tail": 0.0,
             }
 
-    def any(self, path: Path, take: dict[int, int]) -> dict[str, object]:
-        """Read a sound of any kind by FFmpeg."""
+    def any(self, path: Path, take: dict[int, int], leap: bool) -> dict[str, object]:
+        """Read a sound of any kind by FFmpeg. Raises `NotExact` where a leap is not."""
         with open_source(path) as opened:
             container, stream = opened.container, opened.audio()
             if stream is None:
                 raise Rejected("no_audio", "no audio stream")
             edit = opened.edit_of(stream)
             with self._sound(edit, take) as sound:
-                message = read_sound(container, stream, sound, self.start)
+                message = read_sound(container, stream, sound, self.start, opened.movie.paces.get(stream.id), leap=leap)
                 columns = self._finish(sound, message)
                 begin = (sound.first or Fraction(0)) + self.start
                 wanted = None if sound.full else begin + self.length
@@ -148,22 +151,42 @@ class _Track:
         }
 
 
-def read_sound(container: InputContainer, stream: av.AudioStream, sound: SoundTrack, start: Fraction) -> str:
+def read_sound(
+    container: InputContainer,
+    stream: av.AudioStream,
+    sound: SoundTrack,
+    start: Fraction,
+    pace: Pace | None,
+    *,
+    leap: bool,
+) -> str:
     """Decode until the end or the limit; return the library's complaint, if any.
 
-    A track that has not been started begins `start` seconds after its first sound.
+    A track that has not been started begins `start` seconds after its first sound. leap: go there at once where that gives the
+    same; raises `NotExact` where it turns out that it does not, and all of this is to be done again without. pace: see `leaped`.
     """
     stream.codec_context.thread_count = 1
+    found = packets(container, stream)
     try:
-        for packet in packets(container, stream):
+        while (packet := next(found, None)) is not None:
             sound.decode(packet)
             if not sound.started and sound.first is not None:
                 sound.start(sound.first + start)
             if sound.full:
                 break
+            if leap and sound.started and sound.first is not None:
+                leap, found = False, leaped(container, stream, sound, found, packet, pace)
         sound.settle()
         if not sound.started and sound.first is not None:
             sound.start(sound.first + start)
     except (av.error.FFmpegError, OSError) as error:
         return f"read: {error}"
     return sound.message
+
+
+def exactly(once: Callable[[bool], T]) -> T:
+    """Call `once` with leaps allowed, and without where they are not exact."""
+    try:
+        return once(True)
+    except NotExact:
+        return once(False)

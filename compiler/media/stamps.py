@@ -123,6 +123,11 @@ class SampleClock:
         self._past: deque[tuple[float, float, float, float]] = deque()
         self._context: Sound | None = None
 
+    @property
+    def fresh(self) -> bool:
+        """True as long as nothing has come that ends after zero: what does not is left out without a trace."""
+        return self._origin is None and not self._queue and not self._continues
+
     def push(self, sound: Sound, time: Fraction | None) -> Iterator[Placed]:
         """Add `sound` (channels, n), heard at `time` seconds (None: right after the last); yield what is settled by it.
 
@@ -131,8 +136,7 @@ class SampleClock:
         if not sound.shape[1]:
             return
         ahead = None if time is None else time * self.rate - self._next
-        fresh = self._origin is None and not self._queue and not self._continues
-        if fresh and ahead is not None and round(ahead) + sound.shape[1] <= 0:
+        if self.fresh and ahead is not None and round(ahead) + sound.shape[1] <= 0:
             return  # wholly before zero
         self._queue.append(_Chunk(sound, self._next, ahead, sound.shape[1] / self.rate))
         self._next += sound.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
 from javisc.compiler.media.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
 from javisc.compiler.media.sound import SoundTrack, write_flac
-from javisc.compiler.media.sound_only import read_sound, transcode_audio
+from javisc.compiler.media.sound_only import exactly, read_sound, transcode_audio
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
@@ -125,7 +126,7 @@ class _Pass:
             self._read()
             self._end()
             if self.beside is not None and self.audio is not None:
-                read_sound(self.beside.container, self.audio, self.sound, self.start)
+                self._hear(self.sound.take)
             return self._finish()
         finally:
             self.sound.close()
@@ -277,7 +278,7 @@ class _Pass:
         wanted = samples_for(frames, recipe.sample_rate, recipe.rate)
         samples, tail = self.sound.finish(wanted)
         if self.sound.cancelling.found and not self.sound.take:
-            self._hear_again()
+            self._hear(self.sound.cancelling.replacements())
             samples, tail = self.sound.finish(wanted)
         has_sound = self.sound.pad_head + tail < samples
         if not has_sound and not recipe.allow_silent:
@@ -314,19 +315,23 @@ class _Pass:
             **self.statistics.columns(),
         }
 
-    def _hear_again(self) -> None:
-        """Read the sound once more, with single channels in place of those that cancel each other."""
-        assert self.origin is not None
-        take, limit = self.sound.cancelling.replacements(), self.sound.limit
-        self.sound.close()
-        self.sound = SoundTrack(self.recipe, self.scratch, self.audio_edit, take)
-        self.sound.limit = limit
-        if self.beside is None:
-            self.sound.start(self.origin)
-        with open_source(self.heard.path) as opened:
-            stream = opened.audio()
-            if stream is not None:
-                read_sound(opened.container, stream, self.sound, self.start)
+    def _hear(self, take: Mapping[int, int]) -> None:
+        """Read the sound by itself, with single channels in place of those that `take` names."""
+
+        def once(leap: bool) -> None:
+            limit = self.sound.limit
+            self.sound.close()
+            self.sound = SoundTrack(self.recipe, self.scratch, self.audio_edit, take)
+            self.sound.limit = limit
+            if self.beside is None and self.origin is not None:
+                self.sound.start(self.origin)
+            with open_source(self.heard.path) as opened:
+                stream = opened.audio()
+                if stream is not None:
+                    pace = opened.movie.paces.get(stream.id)
+                    read_sound(opened.container, stream, self.sound, self.start, pace, leap=leap)
+
+        exactly(once)
 
     def _missing_tail(self) -> float | None:
         """The share of the wanted part that the header promises and that is not there. Raises `Rejected` if it is too much."""
