@@ -36,9 +36,9 @@ class Edit:
 
 
 class Pace(NamedTuple):
-    """The first `count` packets of a track last `delta` units each, `timescale` of which are a second."""
+    """The first `packets` of a track last `delta` units each, `timescale` of which are a second."""
 
-    count: int
+    packets: int
     delta: int
     timescale: int
 
@@ -62,7 +62,7 @@ class _Track:
     timescale: int = 0
     entries: list[tuple[int, ...]] | None = None
     locked: bool = False
-    times: tuple[int, ...] = (0, 0)
+    times: tuple[int, int] = (0, 0)
 
 
 def read_movie(path: Path) -> Movie:
@@ -132,12 +132,13 @@ def _locked(minf: Box) -> bool:
     return any(kind in LOCKED for stsd in tables for kind in _described(stsd))
 
 
-def _times(minf: Box) -> tuple[int, ...]:
+def _times(minf: Box) -> tuple[int, int]:
     """(packets, duration of each) of the first entry of the table of times; zeros without one. It only says where to look."""
     try:
         for box in (box for stbl in minf.boxes() if stbl.kind == b"stbl" for box in stbl.boxes()):
             if box.kind == b"stts" and box.read(4, ">I")[0]:
-                return box.read(8, ">II")
+                packets, delta = box.read(8, ">II")
+                return packets, delta
     except BoxError:
         pass  # decoding will tell
     return 0, 0

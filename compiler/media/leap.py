@@ -147,8 +147,8 @@ def _walked(
     if run.frames[0].pts is not None:
         start = run.frames[0].pts
     kept: deque[av.Packet] = deque(maxlen=2 * before + _LONGEST_RUN)
-    begin, count = -1, 0
-    for packet in found:
+    begin = -1
+    for count, packet in enumerate(found):
         if packet.size == 0 or packet.pts is None:
             break
         samples = size.of(packet)
@@ -156,9 +156,8 @@ def _walked(
             start, length, begin = packet.pts, 0, count
         length += samples
         kept.append(packet)
-        count += 1
         if start + length / rate / base > origin + 0.5:
-            at = begin - (count - len(kept))
+            at = begin - (count + 1 - len(kept))
             if at < 2 * before:
                 break
             return list(kept), at
@@ -180,7 +179,7 @@ def _stated(
     each, begun = -(-RUN // samples), last.pts - (len(run.frames) - 1) * pace.delta
     runs = (origin / base - begun) // (each * pace.delta)
     first = begun + int(runs) * each * pace.delta
-    return (first, first // pace.delta) if first // pace.delta + each < pace.count else None
+    return (first, first // pace.delta) if first // pace.delta + each < pace.packets else None
 
 
 def _sought(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.run.pool import Call, Pool
@@ -15,25 +15,53 @@ from javisc.manifests.files import sha256_of
 T = TypeVar("T")
 #: A file that is read slower than this (bytes a second) hangs.
 _RATE, _START = 1e6, 300.0
+#: SHA-256 of a file whose size and time of change (nanoseconds) were these.
+Known: TypeAlias = tuple[str, int, int]
 
 
-def digested(sources: Mapping[str, Path], work: Callable[[], T]) -> tuple[T, dict[str, Any]]:
+def known_of(sources: list[tuple[str, str]], known: dict[str, Known]) -> dict[str, Known]:
+    """In a worker: what is to be known of files (name, path; bytes that are no text as surrogates), by name.
+
+    known: what need not be read again, where the file is what it was. One that cannot be read, or changes meanwhile, is left
+    out: the work itself says better what is wrong.
+    """
+    found: dict[str, Known] = {}
+    for name, path in sources:
+        before = _state(Path(path))
+        try:
+            digest = _known(known, name, before) or sha256_of(Path(path))
+        except (OSError, ValueError):
+            continue
+        if before is not None and before == _state(Path(path)):
+            found[name] = (digest, *before)
+    return found
+
+
+def digested(
+    sources: Mapping[str, Path], work: Callable[[], T], known: Mapping[str, Known] | None = None
+) -> tuple[T, dict[str, Any]]:
     """Do `work` on the sources (name → file); return what it gives, and each source's digest and the sizes.
 
-    The names are the manifest's columns of digests. Raises Rejected (`vanished`) where a source changed or went meanwhile,
+    The names are the manifest's columns of digests. known: those that need not be read again, as long as they are what they
+    were. Raises Rejected (`vanished`) where a source changed or went meanwhile,
     whatever else came of it.
     """
     before = {name: _state(path) for name, path in sources.items()}
     try:
         made = work()
-        digests = {name: _digest(path) for name, path in sources.items()}
+        found = {name: _known(known, name, before[name]) or _digest(path) for name, path in sources.items()}
     except Rejected as error:
         if changed := _changed(sources, before):
             raise Rejected("vanished", f"{changed} changed while it was read") from error
         raise
     if changed := _changed(sources, before):
         raise Rejected("vanished", f"{changed} changed while it was read")
-    return made, digests
+    return made, found
+
+
+def _known(known: Mapping[str, Known] | None, name: str, state: tuple[int, int] | None) -> str | None:
+    said = (known or {}).get(name)
+    return said[0] if said is not None and state is not None and tuple(said[1:]) == state else None
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -6,15 +6,16 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from javisc.compiler.run.ahead import Ahead, groups, known
+from javisc.compiler.run.copies import Copies
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.packing import other_bytes
 from javisc.compiler.run.pool import Call, Outcome, Pool
-from javisc.compiler.run.sources import copies, fetching
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
@@ -44,14 +45,18 @@ class _Open:
 
 
 class LocalEngine:
-    """Runs units on this machine with `options.workers` processes (default: one per usable core)."""
+    """Runs units on this machine with `options.workers` processes (default: one per usable core).
 
-    def __init__(self, job: Job, options: EngineOptions) -> None:
+    copies: a folder for copies of remote sources that other engines may share; None: one of its own.
+    """
+
+    def __init__(self, job: Job, options: EngineOptions, copies: Path | None = None) -> None:
         self.job = job
         self.workers = options.workers or usable_cores()
         self.scratch = Path(job.scratch)
         self.store = Store(job.out, self.scratch / "uploads")
         self.staged = 0
+        self.ahead = Ahead(self.workers, Copies(copies or self.scratch / "sources"), self.scratch / "logs" / "ahead")
 
     def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]:
         """Publish the units; see Engine. Workers are gone when this ends, however it ends."""
@@ -59,16 +64,18 @@ class LocalEngine:
         open_shards: dict[int, _Open] = {}
         exhausted = False
         preload = ("javisc.compiler.run.unit", self.job.compiler.partition(":")[0])
-        with Pool(self.workers, self.scratch / "logs", preload) as pool:
+        with Pool(self.workers, self.scratch / "logs", preload) as pool, self.ahead as ahead:
             while True:
-                while not exhausted and pool.hungry and (self.staged < MAX_STAGED or not open_shards):
+                room = self.staged < MAX_STAGED and not ahead.full
+                while not exhausted and pool.hungry and (room or not open_shards):
                     unit = next(pending, None)
                     exhausted = unit is None
                     if unit is not None:
                         yield from self._open(unit, pool, open_shards, report)
+                    room = self.staged < MAX_STAGED and not ahead.full
                 if exhausted and not open_shards:
                     return
-                for outcome in pool.wait():
+                for outcome in self._ready(pool, open_shards) + self._ended(pool):
                     kind, shard, source = outcome.call.tag
                     opened = open_shards[shard]
                     if kind == "pack":
@@ -79,6 +86,22 @@ class LocalEngine:
                             del open_shards[shard]
                             yield result
 
+    def _ready(self, pool: Pool, open_shards: dict[int, _Open]) -> list[Outcome]:
+        """Submit the clips whose sources are ready; the outcomes of those whose sources are not to be had."""
+        failed = []
+        for group, outcome in self.ahead.wait(0.0 if pool.busy else 0.5):
+            for row in group.rows:
+                call = self._call(open_shards[group.shard], row)
+                if outcome.error is None:
+                    pool.submit(call)
+                else:
+                    failed.append(replace(outcome, call=call))
+        return failed
+
+    def _ended(self, pool: Pool) -> list[Outcome]:
+        """Wait a moment for calls that end, or for sources that are ready."""
+        return pool.wait(also=self.ahead.connections) if pool.busy else []
+
     def _open(
         self, unit: Unit, pool: Pool, open_shards: dict[int, _Open], report: Callable[[Event], None]
     ) -> Iterator[UnitResult]:
@@ -86,47 +109,51 @@ class LocalEngine:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         opened = _Open(unit, folder, 0)
+        rows = []
         for source in sorted(unit.inputs, key=lambda row: -(row["source_bytes"] or 0)):
             if source["refused"] is not None:
                 self._reject(opened, source, source["refused"], source["refused_message"] or "", 0.0, report)
-                continue
-            opened.left += 1
-            raw = source["raw_path"]
-            arguments = {
-                "key": source["key"],
-                "path": source["path"],
-                "raw_path": None if raw is None else raw.hex(),
-                "window": [source["window_start"], source["window_end"]],
-                "boxes": source["boxes"],
-                "audio": source["audio_path"],
-                "recipe": self.job.recipe.to_json(),
-                "compiler": self.job.compiler,
-                "scratch": str(folder),
-            }
-            size = (source["source_bytes"] or 0) + (source["audio_bytes"] or 0)
-            before = fetching(
-                ("fetched", source["path"], source["source_bytes"]),
-                ("fetched_audio", source["audio_path"], source["audio_bytes"]),
-                scratch=str(folder),
-                key=source["key"],
-            )
-            arguments |= copies(before)
-            tag = ("clip", unit.shard, source)
-            limit = limit_of(size, self.job.time_limit)
-            short = size <= SHORT and self.job.recipe.kind == "audio"
-            pool.submit(Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, before, short=short))
+            else:
+                rows.append(source)
+        opened.left = len(rows)
+        for group in groups(unit.shard, rows):
+            if group.waits:
+                self.ahead.push(group)
+            else:
+                for row in group.rows:
+                    pool.submit(self._call(opened, row))
         open_shards[unit.shard] = opened
         if opened.left == 0 and (result := self._full(opened, pool)):
             del open_shards[unit.shard]
             yield result
+
+    def _call(self, opened: _Open, source: dict[str, Any]) -> Call:
+        """The call that compiles a row whose sources are at hand."""
+        raw, size = source["raw_path"], (source["source_bytes"] or 0) + (source["audio_bytes"] or 0)
+        arguments = {
+            "key": source["key"],
+            "path": source["path"],
+            "raw_path": None if raw is None else raw.hex(),
+            "window": [source["window_start"], source["window_end"]],
+            "boxes": source["boxes"],
+            "audio": source["audio_path"],
+            "recipe": self.job.recipe.to_json(),
+            "compiler": self.job.compiler,
+            "scratch": str(opened.folder),
+            "known": known(source),
+            **self.ahead.copy_of(source),
+        }
+        tag = ("clip", opened.unit.shard, source)
+        short = size <= SHORT and self.job.recipe.kind == "audio"
+        limit = limit_of(size, self.job.time_limit)
+        return Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, short=short)
 
     def _collect(
         self, opened: _Open, source: dict[str, Any], outcome: Outcome, report: Callable[[Event], None]
     ) -> None:
         """Take what became of one file: a row, a reject, or the end of the build."""
         opened.left -= 1
-        for copy in copies(outcome.call.before).values():
-            Path(copy).unlink(missing_ok=True)
+        self.ahead.done(opened.unit.shard, source)
         if outcome.error is None:
             row = manifest_row(source, outcome.value, self.job.split, self.job.seed)
             opened.rows.append(row)

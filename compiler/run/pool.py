@@ -232,8 +232,13 @@ class Pool:
         """True while a call waits or runs."""
         return bool(self.waiting or self.retries or self.later or any(worker.call for worker in self.workers))
 
-    def wait(self, timeout: float = 0.5) -> list[Outcome]:
-        """Give work to idle workers, wait up to `timeout` seconds and return the calls that ended.
+    @property
+    def connections(self) -> list[Connection]:
+        """What tells that a call ended."""
+        return [worker.connection for worker in self.workers]
+
+    def wait(self, timeout: float = 0.5, also: Sequence[Connection] = ()) -> list[Outcome]:
+        """Give work to idle workers, wait up to `timeout` seconds, or until one of `also` tells; return the calls that ended.
 
         Raises UserError if workers cannot be started.
         """
@@ -243,7 +248,7 @@ class Pool:
         if not self.workers and self.later:
             time.sleep(until)
         if self.workers:
-            ready = set(wait([worker.connection for worker in self.workers], until))
+            ready = set(wait([*self.connections, *also], until))
             for worker in list(self.workers):
                 if worker.connection in ready:
                     self._read(worker)

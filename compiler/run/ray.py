@@ -12,8 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,15 +19,16 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResult
 from javisc.compiler.run.local import LocalEngine
+from javisc.compiler.run.node import own_folder, remove_when_gone, shared_folder
 from javisc.compiler.store.tables import tools
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import missing, need
+from javisc.manifests.urls import is_url
 
 #: How often Ray may run a unit again whose node or process was lost, and whose process ran out of memory.
 MAX_RETRIES = 5
@@ -39,7 +38,6 @@ MAX_CALLS = 64
 WORKERS = 4
 #: Events travel in batches: at most so many seconds old.
 _BATCH_SECONDS = 0.5
-_PREFIX = "javisc-unit-"
 
 
 def memory_of(recipe: Recipe, workers: int) -> int:
@@ -76,8 +74,13 @@ class Meter:
         return events
 
 
-def run_unit(job: Job, unit: Unit, workers: int, scratch: str | None, made_by: dict[str, str], meter: Any) -> Any:
-    """In a Ray worker: run one unit with the local engine. Returns its UnitResult, or (message, exit code) of a UserError."""
+def run_unit(
+    job: Job, unit: Unit, workers: int, scratch: str | None, made_by: dict[str, str], meter: Any, run: str
+) -> Any:
+    """In a Ray worker: run one unit with the local engine. Returns its UnitResult, or (message, exit code) of a UserError.
+
+    run: names the build that its units on a node share their copies of remote sources in.
+    """
     if (other := stranger(made_by)) is not None:
         return other, 1
     folder = own_folder(scratch)
@@ -85,7 +88,9 @@ def run_unit(job: Job, unit: Unit, workers: int, scratch: str | None, made_by: d
     try:
         folder.mkdir(parents=True)
         remove_when_gone(folder)
-        engine = LocalEngine(replace(job, scratch=str(folder)), EngineOptions(workers=workers))
+        remote = any(is_url(row[name] or "") for row in unit.inputs for name in ("path", "audio_path"))
+        copies = shared_folder(scratch, run) / "sources" if remote else None
+        engine = LocalEngine(replace(job, scratch=str(folder)), EngineOptions(workers=workers), copies)
         with contextlib.closing(engine.run([unit], events.add)) as results:  # type: ignore[type-var]
             (result,) = results
         events.flush()
@@ -109,13 +114,6 @@ def stranger(made_by: Mapping[str, str]) -> str | None:
     return None
 
 
-def own_folder(scratch: str | None) -> Path:
-    """A name below `scratch`, or the node's temporary folder, that is this process's own; what dead ones left goes."""
-    place = Path(scratch or tempfile.gettempdir())
-    _sweep(place)
-    return place / f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
 class _Batches:
     """Sends events to the meter a few times a second."""
 
@@ -132,39 +130,6 @@ class _Batches:
     def flush(self) -> None:
         self.meter.add.remote(self.shard, self.attempt, self.waiting)
         self.waiting, self.since = [], time.monotonic()
-
-
-def _sweep(place: Path) -> None:
-    """Remove what units whose process is gone left on this node."""
-    own = f"{_PREFIX}{socket.gethostname()}-"
-    for stale in place.glob(f"{own}*") if place.is_dir() else ():
-        pid = stale.name.removeprefix(own).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(stale, ignore_errors=True)
-
-
-def remove_when_gone(folder: Path) -> None:
-    """Have a process outside this one's family remove `folder` when this process ends, however it is killed."""
-    code = (
-        "import os,shutil,sys\n"
-        "if os.fork(): os._exit(0)\n"
-        "os.setsid(); sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)\n"
-    )
-    # The pipe stays open in this process alone: its end is the process's end.
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", code, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-    process.wait()
-    _KEPT.append(process.stdin)
-    del _KEPT[:-2]
-
-
-#: Write ends of the pipes of the newest units' removers; what is dropped from here is closed, and its folder is gone by then.
-_KEPT: list[Any] = []
 
 
 class RayEngine:
@@ -199,7 +164,7 @@ class _Run:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.ray, self.job, self.options = ray, job, options
-        self.made_by = tools()
+        self.made_by, self.name = tools(), uuid.uuid4().hex[:12]
         cpus, self.workers = _share(ray, options.workers, lambda count: memory_of(job.recipe, count))
         self.ahead = max(2, 2 * (cpus // self.workers))
         self.task = ray.remote(
@@ -226,7 +191,7 @@ class _Run:
                 ended = unit is None
                 if unit is not None:
                     reference = self.task.remote(
-                        self.job, unit, self.workers, self.options.scratch, self.made_by, self.meter
+                        self.job, unit, self.workers, self.options.scratch, self.made_by, self.meter, self.name
                     )
                     self.running[reference] = unit
             if not self.running:

@@ -16,8 +16,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from javisc.compiler.run.engine import EngineOptions
+from javisc.compiler.run.node import own_folder, remove_when_gone
 from javisc.compiler.run.pool import Call, Outcome, Pool
-from javisc.compiler.run.ray import MAX_RETRIES, connected, own_folder, remove_when_gone, stranger
+from javisc.compiler.run.ray import MAX_RETRIES, connected, stranger
 from javisc.compiler.run.spread import Job, Resources
 from javisc.compiler.store.tables import tools
 from javisc.manifests.errors import UserError

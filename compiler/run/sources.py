@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.copies import alone
 from javisc.compiler.run.pool import Call
 from javisc.manifests.environment import gone as folder_gone
 from javisc.manifests.environment import is_away, unavailable
@@ -43,9 +44,12 @@ def copies(call: Call | None) -> dict[str, str]:
 
 
 def fetch_all(wanted: list[tuple[str, str, str, int | None]]) -> None:
-    """In a worker: `fetch` each (name, URL, local file, size)."""
+    """In a worker: `fetch` each (name, URL, local file, size) that is not there yet."""
     for _, path, target, size in wanted:
-        fetch(path, target, size)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with alone(target):
+            if not Path(target).exists():
+                fetch(path, target, size)
 
 
 def fetch(path: str, target: str, planned: int | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
-from javisc.compiler.run.digests import digested
+from javisc.compiler.run.digests import Known, digested
 from javisc.compiler.run.effort import LINE, needed
 from javisc.compiler.run.engine import PROBE
 from javisc.compiler.run.sources import local_sources
@@ -33,13 +33,14 @@ def compile_input(
     fetched: str | None = None,
     audio: str | None = None,
     fetched_audio: str | None = None,
+    known: dict[str, Known] | None = None,
 ) -> dict[str, Any]:
     """Compile one input; its members land as `scratch`/KEY.EXTENSION, complete or not at all.
 
     raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: a file of boxes to
     crop to, for a compiler that takes one. audio: the file of the sound, where it is not the source. fetched, fetched_audio: the
-    local copies of URLs. Returns the manifest columns that the clip knows, with the digests of its sources.
-    Raises Rejected, or Unavailable where the source's storage is at fault.
+    local copies of URLs. known: see `digested`. Returns the manifest columns that the clip knows, with the digests of its
+    sources. Raises Rejected, or Unavailable where the source's storage is at fault.
     """
     compile_file = named(compiler)
     folder = _empty(Path(scratch, f"{os.getpid()}.part"))
@@ -58,7 +59,9 @@ def compile_input(
                 LINE.asking(lambda: _needed(source, made_by, window[1])) if made_by.kind != "audio" else nullcontext()
             )
             with asking:
-                clip, digests = digested(sources, lambda: compile_file(source, made_by, folder, window=span, **more))
+                clip, digests = digested(
+                    sources, lambda: compile_file(source, made_by, folder, window=span, **more), known
+                )
             for extension, made in clip.files.items():
                 if made.stat().st_size > MAX_MEMBER:
                     raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")

@@ -29,6 +29,13 @@ def sources(folder: Path, contents: dict[str, str]) -> pl.DataFrame:
     return table(rows)
 
 
+def windows(rows: pl.DataFrame, count: int) -> pl.DataFrame:
+    """`count` windows of a second of each row's file."""
+    starts = pl.DataFrame({"window_start": [float(number) for number in range(count)]})
+    cut = rows.drop("window_start", "window_end").join(starts, how="cross")
+    return cut.with_columns(window_end=pl.col("window_start") + 1.0).select(rows.columns)
+
+
 def run(inputs: pl.DataFrame, out: Path, **options: object) -> BuildResult:
     chosen = {"compiler": "support.faults:faulty", "workers": 2, "shard_samples": 4, "time_limit": 2.0, **options}
     return build(inputs, PRESETS["jav"], out, BuildOptions(**chosen))  # type: ignore[arg-type]

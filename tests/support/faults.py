@@ -55,6 +55,10 @@ def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, 
         raise ZeroDivisionError("a bug of ours")
     if order == "reject":
         raise Rejected("corrupt", "a message of the library\nbelow")
+    if (
+        order == "film" and window is not None and argument and window[0] == float(argument)
+    ):  # one window of it is deadly
+        os.kill(os.getpid(), signal.SIGKILL)
     if order == "full":
         (scratch / "half.mp4").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch / "half.mp4"))
