@@ -232,7 +232,8 @@ _NOISE = {
 def _twin(stream: av.AudioStream) -> AudioCodecContext:
     """A fresh decoder of the stream's codec; one of AAC has drawn some noise already."""
     context = stream.codec_context
-    twin: AudioCodecContext = av.CodecContext.create(context.name, "r")
+    twin = av.CodecContext.create(context.name, "r")
+    assert isinstance(twin, AudioCodecContext)
     twin.extradata = context.extradata
     twin.sample_rate, twin.layout, twin.thread_count = context.sample_rate, context.layout, 1
     if context.name == "aac":

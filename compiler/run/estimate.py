@@ -147,7 +147,7 @@ def measure(
     length = SECONDS if end is None or end <= start else end - start
     began = time.perf_counter()
     piece: list[float | None] = [start, start + min(length, SECONDS)] if end is not None else window
-    beside = {"audio": audio, "fetched": fetched, "fetched_audio": fetched_audio}
+    beside: dict[str, Any] = {"audio": audio, "fetched": fetched, "fetched_audio": fetched_audio}
     columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch, **beside)
     seconds = columns.get("duration") or 0.0
     if not seconds:

@@ -36,7 +36,7 @@ def windows(rows: pl.DataFrame, count: int) -> pl.DataFrame:
     return cut.with_columns(window_end=pl.col("window_start") + 1.0).select(rows.columns)
 
 
-def run(inputs: pl.DataFrame, out: Path, **options: object) -> BuildResult:
+def run(inputs: pl.DataFrame | None, out: Path, **options: object) -> BuildResult:
     chosen = {"compiler": "support.faults:faulty", "workers": 2, "shard_samples": 4, "time_limit": 2.0, **options}
     return build(inputs, PRESETS["jav"], out, BuildOptions(**chosen))  # type: ignore[arg-type]
 

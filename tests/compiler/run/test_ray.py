@@ -6,8 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +25,25 @@ from javisc.compiler.run import ray as engine
 from javisc.compiler.run.engine import EngineOptions, Event
 from javisc.compiler.run.spread import Job, Resources, spread
 from javisc.manifests.errors import UserError
-from support.engines import digests, rejects, run, sources
+from support.engines import digests, rejects, run, sources, windows
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'javisc[ray]')")
 pytestmark = pytest.mark.dist
 TESTS = Path(__file__).resolve().parents[2]
-#: Clips that take a twentieth of a second, so that a build lasts long enough to be disturbed.
-SLOW = {f"{number:03d}.mp4": f"slow {number}" for number in range(240)}
+#: Films of twelve windows that take a twentieth of a second each, so that a build lasts long enough to be disturbed.
+SLOW = {f"{number:03d}.mp4": f"slow {number}" for number in range(20)}
+#: How often the build is killed whose bytes must be the others'; benchmarks/results/soak.md tells of more.
+KILLS = int(os.environ.get("JAVISC_KILLS", "2"))
+#: A build of its own process: inputs, DS, engine, address, scratch, part.
+PROGRAM = (
+    "import sys, polars as pl; from pathlib import Path; from javisc.compiler.build import BuildOptions, build\n"
+    "from javisc.compiler.recipe import PRESETS; from javisc.manifests.errors import UserError\n"
+    "part = tuple(map(int, sys.argv[6].split('/'))) if sys.argv[6] else None\n"
+    "options = BuildOptions(compiler='support.faults:faulty', engine=sys.argv[3], address=sys.argv[4] or None, workers=1,"
+    " scratch=Path(sys.argv[5]), shard_samples=24, time_limit=2.0, part=part)\n"
+    "try: build(pl.read_parquet(sys.argv[1]), PRESETS['jav'], sys.argv[2], options)\n"
+    "except UserError as error: print(error); sys.exit(error.exit_code)\n"
+)
 NODE = {"num_cpus": 1, "memory": 2_000_000_000, "object_store_memory": 80_000_000}
 
 
@@ -94,7 +111,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, dict[str, str]]:
     """The inputs, and the digests of what the local engine makes of them."""
     place = tmp_path_factory.mktemp("plain")
-    inputs = sources(place / "raw", SLOW)
+    inputs = windows(sources(place / "raw", SLOW), 12)
     os.environ["PYTHONPATH"] = str(TESTS)
     run(inputs, place / "ds", shard_samples=24)
     return inputs, digests(place / "ds")
@@ -137,23 +154,89 @@ def test_faults_cost_their_own_file_only(nodes: Nodes, tmp_path: Path) -> None:
     }
 
 
+def started(
+    inputs: pl.DataFrame, place: Path, scratch: Path, engine: str = "local", address: str = "", part: str = ""
+) -> subprocess.Popen[str]:
+    """A build into `place`/ds in a process of its own."""
+    if not (place / "inputs.parquet").exists():
+        inputs.write_parquet(place / "inputs.parquet")
+    arguments = [str(place / "inputs.parquet"), str(place / "ds"), engine, address, str(scratch), part]
+    return subprocess.Popen([sys.executable, "-P", "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def test_parts_in_processes_and_a_build_that_is_killed_give_the_same_bytes(
+    plain: tuple[pl.DataFrame, dict[str, str]], tmp_path: Path
+) -> None:
+    """The inputs of the cluster's tests: windows of one film lie in all shards."""
+    inputs, expected = plain
+    assert inputs.group_by("path").len()["len"].unique().to_list() == [12]
+    for name in ("parts", "killed"):
+        (tmp_path / name).mkdir()
+    tasks = [started(inputs, tmp_path / "parts", tmp_path, part=f"{number}/3") for number in range(3)]
+    said = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0, 0], said
+    run(None, tmp_path / "parts" / "ds", shard_samples=24, finish=True)
+    assert digests(tmp_path / "parts" / "ds") == expected
+    published = tmp_path / "killed" / "ds" / ".build" / "parts"
+    for kill in range(KILLS):
+        build, until = started(inputs, tmp_path / "killed", tmp_path), time.monotonic() + 300
+        while (
+            not (tmp_path / "killed" / "ds" / ".build" / "plan.parquet").exists()
+            or len(list(published.glob("*.json"))) < 10 * kill // KILLS
+        ):
+            assert time.monotonic() < until and build.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.3 * (kill % 4))
+        build.kill()
+        build.wait()
+    assert len(list(published.glob("*.json"))) < 10, "it was over before it was killed the last time"
+    run(inputs, tmp_path / "killed" / "ds", shard_samples=24, scratch=tmp_path)
+    assert digests(tmp_path / "killed" / "ds") == expected
+
+
+def test_units_on_a_node_share_what_they_fetch(
+    nodes: Nodes, plain: tuple[pl.DataFrame, dict[str, str]], tmp_path: Path
+) -> None:
+    nodes.want(1)
+    inputs, _ = plain
+    few = inputs.filter(pl.col("relpath") < "004.mp4")
+    run(few, tmp_path / "here", shard_samples=6)
+    with served(Path(few["path"][0]).parent) as (url, asked):
+        remote = few.with_columns(path=pl.lit(f"{url}/") + pl.col("relpath"))
+        on(nodes, remote, tmp_path / "there", shard_samples=6)
+    assert len(digests(tmp_path / "here")) == 2 * 8 and digests(tmp_path / "there") == digests(tmp_path / "here")
+    gets = {path: count for path, count in asked.items() if path.startswith("GET ")}
+    assert gets == {f"GET /{name}": 1 for name in set(few["relpath"])}, asked
+    nodes.clean_within(10)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, Counter[str]]]:
+    """A folder at a URL, and what was asked for."""
+    asked: Counter[str] = Counter()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, *_: object) -> None:
+            asked[f"{self.command} {self.path}"] += 1
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_driver_that_ends_leaves_a_clean_cluster_and_either_engine_goes_on(
     nodes: Nodes, plain: tuple[pl.DataFrame, dict[str, str]], tmp_path: Path, number: signal.Signals
 ) -> None:
     nodes.want(2)
     inputs, expected = plain
-    inputs.write_parquet(tmp_path / "inputs.parquet")
-    program = (
-        "import sys, polars as pl; from pathlib import Path; from javisc.compiler.build import BuildOptions, build\n"
-        "from javisc.compiler.recipe import PRESETS; from javisc.manifests.errors import UserError\n"
-        "options = BuildOptions(compiler='support.faults:faulty', engine='ray', address=sys.argv[3], workers=1,"
-        " scratch=Path(sys.argv[4]), shard_samples=24, time_limit=2.0)\n"
-        "try: build(pl.read_parquet(sys.argv[1]), PRESETS['jav'], sys.argv[2], options)\n"
-        "except UserError as error: print(error); sys.exit(error.exit_code)\n"
-    )
-    arguments = [str(tmp_path / "inputs.parquet"), str(tmp_path / "ds"), nodes.address, str(nodes.scratch)]
-    driver = subprocess.Popen([sys.executable, "-P", "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
+    driver = started(inputs, tmp_path, nodes.scratch, "ray", nodes.address)
     parts = tmp_path / "ds" / ".build" / "parts"
     until = time.monotonic() + 300
     while len(list(parts.glob("*.json"))) < 3:
