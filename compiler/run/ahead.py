@@ -19,7 +19,7 @@ from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.sources import FETCH_RATE, FETCH_START, fetch_all
 from javisc.manifests.urls import is_url
 
-#: Processes that make ready, and sources beyond two for each worker that may be ready or on their way.
+#: Processes that make ready, at most; so many sources, and two more for each worker, may be ready or on their way.
 FETCHERS = 4
 #: Digests that are remembered: a film of many windows is met again in other shards.
 REMEMBERED = 20_000
@@ -79,7 +79,8 @@ class Ahead:
 
     def __init__(self, workers: int, copies: Copies, logs: Path) -> None:
         self.copies, self.logs = copies, logs
-        self.most, self.enough = 2 * workers + FETCHERS, workers
+        self.processes, self.enough = min(FETCHERS, 1 + workers), workers
+        self.most = 2 * workers + self.processes
         self.queue: deque[Group] = deque()
         #: Groups with remote sources that are ready or on their way, by shard and key of their rows; and how many are not done.
         self.open: dict[tuple[int, str], Group] = {}
@@ -169,6 +170,6 @@ class Ahead:
             Call(None, f"{fetch_all.__module__}:{fetch_all.__name__}", {"wanted": wanted}, limit) if wanted else None
         )
         if self.pool is None:
-            self.pool = Pool(FETCHERS, self.logs, (fetch_all.__module__,))
+            self.pool = Pool(self.processes, self.logs, (fetch_all.__module__,))
         arguments = {"sources": files, "known": {path: _REMEMBERED[path] for path, _ in files if path in _REMEMBERED}}
         self.pool.submit(Call(group, "javisc.compiler.run.digests:known_of", arguments, limit, fetch))

@@ -54,7 +54,7 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self.scratch = scratch
-        self.cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+        self.cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
         self.nodes: list[Any] = []
         self.address = self.cluster.address
 

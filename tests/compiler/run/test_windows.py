@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.run import ahead, digests
+from javisc.compiler.run import digests
 from javisc.compiler.run.ahead import Ahead, Group, groups
 from javisc.compiler.run.copies import Copies
 from javisc.manifests.files import sha256_of
@@ -155,7 +155,7 @@ def test_a_copy_that_another_process_holds_stays_and_a_dead_one_holds_nothing(tm
 def test_no_more_is_fetched_ahead_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Group] = []
     monkeypatch.setattr(Ahead, "_submit", lambda self, group, wanted: started.append(group))
-    made = Ahead(1, Copies(tmp_path, most=1000), tmp_path / "logs")
+    made = Ahead(3, Copies(tmp_path, most=1000), tmp_path / "logs")
     rows = [
         {**dict.fromkeys(("audio_path", "audio_bytes", "raw_path", "window_end")), "path": f"s3://b/{n}.mp4"}
         | {"key": str(n), "source_bytes": 200 if n < 8 else 10, "window_start": 1.0}
@@ -169,5 +169,5 @@ def test_no_more_is_fetched_ahead_than_there_is_room_for(tmp_path: Path, monkeyp
     for row in rows[:8]:
         made.done(0, row)
         list(made.wait(0.0))
-    assert len(started) == 8 + 2 * 1 + ahead.FETCHERS, "so many sources"
+    assert len(started) == 8 + 2 * 3 + 4, "so many sources"
     assert made.full
