@@ -88,13 +88,19 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 
 def _remover(folder: Path, *, shared: bool) -> Any:
-    """Start the process that removes a folder, a shared one if this was the last; the write end of its pipe."""
+    """Start the process that removes a folder, a shared one when its last process has ended; the write end of its pipe.
+
+    It waits for the lock: of a process that is killed, the kernel may close the pipe before it lets the lock go.
+    """
     code = (
         "import fcntl,os,shutil,sys\n"
         "if os.fork(): os._exit(0)\n"
         "os.setsid(); sys.stdin.buffer.read()\n"
         "if len(sys.argv) > 2:\n"
-        "    try: fcntl.flock(os.open(sys.argv[2], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "    try:\n"
+        "        own = os.open(sys.argv[2], os.O_RDWR)\n"
+        "        fcntl.flock(own, fcntl.LOCK_EX)\n"
+        "        if not os.path.samestat(os.fstat(own), os.stat(sys.argv[2])): os._exit(0)\n"
         "    except OSError: os._exit(0)\n"
         "shutil.rmtree(sys.argv[1], ignore_errors=True)\n"
     )

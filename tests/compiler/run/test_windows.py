@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.run import digests
+from javisc.compiler.run import digests, node
 from javisc.compiler.run.ahead import Ahead, Group, groups
 from javisc.compiler.run.copies import Copies
 from javisc.manifests.files import sha256_of
@@ -171,3 +171,35 @@ def test_no_more_is_fetched_ahead_than_there_is_room_for(tmp_path: Path, monkeyp
         list(made.wait(0.0))
     assert len(started) == 8 + 2 * 3 + 4, "so many sources"
     assert made.full
+
+
+def test_a_folder_that_processes_share_goes_with_the_last_of_them(tmp_path: Path) -> None:
+    program = (
+        "import sys,time; from javisc.compiler.run.node import shared_folder\n"
+        "print(shared_folder(sys.argv[1], 'run'), shared_folder(sys.argv[1], 'run') , flush=True); time.sleep(600)"
+    )
+    users = [
+        subprocess.Popen([sys.executable, "-P", "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        said = {line for user in users if user.stdout is not None for line in user.stdout.readline().split()}
+        (name,) = said
+        (Path(name) / "sources").mkdir()
+        users[0].kill()
+        users[0].wait()
+        time.sleep(1)
+        node._sweep(tmp_path)
+        assert Path(name, "sources").is_dir(), "the other one uses it"
+    finally:
+        for user in users:
+            user.kill()
+            user.wait()
+    until = time.monotonic() + 60
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (tmp_path / Path(name).name).mkdir()
+    (tmp_path / Path(name).name / ".alive").touch()  # as a machine that lost its power leaves it
+    node._sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
