@@ -11,18 +11,22 @@ from pathlib import Path
 import polars as pl
 
 from javisc.compiler.inputs.found import SIDECAR, SIDECAR_TAG
-from javisc.compiler.inputs.sidecars import NoCaption, read_sidecar
+from javisc.compiler.inputs.sidecars import NoCaption, caption_in, read_sidecar
 from javisc.compiler.inputs.table import KEPT, LEFT
 from javisc.manifests.damage import POLARS_FAULTS, sized
 from javisc.manifests.errors import UserError
+from javisc.manifests.objects import contents
 from javisc.manifests.partitions import Partitions, by
+from javisc.manifests.rows import MAX_FIELD
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
 #: Rows that are held at a time.
 _CHUNK = 50_000
-#: Sidecars in an object store are asked for so many at a time; each takes a round trip.
-AT_ONCE = 64
+#: Caption files whose bytes are held at a time.
+_READ = 2000
+#: Caption files that can only be read through fsspec are asked for so many at a time.
+AT_ONCE = 16
 #: Names that a line shows.
 _SHOWN = 3
 #: What was read of the caption files of an object store: texts, or why there is none. tag: of the object (its ETag).
@@ -130,9 +134,12 @@ def _read_beside(
         if tag is not None and (before := known.get(sidecar)) is not None and before[0] == tag:
             found[sidecar] = before[1] if before[1] is not None else NoCaption(before[2] or "")
     missing = [sidecar for sidecar in wanted if sidecar not in found]
-    names = [os.fsdecode(sidecar) for sidecar in missing]
-    run = pool.map if names and is_url(names[0]) else map
-    found |= dict(zip(missing, run(_read, names), strict=True))
+    for start in range(0, len(missing), _READ):
+        some = missing[start : start + _READ]
+        names = [os.fsdecode(sidecar) for sidecar in some]
+        held = contents(names, MAX_FIELD)
+        run = pool.map if is_url(names[0]) else map
+        found |= dict(zip(some, run(_read, names, map(held.get, names)), strict=True))
     cache = []
     for sidecar, tag in wanted.items():
         texts = found[sidecar]
@@ -140,7 +147,7 @@ def _read_beside(
             report.refuse(os.fsdecode(sidecar), texts)
         if tag is not None:
             cache.append((sidecar, tag, *((None, str(texts)) if isinstance(texts, NoCaption) else (texts, None))))
-    words = [None if isinstance(texts := found.get(sidecar), NoCaption) else texts for sidecar in batch[SIDECAR]]
+    words = [None if isinstance(said := found.get(sidecar), NoCaption) else said for sidecar in batch[SIDECAR]]
     beside = pl.Series("beside", words, dtype=pl.List(pl.String))
     captioned = batch.with_columns(
         text=pl.when(asks).then(beside.list.first()).otherwise("text"),
@@ -149,8 +156,8 @@ def _read_beside(
     return captioned, pl.DataFrame(cache, schema=CACHE_SCHEMA, orient="row")
 
 
-def _read(path: str) -> list[str] | NoCaption:
+def _read(path: str, held: bytes | None) -> list[str] | NoCaption:
     try:
-        return read_sidecar(path)
+        return read_sidecar(path) if held is None else caption_in(path, held)
     except NoCaption as reason:
         return reason

@@ -54,7 +54,7 @@ class Inventory:
         for file, digest in self.files:
             try:
                 with open_bytes(file) as stream:
-                    if digest is not None and hashlib.file_digest(stream, _md5).hexdigest() != digest.lower():
+                    if digest is not None and _md5(stream) != digest.lower():
                         raise UserError(f"{file} has not the bytes that {self.path} says: fetch the inventory again")
                     stream.seek(0)
                     yield from self._of(_csv(stream) if self.form == "CSV" else _parquet(file, stream), faults)
@@ -187,5 +187,8 @@ def _true(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
-def _md5() -> Any:
-    return hashlib.md5(usedforsecurity=False)
+def _md5(stream: BinaryIO) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    while piece := stream.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()

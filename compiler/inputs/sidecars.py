@@ -75,6 +75,11 @@ def read_sidecar(path: str) -> list[str]:
         raise UserError(
             f"the caption file {shown} cannot be read ({said(error)}): mend that, or move it away", exit_code=1
         ) from error
+    return caption_in(path, raw)
+
+
+def caption_in(path: str, raw: bytes) -> list[str]:
+    """The captions in what a caption file holds. Raises NoCaption where it is none."""
     if len(raw) > MAX_FIELD:
         raise NoCaption(f"has more than {MAX_FIELD} bytes")
     try:

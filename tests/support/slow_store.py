@@ -3,7 +3,7 @@
     python -P tests/support/slow_store.py OBJECTS SECONDS
 
 prints its port. Bucket `b` has OBJECTS objects `raw/NNNN/NNNNNNNN.mp4` of 1,000 bytes; a PUT is taken. GET /counts tells how many
-of each kind of request came.
+of each kind of request came, GET /reads how often each object was read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,11 @@ class _Server:
     def __init__(self, count: int, latency: float) -> None:
         self.names = [f"raw/{number // 1000:04d}/{number:08d}.mp4" for number in range(count)]
         self.content: dict[str, bytes] = {}
-        self.latency, self.counts = latency, Counter[str]()
+        self.latency, self.counts, self.reads = latency, Counter[str](), Counter[str]()
+
+    def tag(self, key: str) -> str:
+        """The ETag of an object, which changes with its bytes."""
+        return f"{len(key)}-{zlib.crc32(self.content.get(key, b'')):08x}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -38,9 +43,11 @@ class _Server:
                 while (header := await reader.readline()).strip():
                     name, _, value = header.decode("latin-1").partition(":")
                     headers[name.strip().lower()] = value.strip()
+                if "expect" in headers:
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 code, given, content = self.answer(method, target, headers, body)
-                if not target.startswith("/counts"):
+                if not target.startswith(("/counts", "/reads")):
                     await asyncio.sleep(self.latency)
                 given = {"Content-Length": str(len(content)), **given}
                 lines = [f"HTTP/1.1 {code} X", *(f"{name}: {value}" for name, value in given.items()), "", ""]
@@ -55,8 +62,8 @@ class _Server:
         self, method: str, target: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         parts = urlsplit(target)
-        if parts.path == "/counts":
-            return 200, {}, json.dumps(self.counts).encode()
+        if parts.path in ("/counts", "/reads"):
+            return 200, {}, json.dumps(self.counts if parts.path == "/counts" else self.reads).encode()
         key, query = (
             unquote(parts.path).removeprefix("/b").removeprefix("/"),
             parse_qs(parts.query, keep_blank_values=True),
@@ -66,16 +73,17 @@ class _Server:
             return 200, {"Content-Type": "application/xml"}, self.listed(query)
         kind = {"HEAD": "head", "GET": "get", "PUT": "put"}.get(method, method)
         self.counts[kind] += 1
+        self.reads[key] += method == "GET"
         if method == "PUT":
             self.content[key] = body
             if (at := bisect.bisect_left(self.names, key)) == len(self.names) or self.names[at] != key:
                 self.names.insert(at, key)
-            return 200, {"ETag": '"e"'}, b""
+            return 200, {"ETag": f'"{self.tag(key)}"'}, b""
         at = bisect.bisect_left(self.names, key)
         if at == len(self.names) or self.names[at] != key:
             return 404, {}, b""
         content = self.content.get(key, bytes(1000))
-        given = {"ETag": f'"{len(key)}"', "Last-Modified": _HTTP_TIME, "Content-Length": str(len(content))}
+        given = {"ETag": f'"{self.tag(key)}"', "Last-Modified": _HTTP_TIME, "Content-Length": str(len(content))}
         return 200, given, content
 
     def listed(self, query: dict[str, list[str]]) -> bytes:
@@ -100,7 +108,7 @@ class _Server:
             objects.append(name)
             after, at = name, at + 1
         inside = "".join(
-            f"<Contents><Key>{escape(name)}</Key><LastModified>{_TIME}</LastModified><ETag>&quot;{len(name)}&quot;</ETag>"
+            f"<Contents><Key>{escape(name)}</Key><LastModified>{_TIME}</LastModified><ETag>&quot;{self.tag(name)}&quot;</ETag>"
             f"<Size>{len(self.content.get(name, b'x' * 1000))}</Size><StorageClass>STANDARD</StorageClass></Contents>"
             for name in objects
         ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
@@ -128,9 +136,16 @@ class SlowStore:
 
     def counts(self) -> Counter[str]:
         """How many lists, heads, gets and puts came so far."""
+        return self._told("counts")
+
+    def reads(self) -> Counter[str]:
+        """How often each object was read so far."""
+        return self._told("reads")
+
+    def _told(self, what: str) -> Counter[str]:
         import urllib.request
 
-        with urllib.request.urlopen(f"{self.address}/counts") as answer:
+        with urllib.request.urlopen(f"{self.address}/{what}") as answer:
             return Counter(json.load(answer))
 
 

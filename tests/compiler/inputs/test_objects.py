@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.inputs.local import scan
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.recipe import PRESETS
 from javisc.compiler.run.sources import fetch
 from javisc.manifests import objects
 from javisc.manifests.errors import UserError
@@ -145,3 +148,36 @@ def from_raw_all(place: Path) -> pl.DataFrame:
     (place / "list.txt").write_text("".join(f"{url(number)}\n" for number in range(3)))
     (place / "work").mkdir()
     return from_raw([str(place / "list.txt")])(place / "work").collect()
+
+
+def test_a_plan_that_is_made_again_asks_for_lists_alone(tmp_path: Path) -> None:
+    """Captions beside objects are kept by ETag: those that are as they were are not read again, a new one is."""
+    count = 1500
+    with slow_store(count, 0.0) as store:
+        fs, _ = filesystem("s3://b/raw")
+        words = {f"b/raw/0000/{number:08d}.txt": f"words {number}".encode() for number in range(200)}
+        fs.pipe({**words, "b/raw/0000/00000007.txt": b"\0"})
+        options = BuildOptions(write_plan=True, shard_samples=500)
+
+        def planned() -> tuple[Counter[str], dict[str, str | None], tuple[str, ...]]:
+            before = store.counts()
+            told = build(from_raw(["s3://b/raw"]), PRESETS["jav"], tmp_path / "ds", options)
+            rows = pl.read_parquet(tmp_path / "ds/.build/plan.parquet")
+            return store.counts() - before, dict(rows.select("id", "text").iter_rows()), told.notes
+
+        asked, texts, _ = planned()
+        assert asked["get"] == 200 and asked["list"] <= 4 and not asked["head"], asked
+        assert texts["00000003"] == "words 3" and texts["00000007"] is None and texts["00000300"] is None
+        plan = (tmp_path / "ds/.build/plan.parquet").read_bytes()
+        asked, again, notes = planned()
+        assert not asked["get"] and not asked["head"] and asked["list"] <= 4 and again == texts, asked
+        assert f"0 inputs are new, {count} are in the plan already" in notes
+        assert (tmp_path / "ds/.build/plan.parquet").read_bytes() == plan
+        fs.pipe("b/raw/0000/00000003.txt", b"other words")
+        asked, again, _ = planned()
+        assert asked["get"] == 1 and again == texts | {"00000003": "other words"}
+        # What is kept is the dataset's; where it is damaged or gone, the store is asked.
+        for damage in (lambda kept: kept.write_bytes(b"PAR1"), lambda kept: kept.unlink()):
+            damage(tmp_path / "ds/.build/kept.captions.parquet")
+            asked, found, _ = planned()
+            assert asked["get"] == 200 and found == again

@@ -87,3 +87,12 @@ def test_a_missing_bucket_or_prefix_is_one_line(s3: str, tmp_path: Path) -> None
         with pytest.raises(UserError) as caught:
             build(from_raw([url]), RECIPE, tmp_path / "ds")
         assert "\n" not in str(caught.value)
+
+
+def test_a_large_shard_is_uploaded_in_pieces(s3: str, tmp_path: Path) -> None:
+    """S3 gives what came in several pieces an ETag that says how many."""
+    store = Store(f"{s3}/pieces", tmp_path / "scratch")
+    with store.publish("shards", "000000.tar") as local, local.open("wb") as stream:
+        stream.truncate(101 << 20)
+    info = store.fs.info("bucket/pieces/shards/000000.tar")
+    assert info["size"] == 101 << 20 and info["ETag"].strip('"').endswith("-3")
