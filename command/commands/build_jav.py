@@ -44,8 +44,8 @@ def jav(
     """Compile videos with sound into the dataset DS.
 
     RAW: folders, searched for .mp4 .mov .m4v .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .m2v .flv .f4v .3gp .3g2 .wmv .asf
-    .ogv .264 .h264 .265 .h265 .hevc; media files; lists of paths (.txt, or .csv, .parquet, .jsonl with a column `path`); or
-    URLs of any of these. They are only read.
+    .ogv .264 .h264 .265 .h265 .hevc; media files; lists of paths (.txt, or .csv, .parquet, .jsonl with a column `path`);
+    manifest.json of an S3 Inventory; or URLs of any of these. They are only read.
 
     The same command resumes what was interrupted, and adds what is new.
     """

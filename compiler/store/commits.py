@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -28,6 +28,8 @@ PUBLISHED_SCHEMA = pl.Schema(
 )
 #: The folder in a dataset that later builds of it need; the dataset is complete without it.
 BUILD = ".build"
+#: Rows of parts that are held at a time.
+ROWS = 200_000
 _COMMIT = re.compile(r"(\d{6,})\.json")
 
 
@@ -136,6 +138,19 @@ class Parts:
         return pl.scan_parquet(
             files, glob=False, include_file_paths="part", schema=types, missing_columns="insert"
         ).select(*types, "part")
+
+    def groups(self, shards: Iterable[int], rows: int | None = None) -> Iterator[list[int]]:
+        """The shards in lists of about so many rows each, for what is longer than memory."""
+        group: list[int] = []
+        held, rows = 0, ROWS if rows is None else rows
+        for shard in shards:
+            group.append(shard)
+            held += self.commits[shard]["samples"] + self.commits[shard]["rejected"]
+            if held >= rows or len(group) >= rows:
+                yield group
+                group, held = [], 0
+        if group:
+            yield group
 
     @property
     def shards(self) -> Collection[int]:

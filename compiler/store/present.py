@@ -83,15 +83,18 @@ def strangers(parts: Parts, plan: Path, shards: Iterable[int]) -> dict[int, str]
 
     A refused input that was planned again has moved to another shard: its old reject counts for nothing.
     """
-    wanted = [shard for shard in shards if shard in parts.commits]
-    planned = pl.scan_parquet(plan, glob=False).select("shard", "key").filter(pl.col("shard").is_in(wanted)).collect()
-    made = parts.manifest(wanted).select("shard", "key").collect(engine="streaming")
-    refused = parts.rejected(wanted).select("shard", "key").collect(engine="streaming")
-    extra = made.join(planned, on=["shard", "key"], how="anti")
-    absent = planned.join(pl.concat([made, refused]), on=["shard", "key"], how="anti")
-    found = {shard: f"lacks inputs of the plan (as {key})" for shard, key in absent.unique("shard").iter_rows()}
-    found |= {
-        shard: f"holds samples that the plan does not have (as {key})"
-        for shard, key in extra.unique("shard").iter_rows()
-    }
+    every = pl.scan_parquet(plan, glob=False).select("shard", "key")
+    found: dict[int, str] = {}
+    for group in parts.groups(sorted(shard for shard in shards if shard in parts.commits)):
+        here = pl.col("shard").is_between(group[0], group[-1]) & pl.col("shard").is_in(group)
+        planned = every.filter(here).collect(engine="streaming")
+        made = parts.manifest(group).select("shard", "key").collect(engine="streaming")
+        refused = parts.rejected(group).select("shard", "key").collect(engine="streaming")
+        extra = made.join(planned, on=["shard", "key"], how="anti")
+        absent = planned.join(pl.concat([made, refused]), on=["shard", "key"], how="anti")
+        found |= {shard: f"lacks inputs of the plan (as {key})" for shard, key in absent.unique("shard").iter_rows()}
+        found |= {
+            shard: f"holds samples that the plan does not have (as {key})"
+            for shard, key in extra.unique("shard").iter_rows()
+        }
     return {int(shard): why for shard, why in found.items()}

@@ -19,7 +19,7 @@ from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import said
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import write_header, write_table
-from javisc.manifests.schema import SHARDS_SCHEMA
+from javisc.manifests.schema import REJECTED_SCHEMA, SHARDS_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,7 @@ def publish_tables(
     parts = Parts(store)
     rows = [{"shard": shard, **parts.commits[shard]} for shard in shards if parts.commits[shard]["samples"]]
     table = pl.DataFrame(rows, schema=SHARDS_SCHEMA, strict=False) if rows else pl.DataFrame(schema=SHARDS_SCHEMA)
-    refused = parts.rejected(shards)
-    if places is not None:
-        refused = refused.join(places, on=["key", "shard"], how="semi", maintain_order="left")
-    found = rejected(refused.drop("shard").collect(engine="streaming"))
+    found = rejected(_refused(parts, shards, places))
     manifest = parts.manifest([row["shard"] for row in rows])
     if amend is not as_it_is:
         manifest = amend(manifest.collect(engine="streaming")).lazy()
@@ -124,6 +121,18 @@ def publish_tables(
         parts.remove(shard)
     counts = found["reason"].value_counts(sort=True)
     return Merged(samples, table.height, size, dict(counts.iter_rows()))
+
+
+def _refused(parts: Parts, shards: Sequence[int], places: pl.LazyFrame | None) -> pl.DataFrame:
+    """The refusals of some shards that still hold; see publish_tables."""
+    frames = [pl.DataFrame(schema=REJECTED_SCHEMA)]
+    for group in parts.groups(shard for shard in shards if parts.commits[shard]["rejected"]):
+        refused = parts.rejected(group)
+        if places is not None:
+            here = pl.col("shard").is_between(min(group), max(group)) & pl.col("shard").is_in(group)
+            refused = refused.join(places.filter(here), on=["key", "shard"], how="semi", maintain_order="left")
+        frames.append(refused.drop("shard").collect(engine="streaming"))
+    return pl.concat(frames, how="diagonal", rechunk=True)
 
 
 def digest_of(shards: pl.DataFrame) -> str:
