@@ -3,7 +3,8 @@
     python benchmarks/renditions.py CLIP…      # videos of 720p or so; everything on one thread, one after the other, in turns
 
 Quality is that of the pictures a 240p bucket holds: luma, against the source's frames resized by area. A rendition is scaled
-from the compiled clip, as `javisc render` does.
+from the source's frames, as `javisc build --renditions` does (its cost is what it adds to the build), or from the compiled clip,
+as `javisc render --from clips` does (its cost has the clip's decoding).
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from javisc.compiler.fields.render import recipe_of, scaled
+from javisc.compiler.fields.render import scaled
 from javisc.compiler.media.encode import Converter, Encoder
 from javisc.compiler.media.orientation import Orientation
+from javisc.compiler.media.renditions import Rendition
 from javisc.compiler.recipe import PRESETS, Recipe
+from javisc.compiler.store.renditions import recipe_of
 
 BUCKET = (240, 426)
 FRAMES = 96
-TURNS = 3
+TURNS = 2
 BASE = PRESETS["jav"]
 RECIPES: dict[str, Recipe] = {
     "jav": BASE,
@@ -34,7 +37,22 @@ RECIPES: dict[str, Recipe] = {
     "archive": PRESETS["archive"],
     "frame": PRESETS["frame"],
 }
-RENDITIONS = {"r240 of jav, CRF 18": 18.0, "r240 of jav, CRF 22": 22.0}
+#: (shorter side, CRF, scaler, of the source's frames and not of the clip's)
+RENDITIONS = {
+    f"r{side}, CRF {crf:g}, {scaler}, of {'the source' if of else 'the clip'}": (side, crf, scaler, of)
+    for side, crf, scaler, of in (
+        (240, 18.0, "bicubic", False),
+        (240, 18.0, "area", False),
+        (240, 10.0, "area", False),
+        (240, 18.0, "bicubic", True),
+        (240, 18.0, "area", True),
+        (240, 16.0, "area", True),
+        (240, 14.0, "area", True),
+        (240, 12.0, "area", True),
+        (240, 10.0, "area", True),
+        (256, 14.0, "area", True),
+    )
+}
 
 
 def source(path: str) -> list[av.VideoFrame]:
@@ -53,6 +71,19 @@ def write(frames: list[av.VideoFrame], recipe: Recipe, out: Path) -> float:
     for frame in made:
         encoder.add(frame)
     encoder.close()
+    return time.process_time() - began
+
+
+def smaller(frames: list[av.VideoFrame], recipe: Recipe, scaler: str, out: Path) -> float:
+    """Write a rendition of the source's frames, as a build does; CPU seconds that it adds to the build."""
+    converter = Converter(BASE, Orientation(), Fraction(1))
+    made = [converter.convert(frame) for frame in frames]
+    began = time.process_time()
+    rendition = Rendition(out, recipe, scaler)
+    for number, frame in enumerate(made):
+        frame.pts, frame.time_base = number, 1 / recipe.rate
+        rendition.add(frame)
+    rendition.close()
     return time.process_time() - began
 
 
@@ -100,9 +131,13 @@ def main(paths: list[str]) -> None:
             for _ in range(TURNS):
                 for name, recipe in RECIPES.items():
                     costs[name].append(write(frames, recipe, clips[name]))
-                for name, crf in RENDITIONS.items():
+                for name, (side, crf, scaler, of_source) in RENDITIONS.items():
+                    recipe = recipe_of(BASE, side, crf)
+                    if of_source:
+                        costs[name].append(smaller(frames, recipe, scaler, clips[name]))
+                        continue
                     began = time.process_time()
-                    scaled(clips["jav"], clips[name], recipe_of(BASE, BUCKET[0], crf), len(frames))
+                    scaled(clips["jav"], clips[name], recipe, len(frames), scaler)
                     costs[name].append(time.process_time() - began)
                 for name, clip in clips.items():
                     reads[name].append(decoded(clip))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from javisc.compiler.fields.render import NothingLarger, render
 from javisc.compiler.inputs.table import conform
 from javisc.compiler.plan.layout import read_shards, summary
 from javisc.compiler.plan.options import BuildOptions
@@ -30,9 +31,10 @@ from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.sparsesync.offsets import saved_offsets
 from javisc.compiler.store.carried import carried
 from javisc.compiler.store.commits import Parts
-from javisc.compiler.store.fields import reconcile
+from javisc.compiler.store.fields import field_store, reconcile
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.lock import Held, locked
+from javisc.compiler.store.renditions import SOURCES, begin_built, recipe_of
 from javisc.compiler.store.running import forget, running
 from javisc.compiler.store.scratch import Scratch, sweep
 from javisc.compiler.store.tables import Amend, as_it_is, merge
@@ -90,7 +92,25 @@ def plan_only(
 
 def _job(recipe: Recipe, out: str, scratch: Path, options: BuildOptions) -> Job:
     compiler = options.compiler or COMPILERS[recipe.kind]
-    return Job(out, recipe, str(scratch), compiler, options.time_limit, options.split, options.seed)
+    return Job(
+        out,
+        recipe,
+        str(scratch),
+        compiler,
+        options.time_limit,
+        options.split,
+        options.seed,
+        renditions=_renditions(recipe, options),
+    )
+
+
+def _renditions(recipe: Recipe, options: BuildOptions) -> tuple[Recipe, ...]:
+    """The recipes of the renditions that are asked for. Raises UserError."""
+    if options.renditions and (recipe.kind != "jav" or options.compiler is not None):
+        raise UserError(
+            "--renditions: only `javisc build jav` makes them with the clips; `javisc render` adds them later"
+        )
+    return tuple(recipe_of(recipe, side) for side in options.renditions)
 
 
 class _Build:
@@ -181,6 +201,8 @@ class _Build:
 
     def _run(self, path: Path, held: Held) -> BuildResult:
         """Run what is not published; merge unless this is a range of the whole."""
+        for rendition in _renditions(self.recipe, self.options):
+            begin_built(self.store, rendition)
         settings = read_settings(self.store)
         digest = plan_digest(path)
         state = State(self.store, path, {digest, *settings.get("plans", [])})
@@ -234,10 +256,31 @@ class _Build:
             self.store, path, shards["shard"].to_list(), self.recipe, amend=amend, mixed_tools=mixed, more=more
         )
         reconcile(self.store, self._note)
+        for side in self.options.renditions if whole.samples else ():
+            self._rest_of(side)
         if self.options.split and whole.samples and not self.options.repair:
             for line in unused(pl.scan_parquet(self.store.fetch("manifest.parquet"), glob=False), self.options.split):
                 self._note(line)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
+
+    def _rest_of(self, side: int) -> None:
+        """Make what shards of older builds lack of a rendition, and publish it."""
+        try:
+            told = self.options
+            done = render(
+                self.store.root,
+                side,
+                held=True,
+                made_from=SOURCES,
+                workers=told.workers,
+                engine=told.engine,
+                address=told.address,
+            )
+            small = f", {done.smaller} are as small already" * bool(done.smaller)
+            self._note(f"rendition {done.name}: {done.samples} of {done.of} clips{small}")
+        except NothingLarger as error:
+            self._note(str(error))
+            field_store(self.store.root, recipe_of(self.recipe, side).name, self.scratch).remove_tree()
 
     def _offsets(self, kept: Amend) -> Amend:
         """`kept`, and what gives the manifest its evaluation offsets: those that this build was given, or one before it."""

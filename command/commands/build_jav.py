@@ -33,12 +33,19 @@ SETTINGS = (
     "--recipe", default="jav", show_default=True, metavar="NAME", help="The preset that the options below change."
 )
 @recipe_options(*SETTINGS)
+@click.option(
+    "--renditions",
+    default="",
+    metavar="N,…",
+    help="Also make smaller pictures of these shorter sides, as 240,480, for reading.",
+)
 def jav(
     raw: tuple[str, ...],
     captions: str | None,
     require_caption: bool,
     corpus: tuple[str, ...],
     corpus_split: tuple[str, ...],
+    renditions: str,
     **options: Any,
 ) -> int:
     """Compile videos with sound into the dataset DS.
@@ -51,7 +58,7 @@ def jav(
     """
     from javisc.compiler.inputs.local import VIDEO_SUFFIXES
     from javisc.compiler.inputs.raw import from_raw
-    from javisc.compiler.plan.settings import preset
+    from javisc.compiler.plan.settings import preset, sides
 
     recipe = changed(preset(options.pop("recipe"), ("jav", "sync")), options, *SETTINGS)
 
@@ -62,4 +69,4 @@ def jav(
             return corpus_inputs(raw, corpus, corpus_split, "video", captions, options, say, VIDEO_SUFFIXES)
         return from_raw(raw, out=options["out"], captions=captions, require_caption=require_caption, say=say)
 
-    return run_build(inputs, recipe, **options)
+    return run_build(inputs, recipe, renditions=sides(renditions), **options)

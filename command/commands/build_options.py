@@ -143,6 +143,7 @@ def run_build(
     plan_only: bool,
     log_json: Path | None,
     offsets: Any = None,
+    renditions: tuple[int, ...] = (),
     **options: Any,
 ) -> int:
     """Build and print. inputs: gets a function that says a line, returns what compiler.build takes. Returns the exit code."""
@@ -159,6 +160,7 @@ def run_build(
         shard_range=parse.shard_range(shard_range) if shard_range else None,
         part=parse.part(part, os.environ) if part else None,
         offsets=offsets,
+        renditions=renditions,
         split=parse_ratios(split, "--split") if split else {},
         **{name: options[name] for name in OPTION_NAMES},
     )

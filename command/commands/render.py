@@ -10,7 +10,14 @@ import click
 @click.option(
     "--short-side", type=click.IntRange(16, 4096), required=True, metavar="N", help="Pixels of the shorter side, even."
 )
-@click.option("--crf", type=float, default=18.0, show_default=True, metavar="N", help="x264's quality: lower is finer.")
+@click.option("--crf", type=float, metavar="N", help="x264's quality: lower is finer.  [default: 14]")
+@click.option(
+    "--from",
+    "made_from",
+    type=click.Choice(["sources", "clips"]),
+    help="Scale the films that DS was compiled of, or DS's clips, which were encoded once already.  [default: sources where they "
+    "all are there]",
+)
 @click.option("--as", "name", metavar="NAME", help="The field's name.  [default: r and N, as r240]")
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes; default: one per core.")
 @click.option(
@@ -24,7 +31,8 @@ import click
 def render(
     dataset: str,
     short_side: int,
-    crf: float,
+    crf: float | None,
+    made_from: str | None,
     name: str | None,
     workers: int | None,
     engine: str,
@@ -41,7 +49,17 @@ def render(
     from javisc.compiler.run.progress import size
 
     say = lambda line: click.echo(line, err=True)  # noqa: E731
-    done = run(dataset, short_side, crf=crf, name=name, workers=workers, engine=engine, address=address, say=say)
+    done = run(
+        dataset,
+        short_side,
+        crf=crf,
+        name=name,
+        made_from=made_from,
+        workers=workers,
+        engine=engine,
+        address=address,
+        say=say,
+    )
     click.echo(f"{dataset}: field {done.name}: {done.samples} of {done.of} samples, {size(done.bytes)}")
     if done.smaller:
         click.echo(f"{done.smaller} clips are as small already: the loader reads them from the base")

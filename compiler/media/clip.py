@@ -35,6 +35,8 @@ class Clip:
 
     files: dict[str, Path]
     columns: dict[str, object] = field(default_factory=dict)
+    #: Of its renditions, which are among the files as r240.mp4: height and width, by their names.
+    renditions: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def mp4(self) -> Path | None:

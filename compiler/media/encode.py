@@ -126,7 +126,7 @@ class Deinterlacer:
         key = (frame.width, frame.height, frame.format.name)
         if self._key != key:
             yield from self.finish()
-            self._graph = _graph(frame, ["bwdif=mode=send_frame:parity=auto:deint=interlaced"])
+            self._graph = make_graph(frame, ["bwdif=mode=send_frame:parity=auto:deint=interlaced"])
             self._key = key
         assert self._graph is not None
         self._graph.vpush(frame)
@@ -180,7 +180,7 @@ class Converter:
         try:
             if key != self._key:
                 steps = self._steps(frame, part)
-                self._graph = _graph(frame, steps) if steps else None
+                self._graph = make_graph(frame, steps) if steps else None
                 self._key = key
             if self._graph is None:
                 return frame
@@ -314,7 +314,8 @@ class Encoder:
         self._container.close()
 
 
-def _graph(frame: VideoFrame, steps: list[str]) -> Graph:
+def make_graph(frame: VideoFrame, steps: list[str]) -> Graph:
+    """A chain of filters for frames like this one, on one thread."""
     graph = Graph()
     graph.threads = 1
     base = frame.time_base or Fraction(1, 1000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from javisc.compiler.media.open import Source, open_source, packets
 from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
 from javisc.compiler.media.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
+from javisc.compiler.media.renditions import Rendition, files_of, renditions_in, sizes_of
 from javisc.compiler.media.sound import SoundTrack, write_flac
 from javisc.compiler.media.sound_only import exactly, read_sound, transcode_audio
 from javisc.compiler.reasons import Rejected
@@ -41,11 +42,14 @@ def transcode(
     window: tuple[float, float] | None = None,
     crop: Crop | None = None,
     sound: Path | None = None,
+    renditions: Sequence[Recipe] = (),
+    whole: bool = True,
 ) -> Clip:
     """Compile one file into `scratch` (an empty folder of the caller's).
 
     `window` (start, end) takes a part: seconds on the sample clock of the whole file, whose zero is its first picture.
     `crop` says which part of each upright picture is wanted; the first picture's part decides the clip's size.
+    `renditions` are recipes of smaller pictures, made of the same decoded frames; with `whole` false they are all that is made.
     `sound` is a file whose sound is taken instead of the source's own: its first sample is heard with the first picture.
     What decodes is what counts: damaged packets are skipped, the last good picture holds and missing sound is silence, until
     a tenth of the pictures is damaged. Raises `Rejected`.
@@ -53,16 +57,19 @@ def transcode(
     if recipe.kind == "audio":
         return transcode_audio(source, recipe, scratch, window=window, sound=sound)
 
+    smaller: list[Rendition] = []
+
     def once(may_copy: bool) -> dict[str, object]:
+        smaller[:] = renditions_in(scratch, renditions)
         with open_source(source) as opened, nullcontext() if sound is None else open_source(sound) as beside:
-            return _Pass(opened, recipe, scratch, window, crop, may_copy, beside).run()
+            return _Pass(opened, recipe, scratch, window, crop, may_copy, beside, smaller, whole).run()
 
     try:
-        columns = once(may_copy=window is None and crop is None)
+        columns = once(may_copy=whole and window is None and crop is None)
     except NotCopyable:
         columns = once(may_copy=False)
-    made = {"mp4": scratch / "clip.mp4", "flac": scratch / "clip.flac"}
-    return Clip({end: path for end, path in made.items() if path.exists()}, columns)
+    made = {"mp4": scratch / "clip.mp4", "flac": scratch / "clip.flac", **files_of(smaller)}
+    return Clip({end: path for end, path in made.items() if path.exists()}, columns, sizes_of(smaller))
 
 
 class _Pass:
@@ -77,14 +84,17 @@ class _Pass:
         crop: Crop | None,
         may_copy: bool,
         beside: Source | None = None,
+        renditions: Sequence[Rendition] = (),
+        whole: bool = True,
     ) -> None:
+        self.renditions, self.whole = renditions, whole
         self.container, self.recipe, self.scratch = source.container, recipe, scratch
         self.beside = beside
         self.heard = heard = beside or source
-        video, self.audio = source.video(), heard.audio()
+        video, self.audio = source.video(), heard.audio() if whole else None
         if video is None:
             raise Rejected("no_video")
-        if self.audio is None and not recipe.allow_silent:
+        if self.audio is None and whole and not recipe.allow_silent:
             raise Rejected("no_audio", "no audio stream")
         self.video = video
         if video.codec_context.width * video.codec_context.height > MAX_PIXELS:
@@ -132,6 +142,8 @@ class _Pass:
             self.sound.close()
             if self.encoder is not None:
                 self.encoder.abandon()
+            for rendition in self.renditions:
+                rendition.abandon()
             if self.copier is not None:
                 self.copier.close()
 
@@ -242,14 +254,22 @@ class _Pass:
         assert self._shown is not None
         self.ticks += 1
         self.statistics.shown(luma)
-        if self.copier is not None:
-            if self._shown[1] is not frame:
-                raise NotCopyable("the picture has to be converted")
+        if self.copier is not None and self._shown[1] is not frame:
+            raise NotCopyable("the picture has to be converted")
+        self._render(self._shown[1])
+        if self.copier is not None or not self.whole:
             return
         if self.encoder is None:
             assert self.converter.size is not None
             self.encoder = Encoder(self.scratch / "clip.mp4", self.recipe, *self.converter.size)
         self.encoder.add(self._shown[1])
+
+    def _render(self, frame: VideoFrame) -> None:
+        try:
+            for rendition in self.renditions:
+                rendition.add(frame)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise Rejected("unsupported", f"render {frame.width}x{frame.height}: {error}") from error
 
     def _end(self) -> None:
         if self.done:
@@ -267,7 +287,7 @@ class _Pass:
         if self.copier is not None and self.copier.frames != frames:
             raise NotCopyable("not every packet is a tick")
         writer = self.encoder or self.copier
-        if writer is None or frames == 0 or self.converter is None or self.converter.size is None:
+        if (writer is None and self.whole) or frames == 0 or self.converter is None or self.converter.size is None:
             raise Rejected("corrupt", self.message or "no picture decodes")
         self.clock.check()
         if self.damaged > MAX_DAMAGED_PICTURES * max(self.packets, 1):
@@ -275,6 +295,10 @@ class _Pass:
         if frames < recipe.min_frames:
             raise Rejected("too_short", f"{frames} frames; {self.message}")
         width, height = self.converter.size
+        for rendition in self.renditions:
+            rendition.close()
+        if writer is None:
+            return {"num_frames": frames, "height": height, "width": width}
         wanted = samples_for(frames, recipe.sample_rate, recipe.rate)
         samples, tail = self.sound.finish(wanted)
         if self.sound.cancelling.found and not self.sound.take:

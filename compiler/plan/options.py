@@ -24,7 +24,8 @@ class BuildOptions:
     check: compare published shards with their digests, not only with their sizes. repair: make again what is lost or damaged, and
     nothing else. mix_tools: go on with other versions of the tools than the dataset was begun with. offsets: a
     sparsesync.offsets.Offsets, for the manifest's evaluation columns. compiler: what becomes of one file, see
-    run.engine.COMPILERS; None: what the recipe says.
+    run.engine.COMPILERS; None: what the recipe says. renditions: shorter sides of smaller pictures, which
+    the same pass makes into fields.
     """
 
     shard_size: int = 512_000_000
@@ -47,6 +48,7 @@ class BuildOptions:
     offsets: Any = None
     scratch: Path | None = None
     compiler: str | None = None
+    renditions: tuple[int, ...] = ()
 
     @property
     def partial(self) -> bool:

@@ -33,6 +33,16 @@ def size(text: str, option: str) -> int:
     return count
 
 
+def sides(text: str) -> tuple[int, ...]:
+    """Shorter sides of renditions from "240,480", each once. Raises UserError."""
+    if not text:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"\d{2,4}", part) and int(part) % 2 == 0 and 16 <= int(part) <= 4096 for part in parts):
+        raise UserError(f"--renditions {text!r}: even numbers from 16 to 4096 with commas are allowed, as 240,480")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def shard_range(text: str) -> tuple[int, int | None]:
     """A half-open range of shards from "0:8", "8:" or ":8". Raises UserError."""
     match = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text)

@@ -48,6 +48,7 @@ class Job:
     compiler: see COMPILERS. time_limit: CPU seconds per file, to which SECONDS_PER_MB per megabyte of
     source are added, and what effort.needed finds.
     split, seed: names and shares of the splits that rows without one are drawn into, by their group. plan: the plan's digest.
+    renditions: recipes of smaller pictures that are made with each clip, into fields of their names.
     """
 
     out: str
@@ -58,6 +59,7 @@ class Job:
     split: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     plan: str | None = None
+    renditions: tuple[Recipe, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class _Open:
     rows: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     staged: int = 0
+    renditions: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     failed: str | None = None
 
 
@@ -143,6 +144,8 @@ class LocalEngine:
             "known": known(source),
             **self.ahead.copy_of(source),
         }
+        if self.job.renditions:
+            arguments["renditions"] = [recipe.to_json() for recipe in self.job.renditions]
         tag = ("clip", opened.unit.shard, source)
         short = size <= SHORT and self.job.recipe.kind == "audio"
         limit = limit_of(size, self.job.time_limit)
@@ -155,9 +158,11 @@ class LocalEngine:
         opened.left -= 1
         self.ahead.done(opened.unit.shard, source)
         if outcome.error is None:
+            smaller = outcome.value.pop("renditions", {})
+            opened.renditions[source["key"]] = smaller
             row = manifest_row(source, outcome.value, self.job.split, self.job.seed)
             opened.rows.append(row)
-            for extension in extensions():
+            for extension in (*extensions(), *(f"{name}.mp4" for name in smaller)):
                 staged = opened.folder / f"{source['key']}.{extension}"
                 opened.staged += staged.stat().st_size if staged.exists() else 0
             report(Event(source["path"], source["source_bytes"] or 0, row["duration"] or 0.0, outcome.seconds))
@@ -205,12 +210,18 @@ class LocalEngine:
             "scratch": str(opened.folder),
             "uploads": str(self.scratch / "uploads"),
             "expected": opened.unit.expected,
+            "renditions": {recipe.name: self._sizes(opened, recipe.name) for recipe in self.job.renditions},
         }
         limit = _PACK_SECONDS + opened.staged / _PACK_RATE
         pool.submit(
             Call(("pack", opened.unit.shard, None), "javisc.compiler.run.packing:pack", arguments, limit), first=True
         )
         return None
+
+    def _sizes(self, opened: _Open, name: str) -> list[tuple[str, list[int]]]:
+        """The samples of a shard that have a rendition, in order, and its height and width."""
+        keys = (row["key"] for row in opened.rows)
+        return [(key, opened.renditions[key][name]) for key in keys if name in opened.renditions.get(key, {})]
 
     def _publish(self, opened: _Open, outcome: Outcome) -> UnitResult:
         self._stop_if_ours(outcome)

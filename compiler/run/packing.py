@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from javisc.compiler.store.files import Store
+from javisc.compiler.store.renditions import commit_renditions
 from javisc.compiler.store.shard import Packed
 from javisc.compiler.store.writer import pack_shard
 from javisc.manifests.errors import UserError
@@ -29,10 +30,12 @@ def pack(
     scratch: str,
     uploads: str,
     expected: dict[str, Any] | None = None,
+    renditions: Mapping[str, Sequence[tuple[str, Sequence[int]]]] | None = None,
 ) -> dict[str, Any]:
     """Write and publish a shard from clips in `scratch`. samples: `key` and `json` (KEY.json's text), in key order.
 
-    expected: see Unit. Returns bytes, digests and every member's place. Raises UserError if it cannot be published.
+    expected: see Unit. renditions: by name, the keys and sizes of the clips that have one, which become a shard of that field.
+    Returns bytes, digests and every member's place. Raises UserError if it cannot be published.
     """
     store = Store(out, Path(uploads))
 
@@ -48,6 +51,11 @@ def pack(
             raise other_bytes(shard, "its sources or the tools that encode them have changed")
 
     packed = pack_shard(store, shard, contents(), agree)
+    # Before the base's commit, whose digest they name: killed in between, the base's shard comes out the same.
+    for name, clips in (renditions or {}).items():
+        files = [(key, Path(scratch, f"{key}.{name}.mp4"), size) for key, size in clips]
+        if files:
+            commit_renditions(store.root, name, shard, packed.sha256, files, Path(uploads))
     return {
         "made": packed.made,
         "members": [[[m.extension, m.offset, m.size, m.crc32] for m in members] for members in packed.samples],

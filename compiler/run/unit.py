@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,15 @@ def compile_input(
     audio: str | None = None,
     fetched_audio: str | None = None,
     known: dict[str, Known] | None = None,
+    renditions: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Compile one input; its members land as `scratch`/KEY.EXTENSION, complete or not at all.
 
     raw_path: the path's bytes as hex where they are no UTF-8. compiler: `module:function`. boxes: a file of boxes to
     crop to, for a compiler that takes one. audio: the file of the sound, where it is not the source. fetched, fetched_audio: the
-    local copies of URLs. known: see `digested`. Returns the manifest columns that the clip knows, with the digests of its
-    sources. Raises Rejected, or Unavailable where the source's storage is at fault.
+    local copies of URLs. known: see `digested`. renditions: recipes of smaller pictures to make with the clip, as
+    `scratch`/KEY.r240.mp4, whose heights and widths are the `renditions` of what is returned. Returns the manifest columns
+    that the clip knows, with the digests of its sources. Raises Rejected, or Unavailable where the source's storage is at fault.
     """
     compile_file = named(compiler)
     folder = _empty(Path(scratch, f"{os.getpid()}.part"))
@@ -53,6 +56,7 @@ def compile_input(
             )
             more = {} if boxes is None else {"boxes": Path(boxes)}
             more |= {} if audio is None else {"sound": sources["audio_sha256"]}
+            more |= {"renditions": [Recipe.from_json(each) for each in renditions]} if renditions else {}
             made_by = Recipe.from_json(recipe)
             # Sound alone never needs more than the usual: it asks nobody, which costs more than a short one.
             asking = (
@@ -67,6 +71,7 @@ def compile_input(
                     raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
                 made.replace(Path(scratch, f"{key}.{extension}"))
             columns = {name: _plain(value) for name, value in clip.columns.items()}
+            columns |= {"renditions": clip.renditions} if renditions else {}
             return {**columns, **digests, "source_bytes": source.stat().st_size}
     finally:
         _empty(folder)

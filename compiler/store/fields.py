@@ -350,8 +350,10 @@ def reconcile(base: Store, say: Callable[[str], None], *, lay: bool = True) -> l
         store = field_store(base.root, field.name, base.scratch)
         had = field.header["counts"]["samples"]
         moved = field.table().collect() if field.member == "json" and stale else None
-        for shard in stale:
-            Parts(store).remove(shard)
+        parts = Parts(store)
+        for shard in stale:  # but those that were made anew with their base
+            if parts.commits.get(shard, {}).get("plan", "") != parents.get(shard):
+                parts.remove(shard)
         if moved is not None:
             follow(base, store, field, moved, parents)
         try:

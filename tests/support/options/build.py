@@ -106,6 +106,7 @@ COMMANDS = {
             "--allow-silent": Row("--allow-silent", "build.recipe.allow_silent", True),
             "--max-hold": Row("--max-hold 60", "build.recipe.max_hold", 60.0),
             "--resized": Row("--resized refuse", "build.recipe.resized", "refuse"),
+            "--renditions": Row("--renditions 48,240", "build.options.renditions", (48, 240)),
             **_CAPTIONS,
             **_CORPUS,
         },

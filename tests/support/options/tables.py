@@ -34,7 +34,7 @@ COMMANDS: dict[str, Command] = {
         "render A --short-side 240",
         {
             "javisc.compiler.fields.render:render": SimpleNamespace(
-                name="r", samples=1, of=2, smaller=1, broken=0, bytes=10
+                name="r", samples=1, of=2, smaller=1, broken=0, bytes=10, made_from="clips"
             )
         },
         {
@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
             "--short-side": Row("--short-side 96", "render.short_side", 96, alone=("--short-side",)),
             "--crf": Row("--crf 20.5", "render.crf", 20.5),
             "--as": Row("--as small", "render.name", "small"),
+            "--from": Row("--from clips", "render.made_from", "clips"),
             "--workers": Row("--workers 3", "render.workers", 3),
             "--engine": Row("--engine ray", "render.engine", "ray"),
             "--address": Row("--address local", "render.address", "local"),
