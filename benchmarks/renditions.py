@@ -28,7 +28,7 @@ from javisc.compiler.store.renditions import recipe_of
 
 BUCKET = (240, 426)
 FRAMES = 96
-TURNS = 2
+TURNS = 3
 BASE = PRESETS["jav"]
 RECIPES: dict[str, Recipe] = {
     "jav": BASE,

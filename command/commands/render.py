@@ -10,7 +10,7 @@ import click
 @click.option(
     "--short-side", type=click.IntRange(16, 4096), required=True, metavar="N", help="Pixels of the shorter side, even."
 )
-@click.option("--crf", type=float, metavar="N", help="x264's quality: lower is finer.  [default: 14]")
+@click.option("--crf", type=float, metavar="N", help="x264's quality: lower is finer.  [default: 12]")
 @click.option(
     "--from",
     "made_from",

@@ -20,7 +20,7 @@ COLUMNS = {"height": pl.Int32(), "width": pl.Int32()}
 #: What renditions are scaled from: the films that a dataset was compiled of, or its own clips, which were encoded once already.
 SOURCES, CLIPS = "sources", "clips"
 #: x264's quality of a rendition where nothing is said (benchmarks/results/renditions.md).
-CRF = 14.0
+CRF = 12.0
 
 
 def recipe_of(base: Recipe, short_side: int, crf: float = CRF, encoder_preset: str | None = None) -> Recipe:

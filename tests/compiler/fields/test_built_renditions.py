@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import polars as pl
 import pytest
+import soundfile
 
 from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.check.dataset import verify
 from javisc.compiler.fields.render import render
 from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.media.transcode import transcode
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.repair.dataset import repair
+from javisc.compiler.store.renditions import recipe_of
 from javisc.manifests.errors import UserError
+from support.media import BEATS, Spec, beep_times, write
 from support.raw import write_clip
 from support.sane import sane
 
@@ -141,3 +149,36 @@ def test_without_the_films_the_clips_are_scaled_and_a_field_is_not_mixed(root: P
     with pytest.raises(UserError, match="only `javisc build jav` makes them"):
         audio = PRESETS["audio"]
         build(from_raw([str(root)], out=str(tmp_path / "A")), audio, tmp_path / "A", BuildOptions(renditions=(48,)))
+
+
+LATE = {
+    "plain": Spec(),
+    "late_sound": Spec(audio_late=0.125),
+    "late_picture": Spec("matroska", audio="flac", video_late=0.25),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_flash_and_beep_lie_in_a_rendition_where_they_lie_in_the_clip(tmp_path: Path, name: str) -> None:
+    beats = tuple(math.ceil(Fraction(str(beat)) * 24) / 24 for beat in BEATS)
+    spec = replace(LATE[name], fps="24", beats=beats, video_options=(("bf", "3"), ("g", "30")))
+    write(spec, tmp_path / "clip.mkv")
+    recipe = recipe_of(RECIPE, 48)
+    clip = transcode(tmp_path / "clip.mkv", RECIPE, tmp_path, renditions=[recipe])
+    sound = soundfile.read(clip.files["flac"], dtype="float32")[0]
+    flashes = {}
+    for end in ("mp4", "r48.mp4"):
+        with av.open(str(clip.files[end])) as file:
+            bands = [
+                (frame.pts * frame.time_base, frame.to_ndarray(format="gray")[-frame.height // 8 :].mean() > 128)
+                for frame in file.decode(video=0)
+            ]
+        flashes[end] = [
+            float(at) for (at, lit), (_, before) in zip(bands[1:], bands[:-1], strict=True) if lit and not before
+        ]
+    assert len(flashes["mp4"]) >= 3 and flashes["r48.mp4"] == flashes["mp4"]
+    late = spec.audio_late - spec.video_late
+    heard = beep_times(sound, 16000, [flash + late for flash in flashes["r48.mp4"]])
+    assert [abs(beep - flash - late) < 0.002 for beep, flash in zip(heard, flashes["r48.mp4"], strict=True)] == [
+        True
+    ] * len(heard)
