@@ -117,13 +117,15 @@ def coerced(schema: type, options: Mapping[str, Any], where: str) -> dict[str, A
         if one.name not in options:
             continue
         value = options[one.name]
-        key = f"{where}.{one.name}" if where.replace(".", "").isidentifier() else f"{where}: {one.name}"
+        is_setting = where.replace(".", "").isidentifier()
+        key = f"{where}.{one.name}" if is_setting else f"{where}: {one.name}"
+        named = key if is_setting else one.name
         made[one.name] = fit = _fit(hints[one.name], value)
         if fit is _WRONG:
-            raise UserError(f"{key}={told(value)}: its type is {type_told(hints[one.name])}; change {one.name}")
+            raise UserError(f"{key}={told(value)}: its type is {type_told(hints[one.name])}; change {named}")
         bounds: Bounds | None = one.metadata.get(_BOUNDS)
         if (bounds is not None and not bounds.hold(fit)) or not _finite(fit):
-            raise UserError(f"{key}={told(value)}: {bounds.rule if bounds else 'it must be finite'}; change {one.name}")
+            raise UserError(f"{key}={told(value)}: {bounds.rule if bounds else 'it must be finite'}; change {named}")
     return made
 
 

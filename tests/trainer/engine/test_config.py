@@ -188,7 +188,7 @@ def test_every_recipe_is_within_its_bounds_and_every_setting_has_a_meaning(name:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": "three"}, r"model\.options\.depth=three: its type is whole number"),
+        ({"depth": "three"}, r"model\.options\.depth=three: its type is whole number; change model\.options\.depth$"),
         ({"depth": 2.5}, r"model\.options\.depth=2\.5: its type is whole number"),
         ({"depth": 10**9}, r"model\.options\.depth=1000000000: it must be 1 to 1000"),
         ({"qk_norm": "yes"}, r"model\.options\.qk_norm=yes: its type is true or false"),
