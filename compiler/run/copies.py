@@ -72,13 +72,13 @@ class Copies:
         wanted = sum(held for _, _, held in self.held.values()) + (size or 0)
         if self.held and wanted > self.most:
             return False
-        lying = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self._lying())
+        lying = sorted(self._lying())
         total = sum(held for _, held, _ in lying) + (size or 0)
         for _, held, path in lying:
             if total <= self.most:
                 break
             total -= held if self._drop(path) else 0
-        return True
+        return total <= self.most or not self.held  # what others need lies here, too: then one at a time
 
     def close(self) -> None:
         """Hold nothing any more."""
@@ -86,10 +86,15 @@ class Copies:
             os.close(descriptor)
         self.held.clear()
 
-    def _lying(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return [path for path in self.folder.iterdir() if path.suffix not in _BESIDE and path.is_file()]
+    def _lying(self) -> Iterator[tuple[float, int, Path]]:
+        """When each copy came, its size and its place."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # another build removed it meanwhile
+                continue
+            if path.suffix not in _BESIDE:
+                yield status.st_mtime, status.st_size, path
 
     def _drop(self, copy: Path) -> bool:
         """Remove a copy that nobody needs. False if somebody does."""

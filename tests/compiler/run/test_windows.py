@@ -123,7 +123,7 @@ def test_copies_stay_while_somebody_needs_them_and_go_when_room_is_needed(tmp_pa
         places.append(Path(copies.hold(f"s3://b/{number}.mp4", 300)))
         places[-1].write_bytes(bytes(300))
         os.utime(places[-1], (number, number))
-    assert here.room(400) and not here.room(401), "held twice 300 bytes"
+    assert here.room(100) and not here.room(101), "900 bytes are held"
     here.release("s3://b/1.mp4", keep=True)
     assert here.room(300) and not places[1].exists() and places[0].exists() and places[2].exists()
     here.release("s3://b/0.mp4", keep=False)
