@@ -79,19 +79,19 @@ def test_other_pipelines_make_what_they_are_asked_for(
     assert generator.kind == name
     pipe = generator.load("cpu")
     assert generator.adapter.rate(pipe) == tiny_generators.RATE
-    asked = [item(number, duration=0.5 if number % 2 else 0.16, audio_fps=4000) for number in range(5)]
+    asked = [item(number, duration=0.5 if number % 2 else 0.16, audio_fps=4000) for number in range(3)]
     longest = min(0.64, generator.adapter.longest(pipe))
     alone = {key: wave for each in asked for key, wave in made(generator, pipe, [each], match=True).items()}
-    for number in range(5):
+    for number in range(3):
         wanted = next(longest * share for share in SHARES if longest * share >= asked[number]["duration"])
         wave = alone[f"k{number}"]
         # A frame of latents more or less, and one clip's rate is twice the pipeline's.
         assert abs(len(wave) / 4000 - wanted) < 0.03 and np.isfinite(wave).all() and wave.std() > 0, (len(wave), wanted)
     together = made(generator, pipe, asked, match=True)
-    backwards = made(generator, pipe, [asked[number] for number in (4, 2, 0, 3, 1)], match=True)
+    backwards = made(generator, pipe, [asked[number] for number in (2, 0, 1)], match=True)
     for key, wave in alone.items():
         assert np.array_equal(wave, together[key]) and np.array_equal(wave, backwards[key]), key
-    assert len({wave.tobytes() for wave in alone.values()}) == 5
+    assert len({wave.tobytes() for wave in alone.values()}) == 3
     other = Generator(str(tmp_path / "model"), steps=2, batch_size=3, seed=1)
     assert not np.array_equal(made(other, pipe, asked[:1], match=True)["k0"], alone["k0"])
 
