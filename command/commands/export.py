@@ -13,6 +13,9 @@ from javisc.manifests.errors import UserError
 @click.option("--jsonl", metavar="FILE", help="JSON lines to write instead: path, caption, audio_path.")
 @click.option("--card", is_flag=True, help="Write DS/README.md, by which Hugging Face `datasets` opens DS.")
 @click.option(
+    "--energon", metavar="DIR", help="A folder to write instead that Megatron-Energon opens: shards by split, .nv-meta."
+)
+@click.option(
     "--kind",
     type=click.Choice(["audio", "prior", "jav"]),
     default="jav",
@@ -40,30 +43,38 @@ def export(
     csv: str | None,
     jsonl: str | None,
     card: bool,
+    energon: str | None,
     kind: str,
     javisdit: str,
     media: str | None,
     audio_format: str,
     allow_no_caption: bool,
 ) -> None:
-    """Write datasets as what other trainers read: JavisDiT's CSV, JSON lines of path and caption, a card for Hugging Face.
+    """Write datasets as what other trainers read: JavisDiT's CSV, JSON lines of path and caption, a card for Hugging Face, Energon.
 
     \b
         javisc export DS --csv train_jav.csv --media MEDIA
         javisc export DS --jsonl train.jsonl --media MEDIA
         javisc export DS --card
+        javisc export DS --energon OUT
     """
     from javisc.manifests.exports import export_jsonl, write_card
     from javisc.manifests.io import scan_many
     from javisc.manifests.javisdit import export_csv
 
-    if sum((csv is not None, jsonl is not None, card)) != 1:
-        raise UserError("export: give one of --csv FILE, --jsonl FILE and --card")
+    if sum((csv is not None, jsonl is not None, card, energon is not None)) != 1:
+        raise UserError("export: give one of --csv FILE, --jsonl FILE, --card and --energon DIR")
     if card:
         for path in inputs:
             click.echo(f"{write_card(path)}: datasets.load_dataset({path!r}) opens the shards")
         return
     frame = scan_many(inputs)[1]
+    if energon is not None:
+        from javisc.manifests.energon import export_energon
+
+        told = ", ".join(f"{count} {split}" for split, count in export_energon(frame, energon).items())
+        click.echo(f"{told} → {energon}: megatron.energon.get_train_dataset({energon!r}, …) opens it")
+        return
     if jsonl is not None:
         out = jsonl
         done = export_jsonl(frame, out, media=media, audio_format=audio_format, allow_no_caption=allow_no_caption)

@@ -137,6 +137,7 @@ COMMANDS: dict[str, Command] = {
                 rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0
             ),
             "javisc.manifests.exports:write_card": "DS/README.md",
+            "javisc.manifests.energon:export_energon": {"train": 1},
             "javisc.manifests.javisdit:export_csv": SimpleNamespace(
                 rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0
             ),
@@ -146,6 +147,7 @@ COMMANDS: dict[str, Command] = {
             "--csv": Row("--csv {folder}/b.csv", "export_csv.out", "{folder}/b.csv", alone=("--csv",)),
             "--jsonl": Row("--jsonl {folder}/b.jsonl", "export_jsonl.out", "{folder}/b.jsonl", alone=("--csv",)),
             "--card": Row("--card", "write_card.path", "{ds}", alone=("--csv",)),
+            "--energon": Row("--energon {folder}/energon", "export_energon.out", "{folder}/energon", alone=("--csv",)),
             "--javisdit": Row("--javisdit", "export_csv.version"),
             "--kind": Row("--kind", "export_csv.kind"),
             "--media": Row("--media MEDIA", "export_csv.media", "MEDIA"),
