@@ -43,7 +43,7 @@ class _Shards:
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         if self.tar is None:
             self.offsets = []
-            self.tar = tarfile.open(self._path(), "w", format=tarfile.USTAR_FORMAT)
+            self.tar = tarfile.open(self._path(), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed when full)
         self.offsets.append(self.tar.offset)
         for end, content in members.items():
             info = tarfile.TarInfo(f"{key}.{end}")

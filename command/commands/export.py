@@ -50,7 +50,8 @@ def export(
     audio_format: str,
     allow_no_caption: bool,
 ) -> None:
-    """Write datasets as what other trainers read: JavisDiT's CSV, JSON lines of path and caption, a card for Hugging Face, Energon.
+    """Write datasets as what other trainers read: JavisDiT's CSV, JSON lines of path and caption, a card for Hugging Face,
+    shards for Megatron-Energon.
 
     \b
         javisc export DS --csv train_jav.csv --media MEDIA

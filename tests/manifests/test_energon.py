@@ -1,4 +1,4 @@
-"""`javisc export --energon`: Megatron-Energon's own loaders open the folder, and give the samples of each split with their bytes."""
+"""`javisc export --energon`: Megatron-Energon's own loaders open the folder, and give each split's samples with their bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_energon_reads_pictures_sound_and_words_of_each_split(films: Films, tmp_
         return sample
 
     class Task(energon.DefaultTaskEncoder):
-        cookers = [energon.Cooker(cook)]
+        cookers = (energon.Cooker(cook),)
         decoder = None
 
     told: dict[str, object] = {"worker_config": worker, "task_encoder": Task(), "batch_size": None}
