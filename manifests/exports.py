@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.fields import FOLDER
 from javisc.manifests.files import published
 from javisc.manifests.io import HEADER, Dataset, complete
 from javisc.manifests.javisdit import Exported, extracted
@@ -83,13 +84,31 @@ def write_card(path: str) -> str:
         end: "binary" for end in ends if counts[end]
     }
     told = dataset.header.get("counts", {})
+    configs = {"default": ("shards", features)} | {
+        field.name: (
+            f"{FOLDER}/{field.name}",
+            {"__key__": "string", "__url__": "string", field.member: "json" if field.member == "json" else "binary"},
+        )
+        for field in dataset.fields()
+    }
     lines = [
-        "---", "configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: shards/*.tar",
-        "dataset_info:", "  config_name: default", "  features:",
-        *(line for name, dtype in features.items() for line in (f"  - name: {name}", f"    dtype: {dtype}")),
+        "---", "configs:",
+        *(
+            line for name, (folder, _) in configs.items() for line in (
+                f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {folder}/*.tar"
+            )
+        ),
+        "dataset_info:",
+        *(
+            line for name, (_, holds) in configs.items() for line in (
+                f"- config_name: {name}", "  features:",
+                *(part for one, dtype in holds.items() for part in (f"  - name: {one}", f"    dtype: {dtype}")),
+            )
+        ),
         "---", "", MARK, "",
         f"{told.get('samples', 0)} samples in {told.get('shards', 0)} shards; `{HEADER}` says how they were made,",
-        "`manifest.parquet` has a row for each.", "",
+        "`manifest.parquet` has a row for each.",
+        *(f"Field `{name}`: `load_dataset(…, {name!r})`, by the same keys." for name in configs if name != "default"), "",
     ]  # fmt: skip
     with published(card) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from javisc.cli import cli
+from javisc.compiler.store.fields import FieldWriter
 from javisc.manifests.errors import UserError
 from javisc.manifests.exports import export_jsonl, write_card
 from javisc.manifests.io import Dataset
@@ -31,6 +32,20 @@ def test_datasets_opens_a_dataset_by_its_card(films: Films, tmp_path: Path) -> N
     (ds / "README.md").write_text("mine")
     with pytest.raises(UserError, match="is there and is not javisc's"):
         write_card(str(ds))
+
+
+def test_datasets_opens_a_field_by_the_card_and_finds_its_columns(films: Films, tmp_path: Path) -> None:
+    ds = films.copy(tmp_path / "films").dataset
+    keys = pl.read_parquet(ds / "manifest.parquet")["key"].to_list()
+    with FieldWriter(ds, "faces", columns={"faces": pl.Int64, "who": pl.List(pl.String)}) as writer:
+        for number, key in enumerate(keys[:5]):
+            writer.add(key, {}, {"faces": number, "who": ["a", "b"][:number]})
+    write_card(str(ds))
+    found = {
+        row["__key__"]: row["json"] for row in datasets.load_dataset(str(ds), "faces", split="train", streaming=True)
+    }
+    assert found == {key: {"faces": n, "who": ["a", "b"][:n]} for n, key in enumerate(keys[:5])}
+    assert len(list(datasets.load_dataset(str(ds), "default", split="train", streaming=True))) == 6
 
 
 def test_json_lines_name_the_files_and_their_captions(films: Films, tmp_path: Path) -> None:
