@@ -7,6 +7,7 @@ source's position. So a run that was killed and resumed is, bit for bit, the run
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -154,8 +155,9 @@ def train(
                 samples += _planned(source, here, task.size(micro[-1]))
             keys = [task.keys(batch) for batch in micro]
             run.keys = [key for names in keys for key in names]
+            there = time.monotonic()  # what follows takes a second for the first batch of a shape
             flops = sum(task.flops(batch) for batch in micro)
-            meter.got_data(flops or sum(task.tokens(batch) for batch in micro))
+            meter.got_data(flops or sum(task.tokens(batch) for batch in micro), there)
 
             # The mean over all samples of the step, wherever they lie: each process's share is averaged over processes later.
             share = here.size / samples

@@ -48,9 +48,9 @@ class Meter:
     def start(self) -> None:
         self.mark = time.monotonic()
 
-    def got_data(self, work: float) -> None:
-        """`work`: what this process has to do in this step, in any unit."""
-        self.waited += time.monotonic() - self.mark
+    def got_data(self, work: float, at: float | None = None) -> None:
+        """`work`: what this process has to do in this step, in any unit. `at`: when the data were there, if not just now."""
+        self.waited += (time.monotonic() if at is None else at) - self.mark
         self.work.append(work)
 
     def took(self, samples: int, flops: float) -> None:

@@ -24,6 +24,10 @@ def test_mfu_is_the_rate_over_the_peak() -> None:
         assert told["mfu"] == pytest.approx(told["tflops_per_sec"] / 2)
         assert told["samples_per_sec"] == pytest.approx(4 / told["step_sec"])
         assert "mfu" not in unknown.read()
+        known.start()
+        known.got_data(1.0, known.mark)  # what is counted after the data were there is no waiting for them
+        known.took(4, 0.0)
+        assert known.waited == 0
         assert "tflops_per_sec" not in known.read()  # nothing was done since
 
 
