@@ -80,6 +80,7 @@ class DiTTask(ABC):
     def __init__(self, recipe: DiTRecipe) -> None:
         self.recipe, self.config = recipe, recipe.model.config()
         choose_kind(0.0, recipe.mask_ratios)  # refuses what is no kind of mask
+        recipe.data.table()  # and what are no buckets
         if self.config.audio_only == self.with_video:
             raise UserError(f"model.preset={recipe.model.preset}: task {recipe.task} trains the other stage's model")
         self._encoders: Encoders | None = None

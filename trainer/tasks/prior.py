@@ -99,6 +99,7 @@ class PriorTask:
     def __init__(self, recipe: PriorRecipe) -> None:
         if recipe.model.pred_onset:
             raise UserError("model.pred_onset=true: javisc makes no onset labels to train it on; leave it off")
+        recipe.data.table()  # refuses what are no buckets
         self.recipe = recipe
         self.config = dataclasses.replace(recipe.model, encode_va=True)
         self.mel = MelConfig(padding=recipe.data.mel_padding)

@@ -82,6 +82,13 @@ class ClipData:
                 'data.buckets: write {RESOLUTION: {"FRAMES": [probability, batch size]}}, the probability a number or '
                 f"[of the resolution, of the length] ({error})"
             ) from None
+        for name, one in ((r.name, one) for r in resolutions for one in r.lengths):
+            shares = one.keep_resolution, one.keep_length
+            if one.frames < 1 or one.batch_size < 1 or not all(0 <= share <= 1 for share in shares):
+                raise UserError(
+                    f"data.buckets.{name}.{one.frames}: a probability is 0 to 1, frames and batch size are at least 1; change "
+                    f"[{shares[0]:g} of the resolution, {shares[1]:g} of the length; {one.batch_size}]"
+                )
         wanted = set(self.aspects)
         kept = []
         for r in resolutions:
