@@ -201,3 +201,11 @@ def test_a_corpus_under_another_mount_is_a_join(monkeypatch: pytest.MonkeyPatch)
     made, changes = plan(inputs(names, "/mnt/new"), Layout(100), old)
     assert made.drop("path").equals(old.drop("path")) and changes.new == 0 and not any(looked)
     assert made["path"].str.starts_with("/mnt/new/").all()
+
+
+def test_a_plan_from_before_groups_keeps_the_splits_it_drew_and_takes_new_inputs() -> None:
+    old, _ = plan(inputs(["a", "b", "c"]), Layout(2, 0))
+    older = old.with_columns(split=pl.Series(["train", "val", "test"])).drop("group")
+    drawn = dict(older.select("relpath", "split").iter_rows())
+    made, changes = plan(inputs(["a", "b", "c", "d"]), Layout(2, 0), older)
+    assert changes.new == 1 and dict(made.select("relpath", "split").iter_rows()) == {**drawn, "d": None}
