@@ -53,7 +53,13 @@ RUN = [
     "run.tensorboard=false",
     "schedule.warmup_steps=1",
 ]
-JOIN = ["model.transformer.width=16", "model.transformer.n_layer=1", "model.transformer.n_head=2", "data.iter_times=1"]
+JOIN = [
+    "model.initial=wide",
+    "model.transformer.width=16",
+    "model.transformer.n_layer=1",
+    "model.transformer.n_head=2",
+    "data.iter_times=1",
+]
 OFFSETS = [*EXTRACTORS, *RUN, *JOIN, "data.offsets_per_clip=2", "data.feature_cache_mb=1", "model.centred=false"]
 
 
