@@ -58,6 +58,12 @@ import click
     type=click.Choice(["av-benchmark", "javisbench"]),
     help="Compute desync as that evaluator does: its windows, whole pictures, exact sound, fp32. For Synchformer.",
 )
+@click.option(
+    "--keep-features",
+    metavar="NAME",
+    help="Keep what Synchformer's networks say of segments as the field NAME of DS (43 kB a segment at full size); a later score "
+    "reads it again, whatever its windows or its head, and with it skips nearly all of the work.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from the manifest alone, and score nothing.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
 @click.option("--force", is_flag=True, help="Replace a view or table that is there.")
@@ -77,6 +83,7 @@ def score(
     part_size: int,
     audio_advance_sec: float | None,
     preset: str | None,
+    keep_features: str | None,
     dry_run: bool,
     relative: bool,
     force: bool,
@@ -91,8 +98,9 @@ def score(
       javisc filter DS 'sync_confidence > 0.5 and abs(sync_offset) <= 0.2' --out GOOD
     """
     from javisc.manifests.io import check_output
-    from javisc.trainer.use.score import ScoreOptions, forecast
+    from javisc.trainer.use.score import ScoreOptions
     from javisc.trainer.use.score import score as run
+    from javisc.trainer.use.score_forecast import forecast
 
     if out:
         check_output(out, force=force)
@@ -108,6 +116,7 @@ def score(
         part_size,
         audio_advance_sec,
         preset or "",
+        keep_features or "",
     )
     if dry_run:
         _tell(forecast(source, checkpoint, options))
@@ -119,6 +128,8 @@ def score(
     for reason, count in done.reasons.items():
         click.echo(f"{count:>12} without a score: {reason}")
     scored = done.rows - sum(done.reasons.values())
+    if done.kept:
+        click.echo(f"{done.kept:>12} clips' features kept as the field {keep_features}")
     click.echo(f"{scored:>12} of {done.rows} scored, {done.fresh} of them now → {out or source}")
 
 
@@ -126,5 +137,9 @@ def _tell(cost: Any) -> None:
     each = cost.flop / max(cost.clips, 1) / 1e12
     click.echo(f"{cost.clips:>12} clips, {cost.pieces} crops or segments, {cost.windows} windows")
     click.echo(f"{cost.flop / 1e12:>12.4g} TFLOP, {each:.3g} a clip")
+    if cost.known:
+        click.echo(f"{cost.known:>12} of them have their segments' features in a field: only windows are computed")
+    if cost.keeps:
+        click.echo(f"{cost.keeps / 1e6:>12.4g} MB of features would be kept")
     for reason, count in cost.reasons.items():
         click.echo(f"{count:>12} without a score: {reason}")

@@ -179,6 +179,10 @@ class FieldWriter(DatasetWriter):
     def _open(self, shard: int) -> None:
         self._shard, self._open_keys = shard, frozenset(self.keys[shard]["key"])
 
+    def has(self, shard: int) -> bool:
+        """True if that shard of the field is committed: an earlier run's samples of it stay as they are."""
+        return shard in self._done
+
     def add(self, key: str, members: Mapping[str, Content], columns: Mapping[str, Any] | None = None) -> None:
         """Add the member and the columns of a sample of the base, in the order of its manifest.
 

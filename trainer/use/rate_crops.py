@@ -49,7 +49,10 @@ class Rater:
     def conclude(self, said: Sequence[Tensor], windows: Sequence[Sequence[int]]) -> dict[str, Any]:
         return rating([said[number] for (number,) in windows], self.transforms) | {"crops": len(said)}
 
-    def cost(self, ticks: int) -> tuple[int, int, float]:
+    def features(self) -> tuple[str, int]:
+        return "", 0
+
+    def cost(self, ticks: int, *, kept: bool = False) -> tuple[int, int, float]:
         wanted = int(self.transforms.crop_len_sec * self.options.fps)
         crops = len(spaced(ticks, wanted, self.options.crops))
         return crops, crops, crops * self._each

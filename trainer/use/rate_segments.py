@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.bytes.reader import Reader
+from javisc.trainer.data.bytes.reader import CorruptSample, Reader
 from javisc.trainer.forecast.flops import META, counted, hollow
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.use.desync import windows as preset_windows
+from javisc.trainer.use.digests import digest_of
+from javisc.trainer.use.kept_features import Segments, read_kept, unpacked
 from javisc.trainer.use.rate_crops import together
 from javisc.trainer.use.rating import Cut, Piece, rating
 from javisc.trainer.use.score_clip import RATE, CropOptions, NoScore, spaced, stretches, ticks_of
@@ -59,6 +61,8 @@ class Rater:
 
     def cut(self, row: Mapping[str, Any], reader: Reader) -> Cut:
         planned = self.plan(ticks_of(row, self.transforms, self.options.fps))
+        if (content := self._kept(row, reader)) is not None and (cut := self._again(content, planned)) is not None:
+            return cut
         rule, frames = self.transforms.rule, self.transforms.segment_frames
         _, size, _, hop = rule.sizes(self.options.fps, RATE)
         # A window that repeats segments is cut as far as it does not.
@@ -68,14 +72,73 @@ class Rater:
         )
         pieces: list[Piece] = []
         numbers: dict[int, int] = {}
+        audible = []
         for one in found:
-            for number, sound in enumerate(self.transforms.spectrogram(one.wave.unfold(0, size, hop), RATE)):
+            waves = one.wave.unfold(0, size, hop)
+            for number, sound in enumerate(self.transforms.spectrogram(waves, RATE)):
                 segment = one.first // self.step + number
                 if segment not in numbers:
                     numbers[segment] = len(pieces)
                     pieces.append((one.video[number * self.step :][:frames], sound))
+                    audible.append(bool(waves[number].any()))
         heard = {one.first // self.step for one in found}
-        return Cut(pieces, [[numbers[one] for one in window] for window in planned if window[0] in heard])
+        silent = sorted({number for window in planned for number in window} - set(numbers))
+        return Cut(
+            pieces,
+            [[numbers[one] for one in window] for window in planned if window[0] in heard],
+            segments=Segments(tuple(numbers), tuple(audible), tuple(silent)),
+        )
+
+    def _kept(self, row: Mapping[str, Any], reader: Reader) -> bytes | None:
+        """What a field keeps of the row; None also where it cannot be read: it is then computed again."""
+        try:
+            return read_kept(row, reader)
+        except CorruptSample:
+            return None
+
+    def _again(self, content: bytes, planned: Sequence[Sequence[int]]) -> Cut | None:
+        """The clip from its kept features; None if they do not hold all that is planned, or are damaged."""
+        config = self.model.config
+        seen = (config.visual.steps, config.visual.width)
+        try:
+            segments, said = unpacked(content, (seen, (config.audio.grid[1], config.audio.width)))
+        except CorruptSample:
+            return None
+        numbers = {number: at for at, number in enumerate(segments.numbers)}
+        sounding = {number for number, one in zip(segments.numbers, segments.audible, strict=True) if one}
+        windows = [window for window in planned if self.options.preset or sounding & set(window)]
+        silent = {number for window in planned if window not in windows for number in window}
+        if not silent <= set(numbers) | set(segments.silent) or not {n for window in windows for n in window} <= set(
+            numbers
+        ):
+            return None
+        if not windows:
+            raise NoScore("silent")
+        return Cut((), [[numbers[one] for one in window] for window in windows], said)
+
+    def features(self) -> tuple[str, int]:
+        config, transforms = self.model.config, self.transforms
+        names = (
+            "segment_frames",
+            "step",
+            "fps",
+            "rate",
+            "input_size",
+            "mels",
+            "columns",
+            "pad",
+            "half",
+            "audio_advance_sec",
+        )
+        settings = [
+            config.visual,
+            config.audio,
+            self.options.short_side,
+            *(getattr(transforms, name) for name in names),
+        ]
+        both = torch.nn.ModuleList([self.model.vfeat_extractor, self.model.afeat_extractor])
+        size = config.visual.steps * config.visual.width + config.audio.grid[1] * config.audio.width
+        return digest_of(both, settings), 4 * size
 
     def see(self, pictures: Sequence[Tensor], sounds: Sequence[Tensor]) -> Iterable[Features]:
         vis = self.transforms.scaled(together(pictures, self.device)).unsqueeze(1)
@@ -89,9 +152,9 @@ class Rater:
             chances.append(self.model.join(seen, heard)[0].double().softmax(0).cpu())
         return rating(chances, self.transforms, all_of_them=bool(self.options.preset)) | {"crops": len(chances)}
 
-    def cost(self, ticks: int) -> tuple[int, int, float]:
+    def cost(self, ticks: int, *, kept: bool = False) -> tuple[int, int, float]:
         planned = self.plan(ticks)
-        segments = len({number for window in planned for number in window})
+        segments = 0 if kept else len({number for window in planned for number in window})
         segment, window = self._each
         return segments, len(planned), segments * segment + len(planned) * window
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from javisc.manifests.schema import SCORES_SCHEMA
 from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.transforms.sync_chain import SyncTransforms
+from javisc.trainer.use.kept_features import Segments
 from javisc.trainer.use.score_clip import CropOptions
 
 #: A piece of a clip that passes a network by itself: picture and sound.
@@ -22,10 +23,16 @@ _OF_OFFSETS = ("sync_offset", "sync_confidence", "sync_margin", "desync")
 
 @dataclass(frozen=True)
 class Cut:
-    """A clip's pieces, decoded, and the windows that are made of them: numbers of pieces."""
+    """A clip's pieces, decoded, and the windows that are made of them: numbers of pieces.
+
+    said: what the network said of each, where that was kept; there are no pieces then. segments: which they are, where they can
+    be kept.
+    """
 
     pieces: Sequence[Piece]
     windows: Sequence[Sequence[int]]
+    said: Sequence[Any] = ()
+    segments: Segments | None = None
 
 
 class Rater(Protocol):
@@ -47,8 +54,14 @@ class Rater(Protocol):
     def conclude(self, said: Sequence[Any], windows: Sequence[Sequence[int]]) -> dict[str, Any]:
         """The columns of a clip from what was said of its pieces, in their order, and from its windows."""
 
-    def cost(self, ticks: int) -> tuple[int, int, float]:
-        """Pieces, windows and FLOP of a clip of so many ticks. Raises NoScore if it is too short."""
+    def cost(self, ticks: int, *, kept: bool = False) -> tuple[int, int, float]:
+        """Pieces, windows and FLOP of a clip of so many ticks. Raises NoScore if it is too short.
+
+        kept: what is said of the pieces is there already.
+        """
+
+    def features(self) -> tuple[str, int]:
+        """A digest of what makes the features that are said of pieces, and bytes of a piece's; "" where they are no features."""
 
 
 def gives(transforms: SyncTransforms) -> tuple[str, ...]:

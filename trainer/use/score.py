@@ -11,7 +11,6 @@ import io
 import math
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -31,8 +30,10 @@ from javisc.manifests.io import HEADER, Dataset, check_output, write_header, wri
 from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA
 from javisc.manifests.urls import join
 from javisc.trainer.transforms.sync_chain import SyncTransforms
+from javisc.trainer.use.digests import digest_of
+from javisc.trainer.use.kept_features import FIELD, PLACES, WAITING, Keeping, with_features
 from javisc.trainer.use.rating import Rater, failure, gives
-from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore, ticks_of
+from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore
 from javisc.trainer.use.score_worker import WorkerOptions
 from javisc.trainer.use.selector import rater_of, short_side
 
@@ -62,7 +63,8 @@ class ScoreOptions:
     audio_advance_sec: None is the checkpoint's own. preset: one of `desync.PRESETS`, which sets windows, pictures, precision and
     advance as that evaluator does. device: auto, cuda or cpu. workers: processes, None for one per GPU or core. batch_size: crops
     or segments; threads: decoding, of a process. precision: auto is fp16 on a GPU, as published, and fp32 on a CPU.
-    part_size: clips of a part, which is what a kill can cost each worker.
+    part_size: clips of a part, which is what a kill can cost each worker. keep_features: the field of the dataset that gets the
+    segments' features; "" keeps none.
     """
 
     crops: int = 3
@@ -76,16 +78,18 @@ class ScoreOptions:
     part_size: int = 100
     audio_advance_sec: float | None = None
     preset: str = ""
+    keep_features: str = ""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was done. reasons: clips without a score by reason; named: a few of them with key and message."""
+    """What was done. reasons: clips without a score by reason; named: a few of them with key and message; kept: features."""
 
     rows: int
     fresh: int
     reasons: Mapping[str, int]
     named: list[str]
+    kept: int = 0
 
 
 @dataclass
@@ -123,11 +127,12 @@ def score(
         write_view(_with_scores(dataset.located(), made, run.given), out, made_by=settings, relative=relative)
     else:
         _write_in_place(dataset, run, names, made, settings)
+    kept = run.keeping.write(names, settings) if run.keeping else 0
     told = made.select("key", "reason", "message").filter(pl.col("reason").is_not_null())
     counts = told.group_by("reason").len().sort("len", "reason", descending=[True, False]).collect()
     some = told.filter(pl.col("message") != "").head(_NAMED).collect()
     named = [f"{key}: {reason}: {message}" for key, reason, message in some.iter_rows()]
-    return Scored(run.rows, run.fresh, dict(counts.iter_rows()), named)
+    return Scored(run.rows, run.fresh, dict(counts.iter_rows()), named, kept)
 
 
 def parts_folder(dataset: Dataset, out: str | None) -> str:
@@ -173,9 +178,8 @@ class _Run:
             options = replace(options, audio_advance_sec=0.0, precision="fp32")
         self.rater, cropping, transforms = rater_for(checkpoint, options)
         self.given = gives(transforms)
-        devices = _devices(options)
+        devices, precision = scored_on(options)
         cuda = devices[0].startswith("cuda")
-        precision = ("fp16" if cuda else "fp32") if options.precision == "auto" else options.precision
         cores = usable_cores()
         #: Everything beside the rows that decides a score.
         self.identity = {
@@ -202,12 +206,15 @@ class _Run:
             short_side=cropping.short_side,
             audio_advance_sec=transforms.audio_advance_sec,
             preset=options.preset,
+            keep=bool(options.keep_features),
         )
         self.clip_sec = _CLIP if cuda else max(_CLIP, self._most() / _SLOWEST)
         self.dataset, self.part_size, self.say = dataset, options.part_size, say
         self.store = Store(parts, self.scratch)
         self.rows = self.fresh = 0
-        self.crashes: Counter[str] = Counter()
+        self.made_by = precision_of(self.rater.features()[0], precision)
+        name = options.keep_features
+        self.keeping = Keeping(dataset, name, self.made_by, self.store) if name else None
 
     def _most(self) -> float:
         """FLOP of the most expensive clip there can be: one that has room for all windows."""
@@ -219,7 +226,7 @@ class _Run:
 
     def units(self) -> Iterator[tuple[str, pl.DataFrame]]:
         """The manifest in its order, `part_size` rows at a time, each with its part's name."""
-        frame = self.dataset.located().select(NEEDED)
+        frame = with_features(self.dataset, self.made_by).select(*NEEDED, FIELD, *PLACES)
         seed = repr(sorted(self.identity.items())).encode()
         held: list[pl.DataFrame] = []
         for batch in frame.collect_batches(maintain_order=True, engine="streaming"):
@@ -251,7 +258,7 @@ class _Run:
                         name, rows = unit
                         names.append(name)
                         self.rows += len(rows)
-                        if f"{name}.parquet" in there:
+                        if f"{name}.parquet" in there and (not self.keeping or self.keeping.complete(name, rows)):
                             done += len(rows)
                         else:
                             pool.submit(self._call(_Part(name, rows), None))
@@ -265,7 +272,7 @@ class _Run:
 
     def _kept(self) -> set[str]:
         """Files of finished parts, without those that the next run is to try again. Raises UserError if one is damaged."""
-        names = sorted(name for name in self.store.names() if name.endswith(".parquet"))
+        names = sorted(name for name in self.store.names() if name.endswith(".parquet") and not name.endswith(WAITING))
         if not names:
             return set()
         parts = pl.scan_parquet(
@@ -319,6 +326,8 @@ class _Run:
             if len(part.told) < len(part.rows):
                 return 0
             told = [part.told[number] for number in range(len(part.rows))]
+        if self.keeping:
+            self.keeping.take(part.name, part.rows, told)
         rows = [{"key": key, **values} for key, values in zip(part.rows["key"], told, strict=True)]
         buffer = io.BytesIO()
         pl.DataFrame(rows, schema=PART_SCHEMA).write_parquet(buffer, compression="zstd")
@@ -346,40 +355,22 @@ def rater_for(checkpoint: str, options: ScoreOptions) -> tuple[Rater, CropOption
     return rater, rater.options, transforms
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What scoring would cost: clips, pieces (crops or segments), windows, FLOP; and clips without a score by reason."""
-
-    clips: int
-    pieces: int
-    windows: int
-    flop: float
-    reasons: Mapping[str, int]
-
-
-def forecast(source: str, checkpoint: str, options: ScoreOptions | None = None) -> Forecast:
-    """The cost of `score`, nothing decoded and nothing written. Raises UserError."""
-    options = options or ScoreOptions()
-    if options.preset:
-        options = replace(options, audio_advance_sec=0.0)
-    rater, cropping, transforms = rater_for(checkpoint, options)
-    clips, pieces, windows, flop, reasons = 0, 0, 0, 0.0, Counter[str]()
-    frame = Dataset.open(source).located().select(NEEDED)
-    for batch in frame.collect_batches(maintain_order=True, engine="streaming"):
-        for row in batch.iter_rows(named=True):
-            try:
-                several = rater.cost(ticks_of(row, transforms, cropping.fps))
-            except NoScore as error:
-                reasons[error.reason] += 1
-                continue
-            clips, pieces, windows, flop = clips + 1, pieces + several[0], windows + several[1], flop + several[2]
-    return Forecast(clips, pieces, windows, flop, dict(reasons))
-
-
 def _named(rows: pl.DataFrame, seed: bytes) -> tuple[str, pl.DataFrame]:
     """A part's name: a digest of what decides its scores, wherever the dataset lies. The members' checksums are among it."""
-    told = rows.drop(DATASET_COLUMN).write_csv().encode()
+    told = rows.drop(DATASET_COLUMN, FIELD, *PLACES).write_csv().encode()
     return hashlib.blake2b(seed + told, digest_size=16).hexdigest(), rows
+
+
+def scored_on(options: ScoreOptions) -> tuple[list[str], str]:
+    """A device for every worker process, and the precision there. Raises UserError."""
+    devices = _devices(options)
+    low = devices[0].startswith("cuda")
+    return devices, ("fp16" if low else "fp32") if options.precision == "auto" else options.precision
+
+
+def precision_of(made_by: str, precision: str) -> str:
+    """What makes features, with the precision they are made in; "" stays."""
+    return made_by and f"{made_by}-{precision}"
 
 
 def _devices(options: ScoreOptions) -> list[str]:
@@ -390,12 +381,3 @@ def _devices(options: ScoreOptions) -> list[str]:
     if not gpus:
         return ["cpu"] * (options.workers or usable_cores())
     return [f"cuda:{number % gpus}" for number in range(options.workers or gpus)]
-
-
-def digest_of(model: torch.nn.Module, settings: object) -> str:
-    """A digest of a model's weights and of the settings it is used with."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.engine.distributed import PRECISIONS
 from javisc.trainer.use.claims import claim
+from javisc.trainer.use.kept_features import packed
 from javisc.trainer.use.rating import Cut, Rater, failure
 from javisc.trainer.use.score_clip import CropOptions, NoScore
 from javisc.trainer.use.selector import rater_of
@@ -25,7 +27,10 @@ from javisc.trainer.use.selector import rater_of
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker needs beside its clips. `devices` are shared out through lock files in `folder`, one slot a process."""
+    """What a worker needs beside its clips. `devices` are shared out through lock files in `folder`, one slot a process.
+
+    `keep`: segments' features go to files in `folder`, which the parent takes from there.
+    """
 
     checkpoint: str
     folder: str
@@ -38,6 +43,7 @@ class WorkerOptions:
     short_side: int
     audio_advance_sec: float
     preset: str
+    keep: bool = False
 
 
 def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +56,7 @@ def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict
     rater, device = _loaded(settings)
     told: list[dict[str, Any]] = [{} for _ in rows]
     held: dict[int, tuple[Cut, list[Any]]] = {}
-    pieces = _decoded(rows, rater, settings, told)
+    pieces = _decoded(rows, rater, settings, told, device)
     low = settings.precision != "fp32"
     try:
         with torch.no_grad(), torch.autocast(device.type, PRECISIONS[settings.precision]) if low else nullcontext():
@@ -62,6 +68,8 @@ def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict
                     parts.append(one)
                     if len(parts) == len(cut.pieces):
                         told[number] = rater.conclude(parts, cut.windows)
+                        if settings.keep and cut.segments and told[number]["reason"] is None:
+                            told[number]["features"] = _left(packed(cut.segments, parts), settings.folder)
                         del held[number]
     except torch.OutOfMemoryError as error:
         raise UserError(f"{device} has too little memory for --batch-size {settings.batch_size}: lower it") from error
@@ -69,9 +77,14 @@ def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict
 
 
 def _decoded(
-    rows: Sequence[Mapping[str, Any]], rater: Rater, settings: WorkerOptions, told: list[dict[str, Any]]
+    rows: Sequence[Mapping[str, Any]],
+    rater: Rater,
+    settings: WorkerOptions,
+    told: list[dict[str, Any]],
+    device: torch.device,
 ) -> Iterator[tuple[int, Cut, int]]:
-    """(row number, its cut, number of the piece) of every piece in order, decoded ahead; failures go to `told`.
+    """(row number, its cut, number of the piece) of every piece in order, decoded ahead; failures go to `told`, and so do clips
+    of whose pieces all is known.
 
     What waits is bounded: a batch's worth of clips, and one for each thread.
     """
@@ -90,8 +103,21 @@ def _decoded(
             except NoScore as error:
                 told[number] = failure(error.reason, str(error))
                 continue
+            if cut.said:
+                told[number] = rater.conclude([_on(one, device) for one in cut.said], cut.windows)
             for at in range(len(cut.pieces)):
                 yield number, cut, at
+
+
+def _left(content: bytes, folder: str) -> str:
+    """A new file in `folder` that holds `content`."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".features", delete=False) as file:
+        file.write(content)
+    return file.name
+
+
+def _on(said: tuple[torch.Tensor, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+    return tuple(one.to(device) for one in said)
 
 
 @cache

@@ -29,8 +29,9 @@ from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.transforms.sync_chain import FixedOffset, plan
 from javisc.trainer.transforms.sync_window import Lengths
 from javisc.trainer.use.rate_segments import Rater
-from javisc.trainer.use.score import ScoreOptions, forecast, score
+from javisc.trainer.use.score import ScoreOptions, score
 from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore, stretches
+from javisc.trainer.use.score_forecast import forecast
 from javisc.trainer.use.score_worker import WorkerOptions, score_rows
 from javisc.trainer.use.selector import load_selector, predict
 from support import compiled
