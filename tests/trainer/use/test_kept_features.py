@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,6 +18,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from javisc.cli import cli
+from javisc.compiler.check.latents import latent_defects
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
 from javisc.trainer.data.bytes.reader import CorruptSample
@@ -22,12 +26,16 @@ from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, Sy
 from javisc.trainer.models.synchformer.export import write_published
 from javisc.trainer.models.synchformer.model import Synchformer
 from javisc.trainer.transforms.segment_chain import SegmentTransforms
-from javisc.trainer.use.kept_features import Segments, packed, unpacked
-from javisc.trainer.use.score import ScoreOptions
+from javisc.trainer.use.kept_features import FIELD, PLACES, Segments, packed, unpacked, with_features
+from javisc.trainer.use.score import ScoreOptions, precision_of, rater_for
+from javisc.trainer.use.score_clip import NEEDED
 from javisc.trainer.use.score_forecast import forecast
+from javisc.trainer.use.score_worker import WorkerOptions, score_rows
 from support import compiled
 
 FRAMES = [150, 119, 125, 275]
+#: Of those that have room for a window: all of them are looked at.
+SEGMENTS = 17 + 14 + 33
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +60,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    folder = compiled.write(tmp_path / "ds", FRAMES, fps=25, size=(32, 40), hiss=True)
-    assert (folder / "dataset.json").exists()
+def written(folder: Path) -> Path:
+    return compiled.write(folder, FRAMES, fps=25, size=(32, 40), hiss=True)
+
+
+@pytest.fixture(scope="module")
+def kept(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset that a score with the first checkpoint left features in."""
+    folder = written(tmp_path_factory.mktemp("kept") / "ds")
+    done = scored(folder, checkpoints["first"], "--part-size", 1, "--keep-features", "segments")
+    assert done.exit_code == 0 and "3 clips' features kept as the field segments" in done.output, done.output
     return folder
 
 
@@ -64,70 +78,83 @@ def scored(dataset: Path, checkpoint: Path, *more: object) -> Result:
     return CliRunner().invoke(cli, [*map(str, words)])
 
 
-def test_a_later_score_reads_what_an_earlier_one_kept(
-    dataset: Path, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def told(folder: Path, checkpoint: Path, scratch: Path) -> list[dict[str, Any]]:
+    """What a worker says of the dataset, with two windows a clip, from features where they are kept."""
+    settings = WorkerOptions(str(checkpoint), str(scratch), ["cpu"], 3, 1, "fp32", 2, 25, 32, 0.0, "")
+    rater, _, _ = rater_for(str(checkpoint), ScoreOptions(crops=2, short_side=32))
+    rows = with_features(Dataset.open(folder), precision_of(rater.features()[0], "fp32"))
+    return score_rows(rows.select(*NEEDED, FIELD, *PLACES).collect().to_dicts(), asdict(settings))
+
+
+def test_the_cost_of_keeping_is_told_before(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    dry = scored(written(tmp_path / "ds"), checkpoints["first"], "--keep-features", "segments", "--dry-run")
+    assert f"{SEGMENTS} crops or segments" in dry.output
+    assert f"{SEGMENTS * 14 * 24 * 4 / 1e6:.4g} MB of features would be kept" in dry.output
+
+
+def test_a_later_score_reads_what_an_earlier_one_kept(kept: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """With another head and other windows; nothing of the clips themselves is read then. Another network's is not taken."""
-    plain = scored(dataset, checkpoints["second"], "--crops", 2, "--out", tmp_path / "plain.parquet")
-    assert plain.exit_code == 0, plain.output
-    dry = scored(dataset, checkpoints["first"], "--keep-features", "segments", "--dry-run")
-    segments = 17 + 14 + 33
-    assert f"{segments} crops or segments" in dry.output
-    assert f"{segments * 14 * 24 * 4 / 1e6:.4g} MB of features would be kept" in dry.output
-    done = scored(dataset, checkpoints["first"], "--keep-features", "segments")
-    assert done.exit_code == 0 and "3 clips' features kept as the field segments" in done.output, done.output
-    opened = Dataset.open(dataset)
-    assert opened.field("segments").missing == 1
-    assert not list((dataset / ".score").glob("*.features.parquet"))
-    verified = CliRunner().invoke(cli, ["verify", str(dataset)])
-    assert verified.exit_code == 0, verified.output
-    told = forecast(str(dataset), str(checkpoints["second"]), ScoreOptions(short_side=32))
-    assert (told.pieces, told.windows, told.known) == (0, 7, 3)
-    other = forecast(str(dataset), str(checkpoints["other"]), ScoreOptions(short_side=32))
-    assert (other.pieces, other.known) == (segments, 0)
-    for shard in (dataset / "shards").glob("*.tar"):
+    assert Dataset.open(kept).field("segments").missing == 1
+    assert not list((kept / ".score").glob("*.features.parquet"))
+    assert not list(safetensor_defects(kept))
+    for name, pieces, known in (("second", 0, 3), ("other", SEGMENTS, 0)):
+        cost = forecast(str(kept), str(checkpoints[name]), ScoreOptions(short_side=32))
+        assert (cost.pieces, cost.windows, cost.known) == (pieces, 7, known), name
+    plain = told(written(tmp_path / "plain"), checkpoints["second"], tmp_path)
+    bare = tmp_path / "bare"
+    shutil.copytree(kept, bare)
+    for shard in (bare / "shards").glob("*.tar"):
         shard.write_bytes(bytes(shard.stat().st_size))
-    again = scored(dataset, checkpoints["second"], "--crops", 2, "--out", tmp_path / "again.parquet")
-    assert again.exit_code == 0 and "3 of 4 scored, 4 of them now" in again.output, again.output
-    columns = ["key", "sync_offset", "sync_confidence", "sync_margin", "desync"]
-    before, after = (pl.read_parquet(tmp_path / f"{name}.parquet").select(columns) for name in ("plain", "again"))
-    assert before.drop("key").null_count().row(0) == (1, 1, 1, 1)
-    for column in columns[1:]:
-        assert after[column].to_list() == pytest.approx(before[column].to_list(), abs=1e-4), column
+    again = told(bare, checkpoints["second"], tmp_path)
+    assert [row["reason"] for row in again] == [None, "too short", None, None] == [row["reason"] for row in plain]
+    for one, other in zip(plain, again, strict=True):
+        for column in ("sync_offset", "sync_confidence", "sync_margin", "desync", "crops"):
+            assert other[column] == pytest.approx(one[column], abs=1e-4), column
+    assert [row["reason"] for row in told(bare, checkpoints["other"], tmp_path)] == [
+        "corrupt",
+        "too short",
+        "corrupt",
+        "corrupt",
+    ]
+
+
+def safetensor_defects(folder: Path) -> Iterator[str]:
+    field = Dataset.open(folder).field("segments")
+    for key in field.table().select("key").collect()["key"]:
+        yield from latent_defects(field.read(key))
 
 
 @pytest.mark.dist
-def test_killed_and_resumed_keeps_the_same(dataset: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(dataset, whole)
+def test_killed_and_resumed_keeps_the_same(kept: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    dataset = written(tmp_path / "ds")
     options = ("--part-size", 1, "--keep-features", "segments")
-    assert scored(whole, checkpoints["first"], *options).exit_code == 0
     command = [sys.executable, "-P", "-m", "javisc", "score", str(dataset), "--checkpoint", str(checkpoints["first"])]
     command += ["--workers", "1", "--short-side", "32", *map(str, options)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 240
-        while not list(dataset.glob(".score/*.features.parquet")):
+        end = time.monotonic() + 900
+        # The second part's features: the first part is whole then.
+        while len(list(dataset.glob(".score/*.features.parquet"))) < 2:
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
     process.wait()
     done = scored(dataset, checkpoints["first"], *options)
-    assert done.exit_code == 0 and "of 4 scored, 4 of them now" not in done.output, done.output
+    assert done.exit_code == 0 and "3 of 4 scored, 4 of them now" not in done.output, done.output
     for name in ("000000.tar", "manifest.parquet"):
-        assert (dataset / "fields/segments" / name).read_bytes() == (whole / "fields/segments" / name).read_bytes()
+        assert (dataset / "fields/segments" / name).read_bytes() == (kept / "fields/segments" / name).read_bytes()
     # Once more: nothing is left to do, and nothing is lost.
     more = scored(dataset, checkpoints["first"], *options)
-    assert more.exit_code == 0 and "0 of them now" in more.output, more.output
+    assert more.exit_code == 0 and "3 of 4 scored, 0 of them now" in more.output, more.output
     assert Dataset.open(dataset).field("segments").missing == 1
 
 
-def test_what_cannot_be_kept_is_told_first(dataset: Path, checkpoints: dict[str, Path]) -> None:
+def test_what_cannot_be_kept_is_told_first(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    dataset = written(tmp_path / "ds")
     wrong = scored(dataset, checkpoints["first"], "--keep-features", "Segments!")
     assert isinstance(wrong.exception, UserError)
     assert "--keep-features 'Segments!': a field's name is a-z" in str(wrong.exception)
-    (dataset / "fields").mkdir(exist_ok=True)
     noted = dataset.parent / "note.csv"
     keys = pl.read_parquet(dataset / "manifest.parquet")["key"].to_list()
     noted.write_text("key,mark\n" + "".join(f"{key},1\n" for key in keys))
