@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -80,7 +81,9 @@ def scored(dataset: Path, checkpoint: Path, *more: object) -> Result:
 
 def told(folder: Path, checkpoint: Path, scratch: Path) -> list[dict[str, Any]]:
     """What a worker says of the dataset, with two windows a clip, from features where they are kept."""
-    settings = WorkerOptions(str(checkpoint), str(scratch), ["cpu"], 3, 1, "fp32", 2, 25, 32, 0.0, "")
+    # A folder of its own: a slot there is this process's once.
+    slots = tempfile.mkdtemp(dir=scratch)
+    settings = WorkerOptions(str(checkpoint), slots, ["cpu"], 3, 1, "fp32", 2, 25, 32, 0.0, "")
     rater, _, _ = rater_for(str(checkpoint), ScoreOptions(crops=2, short_side=32))
     rows = with_features(Dataset.open(folder), precision_of(rater.features()[0], "fp32"))
     return score_rows(rows.select(*NEEDED, FIELD, *PLACES).collect().to_dicts(), asdict(settings))
