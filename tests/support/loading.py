@@ -8,15 +8,19 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from javisc.trainer.data.bytes.colour import ColourJitter
 from javisc.trainer.data.bytes.graph import GraphOptions
-from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.loaded import Loaded
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.index.assign import BucketTable, Length, Resolution
 from javisc.trainer.data.index.catalog import Catalog
 from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
+from javisc.trainer.data.sources.sync import SyncBatches, SyncDataOptions
+from javisc.trainer.transforms.sync_chain import SyncTransforms
 from support.processes import forkserver
 
 TABLE = BucketTable(
@@ -111,3 +115,19 @@ class Life:
     def codes(self) -> list[int | None]:
         """The exit codes."""
         return [process.exitcode for process in self.processes]
+
+
+def workers_of(source: SyncBatches) -> set[int]:
+    """The processes that decode for a source now."""
+    workers = source.loader.workers
+    pool = None if workers is None else workers.pool
+    return set() if pool is None else set(pool._processes)
+
+
+def sync_and_sleep(dataset: Path, transforms: SyncTransforms, told: Connection) -> None:
+    """Take one batch that processes decode, tell which they are, and stay."""
+    options = SyncDataOptions(batch_size=2, split=None, processes=True)
+    source = SyncBatches([dataset], transforms, options)
+    for _ in source:
+        told.send(sorted(workers_of(source)))
+        time.sleep(600)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,3 +13,10 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def together(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of the CPU stacked; in pinned memory where there is a GPU, from which `to_device` copies at once."""
+    shape = (len(tensors), *tensors[0].shape)
+    out = torch.empty(shape, dtype=tensors[0].dtype, pin_memory=torch.cuda.is_available())
+    return torch.stack(list(tensors), out=out)

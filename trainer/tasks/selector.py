@@ -51,6 +51,9 @@ class SyncData:
     iter_times: int = setting(1, "Passes over the held-out data that are pooled.", least=1)
     evaluate_at_most: int = setting(0, "Batches of a validation, per pass and process; 0 takes all.", least=0)
     threads: int = setting(2, "Threads that decode.", least=1)
+    processes: bool = setting(
+        False, "Decode and augment in data.threads processes beside the training one, where data.cache_mb is 0."
+    )
     ahead: int = setting(2, "Batches that are read ahead.", least=1)
     ready: int = setting(1, "Finished batches that wait.", least=1)
     reader: ReadData = field(default_factory=ReadData)
@@ -118,6 +121,7 @@ class SelectorTask:
             offsets_per_clip=data.offsets_per_clip,
             cache_bytes=data.cache_mb * 1_000_000,
             ready=data.ready,
+            processes=data.processes,
             reader=data.reader.options(),
         )
         return SyncBatches(data.paths, self.recipe.transforms, options, rank=rank, world=world)
@@ -169,7 +173,7 @@ def predictions(
     logits: list[Tensor] = []
     targets: list[Tensor] = []
     for _, batch, counts in held_out(model, data, sources, split, rank, world):
-        found = model(batch.vis.to(device), batch.aud.to(device))[1].float().cpu()
+        found = model(batch.pictures(device), batch.aud.to(device))[1].float().cpu()
         if counts:
             logits.append(found)
             targets.append(batch.target)
@@ -192,6 +196,7 @@ def passes(data: SyncData, transforms: SyncTransforms, seed: int) -> HeldOut[Syn
             threads=data.threads,
             ahead=data.ahead,
             ready=data.ready,
+            processes=data.processes,
             reader=data.reader.options(),
         )
         return SyncBatches(data.paths, transforms, options, rank=rank, world=world)

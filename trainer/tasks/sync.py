@@ -118,8 +118,8 @@ class SyncTask(SelectorTask):
     def tokens(self, batch: SyncBatch) -> int:
         """Context tokens of both streams."""
         with META, torch.no_grad():
-            model, (vis, aud) = AVSync(self.recipe.model), on_meta(batch.vis, batch.aud)
-            seen, heard = model.vfeat_extractor(vis), model.afeat_extractor(aud)
+            model = AVSync(self.recipe.model)
+            seen, heard = model.vfeat_extractor(batch.pictures(META)), model.afeat_extractor(*on_meta(batch.aud))
         return seen.numel() // seen.shape[2] + heard.numel() // heard.shape[1]
 
     def flops(self, batch: SyncBatch) -> float:
@@ -127,7 +127,7 @@ class SyncTask(SelectorTask):
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> dict[str, Tensor]:
         """The offset's cross entropy and, where it weighs anything, the alignment's loss, both without their weights."""
-        vis, aud = to_device(batch.vis, device), to_device(batch.aud, device)
+        vis, aud = batch.pictures(device), to_device(batch.aud, device)
         target, weight = to_device(batch.target, device), self.recipe.alignment_weight
         shift = to_device(batch.shift, device) / self.recipe.transforms.crop_len_sec if weight else None
         aligned, logits = model(vis, aud, shift=shift)

@@ -15,7 +15,7 @@ from javisc.trainer.engine.distributed import bare
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.engine.settings import setting
 from javisc.trainer.engine.weights import load_strictly
-from javisc.trainer.forecast.flops import StepFlops, on_meta
+from javisc.trainer.forecast.flops import META, StepFlops, on_meta
 from javisc.trainer.models.synchformer.cache import SegmentCache
 from javisc.trainer.models.synchformer.config import SynchformerConfig
 from javisc.trainer.models.synchformer.model import Synchformer
@@ -76,7 +76,7 @@ class SynchformerTask(SelectorTask):
                 "sometimes_upscale_p 0"
             )
         super().__init__(recipe, transforms.classes if transforms.target == "offset" else 2)
-        self._work = StepFlops(self.model, lambda model, batch: model(*on_meta(batch.vis, batch.aud))[1])
+        self._work = StepFlops(self.model, lambda model, batch: model(batch.pictures(META), *on_meta(batch.aud))[1])
         self.cache = SegmentCache(data.feature_cache_mb * 1_000_000)
 
     @staticmethod
@@ -135,7 +135,7 @@ class SynchformerTask(SelectorTask):
         return self._work(batch)
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
-        vis, aud = to_device(batch.vis, device), to_device(batch.aud, device)
+        vis, aud = batch.pictures(device), to_device(batch.aud, device)
         seen = None
         if self.cache.limit:
             whole = bare(model)

@@ -122,7 +122,7 @@ class SegmentContrastTask(SelectorTask):
         return self._work(batch)
 
     def loss(self, model: nn.Module, batch: SyncBatch, device: torch.device) -> Tensor:
-        seen, heard, temperature = model(to_device(batch.vis, device), to_device(batch.aud, device))
+        seen, heard, temperature = model(batch.pictures(device), to_device(batch.aud, device))
         return self._contrast(seen.float(), heard.float(), temperature, len(batch.vis)).sum()
 
     def _contrast(self, seen: Tensor, heard: Tensor, temperature: Tensor, clips: int) -> Tensor:
@@ -141,7 +141,7 @@ class SegmentContrastTask(SelectorTask):
         found: list[Tensor] = []
         batches = held_out(model, recipe.data, self.held_out, split, rank, world)
         for _, batch, counts in batches:
-            seen, heard, temperature = model(batch.vis.to(device), batch.aud.to(device))
+            seen, heard, temperature = model(batch.pictures(device), batch.aud.to(device))
             if not counts:
                 continue
             seen, heard = seen.float(), heard.float()

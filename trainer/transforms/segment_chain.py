@@ -133,8 +133,8 @@ class SegmentTransforms(SyncTransforms):
         back = frame % int(self.step * self.segment_frames)
         return back if back * int(clip.rate) // int(clip.fps) <= sample else 0
 
-    def pictures(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
-        """uint8 (T,3,H,W) of the window → (S,frames,3,side,side), float32 in [-1, 1]."""
+    def cropped(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
+        """uint8 (T,3,H,W) of the window → uint8 (S,frames,3,side,side)."""
         starts = range(0, len(video) - self.segment_frames + 1, int(self.step * self.segment_frames))
         if not train or self.grid_starts:
             video = centred(self, video)
@@ -147,8 +147,12 @@ class SegmentTransforms(SyncTransforms):
                 augmented(self, part, _Renamed(draws, f"segment{number}_", ("upscale", "crop_top", "crop_left")))
                 for number, part in enumerate(parts)
             ]
+        return torch.stack(parts)
+
+    def normalised(self, cropped: Tensor, *, train: bool) -> Tensor:
+        """uint8 → float32 in [-1, 1]."""
         # The first stage looked at its held-out clips in full precision.
-        return self.scaled(torch.stack(parts), half=self.half and (train or self.do_offset))
+        return self.scaled(cropped, half=self.half and (train or self.do_offset))
 
     def scaled(self, video: Tensor, half: bool | None = None) -> Tensor:
         """uint8 → [-1, 1], rounded to half precision on the way if `half`, by default the setting."""

@@ -111,7 +111,15 @@ class SyncTransforms:
 
     def pictures(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
         """uint8 (T,3,H,W) of the window → what the model sees."""
-        return seen(self, video, draws, train=train)
+        return self.normalised(self.cropped(video, draws, train=train), train=train)
+
+    def cropped(self, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
+        """The part of `pictures` that is made before the model's device: uint8 → uint8."""
+        return shown(self, video, draws, train=train)
+
+    def normalised(self, cropped: Tensor, *, train: bool) -> Tensor:
+        """The rest of it: of one crop or of a batch of them, on any device, float32."""
+        return sync_video.normalise(cropped)
 
     def sounds(self, wave: Tensor, rate: int, draws: Draws, *, train: bool) -> Tensor:
         """(n,) of the window → what the model hears."""
@@ -168,7 +176,7 @@ def advance_ticks(config: SyncTransforms, fps: int) -> int:
 
 
 def augmented(config: SyncTransforms, video: Tensor, draws: Draws) -> Tensor:
-    """uint8 (T,3,H,W) of the window → float32 (T,3,S,S), augmented."""
+    """uint8 (T,3,H,W) of the window → uint8 (T,3,S,S), augmented."""
     video = sync_video.crop_sometimes_upscaled(
         video, config.input_size, config.upscaled_from, config.sometimes_upscale_p, draws
     )
@@ -193,13 +201,13 @@ def apply(
         raise ValueError(
             f"{len(video)} frames and {len(wave)} samples for a window of {window.v_len} and {window.a_len}"
         )
-    vis = seen(config, video, draws, train=train)
+    vis = sync_video.normalise(shown(config, video, draws, train=train))
     aud, means, stds = heard(config, wave, rate, draws, train=train)
     return SyncSample(vis, aud.unsqueeze(0), window, means, stds)
 
 
-def seen(config: SyncTransforms, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
-    """The picture's half of `apply`: uint8 (T,3,H,W) → float32 (T,3,S,S)."""
+def shown(config: SyncTransforms, video: Tensor, draws: Draws, *, train: bool) -> Tensor:
+    """The picture's half of `apply`, not yet normalised: uint8 (T,3,H,W) → uint8 (T,3,S,S)."""
     frames = len(video)
     video = augmented(config, video, draws) if train else centred(config, video)
     if config.to_freeze_frames:
@@ -207,7 +215,7 @@ def seen(config: SyncTransforms, video: Tensor, draws: Draws, *, train: bool) ->
         video = sync_video.freeze_outside(
             video, kept_part(frames, frames / config.crop_len_sec, keep_sec, draws, "freeze")
         )
-    return sync_video.normalise(video)
+    return video
 
 
 def heard(

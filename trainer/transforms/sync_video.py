@@ -103,6 +103,7 @@ def freeze_outside(video: Tensor, kept: tuple[int, int]) -> Tensor:
 
 def normalise(video: Tensor) -> Tensor:
     """uint8 → float32 in [0, 1], then ImageNet's mean and standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=video.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=video.device).view(3, 1, 1)
-    return (video.float() / 255 - mean) / std
+    out = video.float().div_(255)
+    for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
+        out.select(-3, channel).sub_(mean).div_(std)  # numbers, not tensors: nothing is copied to a device
+    return out

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.trainer.data.bytes.graph import GraphOptions
-from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.loaded import Loaded
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.bytes.reader import ReaderOptions
 from javisc.trainer.data.index.assign import single_bucket
 from javisc.trainer.data.index.catalog import Catalog

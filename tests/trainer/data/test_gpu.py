@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.colour import ColourJitter
 from javisc.trainer.data.bytes.graph import Graph, GraphOptions, operators
-from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.loaded import Loaded
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.bytes.spectra import Spectrum
 from javisc.trainer.data.index.assign import single_bucket
 from javisc.trainer.data.index.catalog import Catalog

@@ -15,7 +15,8 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.decode import DecodeError, frames
 from javisc.trainer.data.bytes.framing import cover, framing
 from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions
-from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.loaded import Loaded
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.index.assign import BucketTable, Length, Resolution, single_bucket
 from javisc.trainer.data.index.catalog import Catalog
 from javisc.trainer.data.index.sampler import Sampler, SamplerOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -155,6 +156,31 @@ def _compiled(content: bytes) -> bytes:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return out.getvalue()
+
+
+def test_nothing_but_the_planes_of_a_frame_is_read() -> None:
+    """No RGB picture of the clip's size is made: a frame that cannot be converted gives the same."""
+    frame = frame_of(smooth(3, 24, 32))
+    bare = SimpleNamespace(
+        height=24, width=32, planes=frame.planes, format=SimpleNamespace(name="yuv420p"), color_range=1
+    )
+    made = np.empty((2, 3, 12, 16), np.float32)
+    paint = OnePass(24, 32, Framing((12, 16), (12, 16), (0.5, 0.5)), mean=(0, 0, 0), std=(1, 1, 1))
+    paint(frame, made[0])
+    paint(bare, made[1])  # type: ignore[arg-type]
+    assert np.array_equal(made[0], made[1])
+    with pytest.raises(ValueError, match="a frame of 20x32 in a clip of 24x32"):
+        paint(frame_of(smooth(3, 20, 32)), made[0])
+
+
+def test_pictures_of_another_format_are_converted_first() -> None:
+    planes = smooth(5, 24, 32)
+    full = frame_of(planes).reformat(format="yuvj420p", src_color_range="MPEG", dst_color_range="JPEG")
+    made = np.empty((2, 3, 24, 32), np.float32)
+    paint = OnePass(24, 32, Framing((24, 32), (24, 32), (0, 0)), mean=(0, 0, 0), std=(1, 1, 1))
+    paint(frame_of(planes), made[0])
+    paint(full, made[1])
+    assert np.abs(made[0] - made[1]).max() < 5 and np.abs(made[0] - made[1]).mean() < 1.5
 
 
 def test_memory_comes_back_when_nobody_holds_it() -> None:

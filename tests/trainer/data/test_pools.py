@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from javisc.cli import cli
 from javisc.compiler.inputs.masklets import read_geometry
 from javisc.manifests.errors import UserError
-from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.loaded import Loaded
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.index.assign import single_bucket
 from javisc.trainer.data.index.catalog import STRINGS, Catalog
 from javisc.trainer.data.index.sampler import Sampler

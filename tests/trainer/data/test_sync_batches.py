@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
+from fractions import Fraction
 from pathlib import Path
 
 import polars as pl
@@ -10,9 +15,18 @@ import pytest
 import torch
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.io import Dataset
+from javisc.trainer.data.bytes.decode import frames
+from javisc.trainer.data.bytes.reader import ReaderOptions
+from javisc.trainer.data.index.catalog import Catalog
+from javisc.trainer.data.index.sampler import Sampler
 from javisc.trainer.data.sources.sync import SyncBatch, SyncBatches, SyncDataOptions
+from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import SyncTransforms
-from support import compiled
+from javisc.trainer.transforms.sync_video import IMAGENET_MEAN, IMAGENET_STD
+from support import compiled, loading
+from support.loading import workers_of
+from support.processes import alive, forkserver
 
 TRANSFORMS = SyncTransforms(
     crop_len_sec=1.0, max_off_sec=0.4, classes=5, input_size=32, p_audio_aug=0.5, p_color_jitter=0.5
@@ -123,3 +137,67 @@ def test_several_sounds_share_a_picture_and_differ_in_their_offset(dataset: Path
         assert len(set(targets)) == 3
     # The grid is 0.2 s wide from -0.4 s on; a frame's truncation and the jitter move the sound a little.
     assert ((batch.target - 2) * 0.2 - batch.shift).abs().max() <= TRANSFORMS.audio_jitter_sec + 0.04 + 1e-6
+
+
+def test_pictures_travel_as_bytes_and_are_the_chains_own_on_the_device(dataset: Path) -> None:
+    source = SyncBatches([dataset], TRANSFORMS, options())
+    batch = next(iter(source))
+    source.close()
+    assert batch.vis.dtype == torch.uint8
+    first = next(Sampler(source.catalog, source.loader.sampler.table, source.loader.sampler.options).upcoming())
+    clip = first.clips[0]
+    assert int(batch.keys[0]) == clip.row
+    content = Dataset.open(dataset).read(batch.keys[0])
+    picture = frames(content["mp4"], clip.window.first, clip.window.count, fps=Fraction(25))
+    wanted = TRANSFORMS.pictures(torch.from_numpy(picture).permute(0, 3, 1, 2), SeededDraws(clip.seed), train=True)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    made = batch.pictures(torch.device("cpu"))
+    assert made.dtype == torch.float32 and torch.equal(made[0], wanted)
+    assert torch.equal(made, (batch.vis.float() / 255 - mean) / std), "to the last bit what was computed on the host"
+
+
+def test_processes_give_the_bytes_of_threads_replace_what_is_broken_and_leave_nobody(tmp_path: Path) -> None:
+    folder = compiled.write(tmp_path / "ds", [40, 50, 36, 45, 60, 38], fps=25)
+    numbers = Catalog.open([folder]).numbers
+    shard = bytearray((folder / "shards" / "000000.tar").read_bytes())
+    shard[int(numbers["mp4_offset"][2]) + 900] ^= 0xFF
+    (folder / "shards" / "000000.tar").write_bytes(shard)
+    reader = ReaderOptions(verify=False)  # the damage reaches the decoder, in its process
+
+    def run(processes: bool) -> tuple[list[SyncBatch], set[int]]:
+        source = SyncBatches([folder], TRANSFORMS, options(processes=processes, reader=reader), report=lambda *_: None)
+        out, seen = [], set()
+        for batch in source:
+            out.append(batch)
+            seen |= workers_of(source)
+        assert not workers_of(source), "an epoch's processes end with it"
+        source.close()
+        return out, seen
+
+    (threads, none), (made, some) = run(False), run(True)
+    assert not none and 1 <= len(some) <= 2 and not any(map(alive, some))
+    assert len(threads) == len(made) == 3
+    for a, b in zip(threads, made, strict=True):
+        assert a.keys == b.keys and [row for row, _ in a.replaced] == [row for row, _ in b.replaced]
+        assert torch.equal(a.vis, b.vis) and torch.equal(a.aud, b.aud) and torch.equal(a.target, b.target)
+
+
+def test_a_killed_process_is_told_and_a_killed_run_leaves_none(dataset: Path) -> None:
+    source = SyncBatches([dataset], TRANSFORMS, options(processes=True, threads=1))
+    with pytest.raises(UserError, match="data.processes=false"):
+        for number, _ in enumerate(source):
+            assert number < 2
+            for pid in workers_of(source):
+                os.kill(pid, signal.SIGKILL)
+    source.close()
+    ours, theirs = multiprocessing.Pipe()
+    run = forkserver().Process(target=loading.sync_and_sleep, args=(dataset, TRANSFORMS, theirs))
+    run.start()
+    assert ours.poll(120), "no batch came"
+    pids = ours.recv()
+    assert pids and run.pid is not None
+    os.kill(run.pid, signal.SIGKILL)
+    end = time.monotonic() + 60
+    while any(map(alive, pids)):
+        assert time.monotonic() < end, "its workers live on"
+        time.sleep(0.05)

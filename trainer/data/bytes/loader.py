@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.clip_cache import ClipCache
 from javisc.trainer.data.bytes.colour import Colour
-from javisc.trainer.data.bytes.decode import DecodeError, each_frame, frames, samples
+from javisc.trainer.data.bytes.decode import DecodeError, each_frame, samples
 from javisc.trainer.data.bytes.framing import Framing, framing
 from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions, Tensors
+from javisc.trainer.data.bytes.loaded import Decoded, Loaded
 from javisc.trainer.data.bytes.memory import BatchMemory
 from javisc.trainer.data.bytes.one_pass import OnePass
 from javisc.trainer.data.bytes.reader import CorruptSample, Reader, ReaderOptions
+from javisc.trainer.data.bytes.workers import Workers, decoded
 from javisc.trainer.data.index import draws
 from javisc.trainer.data.index.sampler import Batch, Clip, Sampler
 
@@ -53,7 +55,8 @@ class LoaderOptions:
     "random" by the sample's own seed. `resize`: "cover" scales the picture until it covers the bucket, "none" crops from the
     picture as it is. `fps` and `gop` are the recipe's. `whole_sound` gives each clip's whole sound beside its window's.
     `with_video=False` reads the sound alone, for a `transform`, which then gets no frames. A loader
-    with a transform keeps up to `cache_bytes` of decoded clips in memory.
+    with a transform keeps up to `cache_bytes` of decoded clips in memory; without a cache and with `processes`, clips are decoded
+    and transformed in `threads` processes.
     """
 
     threads: int = 2
@@ -66,48 +69,9 @@ class LoaderOptions:
     whole_sound: bool = False
     with_video: bool = True
     cache_bytes: int = 0
+    processes: bool = False
     graph: GraphOptions = field(default_factory=GraphOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A batch as tensors, and the decisions behind it.
-
-    `batch.clips` are the clips that are really in it, after replacements; `labels` their keys and captions; `replaced` lists
-    (row, message) of samples that could not be read. With a loader's `transform` there are `items` instead of tensors. `sounds`
-    are the clips' whole sounds, (samples, channels) each, where `LoaderOptions.whole_sound` asks for them. `made` is what the
-    loader's `finish` returned.
-    """
-
-    batch: Batch
-    tensors: Tensors | None
-    labels: list[dict[str, object]]
-    replaced: tuple[tuple[int, str], ...] = ()
-    items: tuple[Any, ...] = ()
-    sounds: tuple[torch.Tensor, ...] = ()
-    made: Any = None
-
-    @property
-    def video(self) -> torch.Tensor:
-        """(B, 3, F, H, W), or (B, F, 3, H, W) with layout FCHW."""
-        return self._tensors.video
-
-    @property
-    def audio(self) -> torch.Tensor | None:
-        """(B, L, channels): exactly the samples of the frames' stretch of time."""
-        return self._tensors.audio
-
-    @property
-    def spectrum(self) -> torch.Tensor | None:
-        """What `GraphOptions.spectrum` asked for."""
-        return self._tensors.spectrum
-
-    @property
-    def _tensors(self) -> Tensors:
-        if self.tensors is None:
-            raise ValueError("this loader has a transform: its batches have items, no tensors")
-        return self.tensors
 
 
 class Loader:
@@ -121,7 +85,8 @@ class Loader:
     `report(row, key, message)` is called for every sample that had to be replaced; without it, a warning is logged.
 
     A `transform` takes the graph's place: it is called in the decoding threads with the window's frames (F, H, W, 3) uint8, its
-    sound (L, channels) float32 and the clip, and what it returns becomes an item of the batch. `finish` is called in the loader's
+    sound (L, channels) float32 and the clip, and what it returns becomes an item of the batch; it is pickled where processes
+    decode. `finish` is called in the loader's
     own thread with each batch that has clips.
     """
 
@@ -151,6 +116,9 @@ class Loader:
             self.cache = ClipCache(
                 self.catalog, self.reader, self.options.cache_bytes, self.options.fps, self.options.gop
             )
+        self.workers: Workers | None = None
+        if transform is not None and self.options.processes and self.options.with_video and self.cache is None:
+            self.workers = Workers(self.options.threads, transform, self.options.fps, self.options.gop)
         #: A transform gets the clip's own pictures, and so does who crops from them as they are.
         self.renditions = sampler.options.renditions and transform is None and self.options.resize == "cover"
         #: On the CPU pictures are finished in the decoding threads, each in its batch's memory.
@@ -171,6 +139,8 @@ class Loader:
     def close(self) -> None:
         """Stop the threads and close every file."""
         self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.workers is not None:
+            self.workers.rest()
         self.reader.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,23 +189,29 @@ class Loader:
         finally:
             stop.set()
             worker.join()
+            if self.workers is not None:
+                self.workers.rest()  # validation has a loader for each of its passes: none keeps processes for the next
 
     def _batches(self, stop: threading.Event) -> Iterator[Loaded]:
-        waiting: deque[tuple[Batch, list[Future[_Decoded]], Room | None]] = deque()
-        for batch in self.sampler.upcoming():
-            if stop.is_set():
-                break
-            room = self._room(batch)
-            made = [self.pool.submit(self._decode_some, batch, clip, room, at) for at, clip in enumerate(batch.clips)]
-            waiting.append((batch, made, room))
-            del room
-            if len(waiting) > self.options.ahead:
+        waiting: deque[tuple[Batch, list[Future[Decoded]], Room | None]] = deque()
+        try:
+            for batch in self.sampler.upcoming():
+                if stop.is_set():
+                    break
+                room = self._room(batch)
+                made = [
+                    self.pool.submit(self._decode_some, batch, clip, room, at) for at, clip in enumerate(batch.clips)
+                ]
+                waiting.append((batch, made, room))
+                del room
+                if len(waiting) > self.options.ahead:
+                    yield self._assemble(*waiting.popleft())
+            while waiting and not stop.is_set():
                 yield self._assemble(*waiting.popleft())
-        while waiting and not stop.is_set():
-            yield self._assemble(*waiting.popleft())
-        for _, futures, _ in waiting:
-            for future in futures:
-                future.cancel()
+        finally:
+            for _, futures, _ in waiting:
+                for future in futures:
+                    future.cancel()
 
     def _room(self, batch: Batch) -> Room | None:
         """Where a batch's pictures are put as they are decoded: (B, 3, F, H, W) or (B, F, 3, H, W)."""
@@ -246,7 +222,7 @@ class Loader:
         shape = (len(batch.clips), channels, frames, bucket.height, bucket.width)
         return self.memory.take(shape, graph.dtype)
 
-    def _assemble(self, batch: Batch, futures: list[Future[_Decoded]], room: Room | None) -> Loaded:
+    def _assemble(self, batch: Batch, futures: list[Future[Decoded]], room: Room | None) -> Loaded:
         decoded = [future.result() for future in futures]
         replaced = tuple(problem for item in decoded for problem in item.problems)
         for row, message in replaced:
@@ -258,21 +234,22 @@ class Loader:
         items = tuple(item.made for item in decoded)
         sounds = tuple(torch.from_numpy(item.sound) for item in decoded if item.sound is not None)
         if self.graph is None:
-            return Loaded(batch, None, labels, replaced, items)
-        if not items:
+            loaded = Loaded(batch, None, labels, replaced, items)
+        elif items:
+            video = None if room is None else torch.from_numpy(room)
+            loaded = Loaded(batch, self.graph.run(items, video), labels, replaced, sounds=sounds)
+        else:
             shape = (0, 3, batch.bucket.frames, batch.bucket.height, batch.bucket.width)
-            return Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
-        video = None if room is None else torch.from_numpy(room)
-        loaded = Loaded(batch, self.graph.run(items, video), labels, replaced, sounds=sounds)
-        return loaded if self.finish is None else replace(loaded, made=self.finish(loaded))
+            loaded = Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
+        return replace(loaded, made=self.finish(loaded)) if self.finish is not None and items else loaded
 
-    def _decode_some(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> _Decoded:
+    def _decode_some(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> Decoded:
         """Decode a clip, or one that stands in for it, whose pictures are the batch's number `at`."""
         problems: list[tuple[int, str]] = []
         for attempt in range(SUBSTITUTES + 1):
             try:
                 made = self._made(batch, clip, room, at)
-                return _Decoded(clip, made, problems, self._whole_sound(clip, made))
+                return Decoded(clip, made, problems, self._whole_sound(clip, made))
             except (CorruptSample, DecodeError) as error:
                 problems.append((clip.row, str(error)))
                 clip = self._substitute(batch, clip, attempt)
@@ -318,18 +295,12 @@ class Loader:
             # The room itself is held until its slice is written: see `BatchMemory`.
             into = room[at] if self.options.graph.layout == "CFHW" else room[at].swapaxes(0, 1)
             return self._painted(batch, clip, url, data["mp4"], data.get("flac"), into)
-        picture = np.zeros((0, 0, 0, 3), np.uint8)
-        if self.options.with_video:
-            picture = frames(
-                data["mp4"],
-                window.first,
-                window.count,
-                fps=self.options.fps,
-                gop=self.options.gop,
-                stride=window.stride,
-            )
+        if self.workers is not None:
+            return self.workers.made(data["mp4"], data["flac"], clip)
         assert self.transform is not None
-        return self.transform(picture, samples(data["flac"], window.audio_first, window.audio_count), clip)
+        if self.options.with_video:
+            return self.transform(*decoded(data["mp4"], data["flac"], clip, self.options.fps, self.options.gop), clip)
+        return self.transform(NO_FRAMES, samples(data["flac"], window.audio_first, window.audio_count), clip)
 
     def _painted(self, batch: Batch, clip: Clip, url: str, mp4: bytes, flac: bytes | None, into: Room) -> ClipInput:
         """Decode the window's pictures into `into` (3, F, H, W), as the bucket has them."""
@@ -387,11 +358,3 @@ class Loader:
             (window.audio_first, window.audio_count),
             Colour() if self.options.graph.colour is None else self.options.graph.colour.drawn(clip.seed),
         )
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    clip: Clip
-    made: Any
-    problems: list[tuple[int, str]]
-    sound: NDArray[np.float32] | None = None

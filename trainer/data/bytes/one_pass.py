@@ -103,10 +103,10 @@ class _Resized:
         else:
             for k, (places, weights) in enumerate(zip(self.rows.places, self.rows.weights, strict=True)):
                 plane.take(places, axis=0, out=self.picked, mode="clip")
-                if len(self.rows.places) == 1:
-                    np.copyto(self.tall, self.picked)
-                    break
-                np.multiply(self.picked, weights[:, None], out=self.tall_part if k else self.tall)
+                into = self.tall_part if k else self.tall
+                np.copyto(into, self.picked)  # converted first: numpy is slower at multiplying bytes by floats
+                if len(self.rows.places) > 1:
+                    into *= weights[:, None]
                 if k:
                     self.tall += self.tall_part
         if self.plain_columns is not None:
@@ -197,4 +197,4 @@ def _planes(frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
     """Y (H, W), Cb and Cr of half the size, of BT.601 and limited range; anything else is converted to it first."""
     if frame.format.name != "yuv420p" or frame.color_range == 2:
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG")
-    return [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes]
+    return [np.frombuffer(memoryview(p), np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes]

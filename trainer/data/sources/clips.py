@@ -17,7 +17,8 @@ from torch import Tensor
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.graph import GraphOptions
-from javisc.trainer.data.bytes.loader import Loaded, Loader, LoaderOptions
+from javisc.trainer.data.bytes.loaded import Loaded
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.index.assign import BucketTable, Resolution
 from javisc.trainer.data.index.buckets import ReferenceBuckets
 from javisc.trainer.data.index.catalog import STRINGS, Catalog, split_of

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 
 import torch
 
-from javisc.trainer.data.bytes.loader import Loaded
+from javisc.trainer.data.bytes.loaded import Loaded
 from javisc.trainer.data.sources.pools import Pools
 from javisc.trainer.transforms.javisdit_negatives import NegativeClips, NegativesConfig, Source, make_negatives
 

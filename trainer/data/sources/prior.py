@@ -9,7 +9,7 @@ import torch
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.graph import Tensors
-from javisc.trainer.data.bytes.loader import Loaded
+from javisc.trainer.data.bytes.loaded import Loaded
 from javisc.trainer.data.bytes.reader import ReaderOptions
 from javisc.trainer.data.sources.clips import ClipData, Clips, ClipSource
 from javisc.trainer.data.sources.negatives import batch_negatives
@@ -76,5 +76,6 @@ def on_cpu(loaded: Loaded) -> Loaded:
     assert loaded.audio is not None
     if not loaded.video.is_cuda:
         return loaded
-    with torch.cuda.stream(torch.cuda.Stream(loaded.video.device)):
+    beside = torch.cuda.Stream(loaded.video.device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(beside):
         return replace(loaded, tensors=Tensors(loaded.video.cpu(), loaded.audio.cpu()))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.data.bytes.loaded import Loaded
 from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.bytes.reader import ReaderOptions
 from javisc.trainer.data.index import draws
@@ -20,6 +21,7 @@ from javisc.trainer.data.index.assign import BucketTable, single_bucket
 from javisc.trainer.data.index.catalog import Catalog, split_of
 from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.index.windows import Window
+from javisc.trainer.engine.moving import to_device, together
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan, plan_several
 from javisc.trainer.transforms.sync_window import InfeasibleCrop, Lengths, position
@@ -114,7 +116,8 @@ def _check_lengths(catalog: Catalog, policy: SyncWindow) -> None:
 
 @dataclass(frozen=True)
 class SyncBatch:
-    """vis (B, …) and aud (B·K, …) as the model takes them; target (B·K,) classes, -1 without; names.
+    """vis (B, …) uint8, which `pictures` turns into what the model takes; aud (B·K, …) as it takes them; target (B·K,) classes,
+    -1 without; names.
 
     K sounds of a clip lie together. `shift` (B·K,) is how many seconds later than the picture each really was taken, `starts` the
     pictures' first frames, by clip.
@@ -127,6 +130,39 @@ class SyncBatch:
     keys: list[str]
     replaced: tuple[tuple[int, str], ...] = ()
     starts: tuple[int, ...] = ()
+    transforms: SyncTransforms = field(default_factory=SyncTransforms)
+    train: bool = True
+
+    def pictures(self, device: torch.device) -> torch.Tensor:
+        """vis on a device, float32: a byte a value goes there, and is normalised there."""
+        return self.transforms.normalised(to_device(self.vis, device), train=self.train)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """From a window's frames and sound to a clip's part of a batch; `rates` are all rows' samples a second."""
+
+    transforms: SyncTransforms
+    train: bool
+    fps: float
+    rates: NDArray[np.int64]
+
+    def __call__(self, picture: NDArray[np.uint8], sound: NDArray[np.float32], clip: Clip) -> Any:
+        rate = int(self.rates[clip.row])
+        wave = torch.from_numpy(sound.mean(axis=1))
+        vis = self.transforms.cropped(
+            torch.from_numpy(picture).permute(0, 3, 1, 2), SeededDraws(clip.seed), train=self.train
+        )
+        sounds, targets, shifts = [], [], []
+        for number, window in enumerate(clip.window.detail):
+            first = window.a_first - clip.window.audio_first
+            drawn = SeededDraws(clip.seed if number == 0 else int(draws.bits(clip.seed, "sound", number)[0]))
+            piece = wave[first : first + window.a_len]
+            sounds.append(self.transforms.sounds(piece, rate, drawn, train=self.train))
+            label = self.transforms.label(window)
+            targets.append(-1 if label is None else label)
+            shifts.append(window.a_first / rate - window.v_first / self.fps)
+        return vis.contiguous(), torch.stack(sounds), targets, shifts, clip.window.first
 
 
 @dataclass(frozen=True)
@@ -134,6 +170,7 @@ class SyncDataOptions:
     """Where a sync model's batches come from. `split` keeps rows of that split; None keeps all.
 
     `offsets_per_clip` sounds go with each picture crop in training; `cache_bytes` of decoded clips are kept in memory.
+    `processes`: as in `LoaderOptions`.
     """
 
     batch_size: int = 10
@@ -146,6 +183,7 @@ class SyncDataOptions:
     ready: int = 1
     offsets_per_clip: int = 1
     cache_bytes: int = 0
+    processes: bool = False
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
 
@@ -209,27 +247,26 @@ class SyncBatches:
                 fps=fps,
                 reader=options.reader,
                 cache_bytes=options.cache_bytes,
+                processes=options.processes,
             ),
-            transform=self._sample,
+            transform=_Sample(transforms, options.train, float(fps), catalog.numbers["audio_fps"]),
+            finish=self._batch,
             report=report,
         )
 
-    def _sample(self, picture: NDArray[np.uint8], sound: NDArray[np.float32], clip: Clip) -> Any:
-        rate = int(self.catalog.numbers["audio_fps"][clip.row])
-        wave = torch.from_numpy(sound.mean(axis=1))
-        vis = self.transforms.pictures(
-            torch.from_numpy(picture).permute(0, 3, 1, 2), SeededDraws(clip.seed), train=self.train
+    def _batch(self, loaded: Loaded) -> SyncBatch:
+        vis, aud, target, shift, starts = zip(*loaded.items, strict=True)
+        return SyncBatch(
+            together(vis),
+            together([sound for sounds in aud for sound in sounds]),
+            torch.tensor([one for some in target for one in some]),
+            torch.tensor([one for some in shift for one in some]),
+            [str(label["key"]) for label in loaded.labels],
+            loaded.replaced,
+            starts,
+            self.transforms,
+            self.train,
         )
-        sounds, targets, shifts = [], [], []
-        for number, window in enumerate(clip.window.detail):
-            first = window.a_first - clip.window.audio_first
-            drawn = SeededDraws(clip.seed if number == 0 else int(draws.bits(clip.seed, "sound", number)[0]))
-            piece = wave[first : first + window.a_len]
-            sounds.append(self.transforms.sounds(piece, rate, drawn, train=self.train))
-            label = self.transforms.label(window)
-            targets.append(-1 if label is None else label)
-            shifts.append(window.a_first / rate - window.v_first / float(self.loader.options.fps))
-        return vis, torch.stack(sounds), targets, shifts, clip.window.first
 
     def __len__(self) -> int:
         """Batches left in the epoch."""
@@ -239,17 +276,8 @@ class SyncBatches:
         """The rest of the epoch."""
         for loaded in self.loader:
             if loaded.items:
-                vis, aud, target, shift, starts = zip(*loaded.items, strict=True)
-                keys = [str(label["key"]) for label in loaded.labels]
-                yield SyncBatch(
-                    torch.stack(vis),
-                    torch.cat(aud),
-                    torch.tensor([one for some in target for one in some]),
-                    torch.tensor([one for some in shift for one in some]),
-                    keys,
-                    loaded.replaced,
-                    starts,
-                )
+                assert isinstance(loaded.made, SyncBatch)
+                yield loaded.made
 
     @property
     def rows(self) -> tuple[int, ...]:
