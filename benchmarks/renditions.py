@@ -36,6 +36,8 @@ RECIPES: dict[str, Recipe] = {
     "jav --gop 24": BASE.replace(gop=24),
     "archive": PRESETS["archive"],
     "frame": PRESETS["frame"],
+    "hevc": PRESETS["hevc"],
+    "av1": PRESETS["av1"],
 }
 #: (shorter side, CRF, scaler, of the source's frames and not of the clip's)
 RENDITIONS = {

@@ -16,6 +16,7 @@ import polars as pl
 
 from javisc.compiler.fields.render import NothingLarger, render
 from javisc.compiler.inputs.table import conform
+from javisc.compiler.media.encoders import check_encoder
 from javisc.compiler.plan.layout import read_shards, summary
 from javisc.compiler.plan.options import BuildOptions
 from javisc.compiler.plan.planning import PLAN, Inputs, Planner, plan_digest
@@ -75,6 +76,7 @@ def build(
     inputs may be None with options.finish, and is not looked at where a range of an existing plan is built.
     Raises UserError for anything a user can mend; the dataset is then left in a state that the same call resumes.
     """
+    check_encoder(recipe)
     return _Build(recipe, os.fspath(out), options or BuildOptions(), reporter or Reporter()).run(inputs)
 
 
@@ -83,6 +85,7 @@ def plan_only(
 ) -> Estimate:
     """What `build` would cost, from a probed handful; writes nothing below `out`."""
     options = options or BuildOptions()
+    check_encoder(recipe)
     check_engine(options.engine, EngineOptions(options.workers, options.address), used=False)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         table = conform(inputs(Path(folder)) if callable(inputs) else inputs)

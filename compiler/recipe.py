@@ -20,6 +20,9 @@ RESIZED = ("letterbox", "refuse")
 ENCODER_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
+#: How pictures may be coded: H.264 is read everywhere, the others are smaller and slower to make.
+CODECS = ("h264", "hevc", "av1")
+
 #: What x264 may be tuned for; its others need B-frames or are for still pictures.
 TUNES = ("fastdecode", "film", "animation", "grain")
 
@@ -167,6 +170,8 @@ class Recipe:
         help="x264's tune: fastdecode is larger and decodes faster.", metavar="T",
     )  # fmt: skip
 
+    codec: str = _setting("h264", str, holds=CODECS.__contains__, allowed=", ".join(CODECS), later=True)
+
     def __post_init__(self) -> None:
         for name in ("crf", "max_hold", "max_seconds"):
             if (value := getattr(self, name)) is not None:
@@ -236,6 +241,8 @@ PRESETS: dict[str, Recipe] = {
     "jav16": Recipe(name="jav16", fps="16"),
     "archive": Recipe(name="archive", crf=16.0, encoder_preset="medium", gop=48),
     "frame": Recipe(name="frame", gop=1, tune="fastdecode"),
+    "hevc": Recipe(name="hevc", codec="hevc", crf=26.0),
+    "av1": Recipe(name="av1", codec="av1", crf=32.0),
     "sync": Recipe(name="sync", kind="sync", fps="25", short_side=256, crf=10.0),
     "audio": Recipe(name="audio", kind="audio", max_seconds=30.0, min_frames=1),
 }

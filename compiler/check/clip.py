@@ -33,7 +33,7 @@ def mp4_defects(content: bytes | Part, row: dict[str, Any], recipe: Recipe) -> I
                 return
             video = container.streams.video[0]
             if video.codec_context is None:
-                yield "has a codec without a decoder; h264 is expected"
+                yield f"has a codec without a decoder; {recipe.codec} is expected"
                 return
             video.codec_context.thread_count = 1
             yield from _stream_defects(video, row, recipe)
@@ -45,7 +45,7 @@ def mp4_defects(content: bytes | Part, row: dict[str, Any], recipe: Recipe) -> I
 def _stream_defects(video: av.VideoStream, row: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     codec = video.codec_context
     found: dict[str, Any] = {
-        "codec": codec.name,
+        "codec": {"libdav1d": "av1", "libaom-av1": "av1"}.get(codec.name, codec.name),
         "profile": codec.profile,
         "pixel format": codec.pix_fmt,
         "width": codec.width,
@@ -56,8 +56,8 @@ def _stream_defects(video: av.VideoStream, row: dict[str, Any], recipe: Recipe) 
         **{name.replace("_", " "): int(getattr(codec, name)) for name in TAGS},
     }
     expected = {
-        "codec": "h264",
-        "profile": "High",
+        "codec": recipe.codec,
+        "profile": "High" if recipe.codec == "h264" else "Main",
         "pixel format": "yuv420p",
         "width": row["width"],
         "height": row["height"],
@@ -81,7 +81,7 @@ def _packet_defects(container: Any, video: av.VideoStream, row: dict[str, Any], 
             if packet.pts is None or packet.pts != packet.dts or packet.pts * packet.time_base != packets / recipe.rate:
                 wrong["off the grid"].append(str(packets))
             starts = packets % recipe.gop == 0
-            if packet.is_keyframe != starts or _has_idr(bytes(packet)) != starts:
+            if packet.is_keyframe != starts or (recipe.codec == "h264" and _has_idr(bytes(packet)) != starts):
                 wrong["with a wrong kind of start"].append(str(packets))
             packets += 1
         for frame in packet.decode():

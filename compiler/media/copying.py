@@ -55,7 +55,7 @@ class Copier:
         context = stream.codec_context
         if (
             not container.format.name.startswith("mov,")
-            or context.name != "h264"
+            or not (context.name == recipe.codec == "h264")
             or context.width * context.height == 0
         ):
             return None

@@ -13,6 +13,7 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
+from javisc.compiler.media.encoders import encoder_of
 from javisc.compiler.media.orientation import Orientation
 from javisc.compiler.media.quality import Luma, sample_points
 from javisc.compiler.reasons import Rejected
@@ -268,27 +269,17 @@ class Converter:
 
 
 class Encoder:
-    """H.264 High in MP4 as the recipe says: CFR, closed GOPs, no B-frames, no edit list, index in front, same bytes always."""
+    """H.264 High, HEVC or AV1 in MP4, as the recipe says: CFR, closed GOPs, no B-frames, no edit list, index in front.
+
+    The same bytes always.
+    """
 
     def __init__(self, path: Path, recipe: Recipe, width: int, height: int) -> None:
         self.frames = 0
         self._tick = 1 / recipe.rate
         self._container = av.open(str(path), "w", format="mp4", options=MP4_OPTIONS)
-        self._stream = self._container.add_stream(
-            "libx264",
-            rate=recipe.rate,
-            options={
-                **({} if recipe.tune is None else {"tune": recipe.tune}),
-                "preset": recipe.encoder_preset,
-                "crf": f"{recipe.crf:g}",
-                "profile": "high",
-                "a53cc": "0",
-                "flags": "+bitexact+cgop",
-                "x264-params": f"keyint={recipe.gop}:min-keyint={recipe.gop}:scenecut=0:bframes=0:open-gop=0"
-                f":cabac={int(recipe.tune != 'fastdecode')}:8x8dct=1"
-                ":threads=1:lookahead-threads=1:sync-lookahead=0",
-            },
-        )
+        name, options = encoder_of(recipe)
+        self._stream = self._container.add_stream(name, rate=recipe.rate, options=options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         context = self._stream.codec_context
         context.time_base = self._tick

@@ -27,14 +27,22 @@ def recipe_of(base: Recipe, short_side: int, crf: float = CRF, encoder_preset: s
     """The recipe of a rendition: rate and key frames are the base's. Raises UserError for a size or quality that cannot be."""
     preset = encoder_preset or base.encoder_preset
     return base.replace(
-        name=f"r{short_side}", kind="jav", short_side=short_side, crf=crf, tune="fastdecode", encoder_preset=preset
+        name=f"r{short_side}",
+        kind="jav",
+        codec="h264",
+        short_side=short_side,
+        crf=crf,
+        tune="fastdecode",
+        encoder_preset=preset,
     )
 
 
 def settings_of(recipe: Recipe, made_from: str, scaler: str = "area") -> dict[str, Any]:
     """What shapes the bytes of a rendition. Those of older javisc, of clips by bicubic scaling, do not say it."""
     more = {} if (made_from, scaler) == (CLIPS, "bicubic") else {"from": made_from, "scaler": scaler}
-    return {"recipe": recipe.to_json(), **more}
+    # A setting that recipes have had only since then, and renditions always at its default: older fields are the same.
+    told = {name: value for name, value in recipe.to_json().items() if name != "codec"}
+    return {"recipe": told, **more}
 
 
 def begun_with(base: Store, name: str) -> dict[str, Any] | None:

@@ -1,0 +1,52 @@
+"""Recipes `hevc` and `av1`: built, verified and read by the loader as `jav` is; refused where the encoder is missing."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from javisc.cli import cli
+from javisc.compiler.check.dataset import verify
+from javisc.compiler.media import encoders
+from javisc.manifests.io import Dataset
+from javisc.trainer.data.bytes.decode import frames
+from support.raw import write_clip
+from support.sane import sane
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("codecs") / "RAW/a.mp4", seconds=2, size=(160, 96)).parent
+
+
+@pytest.mark.parametrize("name", ["hevc", "av1"])
+def test_a_dataset_of_another_codec_is_built_verified_and_read(raw: Path, tmp_path: Path, name: str) -> None:
+    if encoders.ENCODERS[name] not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {encoders.ENCODERS[name]}")
+    read = {}
+    for recipe in ("jav", name):
+        out = tmp_path / recipe
+        told = ["build", "jav", str(raw), "--out", str(out), "--recipe", recipe, "--crf", "12", "--workers", "1"]
+        done = CliRunner().invoke(cli, [*told, *(["--renditions", "48"] * (recipe == name))])
+        assert done.exit_code == 0, done.output
+        (row,) = sane(out).iter_rows(named=True)
+        read[recipe] = frames(Dataset.open(out).read(row["key"])["mp4"], 17, 20)  # from within a group on
+    assert verify(tmp_path / name, workers=1).defects == []
+    with av.open(io.BytesIO(Dataset.open(tmp_path / name).field("r48").read(row["key"]))) as file:
+        assert file.streams.video[0].codec_context.name == "h264", "renditions are for reading"
+    apart = np.abs(read[name][:, None].astype(float) - read["jav"][None]).mean(axis=(2, 3, 4))
+    assert apart.argmin(axis=1).tolist() == list(range(20))
+
+
+def test_an_encoder_that_is_missing_is_said_before_anything_is_written(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(encoders.ENCODERS, "av1", "libnone")
+    done = CliRunner().invoke(cli, ["build", "jav", str(raw), "--out", str(tmp_path / "DS"), "--recipe", "av1"])
+    assert done.exit_code != 0 and not (tmp_path / "DS").exists()
+    assert "this build of PyAV has no libnone" in str(done.exception or "") + done.output
