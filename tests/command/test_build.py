@@ -107,7 +107,10 @@ def test_progress_on_a_terminal(raw: Path, tmp_path: Path) -> None:
         (["RAW", "--split", "train"], "--split 'train'"),
         (["RAW", "--shard-size", "512XB"], "--shard-size '512XB'"),
         (["RAW", "--shard-range", "4:2"], "--shard-range '4:2'"),
-        (["RAW", "--recipe", "cinema"], "--recipe 'cinema': known here are jav, jav16, archive, frame, hevc, av1, sync"),
+        (
+            ["RAW", "--recipe", "cinema"],
+            "--recipe 'cinema': known here are jav, jav16, archive, frame, hevc, av1, sync",
+        ),
         (["RAW", "--engine", "abacus"], "--engine 'abacus': known are"),
         (["RAW", "--captions", "nothing.csv"], "nothing.csv is not there"),
         (["RAW", "--finish"], "has no plan yet"),
