@@ -82,6 +82,8 @@ def order_join(
             f"model.initial=ordered needs model.transformer.width >= {inputs + 14}, n_layer >= 2 and n_head >= 2, here they are "
             f"{width}, {len(blocks)} and {n_head}: raise them, or set model.initial=wide"
         )
+    if vproj.weight.is_meta:
+        return  # a model that is only counted has no values
     layout = _Layout(width, inputs, frequencies)
     # The same projection for both streams: what is compared must be comparable.
     same = nn.init.orthogonal_(torch.empty(inputs, inputs))
