@@ -279,7 +279,7 @@ class Encoder:
         self._tick = 1 / recipe.rate
         self._container = av.open(str(path), "w", format="mp4", options=MP4_OPTIONS)
         name, options = encoder_of(recipe)
-        self._stream = self._container.add_stream(name, rate=recipe.rate, options=options)
+        self._stream = cast(av.VideoStream, self._container.add_stream(name, rate=recipe.rate, options=options))
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         context = self._stream.codec_context
         context.time_base = self._tick

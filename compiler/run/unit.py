@@ -54,7 +54,7 @@ def compile_input(
             span = (
                 None if window == [None, None] else (window[0] or 0.0, float("inf") if window[1] is None else window[1])
             )
-            more = {} if boxes is None else {"boxes": Path(boxes)}
+            more: dict[str, Any] = {} if boxes is None else {"boxes": Path(boxes)}
             more |= {} if audio is None else {"sound": sources["audio_sha256"]}
             more |= {"renditions": [Recipe.from_json(each) for each in renditions]} if renditions else {}
             made_by = Recipe.from_json(recipe)

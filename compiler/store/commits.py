@@ -69,7 +69,9 @@ def part_files(
     written = {table: [len(content), hashlib.sha256(content).hexdigest()] for table, content in made_of}
     commit: dict[str, Any] = {"shard": shard, "revision": revision, "samples": len(rows), "rejected": len(rejects)}
     commit |= {**made, "plan": plan, "tables": written}
-    places = {(BUILD, "parts", f"{shard:06d}.{table}.parquet"): content for table, content in made_of}
+    places: dict[tuple[str, ...], bytes] = {
+        (BUILD, "parts", f"{shard:06d}.{table}.parquet"): content for table, content in made_of
+    }
     return places, json.dumps(commit, sort_keys=True).encode()
 
 
