@@ -136,7 +136,11 @@ COMMANDS = {
         {
             **_ANSWERS,
             "javisc.compiler.sparsesync.inputs:find_sync": SimpleNamespace(
-                clip=str, face=False, meta=None, corpus=SimpleNamespace(name="vggsound", prefix="vggsound")
+                clip=str,
+                face=False,
+                meta=None,
+                root=Path("root"),
+                corpus=SimpleNamespace(name="vggsound", prefix="vggsound", offset_lists=lambda root: ()),
             ),
             "javisc.compiler.sparsesync.inputs:from_sync": "sync",
             "javisc.compiler.sparsesync.rules:read_fixed_offsets": lambda paths: paths,

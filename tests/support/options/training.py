@@ -163,8 +163,10 @@ COMMANDS: dict[str, Command] = {
     "score": Command(
         "score A --checkpoint C",
         {
-            "javisc.trainer.use.score:score": SimpleNamespace(named=[], reasons={}, rows=3, fresh=3),
-            "javisc.trainer.use.score:forecast": SimpleNamespace(clips=3, pieces=42, windows=6, flop=5e12, reasons={}),
+            "javisc.trainer.use.score:score": SimpleNamespace(named=[], reasons={}, rows=3, fresh=3, kept=0),
+            "javisc.trainer.use.score_forecast:forecast": SimpleNamespace(
+                clips=3, pieces=42, windows=6, flop=5e12, known=0, keeps=0.0, reasons={}
+            ),
         },
         {
             "SOURCE": Row("B", "score.source", "B", alone=("A",)),
@@ -180,6 +182,7 @@ COMMANDS: dict[str, Command] = {
             "--precision": Row("--precision", "score.options.precision"),
             "--parts": Row("--parts PARTS", "score.parts", "PARTS"),
             "--part-size": Row("--part-size 9", "score.options.part_size", 9),
+            "--keep-features": Row("--keep-features segments", "score.options.keep_features", "segments"),
             "--audio-advance-sec": Row("--audio-advance-sec 0.064", "score.options.audio_advance_sec", 0.064),
             "--preset": Row("--preset", "score.options.preset"),
             "--dry-run": Row("--dry-run", "said", lambda said: "3 clips, 42 crops or segments, 6 windows" in said),
