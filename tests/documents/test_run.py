@@ -31,6 +31,8 @@ RUN = ("README.md", "docs/compile.md", "docs/cluster.md", "docs/dataset.md", "do
 LEFT = {
     r"^make (demo|test)": "the whole demonstration, the whole suite",
     r"^DS/": "a list of files, compared below",
+    r"^javisc (build jav RAW --out DS --renditions|render DS --short-side) 240": "the reader's films have 64 rows: "
+    "compiler/fields/test_built_renditions.py and test_render.py run both in small",
 }
 #: The chains that train or need many machines: tests/trainer runs them in small.
 PARSED = ("docs/testing.md", "docs/train.md", "docs/sync.md", "docs/javisdit.md", "docs/load.md", "docs/parallel.md")
@@ -182,6 +184,16 @@ def look_card(place: Path, said: str) -> None:
     assert "shards/*.tar" in (place / "DS/README.md").read_text()
 
 
+def look_energon(place: Path, said: str) -> None:
+    """Every sample in a shard of its split; tests/manifests/test_energon.py opens one with the reader itself."""
+    keys = {row["key"]: row["split"] for row in table(place, "DS").iter_rows(named=True)}
+    found = {}
+    for tar in (place / "OUT").rglob("*.tar"):
+        names = subprocess.run(["tar", "tf", tar], capture_output=True, text=True, check=True).stdout.split()
+        found |= {name.partition(".")[0]: tar.name.split("-")[0] for name in names}
+    assert found == keys and (place / "OUT/.nv-meta/dataset.yaml").is_file()
+
+
 def look_annotated(place: Path, said: str) -> None:
     assert "DS: field newer: 2 of 6 samples, joined by id: mood, texts, text" in said
     rows = {row["id"]: row for row in sane(place / "DS", media=0).iter_rows(named=True)}
@@ -246,6 +258,7 @@ LOOKS: dict[str, dict[str, Callable[[Path, str], None]]] = {
         "javisc split": look_split,
         "javisc stats": look_stats,
         "javisc export DS --jsonl": look_lines,
+        "javisc export DS --energon": look_energon,
         "javisc export DS --card": look_card,
         "javisc export --csv": look_export,
         "javisc annotate DS newer.csv": look_annotated,
@@ -357,7 +370,7 @@ def dataset(place: Path) -> None:
 def tables(place: Path) -> None:
     shutil.copytree(place / "DS", place / "DS1")
     shell(place, "javisc build jav more --out DS2")
-    assert follow(place, "docs/tables.md") == 12
+    assert follow(place, "docs/tables.md") == 13
 
 
 @pytest.mark.slow
