@@ -106,7 +106,8 @@ def render(
     pictures = opened.manifest().filter(pl.col("mp4_size") > 0).select(_NEEDED).collect()
     larger = pictures.filter(pl.min_horizontal("height", "width") > short_side)
     if not larger.height:
-        raise NothingLarger(f"--short-side {short_side}: no clip of {dataset} is larger than that: give a smaller one")
+        option = "--renditions" if held else "--short-side"
+        raise NothingLarger(f"{option} {short_side}: no clip of {dataset} is larger than that: give a smaller one")
     with tempfile.TemporaryDirectory(prefix="javisc-render-") as folder:
         store = Store(root, Path(folder))
         before = begun_with(store, chosen) or {}
