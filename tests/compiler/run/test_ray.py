@@ -230,7 +230,7 @@ def served(folder: Path) -> Iterator[tuple[str, Counter[str]]]:
         thread.join()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL] + [signal.SIGTERM] * ("JAVISC_KILLS" in os.environ))
 def test_a_driver_that_ends_leaves_a_clean_cluster_and_either_engine_goes_on(
     nodes: Nodes, plain: tuple[pl.DataFrame, dict[str, str]], tmp_path: Path, number: signal.Signals
 ) -> None:
