@@ -38,6 +38,8 @@ FAR, SOON = 0.075, 0.3
 ABRUPT = 0.12
 #: At the end of the sound, a step is believed if this much follows it, seconds.
 BELIEVED = 0.12
+#: Where stamps have swung, a step at the end needs so many of them beyond the swing: two or three are that far by chance.
+FEW = 4
 #: Stamps that agree for so long at the start say where the sound begins: anyhow, and if what follows never comes back, seconds.
 BEGINS, BEGINS_ONCE = 0.2, 0.1
 #: Stamps that agree for so long tell a step even if they go back later: longer than half a period of jitter, seconds.
@@ -192,6 +194,9 @@ class SampleClock:
         )
         after = stamps.deviations[stamps.seconds >= stamps.agree]
         stays = bool((after > QUIET).all() or (after < -QUIET).all())
+        # Two stamps of jitter may agree at its edge by chance: then what follows comes as near as that, too.
+        if stays and len(after):
+            stays = bool(np.abs(after).min() >= np.median(np.abs(after)) / 2)
         if stamps.agree >= min(BEGINS, stamps.length) or (stays and stamps.agree >= BEGINS_ONCE):
             return 0.0
         return stamps.median() * self.rate
@@ -239,6 +244,8 @@ class SampleClock:
             if self._past:
                 _, _, swung, seconds = np.array(self._past).T
                 swing = max(median(sign * swung, seconds, 1 - STRAYS), 0.0)
+            if swing > ROUNDING and len(stamps.deviations) < FEW:
+                return False
         return float(stamps.weights[away > ROUNDING + swing].sum()) >= (1 - STRAYS) * float(stamps.weights.sum())
 
     def _level(self, stamps: _Stamps) -> float:

@@ -114,7 +114,7 @@ class Profile(Hook):
         if run.step == self.begin:
             if run.world.device.type == "cuda":
                 torch.cuda.memory._record_memory_history(max_entries=EVENTS)
-            self.running = torch.profiler.profile(record_shapes=True)
+            self.running = torch.profiler.profile(record_shapes=True, acc_events=True)
             self.running.start()
         elif run.step == self.begin + self.steps:
             self._write(run)
