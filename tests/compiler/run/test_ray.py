@@ -206,7 +206,9 @@ def test_units_on_a_node_share_what_they_fetch(
         on(nodes, remote, tmp_path / "there", shard_samples=6)
     assert len(digests(tmp_path / "here")) == 2 * 8 and digests(tmp_path / "there") == digests(tmp_path / "here")
     gets = {path: count for path, count in asked.items() if path.startswith("GET ")}
-    assert gets == {f"GET /{name}": 1 for name in set(few["relpath"])}, asked
+    # Copies go with the last unit at work: on a machine so busy that all end before the next begins, one is fetched again.
+    assert set(gets) == {f"GET /{name}" for name in few["relpath"]} and sum(gets.values()) <= 2 * len(gets), asked
+    assert few.height >= 8 * len(gets), "or nothing is shared"
     nodes.clean_within(10)
 
 
