@@ -199,12 +199,12 @@ def test_units_on_a_node_share_what_they_fetch(
 ) -> None:
     nodes.want(1)
     inputs, _ = plain
-    few = inputs.filter(pl.col("relpath") < "004.mp4")
+    few = inputs.filter(pl.col("relpath") < "002.mp4")
     run(few, tmp_path / "here", shard_samples=6)
     with served(Path(few["path"][0]).parent) as (url, asked):
         remote = few.with_columns(path=pl.lit(f"{url}/") + pl.col("relpath"))
         on(nodes, remote, tmp_path / "there", shard_samples=6)
-    assert len(digests(tmp_path / "here")) == 2 * 8 and digests(tmp_path / "there") == digests(tmp_path / "here")
+    assert len(digests(tmp_path / "here")) == 2 * 4 and digests(tmp_path / "there") == digests(tmp_path / "here")
     gets = {path: count for path, count in asked.items() if path.startswith("GET ")}
     # Copies go with the last unit at work: on a machine so busy that all end before the next begins, one is fetched again.
     assert set(gets) == {f"GET /{name}" for name in few["relpath"]} and sum(gets.values()) <= 2 * len(gets), asked
