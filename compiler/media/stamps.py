@@ -194,9 +194,6 @@ class SampleClock:
         )
         after = stamps.deviations[stamps.seconds >= stamps.agree]
         stays = bool((after > QUIET).all() or (after < -QUIET).all())
-        # Two stamps of jitter may agree at its edge by chance: then what follows comes as near as that, too.
-        if stays and len(after):
-            stays = bool(np.abs(after).min() >= np.median(np.abs(after)) / 2)
         if stamps.agree >= min(BEGINS, stamps.length) or (stays and stamps.agree >= BEGINS_ONCE):
             return 0.0
         return stamps.median() * self.rate

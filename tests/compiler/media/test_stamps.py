@@ -59,7 +59,6 @@ def test_rounded_time_stamps_change_nothing(start_ms: int, rate: int, seed: int)
 )
 @example("sine", 0.021, 2.0, (48000, 4096), 0)
 @example("random", 0.015625, 1.0, (48000, 4096), 9720)  # the last two stamps lie far out by chance
-@example("random", 0.014445225141975404, 1.0, (16000, 1024), 249)  # the first two agree, at the jitter's edge
 @settings(max_examples=40, deadline=None)
 def test_jitter_of_any_shape_leaves_samples_alone(
     shape: str, size: float, period: float, kind: tuple[int, int], seed: int
@@ -129,18 +128,21 @@ def misplaced(
     st.sampled_from([1000, 90000]),
 )
 @example(2.0, 0.018, False, 0.0, 0.1, (44100, 1152), 90000)
+@example(2.0, 0.002, False, 0.0004772389493685554, 0.25, (16000, 1024), 1000)
 @settings(max_examples=40, deadline=None)
 def test_steps_drift_and_dropouts_together(
     where: float, step: float, back: bool, drift: float, dropout: float, kind: tuple[int, int], unit: int
 ) -> None:
-    """Every click that is not cut is within 2 ms of where its stamp says, from the step on."""
+    """Every click that is not cut is within 2 ms of where its stamp says, from the step on; 3 ms where stamps are whole milliseconds:
+    a drift of half a permille and a step of 2 ms are told from their rounding a packet later.
+    """
     size = -step if back else step
 
     def moved(time: float) -> float:
         return drift * time + (size if time >= where else 0.0) + (dropout if time >= where + 1.5 else 0.0)
 
     errors, clock = misplaced(moved, *kind, unit, (where, where + step + 0.15) if back else (0, 0))
-    assert max(map(abs, errors)) < 0.002, (errors, clock.filled, clock.cut)
+    assert max(map(abs, errors)) < (0.003 if unit == 1000 else 0.002), (errors, clock.filled, clock.cut)
 
 
 @pytest.mark.parametrize("where", [0.3, 3.0, 8.4])
