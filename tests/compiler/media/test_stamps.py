@@ -133,8 +133,9 @@ def misplaced(
 def test_steps_drift_and_dropouts_together(
     where: float, step: float, back: bool, drift: float, dropout: float, kind: tuple[int, int], unit: int
 ) -> None:
-    """Every click that is not cut is within 2 ms of where its stamp says, from the step on; 3 ms where stamps are whole milliseconds:
-    a drift of half a permille and a step of 2 ms are told from their rounding a packet later.
+    """Every click that is not cut is within 2 ms of where its stamp says, from the step on.
+
+    3 ms where stamps are whole milliseconds: a drift of half a permille and a step of 2 ms are told from their rounding later.
     """
     size = -step if back else step
 
