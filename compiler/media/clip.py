@@ -59,6 +59,16 @@ def limits(recipe: Recipe, window: tuple[float, float] | None) -> tuple[Fraction
     return start, length if recipe.max_seconds is None else min(length, seconds(recipe.max_seconds))
 
 
+def said(what: str, message: str) -> str:
+    """What is wrong, and what a library said of it, if anything."""
+    return f"{what}; {message}" if message else what
+
+
+def after_end(start: Fraction, what: str, message: str = "") -> str:
+    """The message of a window that begins where the source has ended."""
+    return said(f"the window begins at {float(start):g} s, after the end of the {what}", message)
+
+
 def seconds(value: float) -> Fraction:
     """The decimal that a float was written as: 0.1 means a tenth."""
     return Fraction(str(value))

@@ -12,7 +12,7 @@ import av
 import av.error
 from av.container import InputContainer
 
-from javisc.compiler.media.clip import Clip, declared_seconds, limits, missing_tail
+from javisc.compiler.media.clip import Clip, after_end, declared_seconds, limits, missing_tail, said
 from javisc.compiler.media.edits import Edit, Pace
 from javisc.compiler.media.leap import NotExact, leaped
 from javisc.compiler.media.open import check_file, open_source, packets
@@ -122,12 +122,13 @@ class _Track:
         samples, _ = sound.finish(None)
         duration = samples / recipe.sample_rate
         if samples == 0:
-            raise Rejected("corrupt" if message else "no_audio", message or "no sound decodes")
+            why = after_end(self.start, "sound") if self.start and sound.first is not None else "no sound decodes"
+            raise Rejected("corrupt" if message else "no_audio", message or why)
         if not sound.take and (take := sound.cancelling.replacements()):
             raise _Again(take)
         sound.check()
         if int(duration * DUMMY_FPS) < recipe.min_frames:
-            raise Rejected("too_short", f"{duration:.3f} s of sound; {message}")
+            raise Rejected("too_short", said(f"{duration:.3f} s of sound", message))
         write_flac(sound, self.scratch / "clip.flac")
         return {
             "num_frames": int(duration * DUMMY_FPS),

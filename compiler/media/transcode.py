@@ -11,7 +11,7 @@ import av
 import av.error
 from av.video.frame import VideoFrame
 
-from javisc.compiler.media.clip import Clip, declared_seconds, limits, missing_tail, seconds
+from javisc.compiler.media.clip import Clip, after_end, declared_seconds, limits, missing_tail, said, seconds
 from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.media.copying import Copier, NotCopyable
 from javisc.compiler.media.edits import Edit
@@ -292,8 +292,10 @@ class _Pass:
         self.clock.check()
         if self.damaged > MAX_DAMAGED_PICTURES * max(self.packets, 1):
             raise Rejected("corrupt", f"{self.damaged} of {self.packets} pictures are damaged; {self.message}")
+        if self.start and self.origin is not None and self.clock.end <= self.origin:  # the last picture is held, for a tick
+            raise Rejected("too_short", after_end(self.start, "video", self.message))
         if frames < recipe.min_frames:
-            raise Rejected("too_short", f"{frames} frames; {self.message}")
+            raise Rejected("too_short", said(f"{frames} frames", self.message))
         width, height = self.converter.size
         for rendition in self.renditions:
             rendition.close()

@@ -109,8 +109,19 @@ def test_audio_is_trimmed_and_windowed(tmp_path: Path) -> None:
     assert part.flac is not None and part.columns["num_samples"] == 32000
     out, rate = soundfile.read(part.flac, dtype="float32")
     assert beep_times(out, rate, [0.5]) == pytest.approx([0.5], abs=1e-4)
-    with pytest.raises(Rejected, match="no_audio"):
-        transcode(source, AUDIO, tmp_path, window=(50.0, 52.0))
+    for late in (40.0, 50.0):
+        with pytest.raises(Rejected, match=f"no_audio: the window begins at {late:g} s, after the end of the sound$"):
+            transcode(source, AUDIO, tmp_path, window=(late, 52.0))
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.avi"])
+def test_a_window_after_the_last_picture_is_no_picture_of_before(tmp_path: Path, name: str) -> None:
+    source = write(Spec(seconds=6.0, size=(64, 48)), tmp_path / name)
+    one = JAV.replace(min_frames=1)
+    assert transcode(source, one, tmp_path, window=(5.9, 9.0)).columns["num_frames"] in (2, 3)
+    for late in (6.5, 100.0):
+        with pytest.raises(Rejected, match=f"too_short: the window begins at {late:g} s, after the end of the video"):
+            transcode(source, one, tmp_path, window=(late, late + 2))
 
 
 def test_stereo_is_kept_when_asked(tmp_path: Path) -> None:
