@@ -292,7 +292,8 @@ class _Pass:
         self.clock.check()
         if self.damaged > MAX_DAMAGED_PICTURES * max(self.packets, 1):
             raise Rejected("corrupt", f"{self.damaged} of {self.packets} pictures are damaged; {self.message}")
-        if self.start and self.origin is not None and self.clock.end <= self.origin:  # the last picture is held, for a tick
+        assert self.origin is not None
+        if self.start and self.clock.end <= self.origin:  # the last picture was held into it for a tick
             raise Rejected("too_short", after_end(self.start, "video", self.message))
         if frames < recipe.min_frames:
             raise Rejected("too_short", said(f"{frames} frames", self.message))

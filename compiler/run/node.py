@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -33,14 +34,12 @@ def shared_folder(scratch: str | None, run: str) -> Path:
         return folder
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with contextlib.suppress(FileNotFoundError):  # the last one before us removed it meanwhile
             descriptor = os.open(folder / _ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _lock(descriptor, fcntl.LOCK_SH)
-            if os.path.samestat(os.fstat(descriptor), (folder / _ALIVE).stat()):
+            if _same(descriptor, folder):
                 break
             os.close(descriptor)
-        except FileNotFoundError:  # the last one before us removed it meanwhile
-            continue
     _SHARING[folder] = (descriptor, _remover(folder, shared=True))
     return folder
 
@@ -62,20 +61,35 @@ def _sweep(place: Path) -> None:
     own = f"{_PREFIX}{socket.gethostname()}-"
     for stale in place.glob(f"{own}*") if place.is_dir() else ():
         owner = stale.name.removeprefix(own).partition("-")[0]
-        if (owner.isdigit() and not Path(f"/proc/{owner}").exists()) or (owner == _SHARED and _abandoned(stale)):
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             shutil.rmtree(stale, ignore_errors=True)
+        elif owner == _SHARED:
+            _remove_abandoned(stale)
 
 
-def _abandoned(folder: Path) -> bool:
-    """True if no process shares a folder any more."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder that no process shares any more: at once, by its name, so that nobody begins to use what is going."""
     try:
         descriptor = os.open(folder / _ALIVE, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return False
+        return
     try:
-        return _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) and _same(descriptor, folder):
+            going = folder.with_name(f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+            folder.rename(going)
+            shutil.rmtree(going, ignore_errors=True)
+    except OSError:  # somebody else's, or gone
+        return
     finally:
         os.close(descriptor)
+
+
+def _same(descriptor: int, folder: Path) -> bool:
+    """True if what is locked is what lies in the folder now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), (folder / _ALIVE).stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int, kind: int) -> bool:
@@ -96,17 +110,21 @@ def _remover(folder: Path, *, shared: bool) -> Any:
         "import fcntl,os,shutil,sys\n"
         "if os.fork(): os._exit(0)\n"
         "os.setsid(); sys.stdin.buffer.read()\n"
+        "folder = sys.argv[1]\n"
         "if len(sys.argv) > 2:\n"
         "    try:\n"
         "        own = os.open(sys.argv[2], os.O_RDWR)\n"
         "        fcntl.flock(own, fcntl.LOCK_EX)\n"
         "        if not os.path.samestat(os.fstat(own), os.stat(sys.argv[2])): os._exit(0)\n"
+        "        folder = f'{sys.argv[3]}{os.getpid()}-going'\n"  # at once: nobody begins to use what is going
+        "        os.rename(sys.argv[1], folder)\n"
         "    except OSError: os._exit(0)\n"
-        "shutil.rmtree(sys.argv[1], ignore_errors=True)\n"
+        "shutil.rmtree(folder, ignore_errors=True)\n"
     )
     # The pipe stays open in this process alone: its end is the process's end.
+    more = [str(folder / _ALIVE), str(folder.with_name(f"{_PREFIX}{socket.gethostname()}-"))] if shared else []
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", code, str(folder), *([str(folder / _ALIVE)] if shared else [])],
+        [sys.executable, "-I", "-S", "-c", code, str(folder), *more],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

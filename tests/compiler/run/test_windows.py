@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -203,3 +204,61 @@ def test_a_folder_that_processes_share_goes_with_the_last_of_them(tmp_path: Path
     (tmp_path / Path(name).name / ".alive").touch()  # as a machine that lost its power leaves it
     node._sweep(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def sharing(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Path, tuple[int, object]]]:
+    """What this process shares, which it lets go of at the end."""
+    shared: dict[Path, tuple[int, object]] = {}
+    monkeypatch.setattr(node, "_SHARING", shared)
+    yield shared
+    for descriptor, _ in shared.values():
+        os.close(descriptor)
+
+
+def test_a_sweep_takes_nothing_of_one_who_begins_meanwhile(
+    tmp_path: Path, sharing: dict[Path, tuple[int, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing many copies takes a while: who asks for the folder in that time has one of its own, and keeps it."""
+    folder = node.shared_folder(str(tmp_path), "run")
+    os.close(sharing.pop(folder)[0])  # as of a machine that lost its power: nobody holds it
+    (folder / "old.mp4").touch()
+    remove, began = shutil.rmtree, []
+
+    def meanwhile(gone: Path, **options: bool) -> None:
+        began.append(node.shared_folder(str(tmp_path), "run") / "new.mp4")
+        began[-1].touch()
+        remove(gone, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", meanwhile)
+        node._sweep(tmp_path)
+    assert began == [folder / "new.mp4"] and {path.name for path in folder.iterdir()} == {".alive", "new.mp4"}
+    node._sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [folder] and began[0].exists()
+
+
+@pytest.mark.usefixtures("sharing")
+def test_a_remover_takes_nothing_of_one_who_begins_meanwhile(tmp_path: Path) -> None:
+    program = (
+        "import sys,time; from javisc.compiler.run.node import shared_folder\n"
+        "print(shared_folder(sys.argv[1], 'run'), flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-P", "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        folder = Path(user.stdout.readline().strip())
+        for number in range(40):  # some are removed before .alive, others after it
+            (folder / str(number)).mkdir()
+            for file in range(100):
+                (folder / str(number) / str(file)).touch()
+        user.kill()
+    until = time.monotonic() + 60
+    while (folder / ".alive").exists():
+        assert time.monotonic() < until
+    (node.shared_folder(str(tmp_path), "run") / "new.mp4").touch()
+    assert {path.name for path in folder.iterdir()} == {".alive", "new.mp4"}
+    while list(tmp_path.iterdir()) != [folder]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert (folder / "new.mp4").exists()
