@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import polars as pl
+import yaml
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.fields import FOLDER
@@ -84,27 +85,26 @@ def write_card(path: str) -> str:
         end: "binary" for end in ends if counts[end]
     }
     told = dataset.header.get("counts", {})
+    # The dataset itself is Hugging Face's `default`: a field of that name gets another one.
     configs = {"default": ("shards", features)} | {
-        field.name: (
+        "default_" if field.name == "default" else field.name: (
             f"{FOLDER}/{field.name}",
             {"__key__": "string", "__url__": "string", field.member: "json" if field.member == "json" else "binary"},
         )
         for field in dataset.fields()
     }
+    said = {
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.tar"}]}
+            for name, (folder, _) in configs.items()
+        ],
+        "dataset_info": [
+            {"config_name": name, "features": [{"name": one, "dtype": dtype} for one, dtype in holds.items()]}
+            for name, (_, holds) in configs.items()
+        ],
+    }
     lines = [
-        "---", "configs:",
-        *(
-            line for name, (folder, _) in configs.items() for line in (
-                f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {folder}/*.tar"
-            )
-        ),
-        "dataset_info:",
-        *(
-            line for name, (_, holds) in configs.items() for line in (
-                f"- config_name: {name}", "  features:",
-                *(part for one, dtype in holds.items() for part in (f"  - name: {one}", f"    dtype: {dtype}")),
-            )
-        ),
+        "---", yaml.safe_dump(said, sort_keys=False).rstrip(),
         "---", "", MARK, "",
         f"{told.get('samples', 0)} samples in {told.get('shards', 0)} shards; `{HEADER}` says how they were made,",
         "`manifest.parquet` has a row for each.",

@@ -48,6 +48,20 @@ def test_datasets_opens_a_field_by_the_card_and_finds_its_columns(films: Films, 
     assert len(list(datasets.load_dataset(str(ds), "default", split="train", streaming=True))) == 6
 
 
+def test_a_card_holds_fields_of_any_name(films: Films, tmp_path: Path) -> None:
+    """YAML has words of its own, as null and on; `default` is the dataset itself."""
+    ds = films.copy(tmp_path / "films").dataset
+    key = pl.read_parquet(ds / "manifest.parquet")["key"][0]
+    for name in ("null", "on", "default"):
+        with FieldWriter(ds, name, columns={f"{name}_of": pl.String}) as writer:
+            writer.add(key, {}, {f"{name}_of": name})
+    write_card(str(ds))
+    for config, name in (("null", "null"), ("on", "on"), ("default_", "default")):
+        (row,) = datasets.load_dataset(str(ds), config, split="train", streaming=True)
+        assert row["json"] == {f"{name}_of": name}
+    assert all("mp4" in row for row in datasets.load_dataset(str(ds), split="train", streaming=True))
+
+
 def test_json_lines_name_the_files_and_their_captions(films: Films, tmp_path: Path) -> None:
     done = export_jsonl(Dataset.open(films.dataset).located(), str(tmp_path / "a.jsonl"), media=str(tmp_path / "M"))
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
