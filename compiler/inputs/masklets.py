@@ -95,7 +95,7 @@ def from_masklets(
 
     def inputs(folder: Path) -> pl.LazyFrame:
         report = ScanReport()
-        frames = (_labelled(frame) for frame in scan(raw, VIDEO_SUFFIXES, out=out, report=report))
+        frames = (_labelled(frame) for frame in scan(raw, VIDEO_SUFFIXES, out=out, report=report, scratch=folder))
         found = spool(frames, folder / "scan", SCAN_SCHEMA)
         for line in report.lines():
             say(line)
