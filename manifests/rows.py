@@ -74,6 +74,14 @@ def open_bytes(path: str) -> BinaryIO:
     return open_fetched(path) if is_url(path) else cast(BinaryIO, open(path, "rb"))  # noqa: PTH123
 
 
+def raw_lines(stream: BinaryIO, most: int = -1) -> Iterator[bytes]:
+    """The lines of a file, at most so many bytes at a time, without the mark that Windows sets before UTF-8."""
+    mark = b"\xef\xbb\xbf"
+    while raw := stream.readline(most):
+        yield raw.removeprefix(mark)
+        mark = b""
+
+
 def _parquet(path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     if is_url(path):
         with open_bytes(path) as stream:

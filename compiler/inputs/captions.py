@@ -16,7 +16,7 @@ from javisc.compiler.inputs.lists import folder_of, resolved
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
 from javisc.manifests.errors import UserError
 from javisc.manifests.partitions import Partitions, by
-from javisc.manifests.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, read_rows
+from javisc.manifests.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, raw_lines, read_rows
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
@@ -67,7 +67,7 @@ def tavgbench(path: str) -> Iterator[dict[str, Any]]:
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"--captions tavgbench:{path}: cannot be read: {error}") from error
     with stream:
-        while raw := stream.readline(MAX_FIELD):
+        for raw in raw_lines(stream, MAX_FIELD):
             name, _, caption = raw.decode("utf-8", "replace").strip().partition(" ")
             if name.lower().endswith(".mp4") and caption.strip():
                 yield {"id": name[:-4], "texts": [caption.strip()]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from javisc.manifests.errors import UserError
-from javisc.manifests.rows import Faults, captions_in, cells, open_bytes, read_rows
+from javisc.manifests.rows import Faults, captions_in, cells, open_bytes, raw_lines, read_rows
 from javisc.manifests.schema import CARRIED
 from javisc.manifests.urls import is_url, join
 
@@ -83,7 +83,7 @@ def _told(row: dict[str, Any], stock: bool) -> dict[str, int]:
 def _lines(path: str) -> Iterator[dict[str, Any]]:
     try:
         with open_bytes(path) as stream:
-            for raw in stream:
+            for raw in raw_lines(stream):
                 # Paths are bytes: what is no UTF-8 keeps its bytes as surrogates, as the os module does it.
                 if name := raw.rstrip(b"\r\n").decode("utf-8", "surrogateescape"):
                     yield {"path": name}

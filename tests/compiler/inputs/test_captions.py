@@ -99,10 +99,11 @@ def test_half_surrogates_become_question_marks(raw: Path) -> None:
     assert attached(raw, None)[0]["sub/b.mp4"] == ["?"]
 
 
-def test_tavgbench(raw: Path) -> None:
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_tavgbench(raw: Path, mark: str) -> None:
     (raw / "vid_1_2.mp4").write_bytes(b"x")
     lines = ["vid_1_2.mp4 a train whistles, twice", "gone_0_1.mp4 nobody is there", "", "no caption here", "a.mp4 "]
-    (raw.parent / "release_captions.txt").write_text("\n".join(lines))
+    (raw.parent / "release_captions.txt").write_text(mark + "\n".join(lines))
     texts, report, _ = attached(raw, f"tavgbench:{raw.parent / 'release_captions.txt'}")
     assert texts["vid_1_2.mp4"] == ["a train whistles, twice"] and report.captioned == 1 and report.unused == 1
 

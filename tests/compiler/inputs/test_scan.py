@@ -95,7 +95,7 @@ def test_sidecars_are_found_beside_and_strays_are_counted(tmp_path: Path) -> Non
     assert report.stray_sidecars == 2
 
 
-@pytest.mark.parametrize("form", ["txt", "csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("form", ["txt", "marked.txt", "csv", "parquet", "jsonl"])
 def test_lists_of_paths(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "data/a.mp4", "data/sub/b,c.mp4", "data/b.txt", "cwd/d.mp4", "far/e.mp4")
     monkeypatch.chdir(tmp_path / "cwd")
@@ -104,8 +104,8 @@ def test_lists_of_paths(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPat
         pl.DataFrame({"path": paths, "text": ["t"] * 5, "height": [1] * 5}),
         tmp_path / "data" / f"list.{form}",
     )
-    if form == "txt":
-        listed.write_text("\r\n".join(paths) + "\n\n")
+    if form.endswith("txt"):
+        listed.write_text("\r\n".join(paths) + "\n\n", encoding="utf-8-sig" if form == "marked.txt" else "utf-8")
     else:
         {"csv": table.write_csv, "parquet": table.write_parquet, "jsonl": table.write_ndjson}[form](listed)  # type: ignore[operator]
     rows, _ = found(listed)
@@ -118,7 +118,7 @@ def test_lists_of_paths(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPat
         "missing.mp4",
     ]
     assert rows["refused"].to_list() == [None] * 4 + ["unreadable"]
-    assert rows["text"].to_list() == [None if form == "txt" else "t"] * 5
+    assert rows["text"].to_list() == [None if form.endswith("txt") else "t"] * 5
 
 
 def test_javisdits_csv_is_a_list(tmp_path: Path) -> None:
