@@ -284,7 +284,7 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     """Lay the fields over the manifest again, all but those to `leave`. Returns those that it shows now. Raises UserError.
 
     What a field lies over is kept in fields/own.parquet first; then the header says which columns are the fields'; the manifest
-    comes last. Killed anywhere in between, the same call comes to the same.
+    is shown last. Killed anywhere in between, the same call comes to the same.
     """
     header = read_header(base.path(HEADER))
     fields = [field for field in fields_of(base.root) if field.name not in leave]
@@ -297,13 +297,13 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     manifest, shown = laid(own, fields)
     wanted = {**before, **shown}
     under = sorted({column for columns in wanted.values() for column in columns if column in schema})
-    if under:
-        with base.publish(*OWN) as path:
-            write_table(own.select("key", *under), path)
-    with base.publish(HEADER) as path:
-        write_header(path, {**header, "fields": wanted})
-    with base.publish("manifest.parquet") as path:
-        write_table(manifest, path)
+    with base.publish("manifest.parquet") as table:
+        write_table(manifest, table)  # it reads own.parquet as it was: written whole before that is another
+        if under:
+            with base.publish(*OWN) as path:
+                write_table(own.select("key", *under), path)
+        with base.publish(HEADER) as path:
+            write_header(path, {**header, "fields": wanted})
     if wanted != shown:
         rest = {name: value for name, value in header.items() if name != "fields"}
         with base.publish(HEADER) as path:

@@ -147,6 +147,27 @@ def test_a_column_keeps_its_type_and_a_changed_table_wants_another_name(ds: Path
         take_back(str(ds), "c")
 
 
+def test_fields_over_ever_other_columns_of_the_dataset_own_show_what_each_says(ds: Path, tmp_path: Path) -> None:
+    """fields/own.parquet, of which the manifest is made, is another with every field: no value comes from a wrong place."""
+    whole = rows(ds)
+    own = ["motion", "loudness", "lang", "text", "bandwidth", "label"]
+    words = {"lang", "text", "label"}
+    for at, name in enumerate(own):
+        value = pl.lit(f"{name} of {at}") if name in words else pl.lit(at + 0.5)
+        annotate(str(ds), write(tmp_path / f"over_{name}.csv", whole.select("key", value.alias(name))[at % 2 :: 2]))
+        for other in own[: at + 1]:
+            said = other + f" of {own.index(other)}" if other in words else own.index(other) + 0.5
+            wanted = whole[other].to_list()
+            wanted[own.index(other) % 2 :: 2] = [said] * 3
+            assert rows(ds)[other].to_list() == wanted, (name, other)
+    for at, name in enumerate(own):
+        take_back(str(ds), f"over_{name}")
+        assert rows(ds).select(own[: at + 1]).equals(whole.select(own[: at + 1])), name
+        annotate(str(ds), write(tmp_path / "short.csv", whole.select("key", source_note=pl.lit("x"))[:1]), name=f"a{at}")
+    assert rows(ds).select(whole.columns).equals(whole)
+    sane(ds, media=0)
+
+
 KILLED = """
 import os, signal, sys
 import javisc.compiler.store.fields as home
