@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from javisc.compiler.fields.table import joined, name_of, read
+from javisc.compiler.fields.table import held, joined, name_of, read
 from javisc.compiler.store.fields import OF, FieldWriter, undo
 from javisc.manifests.errors import UserError
 from javisc.manifests.fields import NAME, open_field
@@ -79,8 +79,9 @@ def _fitted(rows: pl.DataFrame, dataset: Dataset, table: str) -> pl.DataFrame:
             raise UserError(f"{OPTION} {table}: column {column} is where a field's members lie: rename it")
         if column in ("key", "shard", OF) or column not in have or have[column] == dtype:
             continue
-        made = rows[column].cast(have[column], strict=False)
-        if (made.is_null() & rows[column].is_not_null()).any() or not (made.dtype.is_numeric() and dtype.is_numeric()):
+        empty = rows[column].null_count() == rows.height
+        made, bad = held(rows[column], have[column])
+        if bad.any() or not (empty or (made.dtype.is_numeric() and dtype.is_numeric())):
             raise UserError(
                 f"{OPTION} {table}: column {column} is {dtype}, the manifest's is {have[column]}: rename or mend it"
             )

@@ -211,10 +211,11 @@ def _typed(frame: pl.DataFrame, name: str, path: str, option: str) -> pl.Series:
     column = frame[name]
     if column.dtype == pl.Null:
         column = column.cast(pl.String)
+    if column.dtype.is_float():  # pandas' word for an absent cell, also of whole numbers
+        column = column.fill_nan(None)
     dtype = _KNOWN.get(name)
     if dtype is not None and column.dtype != dtype:
-        made = column.cast(dtype, strict=False)
-        bad = made.is_null() & column.is_not_null()
+        made, bad = held(column, dtype)
         if bad.any():
             row = int(bad.arg_true()[0])
             raise UserError(
@@ -227,6 +228,15 @@ def _typed(frame: pl.DataFrame, name: str, path: str, option: str) -> pl.Series:
             raise UserError(f"{option} {path}: line {frame['line'][row]}: {name} is not finite: mend the table")
         column = column.fill_nan(None)
     return column
+
+
+def held(column: pl.Series, dtype: pl.DataType) -> tuple[pl.Series, pl.Series]:
+    """A column as another type, and where that does not hold its value: 0.5 is no whole number. Decimals may be rounded."""
+    made = column.cast(dtype, strict=False)
+    bad = made.is_null() & column.is_not_null()
+    if column.dtype.is_numeric() and (column.dtype.is_integer() or not dtype.is_float()):
+        bad |= (made.cast(column.dtype, strict=False) != column).fill_null(False)
+    return made, bad
 
 
 def joined(

@@ -147,6 +147,22 @@ def test_a_column_keeps_its_type_and_a_changed_table_wants_another_name(ds: Path
         take_back(str(ds), "c")
 
 
+def test_a_number_that_a_columns_type_does_not_hold_is_refused_and_an_empty_column_is_not(ds: Path, tmp_path: Path) -> None:
+    table = pl.DataFrame({"id": ["a dog"], "faces": [3], "score": [0.5], "note": ["x"]})
+    annotate(str(ds), write(tmp_path / "a.csv", table))
+    before = digests(ds)
+    for name, wrong in {"faces": 0.5, "score": 2**53 + 1}.items():
+        with pytest.raises(UserError, match=f"column {name} is .*, the manifest's is .*: rename or mend it"):
+            annotate(str(ds), write(tmp_path / "b.parquet", pl.DataFrame({"id": ["sea"], name: [wrong]})))
+    assert digests(ds) == before
+    more = pl.DataFrame({"id": ["sea", "rain"], "faces": [2.0, None], "score": [None, None], "note": [None, "y"]})
+    annotate(str(ds), write(tmp_path / "c.csv", more))
+    found = {row["id"]: row for row in rows(ds).iter_rows(named=True)}
+    assert [found[name]["faces"] for name in ("a dog", "sea", "rain")] == [3, 2, None]
+    assert [found[name]["score"] for name in ("a dog", "sea", "rain")] == [0.5, None, None]
+    assert [found[name]["note"] for name in ("a dog", "sea", "rain")] == ["x", None, "y"]
+
+
 def test_fields_over_ever_other_columns_of_the_dataset_own_show_what_each_says(ds: Path, tmp_path: Path) -> None:
     """fields/own.parquet, of which the manifest is made, is another with every field: no value comes from a wrong place."""
     whole = rows(ds)

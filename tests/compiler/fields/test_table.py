@@ -74,6 +74,18 @@ def test_a_number_is_finite_or_null(tmp_path: Path) -> None:
         table(tmp_path, *rows, suffix="parquet")
 
 
+def test_a_whole_number_of_pandas_is_one_and_a_fraction_is_not_cut_off(tmp_path: Path) -> None:
+    """scene_cuts is Int32 in every manifest, still a truth: pandas writes 2.0 and NaN where a cell is absent."""
+    rows = [{"key": "k1", "scene_cuts": 2.0, "still": 1.0}, {"key": "k2", "scene_cuts": float("nan"), "still": 0.0}]
+    found = table(tmp_path, *rows, suffix="parquet")
+    assert found.schema["scene_cuts"] == pl.Int32 and found["scene_cuts"].to_list() == [2, None]
+    assert found["still"].to_list() == [True, False]
+    for name, wrong in {"scene_cuts": 2.5, "still": 5.0}.items():
+        for suffix in ("parquet", "jsonl"):
+            with pytest.raises(UserError, match=f"line 2: {name} {wrong} is no"):
+                table(tmp_path, rows[0], {**rows[0], "key": "k2", name: wrong}, suffix=suffix)
+
+
 def test_a_mixture_is_a_named_fault(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="x is a int, before it was a str"):
         table(tmp_path, {"key": "k1", "x": "a"}, {"key": "k2", "x": 1})
