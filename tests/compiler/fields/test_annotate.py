@@ -147,7 +147,9 @@ def test_a_column_keeps_its_type_and_a_changed_table_wants_another_name(ds: Path
         take_back(str(ds), "c")
 
 
-def test_a_number_that_a_columns_type_does_not_hold_is_refused_and_an_empty_column_is_not(ds: Path, tmp_path: Path) -> None:
+def test_a_number_that_a_columns_type_does_not_hold_is_refused_and_an_empty_column_is_not(
+    ds: Path, tmp_path: Path
+) -> None:
     table = pl.DataFrame({"id": ["a dog"], "faces": [3], "score": [0.5], "note": ["x"]})
     annotate(str(ds), write(tmp_path / "a.csv", table))
     before = digests(ds)
@@ -179,7 +181,9 @@ def test_fields_over_ever_other_columns_of_the_dataset_own_show_what_each_says(d
     for at, name in enumerate(own):
         take_back(str(ds), f"over_{name}")
         assert rows(ds).select(own[: at + 1]).equals(whole.select(own[: at + 1])), name
-        annotate(str(ds), write(tmp_path / "short.csv", whole.select("key", source_note=pl.lit("x"))[:1]), name=f"a{at}")
+        annotate(
+            str(ds), write(tmp_path / "short.csv", whole.select("key", source_note=pl.lit("x"))[:1]), name=f"a{at}"
+        )
     assert rows(ds).select(whole.columns).equals(whole)
     sane(ds, media=0)
 
