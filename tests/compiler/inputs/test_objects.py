@@ -181,3 +181,16 @@ def test_a_plan_that_is_made_again_asks_for_lists_alone(tmp_path: Path) -> None:
             damage(tmp_path / "ds/.build/kept.captions.parquet")
             asked, found, _ = planned()
             assert asked["get"] == 200 and found == again
+
+
+def test_a_list_that_breaks_off_counts_once(tmp_path: Path) -> None:
+    """obstore refuses a name with an empty part, here on its second page; fsspec tells the whole list."""
+    with slow_store(1500, 0.0) as store:
+        fs, _ = filesystem("s3://b/raw")
+        fs.pipe({"b/raw/0009//odd.mp4": b"x", "b/raw/0009//odd.txt": b"words"})
+        before = store.counts()
+        found = pl.concat(scan(["s3://b/raw"]))
+        assert (store.counts() - before)["list"] == 4
+        assert found.height == found["path"].n_unique() == 1501
+        odd = found.filter(pl.col("sidecar").is_not_null()).row(0, named=True)
+        assert (odd["path"], odd["sidecar"]) == ("s3://b/raw/0009//odd.mp4", b"s3://b/raw/0009//odd.txt")
