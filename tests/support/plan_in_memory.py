@@ -1,4 +1,7 @@
-"""The rule by which a plan is made, with every table in memory: what `javisc.compiler.plan.layout` has to give, byte for byte."""
+"""The rule by which a plan is made, with every table in memory: what `javisc.compiler.plan.layout` has to give, byte for byte.
+
+Whatever shares a name is looked at row by row: it knows no shorter way for a corpus that moved.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,19 @@ from typing import Any
 
 import polars as pl
 
-from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
+from javisc.compiler.inputs.table import LABELS
+from javisc.compiler.plan.before import PLAN_SCHEMA, as_now
 from javisc.compiler.plan.keys import draw, key_of
+from javisc.compiler.plan.layout import Layout
+from javisc.compiler.plan.matching import KEYED_SCHEMA, MADE_OF
 from javisc.compiler.store.commits import PUBLISHED_SCHEMA
 from javisc.manifests.absent import without
 from javisc.manifests.files import sha256_of
-from javisc.manifests.io import complete
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
-PLAN_SCHEMA = pl.Schema(
-    {"shard": pl.Int32(), "key": pl.String(), "revision": pl.Int32(), "twin": pl.Int32(), **INPUT_SCHEMA}
-)
-KEYED_SCHEMA = pl.Schema({**INPUT_SCHEMA, "key0": pl.String()})
-WINDOW = ("window_start", "window_end")
-#: What an input is made of: two rows that agree here are the same input.
-MADE_OF = ("path", "audio_path", *WINDOW)
 _BATCH = 100_000
 _COMPARED = ("source_bytes", "audio_path", "audio_bytes", *(column.name for column in LABELS), "boxes", "refused")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What decides the spread: `per_shard` samples a shard, drawn by `seed`."""
-
-    per_shard: int
-    seed: int = 0
 
 
 @dataclass
@@ -100,11 +90,6 @@ def lay_out(
     return plan, changes
 
 
-def as_now(plan: pl.DataFrame) -> pl.DataFrame:
-    """An older plan in PLAN_SCHEMA: columns that were not thought of yet are null, and words for absent values too."""
-    return without(complete(plan.lazy(), PLAN_SCHEMA).select(PLAN_SCHEMA.names())).collect()
-
-
 def _keyed(batch: pl.DataFrame) -> pl.DataFrame:
     windows = zip(batch["window_start"], batch["window_end"], strict=True)
     keys = [key_of(relpath, window) for relpath, window in zip(batch["relpath"], windows, strict=True)]
@@ -135,9 +120,6 @@ def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.Data
     left = before.join(found.drop_nulls("key"), on="key", how="anti")
     clashing = lone.filter(pl.col("key0").is_duplicated() | pl.col("key0").is_in(_plain_keys(before).implode()))
     settled = [found.drop_nulls("key"), lone.join(clashing, on="row", how="anti").with_columns(key="key0", twin=0)]
-    moved = _moved(clashing, left)
-    settled.append(moved)
-    clashing = clashing.join(moved, on="row", how="anti")
     slow: list[dict[str, Any]] = []
     by_relpath: dict[str, list[dict[str, Any]]] = {}
     for row in left.filter(_plain_keys(left).is_in(clashing["key0"].implode())).iter_rows(named=True):
@@ -167,23 +149,6 @@ def _match(narrow: pl.DataFrame, old: pl.DataFrame, changes: Changes) -> pl.Data
             slow.append(row)
     settled.append(pl.DataFrame(slow, schema=found.schema))
     return pl.concat([frame.select(found.columns).cast(found.schema) for frame in settled], rechunk=True)
-
-
-def _moved(clashing: pl.DataFrame, left: pl.DataFrame) -> pl.DataFrame:
-    """Of inputs whose key is an older input's, those that alone have it, as does the older one, which is gone: they have moved.
-
-    A whole corpus may have, under another mount. Returns them with the older key, twin, shard and revision.
-    """
-    one = clashing.filter(~pl.col("key0").is_duplicated()).drop("key", "twin", "shard", "revision")
-    before = left.select("key", "twin", "shard", "revision", path_old="path").with_columns(
-        _plain_keys(left).alias("key0")
-    )
-    both = one.join(before.filter(~pl.col("key0").is_duplicated()), on="key0", how="inner")
-    gone = [
-        old == new or not (is_url(old) or os.path.lexists(old))
-        for old, new in both.select("path_old", "path").iter_rows()
-    ]
-    return both.filter(pl.Series(gone, dtype=pl.Boolean)).select(clashing.columns)
 
 
 def _plain_key(row: Mapping[str, Any]) -> str:

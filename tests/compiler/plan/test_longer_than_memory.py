@@ -67,9 +67,7 @@ def both(rows: pl.DataFrame, layout: Layout, **more: Any) -> tuple[pl.DataFrame,
     """The plan by either way, which must be one."""
     with tempfile.TemporaryDirectory() as folder:
         made, changes = lay_out(conform(rows), layout, Path(folder, "parts"), rows_at_once=3, **more)
-        told, said = in_memory.lay_out(
-            conform(rows), in_memory.Layout(layout.per_shard, layout.seed), Path(folder, "whole"), **more
-        )
+        told, said = in_memory.lay_out(conform(rows), layout, Path(folder, "whole"), **more)
         found = made.collect()
         assert found.equals(told.collect()) and numbers(changes) == numbers(said)
         for name, plan in (("parts", made), ("whole", told)):
@@ -129,7 +127,7 @@ def test_the_bytes_of_a_plan_are_those_of_its_rows(tmp_path: Path) -> None:
         made, _ = lay_out(conform(rows), Layout(500), tmp_path / f"{at_once}", rows_at_once=at_once)
         write_plan(made, tmp_path / "plan.parquet")
         written.append((tmp_path / "plan.parquet").read_bytes())
-    told, _ = in_memory.lay_out(conform(rows), in_memory.Layout(500), tmp_path / "whole")
+    told, _ = in_memory.lay_out(conform(rows), Layout(500), tmp_path / "whole")
     assert written[0] == written[1] and pl.read_parquet(written[0]).equals(told.collect())
 
 
