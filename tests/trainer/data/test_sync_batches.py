@@ -9,6 +9,7 @@ import signal
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -201,3 +202,35 @@ def test_a_killed_process_is_told_and_a_killed_run_leaves_none(dataset: Path) ->
     while any(map(alive, pids)):
         assert time.monotonic() < end, "its workers live on"
         time.sleep(0.05)
+
+
+def test_a_process_that_is_killed_while_all_rest_is_told(dataset: Path) -> None:
+    source = SyncBatches([dataset], TRANSFORMS, options(processes=True, threads=1))
+    workers, clip = source.loader.workers, next(source.loader.sampler.upcoming()).clips[0]
+    assert workers is not None
+    content = Dataset.open(dataset).read(f"{clip.row:08d}")
+    workers.made(content["mp4"], content["flac"], clip)
+    (pid,) = workers_of(source)
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(2):  # while it is found out, and after
+        with pytest.raises(UserError, match="data.processes=false"):
+            workers.made(content["mp4"], content["flac"], clip)
+    source.close()
+
+
+def test_an_epoch_that_is_left_starts_no_process_behind_itself(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SyncBatches([dataset], TRANSFORMS, options(processes=True))
+    read = source.loader.reader.read
+
+    def slowly(*arguments: Any) -> dict[str, bytes]:
+        time.sleep(0.3)
+        return read(*arguments)
+
+    monkeypatch.setattr(source.loader.reader, "read", slowly)
+    for _ in source:
+        break
+    monkeypatch.undo()
+    for done in [source.loader.pool.submit(time.sleep, 0.1) for _ in range(2)]:
+        done.result()
+    assert not workers_of(source)
+    source.close()

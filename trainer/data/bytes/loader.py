@@ -11,7 +11,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -205,13 +205,18 @@ class Loader:
                 waiting.append((batch, made, room))
                 del room
                 if len(waiting) > self.options.ahead:
-                    yield self._assemble(*waiting.popleft())
+                    yield self._first(waiting)
             while waiting and not stop.is_set():
-                yield self._assemble(*waiting.popleft())
+                yield self._first(waiting)
         finally:
-            for _, futures, _ in waiting:
-                for future in futures:
-                    future.cancel()
+            # Clips under way are waited for: one that came to its worker later would start the processes anew.
+            wait([future for _, futures, _ in waiting for future in futures if not future.cancel()])
+
+    def _first(self, waiting: deque[tuple[Batch, list[Future[Decoded]], Room | None]]) -> Loaded:
+        """The batch that is next; it waits on where one of its clips fails."""
+        loaded = self._assemble(*waiting[0])
+        waiting.popleft()
+        return loaded
 
     def _room(self, batch: Batch) -> Room | None:
         """Where a batch's pictures are put as they are decoded: (B, 3, F, H, W) or (B, F, 3, H, W)."""

@@ -46,18 +46,20 @@ class Workers:
 
     def made(self, mp4: bytes, flac: bytes, clip: Clip) -> Any:
         """What the transform makes of a clip. Raises DecodeError, or UserError if a worker dies."""
-        with self.lock:
-            if self.pool is None:
-                context = multiprocessing.get_context("forkserver")
-                context.set_forkserver_preload([__name__])
-                self.pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin, initargs=self.task)
-            waiting = self.pool.submit(_work, mp4, flac, clip)
         try:
+            with self.lock:
+                if self.pool is None:
+                    context = multiprocessing.get_context("forkserver")
+                    context.set_forkserver_preload([__name__])
+                    self.pool = ProcessPoolExecutor(
+                        self.count, mp_context=context, initializer=_begin, initargs=self.task
+                    )
+                waiting = self.pool.submit(_work, mp4, flac, clip)  # raises, too, once one was killed while all rested
             return waiting.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that decodes was killed, perhaps for want of memory: lower data.threads, or set "
-                "data.processes=false"
+                "a process that decodes was killed, perhaps for want of memory, or of shared memory (/dev/shm): lower data.threads, "
+                "or set data.processes=false"
             ) from error
 
     def rest(self) -> None:
