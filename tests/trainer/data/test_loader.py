@@ -164,6 +164,17 @@ def test_a_corrupt_sample_is_replaced_and_reported(tmp_path: Path, caplog: pytes
     assert len(told) == 1 and told[0].startswith("sample 00000005 (row 5) was replaced") and "checksum" in told[0]
 
 
+def test_a_corrupt_sample_without_another_that_fits_is_told_with_its_cause(tmp_path: Path) -> None:
+    folder = compiled.write(tmp_path / "ds", LENGTHS[:1])
+    shard = folder / "shards" / "000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[int(Catalog.open([folder]).numbers["mp4_offset"][0]) + 900] ^= 0xFF
+    shard.write_bytes(content)
+    with Loader(Sampler(Catalog.open([folder]), TABLE)) as loader, pytest.raises(UserError) as told:
+        list(loader)
+    assert "00000000 cannot be used" in str(told.value) and "its checksum differs" in str(told.value)
+
+
 def test_a_dataset_that_is_broken_throughout_stops(tmp_path: Path) -> None:
     folder = compiled.write(tmp_path / "ds", LENGTHS[:4])
     (folder / "shards" / "000000.tar").write_bytes(b"")

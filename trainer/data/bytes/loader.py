@@ -257,14 +257,20 @@ class Loader:
                 return Decoded(clip, made, problems, self._whole_sound(clip, made))
             except (CorruptSample, DecodeError) as error:
                 problems.append((clip.row, str(error)))
-                clip = self._substitute(batch, clip, attempt)
+                other = self._substitute(batch, clip, attempt)
+                if other is None:
+                    raise UserError(
+                        f"sample {self.catalog.strings['key'][clip.row]} cannot be used and no other fits its bucket "
+                        f"{batch.bucket.name}: {error}; drop it with `javisc filter` or build it again"
+                    ) from error
+                clip = other
         raise UserError(
             f"{len(problems)} samples in a row cannot be read, the last: {problems[-1][1]}; "
             "run `javisc verify` on the dataset and build it again"
         )
 
-    def _substitute(self, batch: Batch, clip: Clip, attempt: int) -> Clip:
-        """Another clip of the epoch that fits the bucket, a function of the first one's seed."""
+    def _substitute(self, batch: Batch, clip: Clip, attempt: int) -> Clip | None:
+        """Another clip of the epoch that fits the bucket, a function of the first one's seed; None if there is none."""
         bucket, numbers = batch.bucket, self.catalog.numbers
         policy, stride = self.sampler.options.windows, self.sampler.options.stride
         start = int(draws.integers(len(self.catalog), clip.seed, "substitute", attempt)[0])
@@ -272,9 +278,7 @@ class Loader:
         fits = policy.feasible({name: values[order] for name, values in numbers.items()}, bucket.frames, stride)
         fits &= order != clip.row
         if not fits.any():
-            raise UserError(
-                f"no other sample fits the bucket {bucket.name} of {self.catalog.labels([clip.row])[0]['key']}"
-            )
+            return None
         return self.sampler.batch(batch.epoch, batch.step, bucket, order[np.flatnonzero(fits)[:1]]).clips[0]
 
     def _made(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> Any:

@@ -120,14 +120,14 @@ class _Reading(Loader):
             raise CorruptSample(f"{url}: the sample has no .safetensors")
         return unpack(data["safetensors"], url)
 
-    def _substitute(self, batch: Batch, clip: Clip, attempt: int) -> Clip:
-        """Another row of the same size, a function of the first one's seed."""
+    def _substitute(self, batch: Batch, clip: Clip, attempt: int) -> Clip | None:
+        """Another row of the same size, a function of the first one's seed; None if there is none."""
         table = self.sampler.table
         assert isinstance(table, _Sizes)
         rows = np.flatnonzero(table.of_row.reshape(-1) == table.of_row.reshape(-1)[clip.row])
         rows = rows[rows != clip.row]
         if not len(rows):
-            raise UserError(f"no other row has the size of {self.catalog.labels([clip.row])[0]['key']}")
+            return None
         chosen = rows[draws.integers(len(rows), clip.seed, "substitute", attempt)]
         return self.sampler.batch(batch.epoch, batch.step, batch.bucket, chosen).clips[0]
 
