@@ -25,6 +25,7 @@ from javisc.trainer.data.index.catalog import STRINGS, Catalog, split_of
 from javisc.trainer.data.index.costs import joint_dit_cost
 from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.index.windows import RandomWindow
+from javisc.trainer.data.sources.loading import LoaderSource
 from javisc.trainer.data.sources.pools import NAMES
 from javisc.trainer.data.sources.reading import PictureData, ReadData
 from javisc.trainer.engine.settings import setting
@@ -122,7 +123,7 @@ class Clips:
     loaded: Loaded
 
 
-class ClipSource:
+class ClipSource(LoaderSource):
     """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
 
     `split` keeps rows of that split, None all. In training every rank has a batch in every step; held-out clips (`train=False`)
@@ -212,10 +213,6 @@ class ClipSource:
         wave = torch.from_numpy(sound.mean(axis=1))
         return wave, mel_input(wave, self.mel, len(wave) / self.sample_rate)
 
-    def __len__(self) -> int:
-        """Batches left in the epoch."""
-        return len(self.loader)
-
     def __iter__(self) -> Iterator[Clips]:
         """The rest of the epoch."""
         for loaded in self.loader:
@@ -248,23 +245,6 @@ class ClipSource:
         """The caption a model reads: for sound alone that of the sound, where there is one."""
         text = (None if self.with_video else label.get("audio_text")) or label.get("text") or ""
         return clean(str(text)) if self.data.clean_captions else str(text)
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """Every rank's samples in the batch that was given last."""
-        return self.loader.rows
-
-    def state_dict(self) -> dict[str, Any]:
-        """A few integers, the same on every rank."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where another source stood. Raises UserError if it had other data or another seed."""
-        self.loader.load_state_dict(state)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self.loader.close()
 
 
 def full_steps(sampler: Sampler, split: str | None) -> NDArray[np.bool_]:

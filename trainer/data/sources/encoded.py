@@ -27,6 +27,7 @@ from javisc.trainer.data.index.assign import Bucket, BucketTable
 from javisc.trainer.data.index.catalog import Catalog, split_of
 from javisc.trainer.data.index.sampler import Batch, Clip, Sampler, SamplerOptions
 from javisc.trainer.data.sources.clips import ClipData, full_steps
+from javisc.trainer.data.sources.loading import LoaderSource
 
 Made = TypeVar("Made")
 
@@ -132,7 +133,7 @@ class _Reading(Loader):
         return self.sampler.batch(batch.epoch, batch.step, batch.bucket, chosen).clips[0]
 
 
-class EncodedSource(Generic[Made]):
+class EncodedSource(LoaderSource, Generic[Made]):
     """A source for the training loop, as `ClipSource` is one; `make` turns a batch into what the task takes.
 
     `needs`: names of tensors that every row must hold. Raises UserError: some do not, or windows have no bucket in the recipe.
@@ -168,10 +169,6 @@ class EncodedSource(Generic[Made]):
             transform=lambda *_: None,
         )
 
-    def __len__(self) -> int:
-        """Batches left in the epoch."""
-        return len(self.loader)
-
     def __iter__(self) -> Iterator[Made]:
         """The rest of the epoch."""
         for loaded in self.loader:
@@ -194,20 +191,3 @@ class EncodedSource(Generic[Made]):
                     float(self.catalog.reals["fps"][rows[0]]),
                 )
             )
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """Every rank's samples in the batch that was given last."""
-        return self.loader.rows
-
-    def state_dict(self) -> dict[str, Any]:
-        """A few integers, the same on every rank."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where another source stood. Raises UserError if it had other data or another seed."""
-        self.loader.load_state_dict(state)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self.loader.close()

@@ -21,6 +21,7 @@ from javisc.trainer.data.index.assign import BucketTable, single_bucket
 from javisc.trainer.data.index.catalog import Catalog, split_of
 from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.index.windows import Window
+from javisc.trainer.data.sources.loading import LoaderSource
 from javisc.trainer.engine.moving import to_device, together
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import FixedOffset, SyncTransforms, plan, plan_several
@@ -187,7 +188,7 @@ class SyncDataOptions:
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
 
-class SyncBatches:
+class SyncBatches(LoaderSource):
     """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
 
     Raises UserError: the datasets disagree in their frame rate, are not what the model takes, or hold no usable clip.
@@ -268,10 +269,6 @@ class SyncBatches:
             self.train,
         )
 
-    def __len__(self) -> int:
-        """Batches left in the epoch."""
-        return len(self.loader)
-
     def __iter__(self) -> Iterator[SyncBatch]:
         """The rest of the epoch."""
         for loaded in self.loader:
@@ -283,15 +280,3 @@ class SyncBatches:
     def rows(self) -> tuple[int, ...]:
         """Every rank's sounds in the batch that was given last."""
         return tuple(self.sounds * clips for clips in self.loader.rows)
-
-    def state_dict(self) -> dict[str, Any]:
-        """A few integers, the same on every rank."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where another source stood. Raises UserError if it had other data or another seed."""
-        self.loader.load_state_dict(state)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self.loader.close()

@@ -20,6 +20,7 @@ from javisc.trainer.data.index.assign import single_bucket
 from javisc.trainer.data.index.catalog import Catalog, split_of
 from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
 from javisc.trainer.data.index.windows import Window
+from javisc.trainer.data.sources.loading import LoaderSource
 from javisc.trainer.data.sources.sync import SyncDataOptions
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import AudioClipTransforms, audio_clip
@@ -68,7 +69,7 @@ def labels_of(datasets: Sequence[str | os.PathLike[str]]) -> list[str]:
     return labels["label"].to_list()
 
 
-class SoundBatches:
+class SoundBatches(LoaderSource):
     """A source for the training loop: iterating gives the rest of the epoch, the state is the sampler's.
 
     Rows without a label are passed over. Raises UserError: sample rates differ, or no labelled sound is long enough.
@@ -121,10 +122,6 @@ class SoundBatches:
         aud = audio_clip(self.transforms, wave, rate, SeededDraws(clip.seed), train=self.train)
         return aud, int(self.classes[clip.row])
 
-    def __len__(self) -> int:
-        """Batches left in the epoch."""
-        return len(self.loader)
-
     def __iter__(self) -> Iterator[SoundBatch]:
         """The rest of the epoch."""
         for loaded in self.loader:
@@ -132,20 +129,3 @@ class SoundBatches:
                 aud, target = zip(*loaded.items, strict=True)
                 keys = [str(label["key"]) for label in loaded.labels]
                 yield SoundBatch(torch.stack(aud), torch.tensor(target), keys, loaded.replaced)
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """Every rank's samples in the batch that was given last."""
-        return self.loader.rows
-
-    def state_dict(self) -> dict[str, Any]:
-        """A few integers, the same on every rank."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where another source stood. Raises UserError if it had other data or another seed."""
-        self.loader.load_state_dict(state)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self.loader.close()
