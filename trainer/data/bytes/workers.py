@@ -58,8 +58,8 @@ class Workers:
             return waiting.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that decodes was killed, perhaps for want of memory, or of shared memory (/dev/shm): lower data.threads, "
-                "or set data.processes=false"
+                "a process that decodes was killed, perhaps for want of memory, or of shared memory (/dev/shm): lower "
+                "data.threads, or set data.processes=false"
             ) from error
 
     def rest(self) -> None:
