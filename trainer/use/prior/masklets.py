@@ -74,7 +74,6 @@ class Masklets(Weighted):
         text: Sequence[str] = (),
         detector: str = "",
         score: float | None = None,
-        seed: int = 0,
         precision: str = "auto",
     ) -> None:
         need("build prior masklets", "scipy")
@@ -84,7 +83,7 @@ class Masklets(Weighted):
             raise UserError(
                 f"{remote}: videos are read where they lie, several times over: copy them to a disk of this machine"
             )
-        self.raw, self.annotated, self.seed = list(raw), annotated, seed
+        self.raw, self.annotated = list(raw), annotated
         self.network: Segmenter | None = None
         self.queried: Queried | None = None
         self.networks: list[Path] = []
@@ -127,9 +126,11 @@ class Masklets(Weighted):
         yield from sorted(items, key=lambda item: str(item["key"]))
 
     def _files(self, path: str) -> list[tuple[str, str]]:
-        kinds = {"first": ("manual", "auto"), "both": ("manual", "auto")}.get(self.annotated, (self.annotated,))
-        found = sav.beside(path, kinds)
+        found = sav.beside(path, self._kinds())
         return found[:1] if self.annotated == "first" else found
+
+    def _kinds(self) -> tuple[str, ...]:
+        return (self.annotated,) if self.annotated in ("manual", "auto") else ("manual", "auto")
 
     def load(self, device: str) -> Any:
         """The segmenter on the device."""
@@ -167,11 +168,9 @@ class Masklets(Weighted):
             if len(raw) > sav.MAX_BYTES:
                 raise Rejected("too_large", f"its {kind} annotation has more than {sav.MAX_BYTES} bytes")
             objects += sav.read(kind, raw)
-        if not objects:
-            raise Rejected(
-                "filtered",
-                f"no {'_manual.json or _auto.json' if self.annotated != 'auto' else '_auto.json'} beside it (--text needs none)",
-            )
+        if not item[PLACE]["files"]:
+            names = " or ".join(f"_{kind}.json" for kind in self._kinds())
+            raise Rejected("filtered", f"no {names} beside it (--text needs none)")
         ticks = sav.ticks_of(video, RECIPE.rate)
         digest = sha256_of(video)
         wanted = sav.kept(objects)

@@ -117,7 +117,6 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         ),
         Setting("score", "What a find must score; the network's own where nothing is said.", float, goes_with="text"),
         _precision("segmenter"),
-        SEED,
     ),
 }  # fmt: skip
 

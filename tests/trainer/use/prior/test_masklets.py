@@ -51,6 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write(raw / "broken.mp4", [BIG]).with_name("broken_manual.json").write_text(
         '{"masklet": [[{"size": [9], "counts": 3}]]}'
     )
+    write(raw / "zero.mp4", [BIG[:9]]).with_name("zero_manual.json").write_text('{"masklet": [[], [], []]}')
     write(raw / "other.mp4", [BIG])
     annotate(raw / "other.mp4", [moving(1, 41, side=40)])
     (raw / "noise.mp4").write_bytes(b"no film")
@@ -93,6 +94,7 @@ def test_every_video_is_accounted_for(made: dict[str, Path]) -> None:
         "many.mp4": "filtered: 10 objects of like size",
         "brief.mp4": "too_short: no object is seen for 5 frames",
         "bare.mp4": "filtered: no _manual.json or _auto.json beside it",
+        "zero.mp4": "filtered: its annotation holds no object",
         "broken.mp4": "filtered: its annotation holds a mask that is none: a mask's size is [9]",
         "other.mp4": "filtered: its masks are of 160x120 pixels, its pictures of 320x240",
         "noise.mp4": "not_media",
@@ -205,6 +207,7 @@ def test_rules() -> None:
     assert [one.number for one in sav.kept(objects)] == [0, 2]
 
 
+@pytest.mark.usefixtures("here")
 def test_a_changed_annotation_alone_is_made_again(made: dict[str, Path], tmp_path: Path) -> None:
     raw, said = tmp_path / "raw", []
     for number in range(2):

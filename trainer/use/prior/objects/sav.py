@@ -86,7 +86,7 @@ def kept(objects: Sequence[Annotated]) -> list[Annotated]:
     if len(left) >= TOO_MANY:
         raise Rejected("filtered", f"{len(left)} objects of like size, fewer than {TOO_MANY} are wanted")
     if not left:
-        raise Rejected("filtered", "no object in it is large enough")
+        raise Rejected("filtered", "no object in it is large enough" if objects else "its annotation holds no object")
     return left
 
 
