@@ -133,6 +133,8 @@ class Separate(Weighted):
             names = item["queries"]
             separator, hearing = model
             sources = in_chunks(wave, rate, names, separator)
+            if not all(np.isfinite(source).all() for source in sources):
+                raise _Nothing("internal", "the separator gave numbers that are not finite")
             if hearing is not None:
                 self._add(made, item, names, wave, sources, hearing(wave, rate, names))
                 return

@@ -19,7 +19,9 @@ from javisc.manifests.io import Dataset
 from javisc.trainer.use.prior.audiosep.model import RATE, Base, ResUNet30, flops
 from javisc.trainer.use.prior.audiosep.weights import load, read
 from javisc.trainer.use.prior.run import RunOptions, run
+from javisc.trainer.use.prior.separate import Separate
 from javisc.trainer.use.prior.separators import Network
+from javisc.trainer.use.prior.stage import Part
 from support import compiled
 from support.tiny_networks import audiosep
 
@@ -110,6 +112,19 @@ def test_sources_and_the_rest_are_the_clip(folder: Path, tmp_path: Path) -> None
     settings = {"dataset": str(dataset), "separator": str(folder), "descriptions": str(tmp_path / "t.csv")}
     done = run("separate", settings, str(tmp_path / "told"), RunOptions(workers=1))
     assert pl.read_parquet(tmp_path / "told/manifest.parquet")["text"].to_list() == ["a bell", "rest"]
+
+
+def test_numbers_that_are_not_finite_are_refused_and_not_stored(folder: Path, tmp_path: Path) -> None:
+    stage = Separate(str(compiled.write(tmp_path / "ds", [40, 50], hiss=True)), separator=str(folder))
+    items = list(stage.items(tmp_path))
+
+    def separator(wave: np.ndarray, rate: int, queries: list[str]) -> list[np.ndarray]:
+        return [wave * (np.nan if queries == items[0]["queries"] else 0.5) for _ in queries]
+
+    made = stage.work(Part(0, items, {}), (separator, None), tmp_path)
+    told = [(row["key"], row["reason"], row["message"]) for row in made.rejects]
+    assert told == [(items[0]["key"], "internal", "the separator gave numbers that are not finite")]
+    assert {row["clip_key"] for row, _ in made.samples} == {items[1]["key"]}
 
 
 def test_a_query_does_not_depend_on_the_others(folder: Path) -> None:
