@@ -234,7 +234,9 @@ def _activity(label: str | None) -> list[Span] | None:
     if label is None or not label.startswith('{"activity":'):
         return None
     spans = json.loads(label)["activity"]
-    if not all(isinstance(span, list) and len(span) == 2 and all(type(at) is int for at in span) for span in spans):
+    if not isinstance(spans, list) or not all(
+        isinstance(span, list) and len(span) == 2 and all(type(at) is int for at in span) for span in spans
+    ):
         raise ValueError(f"{label[:80]} is no activity")
     return [(max(first, 0), last) for first, last in spans]
 
@@ -249,7 +251,7 @@ class Unpaired:
 
     def row(self, name: str) -> int | None:
         """The pool's row of a name without extension; what lies above the pool's root does not count."""
-        return look_up(name, self.by_clip) if self.by_clip and name.startswith(CLIP) else look_up(name, self.rows)
+        return look_up(name, self.by_clip if name.startswith(of_clip("")) else self.rows)
 
     def sound(self, name: str) -> Tensor | None:
         """The sound of that name, [samples]; None if there is none or it cannot be read."""
@@ -305,10 +307,11 @@ class Pools:
         return name if known else clip_name(label)
 
     def unpaired_name(self, label: Mapping[str, object]) -> str:
-        """Where the pool has a clip's unpaired sound: what its row says, else by its key, else by its path."""
-        pool = self.unpaired
-        by_key = pool is not None and pool.by_clip and not label.get("unpaired_audio_path")
-        return of_clip(label.get("key")) if by_key else unpaired_name(label)
+        """Where the pool has a clip's unpaired sound: what its row says, if that is in it, else by its key, else by its path."""
+        pool, path = self.unpaired, label.get("unpaired_audio_path")
+        if pool is None or not pool.by_clip or (path and pool.row(stem(str(path))) is not None):
+            return unpaired_name(label)
+        return of_clip(label.get("key"))
 
     def fingerprint(self) -> str:
         """A digest of all that decides what is drawn: a resumed run must find the same pools. Belongs into a source's state."""

@@ -15,7 +15,7 @@ from javisc.trainer.data.sources.pool_names import stem
 
 #: Where one sound's phrase ends and the next begins.
 _BETWEEN = re.compile(
-    r"[,;.!?\n]|\b(?:and then|followed by|accompanied by|along with|together with|as well as|while|whilst|then|and|with|as|before"
+    r"[,;.!?\n、，。；！？]|\b(?:and then|followed by|accompanied by|along with|together with|as well as|while|whilst|then|and|with|as|before"
     r"|after|when)\b",
     re.IGNORECASE,
 )
@@ -57,14 +57,21 @@ class Descriptions:
 
     def join(self, items: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         """For each clip what the table says of it: by key, by path, or by id where that is one clip's. Raises UserError if no row
-        belongs to a clip."""
+        belongs to a clip, or none can be used."""
         ids = Counter(str(item["id"]) for item in items)
-        joined = []
+        joined, named = [], 0
         for item in items:
             names = [item["key"], item["relpath"] or "", stem(item["relpath"] or "")]
             names += [str(item["id"])] if ids[str(item["id"])] == 1 else []
-            joined.append(next((usable(self.found[name]) for name in names if name in self.found), []))
+            texts = next((self.found[name] for name in names if name in self.found), None)
+            named += texts is not None
+            joined.append(usable(texts or []))
         if not any(joined):
+            if named:
+                raise UserError(
+                    f"--descriptions {self.path}: {named} clips are in it, and nothing that it says of them can be looked for: "
+                    'texts with parentheses, with "background", and "None" are left out'
+                )
             example = next(iter(self.found), "nothing")
             raise UserError(
                 f"--descriptions {self.path}: none of its {len(self.found)} names is a clip's: it has {example[:100]!r}, a "

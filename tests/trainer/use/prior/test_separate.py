@@ -108,6 +108,7 @@ def test_activity_goes_by_the_sources_own_level() -> None:
         ("A dog barks and a man speaks, then a door slams.", ["A dog barks", "a man speaks", "a door slams"]),
         ("rain falls while music plays in the background", ["rain falls"]),
         ("a bird sings (close, loud and clear), water runs; a bird sings", ["water runs", "a bird sings"]),
+        ("犬が吠える、雨が降る。鐘が鳴る", ["犬が吠える", "雨が降る", "鐘が鳴る"]),
         ("None", []),
         ("sandwiches band", ["sandwiches band"]),
     ],
@@ -128,11 +129,15 @@ def test_descriptions_come_from_tables_and_from_the_references_json(tmp_path: Pa
     (tmp_path / "t.csv").write_text("id,description\nnobody,wind\n")
     with pytest.raises(UserError, match="none of its 1 names is a clip's: it has 'nobody', a clip is 'a/1.mp4'"):
         Descriptions(str(tmp_path / "t.csv")).join(items)
+    (tmp_path / "t.csv").write_text("id,description\n3,None\n3,some (odd)\n")
+    with pytest.raises(UserError, match="1 clips are in it, and nothing that it says of them can be looked for"):
+        Descriptions(str(tmp_path / "t.csv")).join(items)
     (tmp_path / "t.csv").write_text("who,what\nnobody,wind\n")
     with pytest.raises(UserError, match="needs one of key, relpath, id, and one of description"):
         Descriptions(str(tmp_path / "t.csv"))
 
 
+@pytest.mark.usefixtures("here")
 def test_the_pool_is_read_by_stage_two(tmp_path: Path) -> None:
     dataset = compiled.write(tmp_path / "ds", [40, 50, 36], hiss=True)
     pool = tmp_path / "pool"
@@ -146,13 +151,18 @@ def test_the_pool_is_read_by_stage_two(tmp_path: Path) -> None:
         whole = soundfile.read(io.BytesIO(Dataset.open(dataset).read(str(key[0]))["flac"]))[0]
         assert np.abs(sum(sounds) - whole).max() < 1e-6
     catalog = Catalog.open([dataset], strings=(*STRINGS, *NAMES))
-    with Pools(sources=pool) as pools:
+    reported: list[str] = []
+    with Pools(sources=pool, report=lambda path, name, message: reported.append(message)) as pools:
         pools.check(catalog)
         assert pools.sounds is not None
         for label in catalog.labels(range(3)):
             tracks = pools.sounds.separated(pools.sound_name(label))
             assert [bool(spans) for _, spans in tracks] == [True, True, False], "the rest of medians is silence"
             assert tracks[0][1] == [tuple(span) for span in active(tracks[0][0].numpy().astype(float), RATE)]
+        for number, hostile in enumerate(("5", "null", '{"a":1}', "[[0,1],3]", "[[0,1.5]]"), start=1):
+            pools.sounds.shelf.labels[int(pools.sounds.rows[0])] = f'{{"activity":{hostile}}}'
+            assert len(pools.sounds.separated(pools.sound_name(next(iter(catalog.labels(range(1))))))) == 2
+            assert len(reported) == number and reported[-1].endswith("is no activity")
 
 
 def test_a_slash_in_a_description_is_kept_and_leads_nowhere() -> None:
