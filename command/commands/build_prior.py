@@ -85,8 +85,11 @@ def unpaired(dataset: str, view: str | None, **said: Any) -> None:
         javisc build prior unpaired DS --out UNPAIRED --generator audioldm2
     """
     if view is not None:
-        from javisc.manifests.io import check_output
+        from javisc.manifests.errors import UserError
+        from javisc.manifests.io import absolute, check_output
 
+        if absolute(view.rstrip("/")) == absolute(said["out"].rstrip("/")):
+            raise UserError(f"--view {view} is --out, where the pool goes: give the view another folder")
         check_output(view, force=True)
     _run("unpaired", {"dataset": dataset}, said)
     if view is not None:

@@ -126,15 +126,14 @@ def _cluster_has_gpus(address: str | None) -> bool:
 
 
 def _begin(store: Store, name: str) -> None:
-    """Mark the folder as the stage's. Raises UserError if it holds something else."""
-    if store.exists(BUILD, BEGUN):
-        found = json.loads(store.read(BUILD, BEGUN)).get("stage")
-        if found != name:
-            raise UserError(f"--out {store.root} was begun by `javisc build prior {found}`: give another folder")
-    elif store.exists("dataset.json") or store.names("shards"):
-        raise UserError(f"--out {store.root} is a dataset that something else made: give another folder")
-    else:
-        store.write((json.dumps({"stage": name}) + "\n").encode(), BUILD, BEGUN)
+    """Mark the folder as the stage's. Raises UserError if it holds something else; one where nothing was made is free."""
+    begun = json.loads(store.read(BUILD, BEGUN)).get("stage") if store.exists(BUILD, BEGUN) else None
+    if begun == name:
+        return
+    if store.exists("dataset.json") or store.names("shards"):
+        maker = "is a dataset that something else made" if begun is None else f"was begun by `javisc build prior {begun}`"
+        raise UserError(f"--out {store.root} {maker}: give another folder")
+    store.write((json.dumps({"stage": name}) + "\n").encode(), BUILD, BEGUN)
 
 
 class _Run:

@@ -81,6 +81,7 @@ def test_random_phases_keep_the_magnitudes_and_spread_the_events(length: int) ->
     assert np.abs(loud).max() <= 0.999 + 1e-9
 
 
+@pytest.mark.usefixtures("here")
 def test_each_captioned_clip_gets_the_sound_of_another_one(dataset: Path, tmp_path: Path) -> None:
     pool, view = tmp_path / "pool", tmp_path / "view"
     said = go(
@@ -117,6 +118,7 @@ def test_each_captioned_clip_gets_the_sound_of_another_one(dataset: Path, tmp_pa
                 assert sound is None or np.allclose(sound.numpy(), wave(pool, key), atol=1e-6)
 
 
+@pytest.mark.usefixtures("here")
 def test_only_what_changed_is_made_again(dataset: Path, tmp_path: Path) -> None:
     pool, said = tmp_path / "pool", []
     settings = {"dataset": str(dataset), "baseline": "phase"}
@@ -147,6 +149,7 @@ def test_only_what_changed_is_made_again(dataset: Path, tmp_path: Path) -> None:
     assert tree(pool) == tree(fresh), "what lay there before leaves no trace"
 
 
+@pytest.mark.usefixtures("here")
 def test_a_damaged_sound_costs_its_clip_alone(dataset: Path, tmp_path: Path) -> None:
     frame = pl.read_parquet(dataset / "manifest.parquet")
     offsets = pl.when(pl.col("key") == "00000002").then(pl.col("flac_offset") + 64).otherwise("flac_offset")
@@ -164,15 +167,45 @@ def test_a_damaged_sound_costs_its_clip_alone(dataset: Path, tmp_path: Path) -> 
     [
         ("", "give one of --generator PATH, --baseline other and --baseline phase"),
         ("--baseline phase --generator x", "give one of --generator PATH"),
+        ("--baseline phase --view {pool}/", "is --out, where the pool goes: give the view another folder"),
     ],
 )
 def test_mistakes_are_told_in_a_line(dataset: Path, tmp_path: Path, words: str, said: str) -> None:
-    line = ["build", "prior", "unpaired", str(dataset), "--out", str(tmp_path / "pool"), *words.split()]
+    pool = tmp_path / "pool"
+    line = ["build", "prior", "unpaired", str(dataset), "--out", str(pool), *words.format(pool=pool).split()]
     result = CliRunner().invoke(cli, line)
     assert isinstance(result.exception, UserError) and said in str(result.exception)
+    assert not pool.exists(), "nothing is made before"
 
 
 def test_the_folder_of_something_else_is_left_alone(dataset: Path, tmp_path: Path) -> None:
     settings = {"dataset": str(dataset), "baseline": "phase"}
     with pytest.raises(UserError, match="is a dataset that something else made"):
         run("unpaired", settings, str(dataset))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_pool_is_of_one_stage_from_its_first_part_on(dataset: Path, tmp_path: Path) -> None:
+    pool = str(tmp_path / "pool")
+    with pytest.raises(UserError, match="is not a folder"):
+        run("unpaired", {"dataset": str(tmp_path / "mistyped"), "baseline": "phase"}, pool)
+    assert run("separate", {"dataset": str(dataset), "baseline": "hpss"}, pool).samples == 18
+    before = tree(Path(pool))
+    with pytest.raises(UserError, match="was begun by `javisc build prior separate`: give another folder"):
+        run("unpaired", {"dataset": str(dataset), "baseline": "phase"}, pool)
+    assert tree(Path(pool)) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_row_that_names_a_sound_of_elsewhere_is_found_by_its_clip(dataset: Path, tmp_path: Path) -> None:
+    pool = str(tmp_path / "pool")
+    run("unpaired", {"dataset": str(dataset), "baseline": "phase"}, pool)
+    with Pools(unpaired=pool) as pools:
+        assert pools.unpaired is not None
+        for key, clip in zip(pools.unpaired.shelf.catalog.strings["key"], pools.unpaired.shelf.clips, strict=True):
+            label = {"key": clip, "relpath": "v.mp4", "unpaired_audio_path": "/old/unpaired/9.wav"}
+            row = pools.unpaired.row(pools.unpaired_name(label))
+            assert row is not None and pools.unpaired.shelf.catalog.strings["key"][row] == key
+        told = {"key": "00000000", "relpath": "v.mp4", "unpaired_audio_path": f"{pool}/b/1.flac"}
+        row = pools.unpaired.row(pools.unpaired_name(told))
+        assert row is not None and pools.unpaired.shelf.clips[row] == "00000001", "what the row says comes first"
