@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -160,7 +159,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     masks = np.zeros((400, 360, 640), bool)
     for number in range(400):
         masks[number, 100:180, number : number + 90] = True
-    path = write(tmp_path / "raw/v.mp4", [masks])
+    write(tmp_path / "raw/v.mp4", [masks])
     del masks
     stage = Masklets([str(tmp_path / "raw")])
     items = list(stage.items(tmp_path))
@@ -168,9 +167,8 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
         _peak()
     except OSError:
         pytest.skip("this kernel lets nobody forget a peak of memory")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     made = stage.work(Part(0, items, {}), None, tmp_path)
-    assert len(made.samples) == 1 and made.samples[0][0]["num_frames"] > 390 and before and path.exists()
+    assert len(made.samples) == 1 and made.samples[0][0]["num_frames"] > 390
     assert _peak() < 100e6
 
 

@@ -18,6 +18,7 @@ def go(*words: object) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 def test_prior_training_draws_from_all_three_pools(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = demo / "dataset"
     go("build", "prior", "unpaired", dataset, "--out", tmp_path / "unpaired", "--baseline", "other")
