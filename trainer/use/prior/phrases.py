@@ -15,7 +15,8 @@ from javisc.trainer.data.sources.pool_names import stem
 
 #: Where one sound's phrase ends and the next begins.
 _BETWEEN = re.compile(
-    r"[,;.!?\n、，。；！？]|\b(?:and then|followed by|accompanied by|along with|together with|as well as|while|whilst|then|and|with|as|before"
+    r"[,;.!?\n、，。；！？]"
+    r"|\b(?:and then|followed by|accompanied by|along with|together with|as well as|while|whilst|then|and|with|as|before"
     r"|after|when)\b",
     re.IGNORECASE,
 )

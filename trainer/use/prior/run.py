@@ -131,7 +131,9 @@ def _begin(store: Store, name: str) -> None:
     if begun == name:
         return
     if store.exists("dataset.json") or store.names("shards"):
-        maker = "is a dataset that something else made" if begun is None else f"was begun by `javisc build prior {begun}`"
+        maker = (
+            "is a dataset that something else made" if begun is None else f"was begun by `javisc build prior {begun}`"
+        )
         raise UserError(f"--out {store.root} {maker}: give another folder")
     store.write((json.dumps({"stage": name}) + "\n").encode(), BUILD, BEGUN)
 

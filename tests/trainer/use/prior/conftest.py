@@ -19,14 +19,27 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each kind of network, of a few thousand random weights."""
-    root = tmp_path_factory.mktemp("networks")
-    return {
-        "generator": tiny_networks.audioldm2(root / "audioldm2"),
-        "separator": tiny_networks.audiosep(root / "audiosep"),
-        "segmenter": tiny_networks.sam2(root / "sam2"),
-    }
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an AudioLDM2 of a few thousand random weights; read, never changed."""
+    return tiny_networks.audioldm2(tmp_path_factory.mktemp("audioldm2"))
+
+
+@pytest.fixture(scope="session")
+def separator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An AudioSep's, likewise."""
+    return tiny_networks.audiosep(tmp_path_factory.mktemp("audiosep"))
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SAM 2's, likewise."""
+    return tiny_networks.sam2(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(scope="session")
+def networks(generator: Path, separator: Path, segmenter: Path) -> dict[str, Path]:
+    """A folder for each kind of network."""
+    return {"generator": generator, "separator": separator, "segmenter": segmenter}
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from javisc.manifests.io import Dataset
 from javisc.trainer.use.prior.generators import ADAPTERS, SHARES, Generator
 from javisc.trainer.use.prior.run import RunOptions, run
 from support import compiled, tiny_generators
-from support.tiny_networks import audioldm2
 
 TEXTS = [
     "rain",
@@ -28,9 +27,9 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return audioldm2(tmp_path_factory.mktemp("audioldm2"))
+@pytest.fixture
+def model(generator: Path) -> Path:
+    return generator
 
 
 def item(number: int, **more: Any) -> dict[str, Any]:

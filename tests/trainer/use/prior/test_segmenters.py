@@ -16,12 +16,11 @@ from javisc.trainer.use.prior.objects import rle
 from javisc.trainer.use.prior.run import RunOptions, run
 from javisc.trainer.use.prior.segmenters import Segmenter
 from support.annotated import moving, write
-from support.tiny_networks import sam2
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sam2(tmp_path_factory.mktemp("sam2"))
+@pytest.fixture
+def model(segmenter: Path) -> Path:
+    return segmenter
 
 
 def test_a_window_is_followed_from_both_sides_and_made_again_alone(model: Path) -> None:

@@ -23,12 +23,11 @@ from javisc.trainer.use.prior.separate import Separate
 from javisc.trainer.use.prior.separators import Network
 from javisc.trainer.use.prior.stage import Part
 from support import compiled
-from support.tiny_networks import audiosep
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return audiosep(tmp_path_factory.mktemp("audiosep"))
+@pytest.fixture
+def folder(separator: Path) -> Path:
+    return separator
 
 
 def test_the_model_has_the_published_names_and_sizes() -> None:
