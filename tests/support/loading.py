@@ -117,6 +117,18 @@ class Life:
         return [process.exitcode for process in self.processes]
 
 
+class Odd(Exception):
+    """An error that pickle cannot make again from its arguments."""
+
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(f"{what}, {number} times")
+
+
+def stumble(*_: object) -> None:
+    """A transform with a mistake in it."""
+    raise Odd("stumbled", 3)
+
+
 def workers_of(source: SyncBatches) -> set[int]:
     """The processes that decode for a source now."""
     workers = source.loader.workers

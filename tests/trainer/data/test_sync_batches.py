@@ -18,7 +18,9 @@ import torch
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
 from javisc.trainer.data.bytes.decode import frames
+from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
 from javisc.trainer.data.bytes.reader import ReaderOptions
+from javisc.trainer.data.index.assign import single_bucket
 from javisc.trainer.data.index.catalog import Catalog
 from javisc.trainer.data.index.sampler import Sampler
 from javisc.trainer.data.sources.sync import SyncBatch, SyncBatches, SyncDataOptions
@@ -216,6 +218,16 @@ def test_a_process_that_is_killed_while_all_rest_is_told(dataset: Path) -> None:
         with pytest.raises(UserError, match="data.processes=false"):
             workers.made(content["mp4"], content["flac"], clip)
     source.close()
+
+
+def test_an_error_that_cannot_leave_its_process_is_told_and_is_no_killed_process(dataset: Path) -> None:
+    catalog = Catalog.open([dataset])
+    sampler = Sampler(catalog, single_bucket(8, 32, 32, 1))
+    with (
+        Loader(sampler, LoaderOptions(fps=Fraction(25), processes=True), transform=loading.stumble) as loader,
+        pytest.raises(RuntimeError, match="Odd: stumbled, 3 times"),
+    ):
+        list(loader)
 
 
 def test_an_epoch_that_is_left_starts_no_process_behind_itself(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -92,4 +93,11 @@ def _begin(transform: Transform, fps: Fraction, gop: int) -> None:
 def _work(mp4: bytes, flac: bytes, clip: Clip) -> Any:
     assert _task is not None
     transform, fps, gop = _task
-    return transform(*decoded(mp4, flac, clip, fps, gop), clip)
+    try:
+        return transform(*decoded(mp4, flac, clip, fps, gop), clip)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 (our own bytes)
+        except Exception:  # noqa: BLE001 (an error that cannot travel would pass for a killed process)
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
