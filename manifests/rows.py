@@ -87,7 +87,7 @@ def _parquet(path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
         with open_bytes(path) as stream:
             content = stream.read()
         sized(path, content)
-        frame: pl.LazyFrame = pl.read_parquet(content).lazy()
+        frame: pl.LazyFrame = pl.read_parquet(content, glob=False).lazy()
     else:
         sized(path)
         frame = pl.scan_parquet(path, glob=False)
@@ -192,7 +192,7 @@ def read_plain_csv(path: str) -> pl.DataFrame | None:
         cell = rf'(?:[^"{delimiter}\x00\r]*|"(?:[^"\x00\r]|"")*")'
         whole = rf"^{cell}(?:{delimiter}{cell}){{{len(names) - 1}}}\r?$"
         blank = rf'^[\s"{delimiter}]*$'
-        lines = pl.scan_lines(path, name="line")
+        lines = pl.scan_lines(path, name="line", glob=False)
         fit = pl.col("line").str.contains(whole) & (pl.col("line").str.len_bytes().is_between(1, MAX_FIELD - 2))
         rows, good = lines.select(pl.len(), (fit & ~pl.col("line").str.contains(blank)).sum().alias("good")).collect(
             engine="streaming"

@@ -16,4 +16,4 @@ def spool(frames: Iterable[pl.DataFrame], folder: Path, schema: pl.Schema) -> pl
         piece = folder / f"{number:06d}.parquet"
         frame.write_parquet(piece, compression="zstd", compression_level=1)
         pieces.append(piece)
-    return pl.scan_parquet(pieces) if pieces else pl.LazyFrame(schema=schema)
+    return pl.scan_parquet(pieces, glob=False) if pieces else pl.LazyFrame(schema=schema)

@@ -62,7 +62,7 @@ def verify_fields(base: Store, folder: Path, checks: Checks, say: Callable[[str]
             return
     try:
         shown = laid(own, fields)[0].collect()
-        if not shown.equals(pl.read_parquet(manifest).select(shown.columns)):
+        if not shown.equals(pl.read_parquet(manifest, glob=False).select(shown.columns)):
             say("manifest.parquet: does not show what its fields say: `javisc repair` lays them over it again")
     except (UserError, *POLARS_FAULTS) as error:
         say(f"manifest.parquet: does not show what its fields say ({error}): `javisc repair` lays them over it again")
@@ -95,8 +95,8 @@ def _tables(
 ) -> Iterator[tuple[str, dict[str, Any], float]]:
     where = f"fields/{field.name}"
     store = field_store(base.root, field.name, folder)
-    table = pl.read_parquet(store.fetch("manifest.parquet"))
-    shards = pl.read_parquet(store.fetch("shards.parquet"))
+    table = pl.read_parquet(store.fetch("manifest.parquet"), glob=False)
+    shards = pl.read_parquet(store.fetch("shards.parquet"), glob=False)
     for key in table.join(keys, on=["key", "shard"], how="anti")["key"].head(3):
         say(f"{where}: {key} is no sample of the base, or lies in another shard of it")
     for key in table.filter(pl.col("key").is_duplicated())["key"].unique().head(3):

@@ -131,7 +131,7 @@ def _add_real_clip(raw: Path) -> str:
 def click_errors(dataset: Path, truth: dict[str, Scene]) -> list[float]:
     """How late each click is in the compiled sound, seconds, for hits that stand apart from others."""
     errors = []
-    manifest = pl.read_parquet(dataset / "manifest.parquet")
+    manifest = pl.read_parquet(dataset / "manifest.parquet", glob=False)
     for row in manifest.filter(pl.col("id").is_in(list(truth))).iter_rows(named=True):
         with Path(shard_path(str(dataset), row["shard"])).open("rb") as stream:
             stream.seek(row["flac_offset"])

@@ -114,10 +114,11 @@ def _kept(path: Path) -> pl.LazyFrame:
     """What an earlier build read; nothing where that is lost, damaged or of another form."""
     try:
         sized(str(path))
-        table = pl.read_parquet_schema(path)
+        table = pl.scan_parquet(path, glob=False)
+        fits = table.collect_schema() == CACHE_SCHEMA
     except (OSError, UserError, *POLARS_FAULTS):
         return pl.LazyFrame(schema=CACHE_SCHEMA)
-    return pl.scan_parquet(path, glob=False) if table == dict(CACHE_SCHEMA) else pl.LazyFrame(schema=CACHE_SCHEMA)
+    return table if fits else pl.LazyFrame(schema=CACHE_SCHEMA)
 
 
 def _read_beside(

@@ -125,7 +125,7 @@ class CaptionTable:
 
     def by(self, name: str) -> pl.LazyFrame:
         """The rows that have the column, which is called `on`."""
-        return pl.scan_parquet(self.pieces).drop("on").with_columns(on=joinable(name)).drop_nulls("on")
+        return pl.scan_parquet(self.pieces, glob=False).drop("on").with_columns(on=joinable(name)).drop_nulls("on")
 
     def example(self) -> tuple[str, str] | None:
         """The first column that a row can be joined by, and its value."""

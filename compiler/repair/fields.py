@@ -61,6 +61,6 @@ def _lost(base: Store, store: Store, field: Field) -> set[int]:
 def _rows(store: Store, field: Field) -> pl.DataFrame:
     """The field's rows: of its table, or where that is lost, of the manifest parts."""
     try:
-        return pl.read_parquet(store.fetch("manifest.parquet"))
+        return pl.read_parquet(store.fetch("manifest.parquet"), glob=False)
     except (FileNotFoundError, *POLARS_FAULTS):
         return Parts(store).manifest(sorted(Parts(store).commits)).collect()

@@ -34,7 +34,7 @@ def mend_words(store: Store, split: Mapping[str, float], seed: int) -> list[str]
     said = []
     local = store.fetch(*PLAN)
     if cells := found(pl.scan_parquet(local, glob=False)):
-        plan = without(pl.read_parquet(local).lazy())
+        plan = without(pl.read_parquet(local, glob=False).lazy())
         with store.publish(*PLAN) as path:
             write_table(plan, path)
             add_plan(store, plan_digest(path))

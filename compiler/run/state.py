@@ -104,7 +104,11 @@ class State:
     def _listed(self, shard: int) -> dict[str, Any] | None:
         """What the dataset's own table says of a shard; None where it does not know it or cannot be read."""
         try:
-            rows = pl.read_parquet(self.store.fetch("shards.parquet")).filter(pl.col("shard") == shard).to_dicts()
+            rows = (
+                pl.read_parquet(self.store.fetch("shards.parquet"), glob=False)
+                .filter(pl.col("shard") == shard)
+                .to_dicts()
+            )
         except (FileNotFoundError, *POLARS_FAULTS):  # lost as well
             return None
         return rows[0] if rows else None
@@ -113,7 +117,7 @@ class State:
         """The rows of what a shard refused, from its part, or where that is lost too, from the dataset's table."""
         for name in ((BUILD, "parts", f"{shard:06d}.rejected.parquet"), ("rejected.parquet",)):
             try:
-                return pl.read_parquet(self.store.fetch(*name)).select(REJECTED_SCHEMA.names()).to_dicts()
+                return pl.read_parquet(self.store.fetch(*name), glob=False).select(REJECTED_SCHEMA.names()).to_dicts()
             except (FileNotFoundError, *POLARS_FAULTS):  # lost as well
                 continue
         return []

@@ -30,7 +30,7 @@ def carried(store: Store) -> tuple[Amend, dict[str, Any]]:
     except (FileNotFoundError, ValueError):  # lost or damaged: nothing can be kept
         header = {}
     try:
-        old = pl.read_parquet(store.fetch("manifest.parquet"))
+        old = pl.read_parquet(store.fetch("manifest.parquet"), glob=False)
     except (FileNotFoundError, *POLARS_FAULTS):
         return as_it_is, header
     # What fields lie over the manifest is laid again when it is published.

@@ -136,7 +136,7 @@ class Parts:
         if not files:
             return pl.LazyFrame(schema={**schema, "part": pl.String()})
         # Parts of an older javisc lack columns that came later; those of latents have some of their own.
-        types = {**schema, **pl.read_parquet_schema(files[0])}
+        types = {**schema, **pl.scan_parquet(files[0], glob=False).collect_schema()}
         return pl.scan_parquet(
             files, glob=False, include_file_paths="part", schema=types, missing_columns="insert"
         ).select(*types, "part")

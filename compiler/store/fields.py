@@ -57,7 +57,7 @@ def field_schema(member: str, columns: Mapping[str, pl.DataType | type[pl.DataTy
 def base_shards(store: Store) -> dict[int, str]:
     """The shards of a dataset by their digests. Raises UserError where its table cannot be read."""
     try:
-        return dict(pl.read_parquet(store.fetch("shards.parquet")).select("shard", "sha256").iter_rows())
+        return dict(pl.read_parquet(store.fetch("shards.parquet"), glob=False).select("shard", "sha256").iter_rows())
     except (FileNotFoundError, *POLARS_FAULTS) as error:
         raise UserError(
             f"{store.path('shards.parquet')} cannot be read ({error}): run `javisc repair {store.root}`"

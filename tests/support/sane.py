@@ -55,14 +55,17 @@ def sane(
     so that every measure is there. fields: they are judged, too (a repair mends them last). deep: `javisc verify` must agree.
     """
     root = Path(dataset)
-    manifest = pl.read_parquet(root / "manifest.parquet")
+    manifest = pl.read_parquet(root / "manifest.parquet", glob=False)
     own = _own(root, manifest)
     faults = [*_tables(root, manifest), *_cells(root, own, rules), *(_fields(root, manifest) if fields else ())]
     if captions is not None:
         faults += _captions(manifest, captions)
     if split is not None:
         faults += _splits(manifest, split)
-    if inputs is not None and (found := manifest.height + pl.read_parquet(root / "rejected.parquet").height) != inputs:
+    if (
+        inputs is not None
+        and (found := manifest.height + pl.read_parquet(root / "rejected.parquet", glob=False).height) != inputs
+    ):
         faults.append(f"{inputs} inputs, {found} rows in manifest and rejects")
     if sources:
         faults += _sources(manifest)
@@ -82,7 +85,7 @@ def _own(root: Path, manifest: pl.DataFrame) -> pl.DataFrame:
     if not columns:
         return manifest
     kept = (
-        pl.read_parquet(root / "fields/own.parquet")
+        pl.read_parquet(root / "fields/own.parquet", glob=False)
         if (root / "fields/own.parquet").is_file()
         else manifest.select("key")
     )
@@ -139,8 +142,8 @@ def _fields(root: Path, manifest: pl.DataFrame) -> Iterator[str]:
 
 def _tables(root: Path, manifest: pl.DataFrame) -> Iterator[str]:
     """The header, the tables and the files in shards/ must tell one story."""
-    rejected = pl.read_parquet(root / "rejected.parquet")
-    shards = pl.read_parquet(root / "shards.parquet")
+    rejected = pl.read_parquet(root / "rejected.parquet", glob=False)
+    shards = pl.read_parquet(root / "shards.parquet", glob=False)
     header = json.loads((root / "dataset.json").read_text())
     for name, frame, schema in (
         ("manifest", manifest, MANIFEST_SCHEMA), ("rejected", rejected, REJECTED_SCHEMA), ("shards", shards, SHARDS_SCHEMA)

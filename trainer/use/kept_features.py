@@ -124,7 +124,7 @@ class Keeping:
         """True unless a finished part has a clip with a score whose features are nowhere."""
         if self.store.exists(part + WAITING):
             return True
-        told = pl.read_parquet(self.store.fetch(f"{part}.parquet"), columns=["reason"])["reason"]
+        told = pl.read_parquet(self.store.fetch(f"{part}.parquet"), columns=["reason"], glob=False)["reason"]
         return len(told) == len(rows) and not (told.is_null() & rows[PLACES[0]].is_null()).any()
 
     def take(self, part: str, rows: pl.DataFrame, told: Sequence[dict[str, Any]]) -> None:
@@ -142,7 +142,10 @@ class Keeping:
         """Write the field from all parts, in the manifest's order; what waited is removed. Returns the clips that were added."""
         waiting = self.store.names() & {part + WAITING for part in parts}
         settings, added = {MADE_BY: self.made_by}, 0
-        held = (pl.scan_parquet(self.store.fetch(name)).select(pl.len()).collect().item() for name in sorted(waiting))
+        held = (
+            pl.scan_parquet(self.store.fetch(name), glob=False).select(pl.len()).collect().item()
+            for name in sorted(waiting)
+        )
         if not any(held):
             return 0
         with FieldWriter(self.dataset.path, self.name, member=MEMBER, settings=settings, made_by=made_by) as writer:
@@ -156,4 +159,4 @@ class Keeping:
         return added
 
     def _clips(self, part: str) -> pl.DataFrame:
-        return pl.read_parquet(self.store.fetch(part + WAITING), schema=_SCHEMA)
+        return pl.read_parquet(self.store.fetch(part + WAITING), schema=_SCHEMA, glob=False)
