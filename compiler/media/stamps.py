@@ -194,6 +194,9 @@ class SampleClock:
         )
         after = stamps.deviations[stamps.seconds >= stamps.agree]
         stays = bool((after > QUIET).all() or (after < -QUIET).all())
+        if stays and len(stamps.deviations) - len(after) < FEW and len(after) > 1:
+            # So few agree at the edge of jitter by chance: then what follows swings, too, within its reach.
+            stays = bool(np.abs(after).min() > FAR or np.median(np.abs(np.diff(after))) <= QUIET)
         if stamps.agree >= min(BEGINS, stamps.length) or (stays and stamps.agree >= BEGINS_ONCE):
             return 0.0
         return stamps.median() * self.rate

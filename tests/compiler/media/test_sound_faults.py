@@ -44,8 +44,12 @@ def heard(clip: Clip) -> tuple[NDArray[np.float32], int]:
 
 
 def longest_silence(out: NDArray[np.float32]) -> int:
-    """Samples of the longest run of exact silence between the first and the last sound."""
-    places = np.flatnonzero(out)
+    """Samples of the longest run of exact silence between the first and the last sound.
+
+    Not of what a codec lets fade away after it, where some dozen samples are one step from zero, or none.
+    """
+    loud, places = np.flatnonzero(np.abs(out) > 0.01), np.flatnonzero(out)
+    places = places[(places >= loud[0]) & (places <= loud[-1])]
     return int(np.diff(places).max()) - 1
 
 
