@@ -135,7 +135,8 @@ class Ahead:
             return
         for outcome in self.pool.wait(timeout):
             group: Group = outcome.call.tag
-            if outcome.error in ("raised", "crashed", "timeout"):  # of the digest alone: compiling will tell
+            digesting = outcome.call.step is outcome.call
+            if digesting and outcome.error in ("raised", "crashed", "timeout"):  # compiling will tell
                 outcome.error, outcome.value = None, {}
             for path, said in (outcome.value or {}).items():
                 _REMEMBERED[path] = (said[0], said[1], said[2])
