@@ -18,6 +18,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from support.films import Films
 
+pytest.register_assert_rewrite("support.looks")  # its asserts tell what they saw, as a test's
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
