@@ -211,8 +211,6 @@ def _typed(frame: pl.DataFrame, name: str, path: str, option: str) -> pl.Series:
     column = frame[name]
     if column.dtype == pl.Null:
         column = column.cast(pl.String)
-    if column.dtype.is_float():  # pandas' word for an absent cell, also of whole numbers
-        column = column.fill_nan(None)
     dtype = _KNOWN.get(name)
     if dtype is not None and column.dtype != dtype:
         made, bad = held(column, dtype)
@@ -231,11 +229,15 @@ def _typed(frame: pl.DataFrame, name: str, path: str, option: str) -> pl.Series:
 
 
 def held(column: pl.Series, dtype: pl.DataType) -> tuple[pl.Series, pl.Series]:
-    """A column as another type, and where that does not hold its value: 0.5 is no whole number. Decimals may be rounded."""
-    made = column.cast(dtype, strict=False)
-    bad = made.is_null() & column.is_not_null()
-    if column.dtype.is_numeric() and (column.dtype.is_integer() or not dtype.is_float()):
-        bad |= (made.cast(column.dtype, strict=False) != column).fill_null(False)
+    """A column as another type, and where that does not hold its value: 0.5 is no whole number. Decimals may be rounded.
+
+    NaN is null: pandas has no other word for an absent number.
+    """
+    cells = column.fill_nan(None) if column.dtype.is_float() else column
+    made = cells.cast(dtype, strict=False)
+    bad = made.is_null() & cells.is_not_null()
+    if cells.dtype.is_numeric() and (cells.dtype.is_integer() or not dtype.is_float()):
+        bad |= (made.cast(cells.dtype, strict=False) != cells).fill_null(False)
     return made, bad
 
 

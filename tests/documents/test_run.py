@@ -1,4 +1,4 @@
-"""The documents' commands and snippets, run in order as they stand on six small films (renditions: on two larger), and what came out is looked at.
+"""The documents' commands and snippets, run in order as they stand on small films, and what came out is looked at.
 
 A line of a shell block is run by bash with the real `javisc`, in a folder that holds RAW and captions.csv; what takes minutes
 of training, or machines that are not here, is named in `LEFT` and parsed only (test_parsed.py). A line that has no row in
