@@ -40,12 +40,12 @@ def clips(dataset: str) -> Iterator[dict[str, Any]]:
 
     Raises UserError if it cannot be opened, has no rows, or has one key twice.
     """
-    frame = Dataset.open(dataset).located()
-    if "mp4_offset" not in frame.collect_schema() or "flac_offset" not in frame.collect_schema():
-        raise UserError(f"{dataset} holds no clips: give a dataset of `javisc build jav` or `javisc build audio`")
-    rows = frame.select(*_WHERE, *_TOLD).sort("key").collect(engine="streaming")
+    frame = Dataset.open(dataset).located().select(*_WHERE, *_TOLD, "mp4_offset")
+    rows = frame.sort("key").collect(engine="streaming")
     if rows.height == 0:
         raise UserError(f"{dataset} has no rows: nothing to make")
+    if rows.select(pl.all_horizontal(pl.col("mp4_offset", "flac_offset").is_null()).all()).item():
+        raise UserError(f"{dataset} holds no clips: give a dataset of `javisc build jav` or `javisc build audio`")
     if rows["key"].is_duplicated().any():
         key = rows.filter(pl.col("key").is_duplicated())["key"][0]
         raise UserError(

@@ -67,6 +67,8 @@ class Unpaired(Weighted):
                 item["refused"] = ["no_audio", "the clip has no sound"]
             elif self.baseline != "phase" and caption(item) is None:
                 item["refused"] = ["no_caption", "the clip has neither audio_text nor text"]
+            elif not item["audio_fps"]:
+                item["refused"] = ["no_audio", "its row has no audio_fps: nothing says how a sound of it is stored"]
         if self.baseline == "other":
             self._exchange([item for item in found if "refused" not in item])
         yield from found

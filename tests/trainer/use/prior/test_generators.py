@@ -124,6 +124,20 @@ def test_the_pool_says_what_made_it_and_how_long_it_is(model: Path, tmp_path: Pa
         assert row["text"].startswith("clip ")
 
 
+@pytest.mark.usefixtures("here")
+def test_a_clip_without_sound_gets_one_and_a_row_without_a_rate_is_refused(model: Path, tmp_path: Path) -> None:
+    dataset = compiled.write(tmp_path / "ds", [40, 50], hiss=True)
+    path = dataset / "manifest.parquet"
+    second = pl.col("key") == "00000001"
+    silent = [pl.lit(None).cast(pl.Int64).alias(f"flac_{what}") for what in ("offset", "size")]
+    frame = pl.read_parquet(path).with_columns(*silent, num_samples=pl.lit(0, pl.Int64))
+    frame.with_columns(audio_fps=pl.when(second).then(None).otherwise("audio_fps")).write_parquet(path)
+    settings = {"dataset": str(dataset), "generator": str(model), "steps": 1, "batch_size": 1}
+    done = run("unpaired", settings, str(tmp_path / "pool"), RunOptions(workers=1))
+    assert (done.samples, dict(done.rejected)) == (1, {"no_audio": 1})
+    assert pl.read_parquet(tmp_path / "pool/manifest.parquet")["clip_key"].to_list() == ["00000000"]
+
+
 def test_other_classes_are_named(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(

@@ -184,6 +184,14 @@ def test_the_folder_of_something_else_is_left_alone(dataset: Path, tmp_path: Pat
         run("unpaired", settings, str(dataset))
 
 
+def test_a_table_without_clips_is_refused(dataset: Path, tmp_path: Path) -> None:
+    table = tmp_path / "two.parquet"
+    pl.read_parquet(dataset / "manifest.parquet").select("key", "relpath").write_parquet(table)
+    for stage, baseline in (("unpaired", "phase"), ("separate", "hpss")):
+        with pytest.raises(UserError, match=r"two\.parquet holds no clips: give a dataset of `javisc build jav`"):
+            run(stage, {"dataset": str(table), "baseline": baseline}, str(tmp_path / "pool"))
+
+
 @pytest.mark.usefixtures("here")
 def test_a_pool_is_of_one_stage_from_its_first_part_on(dataset: Path, tmp_path: Path) -> None:
     pool = str(tmp_path / "pool")
