@@ -61,8 +61,8 @@ import click
 @click.option(
     "--keep-features",
     metavar="NAME",
-    help="Keep what Synchformer's networks say of segments as the field NAME of DS (43 kB a segment at full size); a later score "
-    "reads it again, whatever its windows or its head, and with it skips nearly all of the work.",
+    help="Keep what Synchformer's networks say of segments as the field NAME of DS (43 kB a segment at full size); a later score, "
+    "with another head too, whose windows need no other segments reads it again and skips nearly all of the work.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from the manifest alone, and score nothing.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
@@ -128,8 +128,11 @@ def score(
     for reason, count in done.reasons.items():
         click.echo(f"{count:>12} without a score: {reason}")
     scored = done.rows - sum(done.reasons.values())
-    if done.kept:
-        click.echo(f"{done.kept:>12} clips' features kept as the field {keep_features}")
+    if keep_features:
+        click.echo(
+            f"{done.kept:>12} clips' features kept as the field {keep_features}"
+            + ("" if done.kept else ": nothing new to keep")
+        )
     click.echo(f"{scored:>12} of {done.rows} scored, {done.fresh} of them now → {out or source}")
 
 

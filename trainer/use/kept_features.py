@@ -21,12 +21,13 @@ from torch import Tensor
 from javisc.compiler.store.fields import FieldWriter
 from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
-from javisc.manifests.fields import check_name, field_shard
+from javisc.manifests.fields import Field, check_name, field_shard
 from javisc.manifests.io import Dataset
 from javisc.manifests.kinds import PARTS
 from javisc.manifests.schema import DATASET_COLUMN
 from javisc.trainer.data.bytes.reader import CorruptSample, Reader
 from javisc.trainer.data.index.catalog import Member
+from javisc.trainer.use.desync import PRESETS
 
 MEMBER = "safetensors"
 #: What a located row says of its features: the field, and where the member lies there.
@@ -36,6 +37,8 @@ PLACES = tuple(f"features_{part}" for part in PARTS)
 WAITING = ".features.parquet"
 #: The field's setting that says what made the features.
 MADE_BY = "features"
+#: Windows of a clip that a score looks at, at most.
+MOST_CROPS = 100
 _SCHEMA = pl.Schema({"key": pl.String(), "shard": pl.Int32(), "content": pl.Binary()})
 
 
@@ -64,6 +67,10 @@ def unpacked(
         told = safetensors.torch.load(content)
         numbers, audible, silent = (told[name].tolist() for name in ("segment", "audible", "silent"))
         picture, sound = told["picture"], told["sound"]
+        if any(told[name].dim() != 1 for name in ("segment", "audible", "silent")):
+            raise ValueError("numbers of segments in more than one row")
+        if picture.dtype != torch.float32 or sound.dtype != torch.float32:
+            raise ValueError(f"features of {picture.dtype} and {sound.dtype}")
         if picture.shape != (len(numbers), *shapes[0]) or sound.shape != (len(audible), *shapes[1]):
             raise ValueError(f"features of {tuple(picture.shape)} and {tuple(sound.shape)}")
         if len(numbers) != len(audible):
@@ -82,17 +89,29 @@ def read_kept(row: Mapping[str, Any], reader: Reader) -> bytes | None:
     return reader.read(field_shard(row[DATASET_COLUMN], row[FIELD], row["shard"]), [member])[MEMBER]
 
 
+def field_of(dataset: Dataset, made_by: str) -> Field | None:
+    """The newest field of the dataset that holds what `made_by` said of segments."""
+    held = [field for field in dataset.fields() if made_by and field.header.get("settings", {}).get(MADE_BY) == made_by]
+    return held[-1] if held else None
+
+
+def windows_of(field: Field | None) -> tuple[int, str]:
+    """(crops, preset) of the score that made a field of features last: which windows' segments are in it. (0, "") if unknown."""
+    told = field.header.get("made_by") if field else None
+    crops, preset = (told.get("crops"), told.get("preset")) if isinstance(told, dict) else (0, "")
+    known = isinstance(crops, int) and 1 <= crops <= MOST_CROPS and preset in ("", *PRESETS)
+    return (crops, preset) if known else (0, "")
+
+
 def with_features(dataset: Dataset, made_by: str) -> pl.LazyFrame:
     """The located rows, and of each where its features lie: in the newest field of the dataset that `made_by` made."""
     rows = dataset.located()
-    there = set(rows.collect_schema().names())
-    held = [field for field in dataset.fields() if made_by and field.header.get("settings", {}).get(MADE_BY) == made_by]
-    if not held or not {f"{held[-1].name}_{MEMBER}_{part}" for part in PARTS} <= there:
+    there, held = set(rows.collect_schema().names()), field_of(dataset, made_by)
+    if held is None or not {f"{held.name}_{MEMBER}_{part}" for part in PARTS} <= there:
         nothing = [pl.lit(None, pl.Int64).alias(name) for name in PLACES]
         return rows.with_columns(pl.lit(None, pl.String).alias(FIELD), *nothing)
-    name = held[-1].name
-    places = [pl.col(f"{name}_{MEMBER}_{part}").alias(place) for part, place in zip(PARTS, PLACES, strict=True)]
-    return rows.with_columns(pl.lit(name).alias(FIELD), *places)
+    places = [pl.col(f"{held.name}_{MEMBER}_{part}").alias(place) for part, place in zip(PARTS, PLACES, strict=True)]
+    return rows.with_columns(pl.lit(held.name).alias(FIELD), *places)
 
 
 def check_field(dataset: Dataset, name: str, made_by: str) -> None:
@@ -128,11 +147,12 @@ class Keeping:
         return len(told) == len(rows) and not (told.is_null() & rows[PLACES[0]].is_null()).any()
 
     def take(self, part: str, rows: pl.DataFrame, told: Sequence[dict[str, Any]]) -> None:
-        """Put a part's features beside its scores, which are published after them."""
+        """Put a part's features beside its scores, which are published after them. What a field keeps of a clip stays as it is."""
         made = []
-        for (key, shard), values in zip(rows.select("key", "shard").iter_rows(), told, strict=True):
+        for (key, shard, place), values in zip(rows.select("key", "shard", PLACES[0]).iter_rows(), told, strict=True):
             if path := values.pop("features", None):
-                made.append({"key": key, "shard": shard, "content": Path(path).read_bytes()})
+                if place is None:
+                    made.append({"key": key, "shard": shard, "content": Path(path).read_bytes()})
                 Path(path).unlink()
         buffer = io.BytesIO()
         pl.DataFrame(made, schema=_SCHEMA).write_parquet(buffer, compression="uncompressed")
@@ -146,14 +166,13 @@ class Keeping:
             pl.scan_parquet(self.store.fetch(name), glob=False).select(pl.len()).collect().item()
             for name in sorted(waiting)
         )
-        if not any(held):
-            return 0
-        with FieldWriter(self.dataset.path, self.name, member=MEMBER, settings=settings, made_by=made_by) as writer:
-            for part in parts:
-                for key, shard, content in self._clips(part).iter_rows() if part + WAITING in waiting else ():
-                    if not writer.has(shard):
-                        writer.add(key, {MEMBER: content})
-                        added += 1
+        if any(held):  # a field to which nothing comes keeps its record of what made it
+            with FieldWriter(self.dataset.path, self.name, member=MEMBER, settings=settings, made_by=made_by) as writer:
+                for part in parts:
+                    for key, shard, content in self._clips(part).iter_rows() if part + WAITING in waiting else ():
+                        if not writer.has(shard):
+                            writer.add(key, {MEMBER: content})
+                            added += 1
         for name in sorted(waiting):
             self.store.remove(name)
         return added

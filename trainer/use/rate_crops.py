@@ -52,7 +52,7 @@ class Rater:
     def features(self) -> tuple[str, int]:
         return "", 0
 
-    def cost(self, ticks: int, *, kept: bool = False) -> tuple[int, int, float]:
+    def cost(self, ticks: int, *, kept: CropOptions | None = None) -> tuple[int, int, float]:
         wanted = int(self.transforms.crop_len_sec * self.options.fps)
         crops = len(spaced(ticks, wanted, self.options.crops))
         return crops, crops, crops * self._each

@@ -42,20 +42,21 @@ class Rater:
         self.device = device
         return self
 
-    def plan(self, ticks: int) -> list[list[int]]:
+    def plan(self, ticks: int, options: CropOptions | None = None) -> list[list[int]]:
         """The windows of a clip, as numbers of segments from its start on. Raises NoScore if it is too short.
 
         Evenly spaced, overlapping by half at most, the first and the last always among them where more than one is asked for.
         """
+        options = options or self.options
         wanted, frames = self.transforms.segments, self.transforms.segment_frames
         segments = max((ticks - frames) // self.step + 1, 0)
-        if self.options.preset:
-            return preset_windows(self.options.preset, segments, wanted)
+        if options.preset:
+            return preset_windows(options.preset, segments, wanted)
         if segments < wanted:
             needed = self.transforms.rule.span(wanted) / self.transforms.fps
             raise NoScore("too short", f"{ticks / self.transforms.fps:.2f} s, a window has {needed:.2f} s")
-        starts = set(spaced(segments, wanted, self.options.crops))
-        if self.options.crops > 1:
+        starts = set(spaced(segments, wanted, options.crops))
+        if options.crops > 1:
             starts |= {0, segments - wanted}
         return [list(range(start, start + wanted)) for start in sorted(starts)]
 
@@ -152,11 +153,13 @@ class Rater:
             chances.append(self.model.join(seen, heard)[0].double().softmax(0).cpu())
         return rating(chances, self.transforms, all_of_them=bool(self.options.preset)) | {"crops": len(chances)}
 
-    def cost(self, ticks: int, *, kept: bool = False) -> tuple[int, int, float]:
+    def cost(self, ticks: int, *, kept: CropOptions | None = None) -> tuple[int, int, float]:
         planned = self.plan(ticks)
-        segments = 0 if kept else len({number for window in planned for number in window})
+        needed = {number for window in planned for number in window}
+        if kept and needed <= {number for window in self.plan(ticks, kept) for number in window}:
+            needed = set()
         segment, window = self._each
-        return segments, len(planned), segments * segment + len(planned) * window
+        return len(needed), len(planned), len(needed) * segment + len(planned) * window
 
     @cached_property
     def _each(self) -> tuple[float, float]:

@@ -54,10 +54,10 @@ class Rater(Protocol):
     def conclude(self, said: Sequence[Any], windows: Sequence[Sequence[int]]) -> dict[str, Any]:
         """The columns of a clip from what was said of its pieces, in their order, and from its windows."""
 
-    def cost(self, ticks: int, *, kept: bool = False) -> tuple[int, int, float]:
+    def cost(self, ticks: int, *, kept: CropOptions | None = None) -> tuple[int, int, float]:
         """Pieces, windows and FLOP of a clip of so many ticks. Raises NoScore if it is too short.
 
-        kept: what is said of the pieces is there already.
+        kept: what is said of these crops' pieces is there already; no piece is looked at where that is enough.
         """
 
     def features(self) -> tuple[str, int]:

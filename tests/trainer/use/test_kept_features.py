@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner, Result
 
@@ -121,6 +122,27 @@ def test_a_later_score_reads_what_an_earlier_one_kept(kept: Path, checkpoints: d
     ]
 
 
+def test_windows_beyond_what_is_kept_are_told_before_and_leave_the_field_alone(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """One window of each clip is kept; three ask for more of the longer clips, whose features stay as they are."""
+    dataset, keep = written(tmp_path / "ds"), ("--keep-features", "segments")
+    assert scored(dataset, checkpoints["first"], "--crops", 1, *keep).exit_code == 0
+    before = (dataset / "fields/segments/field.json").read_bytes()
+    for crops, pieces, known in ((1, 0, 3), (3, 17 + 33, 1)):
+        options = ScoreOptions(crops=crops, short_side=32, keep_features="segments")
+        cost = forecast(str(dataset), str(checkpoints["second"]), options)
+        assert (cost.pieces, cost.known, cost.keeps) == (pieces, known, 0), crops
+    more = scored(dataset, checkpoints["second"], *keep)
+    assert "0 clips' features kept as the field segments: nothing new to keep" in more.output, more.output
+    assert (dataset / "fields/segments/field.json").read_bytes() == before
+    assert not list((dataset / ".score").glob("*.features.parquet"))
+    assert CliRunner().invoke(cli, ["annotate", str(dataset), "--undo", "segments"]).exit_code == 0
+    again = scored(dataset, checkpoints["second"], *keep)
+    assert "3 clips' features kept as the field segments" in again.output, again.output
+    assert forecast(str(dataset), str(checkpoints["first"]), ScoreOptions(short_side=32)).known == 3
+
+
 def safetensor_defects(folder: Path) -> Iterator[str]:
     field = Dataset.open(folder).field("segments")
     for key in field.table().select("key").collect()["key"]:
@@ -172,7 +194,17 @@ def test_damaged_features_are_no_features() -> None:
     content = packed(Segments((0, 4), (True, False), (5,)), said)
     found, again = unpacked(content, ((2, 3), (1, 3)))
     assert found == Segments((0, 4), (True, False), (5,)) and torch.equal(again[1][0], said[1][0])
-    for damaged in (content[:-8], b"", content.replace(b"picture", b"pictures"), packed(found, said[:1])):
+    told = safetensors.torch.load(content)
+    squared = safetensors.torch.save({**told, "segment": told["segment"][:, None]})
+    whole = safetensors.torch.save({**told, "sound": told["sound"].long()})
+    for damaged in (
+        content[:-8],
+        b"",
+        content.replace(b"picture", b"pictures"),
+        packed(found, said[:1]),
+        squared,
+        whole,
+    ):
         with pytest.raises(CorruptSample):
             unpacked(damaged, ((2, 3), (1, 3)))
     with pytest.raises(CorruptSample):
