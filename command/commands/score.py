@@ -61,8 +61,8 @@ import click
 @click.option(
     "--keep-features",
     metavar="NAME",
-    help="Keep what Synchformer's networks say of segments as the field NAME of DS (43 kB a segment at full size); a later score, "
-    "with another head too, whose windows need no other segments reads it again and skips nearly all of the work.",
+    help="Keep what Synchformer's networks say of segments as the field NAME of DS (43 kB a segment, full size): a later score, "
+    "with another head too, whose windows need no other segments reads it and skips nearly all of the work.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from the manifest alone, and score nothing.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")

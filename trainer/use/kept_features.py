@@ -147,7 +147,7 @@ class Keeping:
         return len(told) == len(rows) and not (told.is_null() & rows[PLACES[0]].is_null()).any()
 
     def take(self, part: str, rows: pl.DataFrame, told: Sequence[dict[str, Any]]) -> None:
-        """Put a part's features beside its scores, which are published after them. What a field keeps of a clip stays as it is."""
+        """Put a part's features beside its scores, which are published after them. A clip that a field keeps stays."""
         made = []
         for (key, shard, place), values in zip(rows.select("key", "shard", PLACES[0]).iter_rows(), told, strict=True):
             if path := values.pop("features", None):
