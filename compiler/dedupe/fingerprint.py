@@ -12,7 +12,6 @@ clips of a few seconds still give dozens of words.
 from __future__ import annotations
 
 import io
-import os
 from typing import Any
 
 import av
@@ -171,7 +170,6 @@ def prints_of_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fingerprints of located rows, for a worker process: {row, pictures, sound, error}."""
     from javisc.manifests.members import MemberReader
 
-    os.environ["OMP_NUM_THREADS"] = "1"
     told: list[dict[str, Any]] = []
     with MemberReader() as reader:
         for row in rows:

@@ -34,6 +34,9 @@ _MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "MALLOC_TOP_PAD_": str(4 << 20),
 }
+#: There is a process for every core: threads of a matrix product would wait for one another spinning, which doubled the CPU of a
+#: short sound. Sums of many threads depend on how many there are, too.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass
@@ -110,7 +113,7 @@ class _Worker:
                 stdout=errors,
                 stderr=errors,
                 process_group=0,  # Ctrl-C reaches the parent alone, which decides
-                env={**_MEMORY, **os.environ, **slot},
+                env={**_MEMORY, **os.environ, **_ONE_THREAD, **slot},
             )
         theirs.close()
         self.connection = Connection(ours.detach())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,17 +108,25 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_worker_threads_and_start_method() -> None:
-    """Workers are fresh interpreters: nothing of this process's modules or threads is in them."""
+def test_worker_threads_and_start_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are fresh interpreters: nothing of this process's modules or threads is in them, and no threads of a library.
+
+    Where nobody sets OMP_NUM_THREADS, as a user does not, a worker for every core had as many threads each for its products.
+    """
     from javisc.compiler.run.pool import Call, Pool
 
-    with Pool(1, Path(os.environ.get("TMPDIR", "/tmp")) / f"logs-{os.getpid()}") as pool:
-        pool.submit(Call("t", "support.probe_process:modules", {}, 30))
-        outcomes = []
-        while not outcomes:
-            outcomes = pool.wait()
-    assert outcomes[0].error is None, outcomes[0]
-    assert not {"torch", "nvidia.dali", "pytest", "_pytest"} & set(outcomes[0].value)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    with Pool(1, tmp_path / "logs") as pool:
+        for name in ("modules", "threads"):
+            pool.submit(Call(name, f"support.probe_process:{name}", {}, 30))
+        outcomes: dict[str, Any] = {}
+        while len(outcomes) < 2:
+            for outcome in pool.wait():
+                assert outcome.error is None, outcome
+                outcomes[outcome.call.tag] = outcome.value
+    assert not {"torch", "nvidia.dali", "pytest", "_pytest"} & set(outcomes["modules"])
+    assert outcomes["threads"] <= 2, "its own and the one that watches for its parent"
 
 
 def test_only_the_option_tries_again_what_was_refused_for_a_passing_reason(tmp_path: Path) -> None:

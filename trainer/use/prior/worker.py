@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Sums of many threads depend on how many there are; there is a process for every core anyway.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
-
-from javisc.compiler.store.files import Store  # noqa: E402
-from javisc.compiler.store.writer import commit_shard  # noqa: E402
-from javisc.trainer.use.prior.stage import Made, Part, Stage, digest, stage_of  # noqa: E402
+from javisc.compiler.store.files import Store
+from javisc.compiler.store.writer import commit_shard
+from javisc.trainer.use.prior.stage import Made, Part, Stage, digest, stage_of
 
 _loaded: tuple[str, Stage, Any] | None = None
 
