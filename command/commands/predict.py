@@ -55,6 +55,12 @@ def predict(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     failed = 0
     for video in videos:
+        if video.is_dir() or not video.exists():
+            failed += 1
+            click.echo(
+                f"javisc: {video}: {'a folder: name its videos' if video.exists() else 'no such file'}", err=True
+            )
+            continue
         try:
             found = run(model, transforms, video, offset_sec=offset_sec, v_start_sec=v_start_sec, fps=fps)
         except (Rejected, UserError) as error:

@@ -128,7 +128,10 @@ class _Track:
             raise _Again(take)
         sound.check()
         if int(duration * DUMMY_FPS) < recipe.min_frames:
-            raise Rejected("too_short", said(f"{duration:.3f} s of sound", message))
+            least = recipe.min_frames / DUMMY_FPS
+            raise Rejected(
+                "too_short", said(f"{duration:.3f} s of sound; at least {least:.3f} s are asked for", message)
+            )
         write_flac(sound, self.scratch / "clip.flac")
         return {
             "num_frames": int(duration * DUMMY_FPS),

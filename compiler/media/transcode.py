@@ -296,7 +296,9 @@ class _Pass:
         if self.start and self.clock.end <= self.origin:  # the last picture was held into it for a tick
             raise Rejected("too_short", after_end(self.start, "video", self.message))
         if frames < recipe.min_frames:
-            raise Rejected("too_short", said(f"{frames} frames", self.message))
+            raise Rejected(
+                "too_short", said(f"{frames} frames; at least {recipe.min_frames} are asked for", self.message)
+            )
         width, height = self.converter.size
         for rendition in self.renditions:
             rendition.close()

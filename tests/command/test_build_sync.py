@@ -178,7 +178,7 @@ def test_a_folder_of_any_clips_as_files_with_its_lists(tmp_path: Path) -> None:
         (
             ["--corpus", "nothing"],
             "--corpus nothing: no such corpus; known for this build: audioset, lrs3, vggsound, vggsound-sparse, vggsound-sparse-"
-            "clean",
+            "clean, folder (every video below RAW)",
         ),
         (["--corpus", "vggsound"], "columns id, start, label, split"),
         (["--corpus", "lrs3", "--face-crop"], "--face-crop needs --lrs3-meta"),

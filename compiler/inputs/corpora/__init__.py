@@ -228,7 +228,8 @@ def corpus_of(name: str, kind: Kind) -> Corpus:
     for candidate in known.values():
         if candidate.name.replace("-", "") == key:
             return candidate
-    raise UserError(f"--corpus {name}: no such corpus; known for this build: {', '.join(known)}")
+    names = [*known, *(["folder (every video below RAW)"] if kind == "sync" else [])]
+    raise UserError(f"--corpus {name}: no such corpus; known for this build: {', '.join(names)}")
 
 
 def locate(corpus: Corpus, raw: Path, root: Path | None = None) -> Path:

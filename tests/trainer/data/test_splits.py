@@ -55,7 +55,7 @@ def test_what_removed_the_rows_is_counted(tmp_path: Path) -> None:
         Catalog.open([data], where, split=split_of("train", True, 0))
     with pytest.raises(
         UserError,
-        match=r"of 12: 12 not in the split 'trian' \(there are train 5, val 3, without a split 4\); set data.valid_split to",
+        match=r"of 12: 12 not in .* \(there are train 5, val 3, .* 4\); set data.valid_split \(`javisc eval`: --split, or all\)",
     ):
         Catalog.open([data], split=split_of("trian", False, 0))
 

@@ -134,6 +134,7 @@ def test_what_fails_stops_no_other_video(video: Path, best: Path, tmp_path: Path
     assert result.stdout.count("Ground Truth offset (sec): 0.00 (7)") == 2 == result.stdout.count(f"{video}\n")
     told_lines = [line for line in result.stderr.splitlines() if line.startswith("javisc: ")]
     assert [path.name in line for path, line in zip((tmp_path, paths[1], still), told_lines, strict=True)] == [True] * 3
+    assert told_lines[0].endswith(": a folder: name its videos") and told_lines[1].endswith("nowhere.mp4: no such file")
     for option in ("--offset-sec", "--v-start-sec"):
         for value in ("nan", "inf", "-3", "1e300"):
             arguments = ["predict", str(video), "--checkpoint", str(best), option, value]

@@ -77,6 +77,10 @@ def split_of(name: str | None, train: bool, rank: int) -> Split | None:
     return None if name is None else Split(name, train, option, say=rank == 0)
 
 
+#: The option of a command that comes to a setting.
+_OF_EVAL = {"data.valid_split": " (`javisc eval`: --split, or all)"}
+
+
 def _why(whole: pl.LazyFrame, conditions: Mapping[str, pl.Expr], split: Split | None) -> str:
     """Which condition removed how many rows, and what to do."""
 
@@ -98,7 +102,8 @@ def _why(whole: pl.LazyFrame, conditions: Mapping[str, pl.Expr], split: Split | 
         return f"{told}; the manifest has no splits: make some with `javisc split`, or set {split.option}=null"
     counts = whole.group_by("split").agg(pl.len()).sort("split", nulls_last=True).collect(engine="streaming")
     there = ", ".join(f"{name or 'without a split'} {count}" for name, count in counts.iter_rows())
-    return f"{told} (there are {there}); set {split.option} to one that is there or to null, or make it with `javisc split`"
+    remedy = f"set {split.option}{_OF_EVAL.get(split.option, '')} to one that is there or to null"
+    return f"{told} (there are {there}); {remedy}, or make it with `javisc split`"
 
 
 def _tell_unsplit(frame: pl.LazyFrame, have: Sequence[str], split: Split) -> None:
