@@ -121,13 +121,12 @@ def render(
             )
         raw = _raw_paths(store) if source == SOURCES else None
     recipe = recipe_of(base, short_side, CRF if crf is None else crf)
-    scaler = before.get("scaler", "bicubic") if before and source == CLIPS else "area"
     writer = FieldWriter(
         dataset,
         chosen,
         member="mp4",
         columns=COLUMNS,
-        settings=settings_of(recipe, source, scaler),
+        settings=settings_of(recipe, source),
         made_by={"command": "render", "short_side": short_side, "crf": recipe.crf},
         held=held,
     )
@@ -142,7 +141,7 @@ def render(
             left = larger.filter(~pl.col("shard").is_in(list(writer._done)))
             if raw is not None:
                 left = left.join(raw, on="key", how="left", maintain_order="left")
-            shared = {"root": root, "name": chosen, "recipe": recipe.to_json(), "scaler": scaler}
+            shared = {"root": root, "name": chosen, "recipe": recipe.to_json()}
             shared |= {"base": base.to_json()} if source == SOURCES else {}
             _run(shared, left, writer.parents, workers, engine, address, say)
             writer.publish()
@@ -228,7 +227,6 @@ def render_shard(
     parent: str,
     rows: list[dict[str, Any]],
     recipe: dict[str, Any],
-    scaler: str,
     base: dict[str, Any] | None = None,
 ) -> int:
     """In a worker: render the clips of a shard and publish the field's. Returns how many there are.
@@ -249,7 +247,7 @@ def render_shard(
                     clip = Path(folder, "base.mp4")
                     content = patiently(lambda at=at: reader.read(at, "mp4"), root, remote=is_url(root))  # type: ignore[misc]
                     clip.write_bytes(content or b"")
-                    size = scaled(clip, out, told, row["num_frames"], scaler)
+                    size = scaled(clip, out, told, row["num_frames"])
             except Rejected as error:
                 if base is not None:
                     raise UserError(

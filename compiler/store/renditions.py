@@ -37,12 +37,11 @@ def recipe_of(base: Recipe, short_side: int, crf: float = CRF, encoder_preset: s
     )
 
 
-def settings_of(recipe: Recipe, made_from: str, scaler: str = "area") -> dict[str, Any]:
-    """What shapes the bytes of a rendition. Those of older javisc, of clips by bicubic scaling, do not say it."""
-    more = {} if (made_from, scaler) == (CLIPS, "bicubic") else {"from": made_from, "scaler": scaler}
+def settings_of(recipe: Recipe, made_from: str) -> dict[str, Any]:
+    """What shapes the bytes of a rendition."""
     # A setting that recipes have had only since then, and renditions always at its default: older fields are the same.
     told = {name: value for name, value in recipe.to_json().items() if name != "codec"}
-    return {"recipe": told, **more}
+    return {"recipe": told, "from": made_from, "scaler": "area", "sizes": "nearest even"}
 
 
 def begun_with(base: Store, name: str) -> dict[str, Any] | None:

@@ -15,16 +15,20 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.check.dataset import verify
 from javisc.compiler.fields.render import render
 from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.media.renditions import size_of
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.repair.dataset import repair
 from javisc.manifests.io import Dataset
 from javisc.trainer.data import Catalog, Loader, Sampler, single_bucket
 from javisc.trainer.data.bytes.reader import Reader
+from javisc.trainer.data.index.aspects import image_size
 from javisc.trainer.data.index.catalog import Member
 from javisc.trainer.data.index.sampler import SamplerOptions
 from support.raw import write_clip
@@ -83,6 +87,25 @@ def test_a_rendition_has_the_frames_of_its_base_on_the_same_grid(ds: Path) -> No
         apart = np.abs(here[:, None] - base[None]).mean(axis=(2, 3))
         assert apart.argmin(axis=1).tolist() == list(range(row["num_frames"]))
     assert verify(ds, workers=1).defects == []
+
+
+@pytest.mark.parametrize("source", [(1920, 1080), (1280, 720), (720, 1280), (1080, 1920)])
+def test_a_rendition_named_after_a_bucket_is_not_too_small_for_it(source: tuple[int, int]) -> None:
+    """480p of 16:9 was 852 pixels wide, two less than JavisDiT's bucket: it was made, paid for and never read."""
+    ratio = "0.56" if source[0] > source[1] else "1.78"
+    for resolution in ("144p", "240p", "360p", "480p", "720p"):
+        height, width = image_size(resolution, ratio)
+        if min(height, width) < min(source):
+            made = size_of(*source, min(height, width))
+            assert made[0] >= width and made[1] >= height, resolution
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(8, 2000), st.integers(8, 2000), st.integers(4, 500))
+def test_a_renditions_longer_side_is_the_nearest_even_number(width: int, height: int, half: int) -> None:
+    made = size_of(2 * width, 2 * height, 2 * half)
+    assert min(made) == 2 * half and all(side % 2 == 0 for side in made)
+    assert abs(max(made) - Fraction(max(width, height), min(width, height)) * 2 * half) <= 1
 
 
 class _Heard(Reader):
