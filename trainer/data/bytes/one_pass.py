@@ -46,6 +46,14 @@ class Taps:
             return None
         return slice(first, first + self.places.shape[1])
 
+    @property
+    def twice(self) -> int | None:
+        """The place in the input, repeated to twice its length, where the output begins; None where it is no stretch of that."""
+        first = 2 * int(self.places[0, 0]) + int(self.places.shape[1] > 1 and self.places[0, 1] != self.places[0, 0])
+        if len(self.places) > 1 or not np.array_equal(self.places[0], np.arange(first, first + self.places.shape[1]) // 2):
+            return None
+        return first
+
     def halved(self) -> Taps:
         """The same filter for an axis of half the resolution whose values are repeated."""
         first = self.places.min(axis=0) // 2
@@ -92,12 +100,20 @@ class _Resized:
         self.plain_rows, self.plain_columns = rows.plain, self.columns.plain
         height, width = rows.places.shape[1], columns.places.shape[1]
         self.picked = np.empty((height, high - low), np.uint8)
+        #: Where nothing but repeats an unscaled picture's colours: bytes, two a colour, and where the output begins among them.
+        self.begin = self.columns.twice if len(rows.places) == 1 and self.plain_columns is None else None
+        self.doubled = np.empty((height, high - low) if self.begin is not None else (0, 0), np.uint16)
         self.tall, self.tall_part = (np.empty((height, high - low), np.float32) for _ in range(2))
         self.out, self.part = (np.empty((height, width), np.float32) for _ in range(2))
 
     def __call__(self, plane: NDArray[np.uint8]) -> Plane:
         """(H, W) uint8 → (h, w) float32, overwritten by the next call."""
         plane = plane[:, self.across]
+        if self.begin is not None:
+            plane.take(self.rows.places[0], axis=0, out=self.picked, mode="clip")
+            np.multiply(self.picked, 257, out=self.doubled, dtype=np.uint16)
+            np.copyto(self.out, self.doubled.view(np.uint8)[:, self.begin :][:, : self.out.shape[1]])
+            return self.out
         if self.plain_rows is not None:
             np.copyto(self.tall, plane[self.plain_rows])
         else:
@@ -153,7 +169,7 @@ class OnePass:
             matrix, offset = moved.astype(np.float64), shift.astype(np.float64)
         scale, zero = 1 / np.asarray(std, np.float64), np.asarray(mean, np.float64)
         self.last = _Affine(matrix * scale[:, None], (offset - zero) * scale, -zero * scale, (255 - zero) * scale)
-        self.work = np.empty((2, rows, columns), np.float32)
+        self.work = np.empty((3, rows, columns), np.float32)
 
     def __call__(self, frame: av.VideoFrame, out: NDArray[np.generic]) -> None:
         """Write a frame into `out` (3, h, w), float or uint8, which is rounded to. ValueError if it has another size."""
@@ -180,14 +196,19 @@ class _Affine:
         self.low, self.high = low.astype(np.float32), high.astype(np.float32)
 
     def __call__(self, planes: Sequence[Plane], out: NDArray[np.generic], work: Plane) -> None:
-        total, part = work
+        total, part, grey = work
+        shared = bool((self.matrix[:, 0] == self.matrix[0, 0]).all())  # luma's share, unless colours are moved
+        if shared:
+            np.multiply(planes[0], self.matrix[0, 0], out=grey)
         for channel, row in enumerate(self.matrix):
-            np.multiply(planes[0], row[0], out=total)
+            if not shared:
+                np.multiply(planes[0], row[0], out=grey)
+            so_far = grey
             for plane, factor in zip(planes[1:], row[1:], strict=True):
                 if factor:
                     np.multiply(plane, factor, out=part)
-                    total += part
-            total += self.offset[channel]
+                    so_far = np.add(so_far, part, out=total)
+            np.add(so_far, self.offset[channel], out=total)
             if out.dtype == np.uint8:
                 np.rint(total, out=total)
             np.clip(total, self.low[channel], self.high[channel], out=out[channel], casting="unsafe")
