@@ -50,7 +50,9 @@ class Taps:
     def twice(self) -> int | None:
         """The place in the input, repeated to twice its length, where the output begins; None where it is no stretch of that."""
         first = 2 * int(self.places[0, 0]) + int(self.places.shape[1] > 1 and self.places[0, 1] != self.places[0, 0])
-        if len(self.places) > 1 or not np.array_equal(self.places[0], np.arange(first, first + self.places.shape[1]) // 2):
+        if len(self.places) > 1 or not np.array_equal(
+            self.places[0], np.arange(first, first + self.places.shape[1]) // 2
+        ):
             return None
         return first
 
