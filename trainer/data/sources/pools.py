@@ -37,6 +37,8 @@ Report = Callable[[str, str, str], None]
 NAMES = ("relpath",)
 #: The column of a pool that names the clip each row belongs to.
 CLIP = "clip_key"
+#: What `javisc build prior separate` says of a sound in which nothing is heard.
+SILENT = '{"activity":[]}'
 #: Draws for one sample before a pool is called broken.
 ATTEMPTS = 8
 #: A sound of a pool is read up to here: only crops of some seconds are taken from it.
@@ -189,7 +191,8 @@ class Masklets:
 class Sounds:
     """Other sounds to add and separated tracks to take away (a `SoundPool`), from a dataset of `javisc build audio`.
 
-    Tracks named as AudioSep's (X.wav__sep__…) belong to the clip X, whose clock they share. Anything else is only added.
+    Tracks named as AudioSep's (X.wav__sep__…) belong to the clip X, whose clock they share. Anything else is only added. Those in
+    which nothing is heard are left out: a clip with silence added, or taken away, is the clip itself.
     """
 
     def __init__(self, shelf: Shelf) -> None:
@@ -199,7 +202,10 @@ class Sounds:
             for name, clip in zip(shelf.names, shelf.clips, strict=True)
         ]
         # Sorted by origin, the tracks of one file lie together: drawing from all others needs no second try.
-        self.rows = np.asarray(sorted(range(len(origins)), key=lambda row: (origins[row], shelf.names[row])), np.int64)
+        heard = [row for row, label in enumerate(shelf.labels) if label != SILENT]
+        if not heard and len(shelf):
+            raise UserError(f"{shelf.path}: nothing is heard in any of the pool's {len(shelf)} sounds: build it of others")
+        self.rows = np.asarray(sorted(heard, key=lambda row: (origins[row], shelf.names[row])), np.int64)
         self.spans: dict[str, Span] = {}
         for place, row in enumerate(self.rows):
             origin = origins[row]

@@ -14,6 +14,7 @@ import polars as pl
 from javisc.compiler.inputs.found import SCAN_SCHEMA
 from javisc.compiler.inputs.local import VIDEO_SUFFIXES, scan
 from javisc.compiler.inputs.masklets import RECIPE, Geometry
+from javisc.compiler.media.quality import SILENT_COLUMNS
 from javisc.compiler.media.transcode import transcode
 from javisc.compiler.plan.keys import key_of
 from javisc.compiler.reasons import Rejected
@@ -272,6 +273,7 @@ class Masklets(Weighted):
             "num_samples": 0,
             "channels": 0,
             "audio_path": None,
+            **SILENT_COLUMNS,
             "clip_start": window[0],
             "clip_end": float((found.first + count) / rate),
         }

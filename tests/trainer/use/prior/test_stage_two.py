@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +25,8 @@ def test_prior_training_draws_from_all_three_pools(demo: Path, tmp_path: Path, m
     go("build", "prior", "unpaired", dataset, "--out", tmp_path / "unpaired", "--baseline", "other")
     go("build", "prior", "separate", dataset, "--out", tmp_path / "sources", "--baseline", "hpss")
     go("build", "prior", "masklets", demo / "raw", "--out", tmp_path / "masklets")
+    told = pl.read_parquet(tmp_path / "masklets/manifest.parquet").select("num_samples", "silent", "loudness")
+    assert set(told.rows()) == {(0, True, None)}, "their films sound, they do not"
 
     read: dict[str, int] = {}
     whole = pools.Shelf.read
