@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -172,10 +173,10 @@ class Masklets(Weighted):
         if not item[PLACE]["files"]:
             names = " or ".join(f"_{kind}.json" for kind in self._kinds())
             raise Rejected("filtered", f"no {names} beside it (--text needs none)")
-        ticks = sav.ticks_of(video, RECIPE.rate)
+        times = sav.times_of(video)
         digest = sha256_of(video)
         wanted = sav.kept(objects)
-        tracks = self._tracks(video, wanted, ticks, model, scratch)
+        tracks = self._tracks(video, wanted, times, model, scratch)
         for number, (track, placed) in enumerate(tracks):
             found = along(track, placed)
             if found is not None:
@@ -209,16 +210,10 @@ class Masklets(Weighted):
             raise why
 
     def _tracks(
-        self, video: Path, wanted: Sequence[sav.Annotated], ticks: Sequence[int], model: Any, scratch: Path
+        self, video: Path, wanted: Sequence[sav.Annotated], times: Sequence[Fraction], model: Any, scratch: Path
     ) -> Iterator[tuple[Masks, list[int]]]:
         """Each object's masks, and its annotated ticks. Annotations past the video's end are none."""
-        placed = []
-        for each in wanted:
-            by_tick = {
-                ticks[frame]: mask for frame, mask in zip(each.frames, each.masks, strict=True) if frame < len(ticks)
-            }
-            if by_tick:
-                placed.append(by_tick)
+        placed = [by_tick for each in wanted if (by_tick := sav.placed(each, times, RECIPE.rate))]
         if self.network is None:
             from javisc.trainer.use.prior.objects.between import Track
 

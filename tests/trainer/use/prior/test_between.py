@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from javisc.trainer.use.prior.objects import rle
 from javisc.trainer.use.prior.objects.between import Track
-from javisc.trainer.use.prior.objects.sav import stride
+from javisc.trainer.use.prior.objects.sav import placed, read, stride
 from support.annotated import Masks, moving
 from support.shared import SHARED, need
 
@@ -113,3 +114,20 @@ def test_one_annotation_is_itself() -> None:
 )  # fmt: skip
 def test_the_rate_of_annotations_is_their_own(frames: Any, annotated: int, seconds: Any, found: float) -> None:
     assert stride(frames, annotated, seconds) == pytest.approx(found)
+
+
+def test_annotations_of_a_video_that_was_given_another_rate_go_by_the_time() -> None:
+    masks = [{"size": [1, 1], "counts": [number]} for number in range(6)]
+    rows = [[mask] for mask in masks]
+    raw = {"video_frame_count": 24.0, "video_duration": 1.0, "masklet": rows}
+    [each] = read("manual", json.dumps(raw).encode())
+    for fps in (30, 25, 12, 50):  # of 24 a second by then: every fourth tick, as it was
+        found = placed(each, [Fraction(number, fps) for number in range(fps)], Fraction(24))
+        assert found == dict(zip(range(0, 24, 4), masks, strict=True)), fps
+    cut = placed(each, [Fraction(number, 24) for number in range(14)], Fraction(24))
+    assert cut == dict(zip((0, 4, 8, 12), masks, strict=False)), "a part of the same video: by its frames"
+    uneven = [Fraction(number**2, 480) for number in range(24)]  # as many frames as were annotated: by these
+    assert list(placed(each, uneven, Fraction(24))) == [0, 1, 3, 7, 13, 20]
+    del raw["video_duration"]
+    [each] = read("manual", json.dumps(raw).encode())
+    assert list(placed(each, [Fraction(number, 30) for number in range(30)], Fraction(24))) == [0, 3, 6, 10, 13, 16]

@@ -22,16 +22,21 @@ MAX_BYTES, MAX_FRAMES, MAX_OBJECTS = 256 << 20, 100_000, 1000
 LEAST_SHARE, SMALL, TOO_MANY = 0.33, 32 * 32, 10
 #: SA-V's annotations are made at this rate; where a file could be of several, it decides.
 USUAL = 6.0
+#: Rates of pictures that differ by less are the same one.
+SAME = 0.02
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """An object: where it stands in the file (kind, number), the source frames it was annotated in, and its masks there."""
+    """An object: where it stands in the file (kind, number), the source frames it was annotated in, and its masks there. total,
+    rate: how many frames the annotated video had, and how many a second; None where the file does not say."""
 
     kind: str
     number: int
     frames: list[int]
     masks: list[dict[str, Any]]
+    total: int | None = None
+    rate: float | None = None
 
 
 def beside(video: str, kinds: Sequence[str]) -> list[tuple[str, str]]:
@@ -52,9 +57,19 @@ def read(kind: str, raw: bytes) -> list[Annotated]:
         raise Rejected("filtered", f"its {kind} annotation has no list `masklet` of frames")
     if len({len(row) for row in rows}) != 1 or not len(rows[0]) <= MAX_OBJECTS:
         raise Rejected("filtered", f"its {kind} annotation has another number of objects from frame to frame")
-    step = stride(found.get("video_frame_count"), len(rows), found.get("video_duration"))
+    count, seconds = found.get("video_frame_count"), found.get("video_duration")
+    step = stride(count, len(rows), seconds)
     frames = [round(number * step) for number in range(len(rows))]
-    return [Annotated(kind, number, frames, [row[number] for row in rows]) for number in range(len(rows[0]))]
+    total = int(count) if _told(count) else None
+    rate = count / seconds if _told(count) and _told(seconds) else None
+    return [
+        Annotated(kind, number, frames, [row[number] for row in rows], total, rate) for number in range(len(rows[0]))
+    ]
+
+
+def _told(value: Any) -> bool:
+    """Whether a number of the file says something."""
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def stride(frames: Any, annotated: int, seconds: Any = None) -> float:
@@ -62,14 +77,14 @@ def stride(frames: Any, annotated: int, seconds: Any = None) -> float:
     those the one whose rate is nearest to USUAL, where the duration tells rates."""
     if annotated == 1:
         return 1.0
-    if type(frames) not in (int, float) or not math.isfinite(frames) or frames < annotated:
+    if not _told(frames) or frames < annotated:
         return 1.0  # nothing says otherwise: every frame
     total = int(frames)
     least = -(-total // annotated)
     fits = [step for step in range(least, total + 1) if -(-total // step) == annotated][:1000]
     if not fits:
         return total / annotated  # another rate than a whole number of frames
-    if type(seconds) in (int, float) and 0 < seconds < math.inf:
+    if _told(seconds):
         rate = total / seconds
         return float(min(fits, key=lambda step: (abs(rate / step - USUAL), step)))
     return float(fits[0])
@@ -100,8 +115,8 @@ def mean_area(each: Annotated) -> float:
     return sum(seen) / len(seen) if seen else 0.0
 
 
-def ticks_of(video: Path, rate: Fraction) -> list[int]:
-    """The tick of the compiled clock at which each of a video's frames appears, in the order of time. Raises Rejected."""
+def times_of(video: Path) -> list[Fraction]:
+    """When each of a video's frames is shown, in order, seconds from the first. Raises Rejected."""
     with open_source(video) as source:
         stream = source.video()
         if stream is None or stream.time_base is None:
@@ -113,4 +128,16 @@ def ticks_of(video: Path, rate: Fraction) -> list[int]:
         )
     if not times:
         raise Rejected("timestamps", "no picture says when it is shown")
-    return [nearest_tick(time - times[0], rate) for time in times]
+    return [time - times[0] for time in times]
+
+
+def placed(each: Annotated, times: Sequence[Fraction], rate: Fraction) -> dict[int, dict[str, Any]]:
+    """An object's masks by tick of the compiled clock: each where its frame is shown, at `times` seconds. Those past the end of
+    the video are none. A video that was given another rate since it was annotated has other frames: its masks go by the time."""
+    own = (len(times) - 1) / times[-1] if times[-1] else None
+    if each.rate and own and each.total != len(times) and abs(each.rate / own - 1) > SAME:
+        seconds = [Fraction(frame / each.rate) for frame in each.frames]
+        at = [nearest_tick(time, rate) for time in seconds if time < times[-1] + 1 / own]
+    else:
+        at = [nearest_tick(times[frame], rate) for frame in each.frames if frame < len(times)]
+    return dict(zip(at, each.masks, strict=False))
