@@ -204,7 +204,7 @@ class Sounds:
         # Sorted by origin, the tracks of one file lie together: drawing from all others needs no second try.
         heard = [row for row, label in enumerate(shelf.labels) if label != SILENT]
         if not heard and len(shelf):
-            raise UserError(f"{shelf.path}: nothing is heard in any of the pool's {len(shelf)} sounds: build it of others")
+            raise UserError(f"{shelf.path}: none of the pool's {len(shelf)} sounds is heard: give another")
         self.rows = np.asarray(sorted(heard, key=lambda row: (origins[row], shelf.names[row])), np.int64)
         self.spans: dict[str, Span] = {}
         for place, row in enumerate(self.rows):
