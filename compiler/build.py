@@ -14,7 +14,6 @@ from pathlib import Path
 
 import polars as pl
 
-from javisc.compiler.fields.render import NothingLarger, render
 from javisc.compiler.inputs.table import conform
 from javisc.compiler.media.encoders import check_encoder
 from javisc.compiler.plan.layout import read_shards, summary
@@ -268,6 +267,11 @@ class _Build:
 
     def _rest_of(self, side: int) -> None:
         """Make what shards of older builds lack of a rendition, and publish it."""
+        from javisc.compiler.fields.render import (  # which encodes: builds of sounds start without it
+            NothingLarger,
+            render,
+        )
+
         try:
             told = self.options
             done = render(

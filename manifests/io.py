@@ -21,14 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import polars as pl
 
 from javisc.manifests import places
 from javisc.manifests.damage import POLARS_FAULTS, sized
 from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
-from javisc.manifests.extras import need_driver
 from javisc.manifests.files import published
 from javisc.manifests.schema import (
     DATASET_COLUMN,
@@ -38,7 +36,7 @@ from javisc.manifests.schema import (
     SCORES_SCHEMA,
     SHARDS_SCHEMA,
 )
-from javisc.manifests.urls import filesystem, is_url, join, plain
+from javisc.manifests.urls import filesystem, is_url, join, opened, plain
 
 if TYPE_CHECKING:
     from javisc.manifests.fields import Field
@@ -73,9 +71,8 @@ def read_header(path: str) -> dict[str, Any]:
 
     Raises UserError if it is absent, longer than MAX_HEADER_BYTES, not a JSON object, or of a newer format.
     """
-    need_driver(path)
     try:
-        with fsspec.open(path, "rb") as stream:
+        with opened(path) as stream:
             raw = stream.read(MAX_HEADER_BYTES + 1)
     except FileNotFoundError:
         raise UserError(
@@ -116,7 +113,7 @@ def scan_table(path: str, schema: Mapping[str, pl.DataType] | None = None) -> pl
     source: Any = path
     if is_url(path) and path.split("://", 1)[0] not in POLARS_SCHEMES:
         try:
-            with fsspec.open(path, "rb") as stream:
+            with opened(path) as stream:
                 source = stream.read()
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error

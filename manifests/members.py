@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import fsspec
-
 from javisc.manifests import places
 from javisc.manifests.errors import UserError
-from javisc.manifests.extras import need_driver
 from javisc.manifests.io import shard_path
 from javisc.manifests.schema import DATASET_COLUMN
-from javisc.manifests.urls import join
+from javisc.manifests.urls import join, opened
 
 KEY = re.compile(r"[a-z0-9_]{1,255}")
 #: A longer member than this is no clip of ours.
@@ -74,9 +71,8 @@ class MemberReader:
     def _stream(self, path: str) -> BinaryIO:
         stream = self._open.pop(path, None)
         if stream is None:
-            need_driver(path)
             try:
-                stream = fsspec.open(path, "rb").open()
+                stream = opened(path)
             except FileNotFoundError:
                 raise UserError(f"{path} is not there: the manifest's shards were moved or deleted") from None
             except (OSError, ValueError, ImportError) as error:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import fsspec
+from typing import Any, BinaryIO, cast
 
 from javisc.manifests.extras import need_driver
 
@@ -28,11 +26,26 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/") or "/", *parts]) if is_url(base) else str(Path(base, *parts))
 
 
+def opened(path: str) -> BinaryIO:
+    """A file, local or behind a URL, opened for reading.
+
+    Raises OSError; ValueError or ImportError for a URL that nothing opens; UserError for a missing extra, which it names.
+    """
+    if not is_url(path) and "::" not in path:
+        return Path(path).open("rb")
+    need_driver(path)
+    import fsspec  # asyncio comes with it: what reads local files alone starts without both
+
+    return cast(BinaryIO, fsspec.open(path, "rb").open())
+
+
 def filesystem(url: str) -> tuple[Any, str]:
     """The file system of a URL and the path in it. No listings are cached: other processes write to it too.
 
     Raises ValueError or ImportError; UserError, which names the extra, if its driver is not installed.
     """
     need_driver(url)
+    import fsspec
+
     fs, inside = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return fs, str(inside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.audio.frame import AudioFrame
@@ -27,12 +27,35 @@ def to_float(samples: NDArray[Any]) -> Sound:
     return floats if np.isfinite(floats).all() else np.nan_to_num(floats, nan=0.0, posinf=0.0, neginf=0.0)
 
 
+class Stamp(NamedTuple):
+    """A frame's time stamp as its container has it, `pts` units of `base` seconds: fractions of each cost what decoding does."""
+
+    pts: int
+    base: Fraction
+
+    @classmethod
+    def of(cls, frame: AudioFrame) -> Stamp | None:
+        """The stamp of a frame, None where it has none."""
+        return None if frame.pts is None or frame.time_base is None else cls(frame.pts, frame.time_base)
+
+    @property
+    def time(self) -> Fraction:
+        """Seconds."""
+        return self.pts * self.base
+
+    def since(self, other: Stamp) -> float:
+        """Seconds from another stamp to this one, rounded once."""
+        if self.base != other.base:
+            return float(self.time - other.time)
+        return (self.pts - other.pts) * self.base.numerator / self.base.denominator
+
+
 @dataclass
 class Run:
     """Decoded frames of one kind that follow each other without a gap. They are converted only where they are heard."""
 
     kind: tuple[int, str, str]
-    time: Fraction | None
+    stamp: Stamp | None
     planar: bool
     names: tuple[str, ...]
     frames: list[AudioFrame] = field(default_factory=list)
@@ -43,11 +66,16 @@ class Run:
         """True if it is long enough: the next frame begins another one."""
         return self.samples >= RUN
 
-    def continues(self, time: Fraction | None) -> bool:
-        """True if a frame at `time` follows the run's last sample, as closely as containers tell times."""
-        if time is None or self.time is None:
-            return time is None
-        return self.follow(float(time - self.time), self.samples / self.kind[0])
+    @property
+    def time(self) -> Fraction | None:
+        """Seconds at which it begins, where that is known."""
+        return None if self.stamp is None else self.stamp.time
+
+    def continues(self, stamp: Stamp | None) -> bool:
+        """True if a frame of that stamp follows the run's last sample, as closely as containers tell times."""
+        if stamp is None or self.stamp is None:
+            return stamp is None
+        return self.follow(stamp.since(self.stamp), self.samples / self.kind[0])
 
     @staticmethod
     def follow(since: float, length: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,6 @@ import av
 import av.error
 import numpy as np
 import soundfile
-import soxr
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
@@ -20,7 +20,8 @@ from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.mixing import Cancelling, mix_matrix
 from javisc.compiler.media.pcm import IN_MEMORY, Pcm
 from javisc.compiler.media.quality import Clipping
-from javisc.compiler.media.runs import RUN, Run
+from javisc.compiler.media.resampler import Resampler
+from javisc.compiler.media.runs import RUN, Run, Stamp
 from javisc.compiler.media.stamps import Placed, SampleClock, Sound
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
@@ -79,9 +80,11 @@ class SoundTrack:
         self.run: Run | None = None
         self.witness: Witness | None = None
         self._clock: SampleClock | None = None
-        self._resampler: soxr.ResampleStream | None = None
+        self._resampler: Resampler | None = None
         self._gaps: list[tuple[int, int]] = []  # silence inside the sound, samples of the recipe
         self._ended = False
+        self._clip: tuple[Fraction, Fraction, int | None] | None = None
+        self._stamps: tuple[int, int | None] = (0, None)
 
     @property
     def full(self) -> bool:
@@ -121,27 +124,32 @@ class SoundTrack:
         """True if a packet's sound belongs to the clip, as far as that is known."""
         if packet.pts is None or self._origin is None:
             return True
-        time = packet.pts * packet.time_base + self.edit.shift - self._origin
-        return time >= 0 and (self.limit is None or time < Fraction(self.limit, self.recipe.sample_rate))
+        clip = (packet.time_base, self._origin, self.limit)
+        if clip != self._clip:  # what of the clip's bounds in the packets' own units is the same for all of them
+            self._clip = clip
+            first = (self._origin - self.edit.shift) / packet.time_base
+            length = None if self.limit is None else Fraction(self.limit, self.recipe.sample_rate) / packet.time_base
+            self._stamps = math.ceil(first), None if length is None else math.ceil(first + length)
+        first_stamp, end = self._stamps
+        return packet.pts >= first_stamp and (end is None or packet.pts < end)
 
     def push(self, frame: AudioFrame) -> None:
         """Add a decoded frame. Frames that follow each other are handled together: `settle` ends such a run."""
         if frame.samples <= 0 or frame.sample_rate <= 0:
             return
-        if frame.layout.nb_channels > MAX_CHANNELS:
+        kind = (frame.sample_rate, frame.format.name, frame.layout.name)
+        run, stamp = self.run, Stamp.of(frame)
+        if (run is None or run.kind != kind) and frame.layout.nb_channels > MAX_CHANNELS:
             raise Rejected("too_large", f"{frame.layout.nb_channels} channels")
         self.frames += 1
-        time = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
-        kind = (frame.sample_rate, frame.format.name, frame.layout.name)
-        run = self.run
-        if run is not None and (run.kind != kind or run.over or not run.continues(time)):
+        if run is not None and (run.kind != kind or run.over or not run.continues(stamp)):
             self.settle()
             run = None
         if run is None:
             names = tuple(channel.name for channel in frame.layout.channels)
             if len(names) != frame.layout.nb_channels:
                 names = ("?",) * frame.layout.nb_channels
-            run = self.run = Run(kind, time, frame.format.is_planar, names)
+            run = self.run = Run(kind, stamp, frame.format.is_planar, names)
         run.frames.append(frame)
         run.samples += frame.samples
 
@@ -228,9 +236,7 @@ class SoundTrack:
 
     def _open_resampler(self, rate: int) -> None:
         if rate != self.recipe.sample_rate:
-            self._resampler = soxr.ResampleStream(
-                rate, self.recipe.sample_rate, self.recipe.channels, dtype="float32", quality="VHQ"
-            )
+            self._resampler = Resampler(rate, self.recipe.sample_rate, self.recipe.channels)
 
     def _add(self, clock: SampleClock, placed: Placed) -> None:
         if self.full:
@@ -238,7 +244,7 @@ class SoundTrack:
         if placed.silence:
             self._silence(clock, clock.line - placed.sound.shape[1], placed.silence)
         if not self.full:
-            self._resample(placed.sound, last=False)
+            self._resample(placed.sound)
 
     def _silence(self, clock: SampleClock, end: int, samples: int) -> None:
         """Be silent for `samples` of the source up to its sample `end`. However long it is, it takes no memory."""
@@ -254,7 +260,7 @@ class SoundTrack:
         if samples <= LONG_SILENCE * clock.rate:
             while samples:
                 part = min(samples, RUN * 16)
-                self._resample(np.zeros((self.recipe.channels, part), np.float32), last=False)
+                self._resample(np.zeros((self.recipe.channels, part), np.float32))
                 samples -= part
             return
         self._end_resampler()
@@ -262,22 +268,22 @@ class SoundTrack:
         self.written = last
         self._open_resampler(clock.rate)
 
-    def _resample(self, line: Sound, last: bool) -> None:
-        if self._resampler is not None:
-            line = self._resampler.resample_chunk(np.ascontiguousarray(line.T), last=last).T
-        self._write(line)
+    def _resample(self, line: Sound) -> None:
+        self._write(line if self._resampler is None else self._resampler.push(line))
 
     def _end_resampler(self) -> None:
-        if self._resampler is not None:
-            self._resample(np.zeros((self.recipe.channels, 0), np.float32), last=True)
-        self._resampler = None
+        resampler, self._resampler = self._resampler, None
+        if resampler is not None:
+            self._write(resampler.end())
 
     def _write(self, line: Sound) -> None:
-        samples = np.clip(np.rint(line * 32768.0), -32768, 32767).astype("<i2")
         if self.limit is not None:
-            samples = samples[:, : max(self.limit - self.written, 0)]
-        self.written += samples.shape[1]
-        self._pcm.write(np.ascontiguousarray(samples.T).tobytes())
+            line = line[:, : max(self.limit - self.written, 0)]
+        self.written += line.shape[1]
+        samples = line.T * np.float32(32768)
+        np.rint(samples, out=samples)
+        np.minimum(np.maximum(samples, -32768, out=samples), 32767, out=samples)
+        self._pcm.write(samples.astype("<i2", order="C").tobytes())
 
     def _flush(self) -> None:
         clock, self._clock = self._clock, None

@@ -15,7 +15,7 @@ from javisc.manifests.errors import UserError
 COMPILERS = {
     "jav": "javisc.compiler.media.transcode:transcode",
     "sync": "javisc.compiler.sparsesync.cuts:transcode_cut",
-    "audio": "javisc.compiler.media.transcode:transcode_audio",
+    "audio": "javisc.compiler.media.sound_only:transcode_audio",
 }
 
 #: What tells a source's length and size before it is compiled: `module:function`, called as f(source) → .duration (seconds or
@@ -123,6 +123,8 @@ def make_engine(name: str, job: Job, options: EngineOptions) -> Engine:
     return engine
 
 
+#: Sounds of up to so many bytes take milliseconds.
+SHORT = 4_000_000
 #: Added to a file's time limit: slower than any sane encode of a megabyte of source.
 SECONDS_PER_MB = 10.0
 

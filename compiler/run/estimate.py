@@ -12,7 +12,7 @@ import polars as pl
 
 from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.run.engine import PROBE, Job, limit_of
+from javisc.compiler.run.engine import PROBE, SHORT, Job, limit_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.sources import copies, fetching, local_source
 from javisc.compiler.run.unit import compile_input
@@ -83,6 +83,8 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
     calls: list[dict[str, Any]] = []
     good = 0
     preload = (__name__, job.compiler.partition(":")[0])
+    if job.recipe.kind == "audio" and all(0 < (row["source_bytes"] or 0) <= SHORT for row in chosen):
+        workers = 1  # to start another takes longer than the handful does
     with Pool(max(1, min(workers, len(chosen))), scratch / "logs", preload) as pool:
         for row in chosen:
             raw = row["raw_path"]

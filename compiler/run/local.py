@@ -13,22 +13,19 @@ from typing import Any
 from javisc.compiler.run.ahead import Ahead, groups, known
 from javisc.compiler.run.copies import Copies
 from javisc.compiler.run.cores import usable_cores
-from javisc.compiler.run.engine import EngineOptions, Event, Job, Unit, UnitResult, limit_of
+from javisc.compiler.run.engine import SHORT, EngineOptions, Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.packing import other_bytes
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json
 from javisc.manifests.errors import UserError
-from javisc.manifests.kinds import extensions
 
 #: Packing is copying: this many bytes a second is slower than any disk worth building on, plus PACK_SECONDS.
 _PACK_RATE = 1e6
 _PACK_SECONDS = 600.0
 #: No further shard is opened while clips of more bytes than this wait to be packed.
 MAX_STAGED = 8_000_000_000
-#: Sounds of up to so many bytes take milliseconds.
-SHORT = 4_000_000
 
 
 @dataclass
@@ -57,6 +54,7 @@ class LocalEngine:
         self.scratch = Path(job.scratch)
         self.store = Store(job.out, self.scratch / "uploads")
         self.staged = 0
+        self.recipe = job.recipe.to_json()
         self.ahead = Ahead(self.workers, Copies(copies or self.scratch / "sources"), self.scratch / "logs" / "ahead")
 
     def run(self, units: Iterable[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]:
@@ -138,7 +136,7 @@ class LocalEngine:
             "window": [source["window_start"], source["window_end"]],
             "boxes": source["boxes"],
             "audio": source["audio_path"],
-            "recipe": self.job.recipe.to_json(),
+            "recipe": self.recipe,
             "compiler": self.job.compiler,
             "scratch": str(opened.folder),
             "known": known(source),
@@ -158,13 +156,11 @@ class LocalEngine:
         opened.left -= 1
         self.ahead.done(opened.unit.shard, source)
         if outcome.error is None:
-            smaller = outcome.value.pop("renditions", {})
+            smaller, staged = outcome.value.pop("renditions", {}), outcome.value.pop("staged")
             opened.renditions[source["key"]] = smaller
             row = manifest_row(source, outcome.value, self.job.split, self.job.seed)
             opened.rows.append(row)
-            for extension in (*extensions(), *(f"{name}.mp4" for name in smaller)):
-                staged = opened.folder / f"{source['key']}.{extension}"
-                opened.staged += staged.stat().st_size if staged.exists() else 0
+            opened.staged += staged
             report(Event(source["path"], source["source_bytes"] or 0, row["duration"] or 0.0, outcome.seconds))
             return
         self._stop_if_ours(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,13 @@ def pack(
     """
     store = Store(out, Path(uploads))
 
+    there = set(os.listdir(scratch))
+
     def contents() -> Iterator[tuple[str, dict[str, bytes | Path]]]:
         for sample in samples:
             key = sample["key"]
             members: dict[str, bytes | Path] = {"json": sample["json"].encode()}
-            members |= {end: file for end in extensions() if (file := Path(scratch, f"{key}.{end}")).exists()}
+            members |= {end: Path(scratch, name) for end in extensions() if (name := f"{key}.{end}") in there}
             yield key, members
 
     def agree(packed: Packed) -> None:

@@ -43,7 +43,8 @@ def compile_input(
     crop to, for a compiler that takes one. audio: the file of the sound, where it is not the source. fetched, fetched_audio: the
     local copies of URLs. known: see `digested`. renditions: recipes of smaller pictures to make with the clip, as
     `scratch`/KEY.r240.mp4, whose heights and widths are the `renditions` of what is returned. Returns the manifest columns
-    that the clip knows, with the digests of its sources. Raises Rejected, or Unavailable where the source's storage is at fault.
+    that the clip knows, with the digests of its sources, and `staged`, the bytes of its members. Raises Rejected, or Unavailable
+    where the source's storage is at fault.
     """
     compile_file = named(compiler)
     folder = _empty(Path(scratch, f"{os.getpid()}.part"))
@@ -66,13 +67,15 @@ def compile_input(
                 clip, digests = digested(
                     sources, lambda: compile_file(source, made_by, folder, window=span, **more), known
                 )
+            staged = 0
             for extension, made in clip.files.items():
-                if made.stat().st_size > MAX_MEMBER:
+                staged += (size := made.stat().st_size)
+                if size > MAX_MEMBER:
                     raise Rejected("too_large", f"the compiled {extension} has more than {MAX_MEMBER} bytes")
                 made.replace(Path(scratch, f"{key}.{extension}"))
             columns = {name: _plain(value) for name, value in clip.columns.items()}
             columns |= {"renditions": clip.renditions} if renditions else {}
-            return {**columns, **digests, "source_bytes": source.stat().st_size}
+            return {**columns, **digests, "source_bytes": source.stat().st_size, "staged": staged}
     finally:
         _empty(folder)
 
@@ -103,6 +106,8 @@ def _needed(source: Path, recipe: Recipe, end: float | None) -> float:
 
 def _plain(value: Any) -> Any:
     """A column's value as JSON has it: numpy scalars as Python's, what is no number as null."""
+    if value is None or type(value) in (str, int, bool):
+        return value
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
