@@ -41,6 +41,8 @@ def test_an_exported_table_of_videos_builds_the_same_bytes(tmp_path: Path) -> No
     for index, path in enumerate(clips):
         path.with_suffix(".txt").write_text(f'clip {index}, "quoted",\tand more')
     one, two = rebuilt(raw, tmp_path, "jav")
+    given = dict(two.select("relpath", "text").iter_rows())
+    assert given == {str(path.relative_to(raw)): f'clip {n}, "quoted",\tand more' for n, path in enumerate(clips)}
     assert one.height == 3 and one.equals(two)
     for path in (tmp_path / "one/shards").iterdir():
         assert path.read_bytes() == (tmp_path / "two/shards" / path.name).read_bytes()
@@ -55,4 +57,5 @@ def test_an_exported_table_of_sounds_builds_the_same_sounds(tmp_path: Path) -> N
         (raw / f"d{index}/tone.txt").write_text(f"tone number {index}")
     one, two = rebuilt(raw, tmp_path, "audio")
     same = ["key", "relpath", "path", "text", "shard", "flac_crc32", "num_samples", "loudness", "source_sha256"]
+    assert sorted(two["text"]) == [f"tone number {index}" for index in range(3)]
     assert one.height == 3 and one.select(same).equals(two.select(same))

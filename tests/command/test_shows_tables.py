@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import operator
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -194,6 +195,19 @@ def test_stats_count_by_what_is_asked(tmp_path: Path) -> None:
         plain[pair] = plain.get(pair, 0) + 1
     assert found == plain
     assert {tuple(row)[:2] for row in json.loads(run("stats", a, "--json"))["groups"]} == {("corpus", "split")}
+
+
+def test_stats_print_what_they_counted(tmp_path: Path) -> None:
+    table = rows(4, corpus="c", split="train", duration=1800.0, mp4_size=1_500_000_000, flac_size=250_000_000)
+    table.with_columns(
+        text=pl.Series(["a", "b", "c", None]),
+        texts=pl.lit(None, pl.List(pl.String)),
+        silent=pl.Series([True, False, False, None]),
+        still=pl.Series([True, True, False, False]),
+    ).write_parquet(tmp_path / "t.parquet")
+    lines = [re.findall(r"[\w.%]+", line) for line in run("stats", tmp_path / "t.parquet").splitlines()]
+    numbers = ["4", "2.0", "7.00", "75.0%", "25.0%", "50.0%"]
+    assert ["c", "train", *numbers] in lines and numbers in lines, lines
 
 
 @pytest.mark.shows("export", "INPUTS", "--csv", "--kind", "--media", "--audio-format", "--allow-no-caption")

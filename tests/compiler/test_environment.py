@@ -108,13 +108,15 @@ def test_a_folder_that_went_away_does_not_change_the_plan(tmp_path: Path) -> Non
     out, away = tmp_path / "ds", tmp_path / "away"
     command = ["build", "jav", str(raw), "--out", str(out), "--shard-samples", "1", "--short-side", "32"]
     assert CliRunner().invoke(cli, [*command, "--shard-range", "0:1"], standalone_mode=False).return_value == 0
+    (built,) = pl.read_parquet(out / ".build/parts/000000.manifest.parquet")["relpath"]
+    lost = 1 if built.startswith("vol1") else 2
     (raw / "vol1").rename(away)
     for empty in (False, True):
         if empty:
             (raw / "vol1").mkdir()
         caught = CliRunner().invoke(cli, command, standalone_mode=False).exception
         assert isinstance(caught, UserError) and caught.exit_code == 1, caught
-        assert "2 inputs of the plan are gone" in str(caught) or "1 inputs of the plan are gone" in str(caught)
+        assert f"{lost} inputs of the plan are gone" in str(caught)
     (raw / "vol1").rmdir()
     away.rename(raw / "vol1")
     assert CliRunner().invoke(cli, command, standalone_mode=False).return_value == 0

@@ -20,6 +20,7 @@ from support import films, looks, selector
 from support.documents import Block, blocks
 from support.looks import LOOKS, SNIPPETS, shell, table
 from support.raw import write_clip
+from support.sane import sane
 
 RUN = ("README.md", "docs/compile.md", "docs/cluster.md", "docs/dataset.md", "docs/tables.md")
 #: Lines that are not run, and why.
@@ -101,6 +102,7 @@ def readme(place: Path) -> None:
 def dataset(place: Path) -> None:
     """Its snippets read the dataset that README's commands made; its one-liner prints the columns."""
     assert follow(place, "docs/dataset.md") == 6
+    sane(place / "WRITTEN", split=("train",), media=1)
     text = (Path(__file__).parents[2] / "docs/dataset.md").read_text()
     line = re.search(r'`(python -c ".+")`', text)
     assert line is not None

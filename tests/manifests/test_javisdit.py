@@ -92,7 +92,10 @@ def test_rows_its_loader_fails_on_are_left_out_and_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("audio_format", ["flac", "wav"])
-def test_media_are_extracted_once_and_open_in_other_readers(tmp_path: Path, audio_format: str) -> None:
+def test_media_are_extracted_once_and_open_in_other_readers(
+    tmp_path: Path, audio_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("javisc.manifests.javisdit.BATCH", 2)  # the table is written in three pieces, with one header
     clips = [clip(0.5, seed=seed, tone=300 + 100 * seed) for seed in range(5)]
     ds = real_dataset(tmp_path / "ds", clips)
     frame, media, out = scan_many([ds])[1], tmp_path / "media", tmp_path / "t.csv"

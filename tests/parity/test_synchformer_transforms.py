@@ -114,9 +114,10 @@ def test_metrics(tables: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     for number, want in enumerate(tables["metrics"]):
         got = sync_metrics(tensors[f"metric/{number}/logits"], tensors[f"metric/{number}/targets"])
         # Two classes are always neighbours: the reference's figure of them says nothing and is left out.
-        wanted = {key: value for key, value in want.items() if key in got}
+        few = tensors[f"metric/{number}/logits"].shape[1] == 2
+        left = {"accuracy_1_tol1", "accuracy_2_tol1", "accuracy_2"} if few else set()
+        wanted = {key: value for key, value in want.items() if key not in left}
         assert got == pytest.approx(wanted, abs=1e-6), number
-        assert set(want) - set(got) <= {"accuracy_1_tol1", "accuracy_2_tol1", "accuracy_2"}
     ties = tables["metrics_ties"]
     equal = torch.zeros(ties["rows"], ties["classes"])
     for name, target in (("all_equal_logits", ties["target"]), ("target_last", ties["classes"] - 1)):

@@ -128,6 +128,15 @@ def test_worker_threads_and_start_method(tmp_path: Path, monkeypatch: pytest.Mon
     assert outcomes["threads"] <= 2, "its own and the one that watches for its parent"
 
 
+def test_more_inputs_lie_in_shards_of_the_size_that_is_asked_for_now(tmp_path: Path) -> None:
+    """A plan remembers how many samples fill a shard of its size; of another size it must be found anew."""
+    films = {f"{number}.mp4": f"fine {number}" for number in range(9)}
+    small = {"workers": 1, "shard_samples": None, "compiler": "support.faults:fake"}
+    first = run(sources(tmp_path / "raw", dict(list(films.items())[:3])), tmp_path / "ds", **small)
+    more = run(sources(tmp_path / "raw", films), tmp_path / "ds", shard_size=10, **small)
+    assert (first.shards, more.shards, more.samples) == (1, 1 + 6, 9)
+
+
 def test_only_the_option_tries_again_what_was_refused_for_a_passing_reason(tmp_path: Path) -> None:
     mended = tmp_path / "mended"
     inputs = sources(tmp_path / "raw", {"a.mp4": "fine", "b.mp4": f"until {mended}"})

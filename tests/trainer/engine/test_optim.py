@@ -112,11 +112,11 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(name: str, po
 
 
 def test_the_loss_scale_follows_torchs_scaler() -> None:
-    """Overflows halve it, calm doubles it, and the weights do not see it."""
+    """Overflows shrink it, calm lets it grow, and neither the weights nor the norm that is clipped see it."""
     net, reference = model(), model()
-    scaling = LossScaleConfig(initial=2.0**10, growth_interval=2)
-    stepper = Stepper(net, OptimizerConfig(name="sgd", momentum=0.0, clip_norm=None), CPU, scaling)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    scaling = LossScaleConfig(initial=2.0**10, growth_factor=4.0, backoff_factor=0.25, growth_interval=2)
+    stepper = Stepper(net, OptimizerConfig(name="sgd", momentum=0.0, clip_norm=0.5), CPU, scaling)
+    scaler = torch.amp.GradScaler("cpu", 2.0**10, growth_factor=4.0, backoff_factor=0.25, growth_interval=2)
     optimizer = torch.optim.SGD(reference.parameters(), 0.01)
     scales = []
     for step in range(12):
@@ -126,6 +126,8 @@ def test_the_loss_scale_follows_torchs_scaler() -> None:
         backward(reference, step, scaler._get_scale_async() if step else 2.0**10, times)  # type: ignore[arg-type]
         if step == 0:
             scaler.scale(torch.ones(()))
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
