@@ -11,8 +11,8 @@ from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.run.packing import pack
+from javisc.manifests.files import publish_many, published_folder
 from javisc.manifests.files import published as publish
-from javisc.manifests.files import published_folder
 from javisc.manifests.io import write_header, write_table
 from support.raw import write_clip
 from support.recorded import published, recorded
@@ -24,7 +24,11 @@ def test_a_file_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: p
             temporary.write_text("content")
         write_table(pl.DataFrame({"a": [1]}), tmp_path / "table.parquet")
         write_header(tmp_path / "dataset.json", {"kind": "view"})
-    assert [Path(path).name for path in published(steps)] == ["file", "table.parquet", "dataset.json"]
+        publish_many({tmp_path / name: name.encode() for name in ("one/a", "one/b", "two/c")})
+    names = [Path(path).name for path in published(steps)]
+    assert names == ["file", "table.parquet", "dataset.json", "a", "b", "c"]
+    renamed = [number for number, (what, _) in enumerate(steps) if what == "rename"][-3:]
+    assert [what for what, _ in steps[renamed[0] - 3 : renamed[-1] + 3]] == ["flush"] * 3 + ["rename"] * 3 + ["flush"] * 2
     assert (tmp_path / "new folder/file").read_text() == "content"
 
 

@@ -11,6 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.distributed import world
 from javisc.trainer.engine.optim import EMA, EMAConfig, LossScaleConfig, OptimizerConfig, Stepper, build_optimizer
+from javisc.trainer.task import CarryOver
 
 CPU = torch.device("cpu")
 
@@ -226,3 +227,23 @@ def test_the_state_holds_all_that_a_step_depends_on() -> None:
             stepper.step(0.01)
         assert torch.equal(steppers[0].scale, steppers[1].scale)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_another_optimizers_moments_and_scale_are_taken_over_by_name() -> None:
+    """What the other knew goes on as there; what it did not know begins anew."""
+    config, scaling = OptimizerConfig(weight_decay=0.1), LossScaleConfig(initial=2.0**10, growth_interval=4)
+    one, other = model(), model()
+    steppers = Stepper(one, config, CPU, scaling), Stepper(other, config, CPU, scaling)
+    for step in range(7):
+        backward(one, step, steppers[0].scale)
+        steppers[0].step(0.01)
+    moments = {name: dict(steppers[0].optimizer.state[p]) for name, p in one.named_parameters() if name != "2.bias"}
+    other.load_state_dict(one.state_dict())
+    steppers[1].prepare()
+    steppers[1].adopt(CarryOver(moments, 0.01, 7, steppers[0].scale.item(), int(steppers[0].growth)))
+    assert steppers[1].scale.item() == 2.0**11 and steppers[1].growth.item() == 3
+    for net, stepper in zip((one, other), steppers, strict=True):
+        backward(net, 7, stepper.scale)
+        stepper.step(0.01)
+    same = {name: torch.equal(p, dict(other.named_parameters())[name]) for name, p in one.named_parameters()}
+    assert same == {"0.weight": True, "0.bias": True, "2.weight": True, "2.bias": False}
