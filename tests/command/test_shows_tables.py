@@ -178,8 +178,10 @@ def test_keys_that_two_datasets_share(tmp_path: Path) -> None:
     a = dataset(tmp_path / "a", rows(6))
     b = dataset(tmp_path / "b", rows(6).with_columns(text=pl.lit("of b")))
     assert "--on-duplicate" in refused("merge", a, b, "--out", tmp_path / "m")
-    run("merge", a, b, "--out", tmp_path / "first", "--on-duplicate", "first")
-    run("merge", a, b, "--out", tmp_path / "keep", "--on-duplicate", "keep")
+    said = run("merge", a, b, "--out", tmp_path / "first", "--on-duplicate", "first")
+    assert "6 samples of 2 inputs" in said and "(6 repeated rows left out)" in said
+    said = run("merge", a, b, "--out", tmp_path / "keep", "--on-duplicate", "keep")
+    assert "12 samples of 2 inputs" in said and "repeated" not in said
     assert read(tmp_path / "first")["text"].to_list() == rows(6)["text"].to_list()
     assert read(tmp_path / "keep")["text"].to_list() == [*rows(6)["text"], *["of b"] * 6]
 
@@ -252,7 +254,8 @@ def test_repeats_are_grouped_and_the_rule_says_who_stays(tmp_path: Path) -> None
     )  # fmt: skip
     a = dataset(tmp_path / "a", table)
     keys = table["key"].to_list()
-    run("dedupe", a, "--out", tmp_path / "one", "--groups", tmp_path / "g.parquet")
+    said = run("dedupe", a, "--out", tmp_path / "one", "--groups", tmp_path / "g.parquet")
+    assert "3 of 6 samples kept" in said
     assert read(tmp_path / "one")["key"].to_list() == [keys[1], keys[3], keys[4]], (
         "the test row stays, and one of each group"
     )

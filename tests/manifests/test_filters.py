@@ -169,9 +169,7 @@ def test_stats_agree_with_a_plain_count(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(
-        st.one_of(st.none(), st.floats(-5, 15), st.sampled_from([0.0, 1.0, 2.5, 10.0, float("nan")])), max_size=30
-    )
+    st.lists(st.one_of(st.none(), st.floats(-5, 15), st.sampled_from([0.0, 1.0, 2.5, 10.0, float("nan")])), max_size=30)
 )
 def test_a_histogram_counts_every_row_once(values: list[float | None]) -> None:
     edges = [0.0, 1.0, 2.5, 10.0]

@@ -117,6 +117,30 @@ def test_a_published_reject_is_planned_again_when_asked() -> None:
     assert changes.new == 1 and dict(again.select("relpath", "shard").iter_rows()) == {"a": 1, "b": 0, "c": 0}
 
 
+#: What shapes a sample or stands in its record, each with another value.
+SHAPING = {
+    "source_bytes": 11, "audio_path": "/raw/a.wav", "audio_bytes": 5, "text": "corrected", "texts": ["corrected"],
+    "label": "bark", "lang": "de", "corpus": "c", "audio_text": "a bark", "unpaired_audio_path": "/raw/b.wav", "boxes": "0 0 1 1",
+}  # fmt: skip
+
+
+def test_what_shapes_a_sample_is_a_change_and_its_shard_is_made_again_where_that_is_asked() -> None:
+    rows = inputs(["a", "b"], text="as it was")
+    first, _ = plan(rows, Layout(9))
+    states = [{"key": key_of(name), "shard": 0, "sha256": "0" * 64} for name in "ab"]
+    done = pl.DataFrame(states, schema=PUBLISHED_SCHEMA)
+    for name, value in [*SHAPING.items(), ("split", "val"), ("group", "film")]:
+        wanted = pl.when(pl.col("relpath") == "a").then(pl.lit(value, INPUT_SCHEMA[name])).otherwise(name)
+        other = rows.with_columns(wanted.alias(name))
+        kept, changes = plan(other, Layout(9), first, published=done)
+        assert changes.changed.first == (["/raw/a"] if name in SHAPING else []), name
+        if name in SHAPING:
+            assert kept.equals(first) and changes.pruned == set(), name
+            again, changes = plan(other, Layout(9), first, published=done, prune=True)
+            assert again["revision"].to_list() == [1, 1] and changes.pruned == {0}, name
+            assert again.filter(pl.col("relpath") == "a")[name].to_list() == [value], name
+
+
 def test_reading_shards_back_gives_every_row_once(tmp_path: Path) -> None:
     made, _ = plan(inputs([f"{i}" for i in range(57)]), Layout(4))
     write_plan(made.lazy(), tmp_path / "plan.parquet")

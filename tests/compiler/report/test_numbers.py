@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -32,7 +31,7 @@ SHOWN = {
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, Summary]:
     """100 rows, of which 25 have no caption, 10 are silent and 3 still, 4 refusals, and what the report gathers of them."""
     number = pl.int_range(pl.len())
-    values = {column: value for column, value in SHOWN.values()}
+    values = dict(SHOWN.values())
     table = rows(100, corpus="c", split="train", height=480, width=1280, mp4_size=7, flac_size=5, **values)
     captions = pl.when(number % 4 != 0).then(pl.lit("a dog barks at cars"))
     table = table.with_columns(

@@ -61,6 +61,23 @@ def test_of_two_that_start_together_one_builds_and_one_says_who(remote: bool, s3
         assert re.search(r"is being built by (process \d+ on \S+|another process): wait for it", loser), loser
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_ranges_share_the_lock_and_nobody_else(remote: bool, s3: str, tmp_path: Path) -> None:
+    """Holders of ranges are several and none is alone, so none removes what others left; nor is one beside a whole build."""
+    store = Store(f"{s3}/ranges" if remote else str(tmp_path / "ranges"), tmp_path)
+    with locked(store, shared=True) as one, locked(store, shared=True) as other:
+        assert not one.alone and not other.alone
+    if not remote:  # what an earlier holder wrote, whose name was longer
+        (tmp_path / "ranges/.build/lock").write_text("process 123456789 on a-host-of-a-long-name.example.org\n")
+    me = re.escape(f"process {os.getpid()} on {socket.gethostname()}")
+    with locked(store) as held:
+        assert held.alone
+        with pytest.raises(UserError, match=rf"is being built by {me}: wait for it"), locked(store, shared=True):
+            pass
+    with locked(store, shared=True) as again:
+        assert not again.alone
+
+
 def test_a_released_lock_and_one_of_a_dead_process_are_taken(s3: str, tmp_path: Path) -> None:
     store = Store(f"{s3}/dead", tmp_path)
     for _ in range(3):

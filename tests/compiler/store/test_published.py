@@ -11,11 +11,14 @@ from javisc.compiler.build import BuildOptions, build
 from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.run.packing import pack
+from javisc.compiler.store.commits import Parts
+from javisc.compiler.store.files import Store
 from javisc.manifests.files import publish_many, published_folder
 from javisc.manifests.files import published as publish
 from javisc.manifests.io import write_header, write_table
 from support.raw import write_clip
 from support.recorded import published, recorded
+from support.tables import dataset, rows
 
 
 def test_a_file_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +31,9 @@ def test_a_file_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: p
     names = [Path(path).name for path in published(steps)]
     assert names == ["file", "table.parquet", "dataset.json", "a", "b", "c"]
     renamed = [number for number, (what, _) in enumerate(steps) if what == "rename"][-3:]
-    assert [what for what, _ in steps[renamed[0] - 3 : renamed[-1] + 3]] == ["flush"] * 3 + ["rename"] * 3 + ["flush"] * 2
+    assert [what for what, _ in steps[renamed[0] - 3 : renamed[-1] + 3]] == ["flush"] * 3 + ["rename"] * 3 + [
+        "flush"
+    ] * 2
     assert (tmp_path / "new folder/file").read_text() == "content"
 
 
@@ -78,3 +83,16 @@ def test_a_folder_is_flushed_with_all_in_it_before_it_has_its_name(
     assert published(steps) == [str(tmp_path / "best")]
     before = {path for what, path in steps[: [what for what, _ in steps].index("rename")] if what == "flush"}
     assert {str(temporary / name) for name in ("weights", "sub", "sub/more")} <= before
+
+
+def test_a_shard_is_forgotten_by_its_commit_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in between leaves files that say nothing, and never a commit of files that are gone."""
+    store = Store(str(dataset(tmp_path / "ds", rows(3))), tmp_path / "scratch")
+    removed: list[str] = []
+    real = Store.remove
+    monkeypatch.setattr(Store, "remove", lambda self, *parts: (removed.append("/".join(parts)), real(self, *parts))[1])
+    Parts(store).remove(0)
+    assert removed[0] == ".build/parts/000000.json" and removed[-1] == "shards/000000.tar" and len(removed) == 5
+    assert not any(
+        path.is_file() for folder in ("shards", ".build/parts") for path in (tmp_path / "ds" / folder).iterdir()
+    )
