@@ -32,7 +32,7 @@ TURNS = 3
 BASE = PRESETS["jav"]
 RECIPES: dict[str, Recipe] = {
     "jav": BASE,
-    "jav --tune fastdecode": BASE.replace(tune="fastdecode"),
+    "jav --tune none": BASE.replace(tune=None),
     "jav --gop 24": BASE.replace(gop=24),
     "archive": PRESETS["archive"],
     "frame": PRESETS["frame"],

@@ -25,6 +25,8 @@ CODECS = ("h264", "hevc", "av1")
 
 #: What x264 may be tuned for; its others need B-frames or are for still pictures.
 TUNES = ("fastdecode", "film", "animation", "grain")
+#: How an option says that it is tuned for nothing.
+UNTUNED = "none"
 
 
 def parse_fps(value: str | int | float | Fraction) -> Fraction:
@@ -166,8 +168,8 @@ class Recipe:
     )  # fmt: skip
 
     tune: str | None = _setting(
-        None, str, type(None), holds=lambda tune: tune is None or tune in TUNES, allowed=" or ".join(TUNES), later=True,
-        help="x264's tune: fastdecode is larger and decodes faster.", metavar="T",
+        None, str, type(None), holds=lambda tune: tune is None or tune in TUNES, allowed=" or ".join((*TUNES, UNTUNED)),
+        later=True, help="x264's tune: fastdecode is larger and decodes faster; none: the smallest.", metavar="T",
     )  # fmt: skip
 
     codec: str = _setting("h264", str, holds=CODECS.__contains__, allowed=", ".join(CODECS), later=True)
@@ -177,6 +179,8 @@ class Recipe:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, float(value))
         object.__setattr__(self, "fps", str(parse_fps(self.fps)))
+        if self.tune == UNTUNED:
+            object.__setattr__(self, "tune", None)
         for name, setting in settings().items():
             if not setting.holds(value := getattr(self, name)):
                 given = f"--{name.replace('_', '-')}" if setting.help else f"recipe {name}"
@@ -236,9 +240,11 @@ def settings() -> dict[str, Setting]:
     return {field.name: field.metadata["setting"] for field in dataclasses.fields(Recipe)}
 
 
+#: What people train on is read many times for each time it is made: 10 to 17 % more bytes, read 1.2 to 1.5 times as fast
+#: (benchmarks/results/renditions.md).
 PRESETS: dict[str, Recipe] = {
-    "jav": Recipe(),
-    "jav16": Recipe(name="jav16", fps="16"),
+    "jav": Recipe(tune="fastdecode"),
+    "jav16": Recipe(name="jav16", fps="16", tune="fastdecode"),
     "archive": Recipe(name="archive", crf=16.0, encoder_preset="medium", gop=48),
     "frame": Recipe(name="frame", gop=1, tune="fastdecode"),
     "hevc": Recipe(name="hevc", codec="hevc", crf=26.0),
@@ -246,3 +252,6 @@ PRESETS: dict[str, Recipe] = {
     "sync": Recipe(name="sync", kind="sync", fps="25", short_side=256, crf=10.0),
     "audio": Recipe(name="audio", kind="audio", max_seconds=30.0, min_frames=1),
 }
+
+#: Presets as they were in older javisc: a dataset that was begun with one goes on with it.
+FORMER: dict[str, tuple[Recipe, ...]] = {name: (PRESETS[name].replace(tune=None),) for name in ("jav", "jav16")}

@@ -21,6 +21,7 @@ from javisc.compiler.build import BuildOptions, BuildResult, build
 from javisc.compiler.check.dataset import Verified, verify
 from javisc.compiler.demo.scenes import KINDS, Scene, scene
 from javisc.compiler.inputs.raw import from_raw
+from javisc.compiler.plan.saved import as_begun
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.report import report
 from javisc.manifests.errors import UserError
@@ -77,7 +78,8 @@ def demo(
     )
     say(_add_real_clip(raw))
     options = BuildOptions(workers=workers, prune=True, split={"train": 0.8, "val": 0.2})
-    built = build(from_raw([str(raw)], captions=None), PRESETS["jav"], dataset, options)
+    recipe, options = as_begun(str(dataset), PRESETS["jav"], options, {"seed", "split"})
+    built = build(from_raw([str(raw)], captions=None), recipe, dataset, options)
     reasons = "".join(f", {count} rejected as {reason}" for reason, count in built.rejected.items())
     say(f"built {built.samples} samples in {built.seconds:.1f} s{reasons}")
     verified = verify(dataset, workers=workers)

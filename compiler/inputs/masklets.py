@@ -25,7 +25,7 @@ from javisc.manifests.rows import MAX_FIELD, open_bytes
 from javisc.manifests.spool import spool
 
 #: Objects are small and a mask's edge matters; half a dozen frames may be a whole object. They have no sound.
-RECIPE = PRESETS["jav"].replace(name="masklets", allow_silent=True, min_frames=5, crf=10.0)
+RECIPE = PRESETS["jav"].replace(name="masklets", tune=None, allow_silent=True, min_frames=5, crf=10.0)
 MAX_FRAMES = 100_000
 MAX_SIDE = 1 << 16
 _NAME = re.compile(r"(?s)(?P<video>.+)_(?P<part>masklet|mask)_(?P<number>\d+)\.[^./]+")

@@ -11,7 +11,7 @@ from typing import Any
 
 from javisc.compiler.plan.layout import Layout
 from javisc.compiler.plan.options import BuildOptions
-from javisc.compiler.recipe import Recipe
+from javisc.compiler.recipe import FORMER, Recipe
 from javisc.compiler.store.commits import BUILD
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.tables import tools
@@ -40,7 +40,8 @@ def read_settings(store: Store) -> dict[str, Any]:
 def as_begun(out: str, recipe: Recipe, options: BuildOptions, said: Collection[str]) -> tuple[Recipe, BuildOptions]:
     """The recipe and options of a build into `out`, with what nobody said taken from what the dataset was begun with.
 
-    said: names of settings of the recipe, `recipe` itself for a choice of preset, `seed` and `split`. A dataset of another kind,
+    said: names of settings of the recipe, `recipe` itself for a choice of preset, `seed` and `split`. A preset that was chosen is
+    what it was when the dataset was begun. A dataset of another kind,
     or none, changes nothing: what does not agree is refused where the plan is made. Raises UserError for damaged settings.
     """
     with tempfile.TemporaryDirectory(prefix="javisc-settings-") as folder:
@@ -49,8 +50,10 @@ def as_begun(out: str, recipe: Recipe, options: BuildOptions, said: Collection[s
             return recipe, options
         begun = read_settings(store)
     was = Recipe.from_json(begun["recipe"])
-    if was.kind == recipe.kind and "recipe" not in said:
-        recipe = was.replace(**{name: value for name, value in recipe.to_json().items() if name in said})
+    given = {name: value for name, value in recipe.to_json().items() if name in said}
+    former = [one.replace(**given) for one in FORMER.get(recipe.name, ())]
+    if was.kind == recipe.kind and ("recipe" not in said or was in former):
+        recipe = was.replace(**given)
     if "seed" not in said:
         options = replace(options, seed=int(begun["seed"]))
     if "split" not in said:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from javisc.compiler.plan.options import BuildOptions
+from javisc.compiler.plan.saved import as_begun
 from javisc.compiler.reasons import REASONS, Rejected
 from javisc.compiler.recipe import PRESETS, Recipe, parse_fps, settings
 from javisc.manifests.errors import UserError
@@ -107,3 +110,20 @@ def test_every_setting_is_declared_whole() -> None:
         Recipe(crf=77)
     with pytest.raises(UserError, match=r"^--gop 0: allowed is 1 to 600 frames"):
         Recipe(gop=0)
+
+
+@pytest.mark.parametrize("name", ["jav", "jav16"])
+def test_a_dataset_goes_on_with_the_preset_that_it_was_begun_with(name: str, tmp_path: Path) -> None:
+    """The default is tuned for reading; what older javisc began without that stays as it is, also where the preset is named."""
+    assert PRESETS[name].tune == "fastdecode" and Recipe(tune="none") == Recipe()
+    was = PRESETS[name].replace(tune=None, crf=20)
+    settings = {"recipe": was.to_json(), "recipe_digest": was.digest, "seed": 0, "split": []}
+    (tmp_path / ".build").mkdir()
+    (tmp_path / ".build" / "settings.json").write_text(json.dumps(settings))
+
+    def goes_on(said: set[str], **given: object) -> Recipe:
+        return as_begun(str(tmp_path), PRESETS[name].replace(**given), BuildOptions(), said)[0]
+
+    assert goes_on(set()) == goes_on({"recipe", "crf"}, crf=20) == was
+    assert goes_on({"recipe"}) == PRESETS[name], "with another quality it is another recipe, which the build refuses"
+    assert goes_on({"recipe", "crf", "tune"}, crf=20, tune="film").tune == "film"

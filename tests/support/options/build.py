@@ -62,7 +62,7 @@ def _recipe(*names: str) -> dict[str, Row]:
         "crf": ("31.5", 31.5),
         "encoder-preset": ("veryfast", "veryfast"),
         "gop": ("24", 24),
-        "tune": ("fastdecode", "fastdecode"),
+        "tune": ("film", "film"),
         "min-frames": ("9", 9),
         "max-seconds": ("2.5", 2.5),
     }

@@ -40,7 +40,9 @@ def read_reference(path: Path, fps: float) -> tuple[NDArray[np.uint8] | None, Te
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} is no picture that can be read ({error}); give another --reference") from None
     rate = str(Fraction(fps).limit_denominator(1001))
-    film = PRESETS["jav"].replace(fps=rate, min_frames=1, crf=10.0, allow_silent=True, max_seconds=MAX_SECONDS)
+    film = PRESETS["jav"].replace(
+        fps=rate, tune=None, min_frames=1, crf=10.0, allow_silent=True, max_seconds=MAX_SECONDS
+    )
     with tempfile.TemporaryDirectory(prefix="javisc-reference-") as scratch:
         try:
             clip = transcode(path, film, Path(scratch))
