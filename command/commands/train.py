@@ -31,7 +31,10 @@ import click
     help="Continue from this step's checkpoint, or from that folder's: a checkpoint, or another run's newest.",
 )
 @click.option(
-    "--hook", multiple=True, metavar="MODULE:CLASS", help="A class of your own that the run calls; see docs/train.md."
+    "--hook",
+    multiple=True,
+    metavar="MODULE:CLASS",
+    help="A class of your own that the run calls, also FILE.py:CLASS; see docs/train.md.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what a run would be, and run nothing.")
 @click.option("--print-config", is_flag=True, help="Print the recipe with its changes as YAML, and run nothing.")

@@ -28,6 +28,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+SYNC, JAV = (f"train {name} --data {{ds}} --run {{out}}" for name in ("sync-demo", "jav-tiny"))
 MISTAKES = [
     ("annotate {ds}", "give a TABLE to join, or --undo NAME"),
     ("annotate {ds} {table} --undo t", "give a TABLE to join, or --undo NAME"),
@@ -42,6 +43,33 @@ MISTAKES = [
     ("filter {ds} abs(text)>1 --out {out}", "'text' is a text, abs takes a number"),
     ("filter {ds} num_frames>1&height>2 --out {out}", "& and | bind more tightly than comparisons"),
     ("filter {ds} text==b'x' --out {out}", "numbers, quoted text, true, false and null are understood"),
+    (f"{SYNC} run.metric=lss", r"run\.metric=lss: it may be accuracy_1, .*; set run\.metric to one of these"),
+    (f"{SYNC} run.patience=3 run.validate_every=0", r"run\.patience=3 waits for validations, and there are none"),
+    (f"{SYNC} run.stpes=3", r"there is no setting 'run\.stpes'; did you mean run\.steps\?"),
+    (f"{SYNC} task=jav", "task=jav: recipe sync-demo is of task sync, and stays so"),
+    (f"{SYNC} parallel.keep_attention=true", "without parallel.checkpoint_blocks=true everything is kept"),
+    (f"{SYNC} optimizer.name=sgd parallel.strategy=fsdp2", r"optimizer\.name=sgd knows no sharded tensors"),
+    (f"{SYNC} parallel.strategy=hybrid parallel.shard_group=3", r"parallel\.shard_group=3: there is 1 process"),
+    (f"{SYNC} data.processes=true", r"data\.processes=true with data\.cache_mb=1000: .*; set data\.processes=false or"),
+    (
+        f"{SYNC} start.model=a start.audio_trunk=b",
+        r"start\.model=a is a whole model, nothing of start\.audio_trunk would",
+    ),
+    (f"{SYNC} --hook {{out}}.py:Mine", "there is no file"),
+    (
+        SYNC,
+        "no sample is left of 3: 3 not in the split 'train' .*there are test 1, val 2.*; set data.train_split to one",
+    ),
+    (f"{JAV} start.model=a start.audio=b", r"start\.model=a is a whole model, nothing of start\.audio would stay"),
+    (
+        f"{JAV} data.train_split=val data.buckets.48x64.17=[1.0,1] run.validate_every=0 start.model={{out}}",
+        "out is not there; give a folder with model.safetensors",
+    ),
+    (f"{JAV} data={{{{}}}}", r"data\.buckets=\{\}: no bucket; give one at least"),
+    (f"{JAV} data.buckets.48x64.17=3", r"data\.buckets\.48x64\.17=3: write FRAMES: \[probability, batch size\]"),
+    (f"{JAV} mask_ratios.random=-1", r"mask_ratios\.random=-1: it must be 0 to 1; change mask_ratios\.random"),
+    (f"{JAV} model.options.depth=three", r"model\.options\.depth=three: its type is whole number"),
+    ("train sync-audio-tiny --data {ds} --run {out} run.preview_every=5", "task sync-audio has no previews; set"),
 ]
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import random
+import re
 import shutil
 import sys
 import warnings
@@ -104,9 +106,14 @@ class Damaged(UserError):
     """A checkpoint that cannot be read, though it may be of this run: an older one may do."""
 
 
+def steps(folder: Path) -> list[Path]:
+    """What lies under a step's name in a run's folder of checkpoints, oldest first; a copy of somebody's has another name."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,18}", path.name))
+
+
 def complete(folder: Path) -> list[Path]:
     """The complete checkpoints in a run's folder of checkpoints, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{MARKER}"))
+    return [path for path in steps(folder) if (path / MARKER).exists()]
 
 
 def at_step(folder: Path, step: int) -> Path:
@@ -119,7 +126,7 @@ def find(run: Path, begin: str) -> Path:
 
     Raises UserError that names what there is.
     """
-    if begin.isdigit():
+    if begin.isdecimal():
         path = at_step(run / CHECKPOINTS, int(begin))
     else:
         path = Path(begin)
@@ -127,8 +134,9 @@ def find(run: Path, begin: str) -> Path:
             return there[-1]
     if (path / MARKER).is_file():
         return path
-    own = ", ".join(str(int(path.name.removeprefix("step-"))) for path in complete(run / CHECKPOINTS)) or "none"
-    raise UserError(f"--from {begin}: no complete checkpoint is there; {run} has the steps {own}")
+    own = ", ".join(str(int(path.name.removeprefix("step-"))) for path in complete(run / CHECKPOINTS))
+    has = f"has the steps {own}" if own else "has none"
+    raise UserError(f"--from {begin}: no complete checkpoint is there; {run} {has}")
 
 
 def complaint(path: Path) -> str:
@@ -142,11 +150,25 @@ def complaint(path: Path) -> str:
                 return f"{name} is missing"
             if (found := (path / name).stat().st_size) != size:
                 return f"{name} has {found} bytes, {size} were written"
-        json.loads((path / STATE).read_text(encoding="utf-8"))
-        _Reader(path).read_metadata()
+        if not isinstance(json.loads((path / STATE).read_text(encoding="utf-8")), dict):
+            return f"{STATE} holds no mapping"
+        index = _Reader(path).read_metadata().state_dict_metadata
+        told = sum(_bytes(entry) for entry in index.values())
+        if told > (there := sum(sizes.values())):  # what is read takes as much memory as the index says
+            return f".metadata tells of tensors of {told} bytes, the files have {there}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         return str(error)
     return ""
+
+
+def _bytes(entry: Any) -> int:
+    """The size of a tensor by DCP's index. Raises ValueError if it cannot be."""
+    if not isinstance(entry, TensorStorageMetadata):
+        return 0
+    size = [int(length) for length in entry.size]
+    if min(size, default=0) < 0:
+        raise ValueError(f"a tensor of size {size} in the index")
+    return math.prod(size) * entry.properties.dtype.itemsize
 
 
 class Checkpoints:
@@ -174,7 +196,7 @@ class Checkpoints:
     def discard_incomplete(self) -> None:
         """Remove what a killed process left half written."""
         if self.world.first:
-            for path in self.folder.glob("step-*"):
+            for path in steps(self.folder):
                 if not (path / MARKER).exists():
                     shutil.rmtree(path)
         dist.barrier(self.world.control)

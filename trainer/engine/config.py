@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.resources
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.distributed import ParallelConfig
-from javisc.trainer.engine.optim import EMAConfig, LossScaleConfig, OptimizerConfig
+from javisc.trainer.engine.distributed import ParallelConfig, check, sharing
+from javisc.trainer.engine.fitting import counted, fitted, yaml_told
+from javisc.trainer.engine.optim import SGD_IS_WHOLE, EMAConfig, LossScaleConfig, OptimizerConfig
 from javisc.trainer.engine.schedule import ScheduleConfig
 from javisc.trainer.engine.settings import check_values, setting, told
 
@@ -104,17 +106,26 @@ def _text(name: str) -> tuple[str, str]:
         raise UserError(f"recipe {name!r}: {hint}it may be {', '.join(recipe_names())}, or the path of a YAML file")
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise UserError(f"{path} has {path.stat().st_size} bytes; a recipe has at most {MAX_RECIPE_BYTES}")
-    return path.read_text(encoding="utf-8"), str(path)
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
 
 
-def _tree(name: str) -> tuple[DictConfig, str]:
+def _tree(name: str) -> tuple[Mapping[Any, Any], str]:
     text, source = _text(name)
     try:
-        tree = OmegaConf.create(yaml.load(text, _OnceLoader) or {})
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{source} is no YAML of settings: {str(error).splitlines()[0]}") from error
-    if not isinstance(tree, DictConfig):
-        raise UserError(f"{source} is a list: a recipe is a mapping of settings")
+        tree = yaml.load(text, _OnceLoader) or {}
+        counted(tree, source)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is no YAML of settings: {yaml_told(error)}") from error
+    except RecursionError:
+        raise UserError(f"{source} is no YAML of settings: it nests too deep") from None
+    if not isinstance(tree, Mapping):
+        kind = "list" if isinstance(tree, list) else "single value"
+        raise UserError(f"{source} is a {kind}: a recipe is a mapping of settings, as 'run: {{steps: 100}}'")
     return tree, source
 
 
@@ -134,8 +145,7 @@ def load_recipe(name: str, schema: type[R], overrides: Sequence[str] = ()) -> R:
     Raises UserError that names the key (and the nearest known one), the value and where it came from.
     """
     tree, source = _tree(name)
-    config = OmegaConf.structured(schema)
-    config = _merge(config, tree, source, schema)
+    config = _merge(OmegaConf.structured(schema), tree, f"{source}: ", schema)
     for override in overrides:
         config = _set(config, override, schema)
     return _made(config, source, schema)
@@ -143,16 +153,13 @@ def load_recipe(name: str, schema: type[R], overrides: Sequence[str] = ()) -> R:
 
 def recipe_from(settings: Any, schema: type[R], source: str) -> R:
     """A recipe from plain values, as `as_dict` gave them. Raises UserError as `load_recipe` does."""
-    return _made(_merge(OmegaConf.structured(schema), OmegaConf.create(settings), source, schema), source, schema)
+    return _made(_merge(OmegaConf.structured(schema), settings, f"{source}: ", schema), source, schema)
 
 
 def _made(config: Any, source: str, schema: type[R]) -> R:
-    try:
-        recipe = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{source}: {str(error).splitlines()[0]}; set it in the recipe or as key=value") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{source}: {str(error).splitlines()[0]}") from error
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{source}: {missing[0]} is not set; set it in the recipe, or as {missing[0]}=VALUE")
+    recipe = OmegaConf.to_object(config)
     assert isinstance(recipe, schema)
     check_values(recipe)
     return recipe
@@ -161,48 +168,49 @@ def _made(config: Any, source: str, schema: type[R]) -> R:
 def _set(config: Any, override: str, schema: type) -> Any:
     """The settings with one override."""
     key, equals, _ = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(part.strip() == part != "" for part in key.split(".")):
         raise UserError(f"override {override!r}: write key=value, for example run.steps=100")
-    where = f"override {override!r}"
     try:
-        part = OmegaConf.from_dotlist([override])
-        given = OmegaConf.select(part, key)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
-    merged = _merge(config, part, where, schema)
-    if not isinstance(given, DictConfig):
+        given = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={override[len(key) + 1 :]}"]), resolve=False)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: its value is no YAML: {yaml_told(error)}") from error
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+    assert isinstance(given, dict)
+    part: Any = given["value"]
+    replaces = isinstance(part, Mapping)
+    for name in reversed(key.split(".")):
+        part = {name: part}
+    merged = _merge(config, part, "", schema)
+    if not replaces:
         return merged
     # A mapping sets the whole of its key: what stood there is emptied first, a section back to its defaults.
     section = OmegaConf.get_type(OmegaConf.select(merged, key))
     empty = OmegaConf.structured(section) if is_dataclass(section) else {}
     OmegaConf.update(merged, key, empty, merge=False)
-    return _merge(merged, part, where, schema)
+    return _merge(merged, part, "", schema)
 
 
-def _merge(config: Any, part: DictConfig, source: str, schema: type) -> Any:
+def _merge(config: Any, part: Mapping[Any, Any], where: str, schema: type) -> Any:
+    """The settings with some changed. `where`: what an error begins with."""
     try:
-        return OmegaConf.merge(config, part)
-    except ConfigKeyError as error:
-        unknown = str(error.full_key)
-        known = list(_keys(OmegaConf.structured(schema)))
-        near = difflib.get_close_matches(unknown, known, 1) or [
-            key for key in known if key.rsplit(".", 1)[-1] == unknown.rsplit(".", 1)[-1]
-        ]
-        hint = (
-            f"; did you mean {near[0]}?" if near else f"; the sections are {', '.join(f.name for f in fields(schema))}"
-        )
-        raise UserError(f"{source}: there is no setting {unknown!r}{hint}") from error
-    except OmegaConfBaseException as error:
-        where = f"{error.full_key}: " if error.full_key else ""
-        raise UserError(f"{source}: {where}{str(error.msg or error).splitlines()[0]}") from error
+        return OmegaConf.merge(config, OmegaConf.create(fitted(part, schema, where)))
+    except OmegaConfBaseException as error:  # what `fitted` does not know of
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{where}{key}{str(error.msg or error).splitlines()[0]}") from error
 
 
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings."""
-    for key in config:
-        yield prefix + str(key)
-        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            yield from _keys(config[key], f"{prefix}{key}.")
+def check_together(recipe: Recipe, processes: int) -> None:
+    """Raise UserError for settings that exclude each other, or that so many processes or this installation cannot serve."""
+    check(recipe.parallel)
+    sharing(recipe.parallel, processes)
+    if recipe.optimizer.name == "sgd" and recipe.parallel.strategy != "ddp":
+        raise UserError(SGD_IS_WHOLE)
+    if recipe.run.wandb:
+        try:
+            importlib.import_module("wandb")
+        except ImportError as error:
+            raise UserError("run.wandb=true needs the package wandb: pip install 'javisc[wandb]'") from error
 
 
 def as_dict(recipe: Any) -> dict[str, Any]:

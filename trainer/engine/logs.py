@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
 from javisc.trainer.engine.config import Recipe, as_dict, as_yaml
 
@@ -115,10 +114,8 @@ class Logs:
 
 def _wandb(folder: Path, recipe: Recipe) -> Any:
     """The run at Weights & Biases: under a name of its own, with the recipe; resumed, it goes on there."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("run.wandb=true needs the package wandb: pip install 'javisc[wandb]'") from error
+    import wandb
+
     identity = folder / "wandb-id"
     if not identity.exists():  # two runs may have folders of one name
         identity.write_text(uuid.uuid4().hex, encoding="utf-8")

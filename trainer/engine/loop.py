@@ -6,6 +6,7 @@ source's position. So a run that was killed and resumed is, bit for bit, the run
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published, recover_folder
-from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, Checkpoints, Damaged, find
-from javisc.trainer.engine.config import Recipe, as_dict, as_yaml, differences
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, STATE, Checkpoints, Damaged, find
+from javisc.trainer.engine.config import Recipe, as_dict, as_yaml, check_together, differences
 from javisc.trainer.engine.determinism import deterministic
 from javisc.trainer.engine.distributed import (
     Raised,
@@ -43,6 +44,7 @@ from javisc.trainer.engine.peaks import peak_flops
 from javisc.trainer.engine.schedule import EarlyStop, rate_factor
 from javisc.trainer.engine.start import built_and_spread
 from javisc.trainer.engine.tuning import Collect, grow_segments, surroundings, tuned
+from javisc.trainer.engine.watch import FOLDER as HEARTBEATS
 from javisc.trainer.engine.watch import Profile, Watchdog, record_flights
 from javisc.trainer.engine.window import Taken, Window
 from javisc.trainer.task import Closes, Source, Task, endless, key_random
@@ -77,6 +79,7 @@ def train(
     Raises UserError if the folder holds a run otherwise, if no checkpoint fits, or if the gradients stay not finite.
     """
     limits = recipe.parallel
+    check_together(recipe, int(os.environ.get("WORLD_SIZE", 1)))
     record_flights(folder)
     grow_segments()
     with (
@@ -89,9 +92,16 @@ def train(
         again = restarted(here)
         checkpoints = Checkpoints(folder / CHECKPOINTS, here, recipe.run.keep_checkpoints)
         chosen, named = _chosen(checkpoints, folder, begin, resume=resume, again=again)
+        source = task.source(
+            here.rank, here.size
+        )  # first of all: what is wrong with the data is told before a model is made
+        cleanup.callback(source.close)
+        if isinstance(task, Closes):
+            cleanup.callback(task.close)
         key_random(recipe.seed, "init")
         built, model, whole = built_and_spread(task, recipe, here)
         inner = bare(model)
+        (folder / HEARTBEATS).mkdir(parents=True, exist_ok=True)  # nothing is written before this
         frozen = Frozen(folder, here, inner, whole)
         del whole
         stepper = Stepper(
@@ -99,10 +109,6 @@ def train(
         )
         stepper.prepare()
         ema = EMA(inner, recipe.ema) if recipe.ema.decay > 0 else None
-        source = task.source(here.rank, here.size)
-        cleanup.callback(source.close)
-        if isinstance(task, Closes):
-            cleanup.callback(task.close)
         early = EarlyStop(recipe.run.patience or 1 << 62, recipe.run.metric_to_max)
         window = Window(here, recipe.run.max_skipped)
         tensors = _tensors(inner, stepper, ema)
@@ -114,9 +120,8 @@ def train(
         if chosen is not None:
             state, path = _loaded(checkpoints, chosen, named, tensors, frozen)
             frozen.settle(state, path)
-            step = _restore(state, source, early, ema, window)
-            brought = state["carried"]
-            notes = [f"resumed at step {step}, from {path}", *_changed(state, settings, folder, first=here.first)]
+            step, brought = _restore(path, state, source, early, ema, window)
+            notes = [f"resumed at step {step}, from {path}", *_changed(step, state, settings, folder, first=here.first)]
         else:
             frozen.settle()
             if (carried := task.carry_over(built)) is not None:
@@ -249,7 +254,7 @@ def _chosen(
     """The checkpoint to go on from, None for a new run, and whether it was named. Raises UserError if the folder holds a run that
     was not asked for."""
     newest = checkpoints.newest()
-    if newest is not None and (again or (resume and not begin.isdigit())):
+    if newest is not None and (again or (resume and not begin.isdecimal())):
         return newest, False
     path = find(folder, begin) if begin else None
     if newest is not None and (path is None or path.parent.resolve() != checkpoints.folder.resolve()):
@@ -338,20 +343,31 @@ def _state(
     }
 
 
-def _restore(state: dict[str, Any], source: Source[Any], early: EarlyStop, ema: EMA | None, window: Window) -> int:
-    source.load_state_dict(state["source"])
-    early.load_state_dict(state["early_stop"])
-    window.load_state_dict(state.get("window", {}))
-    if ema is not None:
-        ema.updates = int(state["ema_updates"])
-    return int(state["step"])
+def _restore(
+    path: Path, state: dict[str, Any], source: Source[Any], early: EarlyStop, ema: EMA | None, window: Window
+) -> tuple[int, list[float] | None]:
+    """Take over a checkpoint's state: its step, and rate and steps that an optimizer brought along. Raises UserError."""
+    try:
+        source.load_state_dict(state["source"])
+        len(source)  # plans the epoch: whether it has the steps that the state tells of
+        early.load_state_dict(state["early_stop"])
+        window.load_state_dict(state.get("window", {}))
+        if ema is not None:
+            ema.updates = int(state["ema_updates"])
+        dict(state["recipe"])
+        brought = state["carried"]
+        return int(state["step"]), None if brought is None else [float(brought[0]), int(brought[1])]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{path / STATE} is no state of a run ({type(error).__name__}: {error}); give another with --from"
+        ) from error
 
 
-def _changed(state: dict[str, Any], settings: dict[str, Any], folder: Path, *, first: bool) -> list[str]:
+def _changed(step: int, state: dict[str, Any], settings: dict[str, Any], folder: Path, *, first: bool) -> list[str]:
     """What a resumed run changes in its settings; kept in its folder, too."""
     changed = differences(state["recipe"], settings)
     if changed and first:
-        (folder / f"changed-at-step-{state['step']}.txt").write_text("\n".join(changed) + "\n", encoding="utf-8")
+        (folder / f"changed-at-step-{step}.txt").write_text("\n".join(changed) + "\n", encoding="utf-8")
     return [f"changed since: {line}" for line in changed]
 
 

@@ -17,6 +17,7 @@ from javisc.trainer.task import CarryOver
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("all", "matrices")
+SGD_IS_WHOLE = "optimizer.name=sgd knows no sharded tensors: use adam or adamw, or parallel.strategy=ddp"
 #: Words in the names of tensors that `weight_decay_on: matrices` leaves alone, beside those of fewer than two dimensions.
 _NO_DECAY = ("bn", "ln", "bias", "logit_scale")
 
@@ -75,9 +76,7 @@ def build_optimizer(
         case "sgd":
             flat = [one for p in params for one in (p["params"] if isinstance(p, dict) else [p])]
             if any(isinstance(p, DTensor) for p in flat):
-                raise UserError(
-                    "optimizer.name=sgd knows no sharded tensors: use adam or adamw with parallel.strategy=fsdp2, or ddp"
-                )
+                raise UserError(SGD_IS_WHOLE)
             return torch.optim.SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True)
     raise UserError(f"optimizer.name={config.name!r}: it may be {', '.join(OPTIMIZERS)}")
 

@@ -55,8 +55,10 @@ class EarlyStop:
     waited: int = 0
 
     def update(self, value: float) -> bool:
-        """Take an evaluation's value; True if it is the best so far."""
-        better = self.best is None or (value > self.best if self.to_max else value < self.best)
+        """Take an evaluation's value; True if it is the best so far. What is no number never is."""
+        better = not math.isnan(value) and (
+            self.best is None or (value > self.best if self.to_max else value < self.best)
+        )
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return better
 

@@ -104,6 +104,8 @@ def told(value: Any) -> str:
     """A value as it is written in a recipe or on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {told(item)}" for key, item in value.items()) + "}"
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 

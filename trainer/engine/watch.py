@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,8 +25,7 @@ RECORDS, WARM_UP, EVENTS = 2000, 3, 100_000
 
 def record_flights(folder: Path) -> None:
     """Let NCCL remember its last collectives and write them to RUN/heartbeats/nccl-RANK when one times out; what is set already
-    stays. Call it before processes are joined."""
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    stays. Call it before processes are joined; the folder must be there later."""
     where = str((folder / FOLDER / "nccl-").resolve())
     for name, value in (
         ("TORCH_FR_BUFFER_SIZE", str(RECORDS)),
@@ -70,14 +70,23 @@ class Watchdog(Hook):
             self.thread.join()
 
     def _watch(self, run: Run, begin: int) -> None:
-        folder = run.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"rank-{run.world.rank:05d}.json"
+        path = run.folder / FOLDER / f"rank-{run.world.rank:05d}.json"
+        failed = False
         while not self.stop.wait(min(15.0, self.limit / 4)):
             silent = time.monotonic() - self.beat
             state = {"step": run.step, "silent_sec": round(silent, 1), "time": time.time(), "pid": os.getpid()}
-            with published(path) as temporary:
-                temporary.write_text(json.dumps({**state, "host": socket.gethostname()}) + "\n", encoding="utf-8")
+            try:
+                with published(path) as temporary:
+                    temporary.write_text(json.dumps({**state, "host": socket.gethostname()}) + "\n", encoding="utf-8")
+                failed = False
+            except OSError as error:  # a full disk must not end the watch
+                if not failed:
+                    print(
+                        f"warning: no heartbeat can be written: {error}; the run is watched on",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                failed = True
             limit = self.long if run.step == begin or run.meter.is_paused else self.limit
             if silent > limit and not self.told:
                 self.told = True
@@ -86,14 +95,18 @@ class Watchdog(Hook):
     def _tell(self, run: Run, path: Path, silent: float) -> None:
         names = ", ".join(run.keys[:64])
         line = f"process {run.world.rank} has taken no step for {silent:.1f} s, after step {run.step}; its last batch: {names}"
-        with path.open("a+", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            begin = file.tell()
+        with tempfile.TemporaryFile(
+            "w+"
+        ) as file:  # faulthandler wants a descriptor; not the run's disk, which may be what hangs
             faulthandler.dump_traceback(file=file, all_threads=True)
-            file.seek(begin)
+            file.seek(0)
             stacks = file.read()
         print(f"warning: {line}; stacks of its threads, also in {path}:\n{stacks}", file=sys.stderr, flush=True)
+        try:
+            with path.open("a", encoding="utf-8") as kept:
+                kept.write(f"{line}\n{stacks}")
+        except OSError as error:
+            print(f"warning: {path} cannot be written: {error}", file=sys.stderr, flush=True)
 
 
 class Profile(Hook):

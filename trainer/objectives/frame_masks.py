@@ -50,8 +50,10 @@ def choose_kind(u: float, ratios: Mapping[str, float]) -> str:
     for name in ratios:
         if name not in KINDS:
             raise UserError(f"mask_ratios: unknown kind {name!r}; allowed are {', '.join(KINDS)}")
+        if ratios[name] < 0:
+            raise UserError(f"mask_ratios.{name}={ratios[name]:g}: it must be 0 to 1; change mask_ratios.{name}")
     if not 0 <= sum(ratios.values()) <= 1 + 1e-9:
-        raise UserError(f"mask_ratios add up to {sum(ratios.values()):.4g}; they must lie between 0 and 1 together")
+        raise UserError(f"mask_ratios add up to {sum(ratios.values()):.4g}; they may add up to 1; lower some")
     reached = 0.0
     for name, ratio in ratios.items():
         reached += ratio

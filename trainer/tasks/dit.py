@@ -83,6 +83,12 @@ class DiTTask(ABC):
         recipe.data.table()  # and what are no buckets
         if self.config.audio_only == self.with_video:
             raise UserError(f"model.preset={recipe.model.preset}: task {recipe.task} trains the other stage's model")
+        begin = recipe.start
+        if begin.model and (begin.audio or begin.opensora):
+            part = "audio" if begin.audio else "opensora"
+            raise UserError(
+                f"start.model={begin.model} is a whole model, nothing of start.{part} would stay: give one of them"
+            )
         self._encoders: Encoders | None = None
         self._flops: dict[Any, float] = {}
         self.held_out: HeldOut[Batch] = HeldOut(

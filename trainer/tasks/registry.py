@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from javisc.manifests.errors import UserError
-from javisc.trainer.engine.config import Recipe, as_dict, differences, load_recipe, recipe_from, task_of
+from javisc.trainer.engine.config import Recipe, as_dict, check_together, differences, load_recipe, recipe_from, task_of
 from javisc.trainer.task import Measures, Task
 
 #: task → (module, its recipe's class, its own class)
@@ -26,13 +27,19 @@ TASKS: dict[str, tuple[str, str, str]] = {
 def recipe_of(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe by name or path with its overrides, its values checked. Raises UserError."""
     module, recipe_class, _ = _entry(name)
-    return load_recipe(name, getattr(module, recipe_class), overrides)
+    recipe: Recipe = load_recipe(name, getattr(module, recipe_class), overrides)
+    if recipe.task != (task := task_of(name)):
+        raise UserError(
+            f"task={recipe.task}: recipe {name} is of task {task}, and stays so; take a recipe of the other"
+        )
+    return recipe
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Task[Any]]:
     """The recipe by name or path with its overrides, and its task. Raises UserError."""
     module, _, task_class = _entry(name)
     recipe = recipe_of(name, overrides)
+    check_together(recipe, int(os.environ.get("WORLD_SIZE", 1)))
     task: Task[Any] = getattr(module, task_class)(recipe)
     if isinstance(task, Measures):
         _check_metric(recipe, task.metrics())

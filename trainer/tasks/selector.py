@@ -78,6 +78,11 @@ class SelectorTask:
             raise UserError(
                 "data.iter_times > 1 needs data.fixed_offsets=false: with fixed crops all passes would be the same"
             )
+        if recipe.data.processes and recipe.data.cache_mb:
+            raise UserError(
+                f"data.processes=true with data.cache_mb={recipe.data.cache_mb}: decoded clips are kept in one process; set "
+                "data.processes=false or data.cache_mb=0"
+            )
         most = (classes + 1) // 2
         if not 1 <= recipe.data.offsets_per_clip <= most:
             raise UserError(

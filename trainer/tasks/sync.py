@@ -69,6 +69,12 @@ class SyncTask(SelectorTask):
                 f"parallel.strategy={recipe.parallel.strategy} shards no weights whose channels are last in memory: set "
                 "channels_last=false, or parallel.strategy=ddp"
             )
+        begin = recipe.start
+        if begin.model and (begin.visual_trunk or begin.audio_trunk):
+            trunk = "visual_trunk" if begin.visual_trunk else "audio_trunk"
+            raise UserError(
+                f"start.model={begin.model} is a whole model, nothing of start.{trunk} would stay: give one of them"
+            )
         super().__init__(recipe, transformer.classes)
         self._work = StepFlops(self.model, lambda model, batch: self.loss(model, batch, META))
 

@@ -53,21 +53,75 @@ def test_an_optional_section_can_be_switched_on(tmp_path: Path) -> None:
     [
         ("task: x\nrun: {stesp: 7}", "", r"r\.yaml: there is no setting 'run\.stesp'; did you mean run\.steps\?"),
         ("task: x\noptimiser: {lr: 1}", "", r"no setting 'optimiser'; did you mean optimizer"),
-        ("task: x", "optimizer.learning_rate=1", r"override 'optimizer\.learning_rate=1': there is no setting"),
-        ("task: x", "run.zzz=1", r"there is no setting 'run\.zzz'"),
-        ("task: x", "run.steps=many", r"override 'run\.steps=many': run\.steps: .*many"),
+        ("task: x", "optimizer.learning_rate=1", r"^there is no .*; optimizer has name, lr, scale_lr_by_world, betas,"),
+        (
+            "task: x",
+            "model.transformer.visual_selector.nlayer=2",
+            r"did you mean model\.transformer\.visual_selector\.n_layer",
+        ),
+        ("task: x", "lr=1", r"there is no setting 'lr'; did you mean optimizer\.lr\?"),
+        ("task: x", "zzz=1", r"there is no setting 'zzz'; a recipe has task, seed, run, .*, model, data$"),
+        ("task: x", "run.zzz=1", r"there is no setting 'run\.zzz'; run has name, .* more \(--keys lists them\)$"),
+        ("task: x", "run.steps=many", r"^run\.steps=many: its type is whole number; change run\.steps$"),
+        ("task: x", "run.steps=2.5", r"^run\.steps=2\.5: its type is whole number"),
+        ("task: x", "run.steps=true", r"^run\.steps=true: its type is whole number"),
+        ("task: x", "run.steps=[3]", r"^run\.steps=\[3\]: its type is whole number"),
+        ("task: x", "run.steps.x=3", r"^run\.steps=\{x: 3\}: its type is whole number"),
+        ("task: x", "run.tensorboard=maybe", r"^run\.tensorboard=maybe: its type is true or false"),
+        (
+            "task: x",
+            "optimizer.betas=[0.9]",
+            r"^optimizer\.betas=\[0\.9\]: its type is list of number, 2 of them; change opt",
+        ),
+        ("task: x", "optimizer.betas=0.9", r"^optimizer\.betas=0\.9: its type is list of number, 2 of them"),
+        ("task: x", "optimizer.betas=[a, b]", r"^optimizer\.betas=\['a', 'b'\]: its type is list of number"),
+        ("task: x", "optimizer.clip_norm=no_one", r"^optimizer\.clip_norm=no_one: its type is number or null"),
+        ("task: x", "data={}", r"^data=\{\}: its type is list of text"),
+        ("task: x", "run=3", r"^run=3: run is a section; write run\.NAME=VALUE, NAME being name, steps, epochs,"),
+        ("task: x", "run=[1]", r"^run=\[1\]: run is a section"),
+        ("task: x", "model.visual_trunk=tiny", r"^model\.visual_trunk=tiny: .* being size, trained$"),
+        ("task: x", "run.name=${oc.env:HOME}", r"^run\.name=\$\{oc\.env:HOME\}: a recipe fills in no"),
+        ("task: x", "run={steps: 3, steps: 4}", r"its value is no YAML: found duplicate key steps"),
+        ("task: x", "run={steps: [}", r"its value is no YAML: .*line 1"),
         ("task: x", "run.steps", r"override 'run\.steps': write key=value"),
         ("task: x", "=3", r"write key=value"),
-        ("run: {steps: 3}", "", "task"),
+        ("task: x", "run..steps=3", r"write key=value"),
+        ("run: {steps: 3}", "", r"r\.yaml: task is not set; set it in the recipe, or as task=VALUE"),
         ("- a\n- b", "", "is a list"),
-        ("a: [", "", "no YAML"),
-        ("task: x\nrun: 3", "", r"r\.yaml: .*RunConfig.*3"),
+        ("hello", "", "is a single value: a recipe is a mapping"),
+        ("a: [", "", r"no YAML of settings: .*\(line 1, column 5\)"),
+        ("task: x\nrun:\n\tsteps: 3", "", r"no YAML of settings: .*indent with spaces \(line 3, column 1\)"),
+        ("task: x\nrun: *there", "", r"undefined alias 'there' \(line 2"),
+        ("task: x\nrun: 3", "", r"r\.yaml: run=3: run is a section"),
+        ("task: x\nrun:", "", r"r\.yaml: run=null: run is a section"),
+        ("task: x\n---\ntask: y", "", r"expected a single document .* but found another document \(line 2"),
+        ("task: x\n1: 2", "", r"no setting '1'"),
+        ("task: x\nrun: &r [*r]", "", r"aliases \(\*name\) spell out more than"),
+        ("task: x\na: " + "[" * 1200, "", "nests too deep"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, text: str, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(written(tmp_path, text), Example, [override] if override else [])
     assert "\n" not in str(caught.value)
+
+
+def test_aliases_dates_and_numbers_are_read_as_a_person_means_them(tmp_path: Path) -> None:
+    text = (
+        "task: x\nrun: {name: 2026-11-29}\noptimizer: {lr: 1e-3, betas: &b [0.5, 0.75]}\ntables: {a: {17: *b, 51: *b}}"
+    )
+    recipe = load_recipe(written(tmp_path, text), Mapped)
+    assert (
+        recipe.run.name == "2026-11-29" and recipe.optimizer.lr == 1e-3 and tuple(recipe.optimizer.betas) == (0.5, 0.75)
+    )
+    assert recipe.tables == {"a": {"17": [0.5, 0.75], "51": [0.5, 0.75]}}
+    ten = {name: ", ".join([f"*{name}"] * 10) for name in "abcdef"}
+    bomb = "".join(f"{name}: &{name} [{ten[before]}]\n" for before, name in zip("abcdef", "bcdefg", strict=True))
+    with pytest.raises(UserError, match="spell out more than 100000 values"):
+        load_recipe(written(tmp_path, f"task: x\na: &a [1, 2]\n{bomb}"), Mapped)
+    (tmp_path / "r.yaml").write_bytes("task: caf\xe9".encode("latin-1"))
+    with pytest.raises(UserError, match=r"r\.yaml is no text in UTF-8 .*: save it as UTF-8"):
+        load_recipe(str(tmp_path / "r.yaml"), Example)
 
 
 def test_a_recipe_is_data_and_never_code(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, STATE, Checkpo
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.distributed import World, bare, spread, world
 from javisc.trainer.engine.frozen import read_frozen
-from javisc.trainer.engine.hooks import Hook, Run, hook
 from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.weights import read_weights
 from javisc.trainer.task import key_random
@@ -275,43 +274,3 @@ def test_from_goes_back_in_a_run_and_forks_another(tmp_path: Path) -> None:
         run(fork, begin=str(whole))
     with pytest.raises(UserError, match="--from 5: no complete checkpoint is there"):
         run(whole, begin="5")
-
-
-class Written(Hook):
-    """Writes down what it was called for."""
-
-    told: list[str] = []  # noqa: RUF012
-
-    def started(self, run: Run) -> None:
-        Written.told.append(f"started {run.step}")
-
-    def stepped(self, run: Run) -> None:
-        torch.rand(3)  # what a hook draws changes nothing
-        with run.evaluating() as model, run.meter.paused():
-            assert not model.training
-        Written.told.append(f"stepped {run.step}")
-
-    def validated(self, run: Run, metrics: Any) -> None:
-        Written.told.append(f"validated {sorted(metrics)}")
-
-    def saved(self, run: Run, folder: Path) -> None:
-        assert (folder / "model.safetensors").exists()
-        Written.told.append(f"saved {folder.name}")
-
-    def ended(self, run: Run, why: str) -> None:
-        Written.told.append(f"ended {why}")
-
-
-def test_hooks_are_called_and_change_nothing(tmp_path: Path) -> None:
-    overrides = ["run.steps=2", "run.validate_every=2", "run.log_every=1"]
-    run(tmp_path / "plain", overrides)
-    run(tmp_path / "hooked", overrides, hooks=[hook(f"{__name__}:Written")] if __name__ != "__main__" else [])
-    seen = ["started 0", "stepped 1", "stepped 2", "validated ['accuracy_1']", "saved best", "saved last", "ended done"]
-    assert Written.told == seen
-    assert losses(tmp_path / "plain") == losses(tmp_path / "hooked")
-
-
-@pytest.mark.parametrize("name", ["nowhere:Hook", "json", "json:nothing", "json:JSONDecoder", "pathlib:Path"])
-def test_a_hook_that_is_none_is_told_in_one_line(name: str) -> None:
-    with pytest.raises(UserError, match=f"--hook {name}: "):
-        hook(name)

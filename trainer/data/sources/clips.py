@@ -28,13 +28,28 @@ from javisc.trainer.data.index.windows import RandomWindow
 from javisc.trainer.data.sources.loading import LoaderSource
 from javisc.trainer.data.sources.pools import NAMES
 from javisc.trainer.data.sources.reading import PictureData, ReadData
-from javisc.trainer.engine.settings import setting
+from javisc.trainer.engine.settings import setting, told
 from javisc.trainer.models.text.captions import clean
 from javisc.trainer.transforms.javisdit_mel import FLOOR, MelConfig, mel_input
 
 _log = logging.getLogger(__name__)
 #: What the reference's table says of a sound without a picture: its bucket, and through that its shifted times, follow from it.
 DUMMY_HEIGHT, DUMMY_WIDTH = 720, 1280
+
+
+def _is_bucket(held: Any) -> bool:
+    """Whether a bucket is written as [probability, batch size], the probability one number or two."""
+
+    def number(value: Any) -> bool:
+        try:
+            return not isinstance(value, bool) and math.isfinite(float(value))
+        except (TypeError, ValueError):
+            return False
+
+    if not isinstance(held, list | tuple) or len(held) != 2 or type(held[1]) is not int:
+        return False
+    shares = held[0] if isinstance(held[0], list | tuple) else [held[0], 1.0]
+    return len(shares) == 2 and all(map(number, shares))
 
 
 @dataclass
@@ -77,13 +92,16 @@ class ClipData:
 
     def table(self) -> BucketTable:
         """The buckets. Raises UserError where they cannot be read."""
-        try:
-            resolutions = ReferenceBuckets(self.buckets).resolutions()  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                'data.buckets: write {RESOLUTION: {"FRAMES": [probability, batch size]}}, the probability a number or '
-                f"[of the resolution, of the length] ({error})"
-            ) from None
+        if not any(self.buckets.values()):
+            raise UserError("data.buckets={}: no bucket; give one at least, as data.buckets={48x64: {17: [1.0, 2]}}")
+        for resolution, lengths in self.buckets.items():
+            for frames, held in lengths.items():
+                if not (frames.isdecimal() and _is_bucket(held)):
+                    raise UserError(
+                        f"data.buckets.{resolution}.{frames}={told(held)}: write FRAMES: [probability, batch size], the "
+                        "probability a number or [of the resolution, of the length], as 17: [1.0, 2]"
+                    )
+        resolutions = ReferenceBuckets(self.buckets).resolutions()
         for name, one in ((r.name, one) for r in resolutions for one in r.lengths):
             shares = one.keep_resolution, one.keep_length
             if one.frames < 1 or one.batch_size < 1 or not all(0 <= share <= 1 for share in shares):
