@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import recover_folder
-from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, Checkpoints, read_tensors
+from javisc.trainer.engine.checkpoint import CHECKPOINTS, FROZEN, MARKER, Checkpoints, read_tensors
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.distributed import bare, spread, tensors_of, world
 from javisc.trainer.engine.export import save_weights, whole_state, write_folder
@@ -156,6 +156,12 @@ def refused(folder: Path, overrides: Sequence[str] = ()) -> None:
             built_and_spread(task, recipe, here)
         except UserError as error:
             (folder / f"refused-{here.rank}").write_text(str(error))
+
+
+def sign(path: Path) -> None:
+    """Write a checkpoint's marker anew, for the files as they are."""
+    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.name != MARKER}
+    (path / MARKER).write_text(json.dumps({"world": 1, "files": sizes}))
 
 
 def _toy(folder: Path, overrides: Sequence[str]) -> tuple[ToyRecipe, ToyTask]:

@@ -96,5 +96,7 @@ def test_rates_are_their_formulas() -> None:
 def test_early_stop_follows_what_is_better() -> None:
     for to_max, values in ((True, [1.0, 2.0, 2.0, 1.5]), (False, [2.0, 1.0, 1.0, 1.5])):
         early = EarlyStop(2, to_max)
+        assert not early.update(math.nan) and early.best is None  # what is no number is never the best
+        early = EarlyStop(2, to_max)
         assert [early.update(value) for value in values] == [True, True, False, False]
         assert early.triggered and early.best == values[1]

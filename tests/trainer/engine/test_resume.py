@@ -17,6 +17,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.loop import train
 from javisc.trainer.engine.weights import read_weights
+from support.operated import sign
 from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run, saved
 
 KILLS = random.Random(os.environ.get("JAVISC_TEST_SEED"))  # other places in every run of the suite; pytest shows them
@@ -177,6 +178,39 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
     run(tmp_path / "a", [*common, "batch_size=8"])
     run(tmp_path / "b", [*common, "batch_size=2", "run.accumulate=4"])
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
+
+
+HOSTILE: list[tuple[str, object, str]] = [
+    ("source", None, "KeyError: 'source'"),
+    ("source", {"epoch": 1}, "KeyError: 'length'"),
+    ("step", "../../../evil", r"ValueError: invalid literal for int\(\)"),
+    ("early_stop", [], "TypeError"),
+    ("recipe", 7, "TypeError"),
+    ("carried", {}, "KeyError"),
+]
+
+
+def test_a_hostile_state_is_told_and_writes_nothing(tmp_path: Path) -> None:
+    run(tmp_path, ["run.steps=1", "run.checkpoint_every=1"])
+    path = tmp_path / "checkpoints" / "step-00000001"
+    whole = json.loads((path / "state.json").read_text())
+    before = set(tmp_path.rglob("*"))
+    for part, value, said in HOSTILE:
+        state = {key: held for key, held in {**whole, part: value}.items() if held is not None or key != part}
+        (path / "state.json").write_text(json.dumps(state))
+        sign(path)
+        with pytest.raises(UserError, match=rf"state\.json is no state of a run \({said}.*; give another with --from"):
+            run(tmp_path, ["run.steps=2"], resume=True)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_data_are_looked_at_before_a_model_is_made_and_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyTask, "build", lambda self: pytest.fail("a model was made"))
+    with pytest.raises(UserError, match="3 samples do not fill one step of 4"):
+        run(tmp_path / "run", ["samples=3"])
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["toy-0.yaml"]
 
 
 def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:

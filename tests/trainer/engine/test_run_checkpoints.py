@@ -6,16 +6,19 @@ import json
 import os
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemReader
 
 from javisc.manifests.errors import UserError
 from javisc.trainer.engine.checkpoint import MARKER, STATE, Checkpoints, Damaged, find, generators, restore_generators
 from javisc.trainer.engine.distributed import world
+from support.operated import sign
 
 
 def tensors(value: float = 1.0) -> dict[str, torch.Tensor]:
@@ -55,6 +58,20 @@ def test_without_its_marker_a_checkpoint_does_not_count(tmp_path: Path) -> None:
         assert checkpoints.newest() == checkpoints.path(1)
         checkpoints.discard_incomplete()
         assert not checkpoints.path(2).exists() and checkpoints.path(1).exists()
+
+
+def test_what_somebody_copied_beside_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    with world() as here:
+        checkpoints = Checkpoints(tmp_path, here, keep=1)
+        checkpoints.save(4, tensors(4), {"step": 4}, wait=True)
+        for name in ("step-00000004 (copy)", "step-4-old", "step-notes"):
+            shutil.copytree(checkpoints.path(4), tmp_path / name)
+        (tmp_path / "step-notes" / MARKER).unlink()
+        checkpoints.save(5, tensors(5), {"step": 5}, wait=True)
+        checkpoints.discard_incomplete()
+        assert checkpoints.newest() == checkpoints.path(5) and checkpoints.complete() == [checkpoints.path(5)]
+        there = {path.name for path in tmp_path.iterdir()}
+        assert there == {"step-00000004 (copy)", "step-4-old", "step-notes", "step-00000005"}
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
@@ -97,12 +114,6 @@ def test_a_hostile_or_broken_index_is_refused(tmp_path: Path) -> None:
             checkpoints.load(path, tensors())
 
 
-def sign(path: Path) -> None:
-    """Write a checkpoint's marker anew, for the files as they are."""
-    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.name != MARKER}
-    (path / MARKER).write_text(json.dumps({"world": 1, "files": sizes}))
-
-
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
 
@@ -114,7 +125,23 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def claim(path: Path) -> None:
+    """Let the index tell of a tensor that is larger than any memory, under a marker that fits."""
+    index = FileSystemReader(path).read_metadata()
+    index.state_dict_metadata["w"].size = torch.Size([1 << 45])  # type: ignore[union-attr]
+    (path / ".metadata").write_bytes(pickle.dumps(index))
+    sign(path)
+
+
+def listed(path: Path) -> None:
+    """A state that is no mapping, under a marker that fits."""
+    (path / STATE).write_text("[1]")
+    sign(path)
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
+    "index claims": claim,
+    "state a list": listed,
     "tensors cut": lambda path: cut(next(path.glob("*.distcp"))),
     "tensors gone": lambda path: next(path.glob("*.distcp")).unlink(),
     "index cut": lambda path: cut(path / ".metadata"),
