@@ -27,6 +27,10 @@ def check_key(key: Any) -> str:
     return key
 
 
+class ShardAway(UserError):
+    """A shard that is not there, or not to be read: no fault of any one sample in it."""
+
+
 class MemberReader:
     """Reads KEY.mp4, KEY.flac and KEY.json of located rows (`Dataset.located`); keeps a few shards open. Use as a context."""
 
@@ -46,8 +50,8 @@ class MemberReader:
     def read(self, row: Mapping[str, Any], kind: str, *, field: str | None = None) -> bytes | None:
         """The content of the row's member `kind` (mp4, flac or json), None where the row has none.
 
-        field: whose shard holds it; the row is then one of that field's table. Raises UserError if the shard is absent or shorter
-        than the row says.
+        field: whose shard holds it; the row is then one of that field's table. Raises ShardAway if the shard is absent, UserError
+        if it is shorter than the row says.
         """
         offset, size = row[f"{kind}_offset"], row[f"{kind}_size"]
         if offset is None or size is None:
@@ -74,9 +78,9 @@ class MemberReader:
             try:
                 stream = opened(path)
             except FileNotFoundError:
-                raise UserError(f"{path} is not there: the manifest's shards were moved or deleted") from None
+                raise ShardAway(f"{path} is not there: the manifest's shards were moved or deleted") from None
             except (OSError, ValueError, ImportError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from error
+                raise ShardAway(f"{path} cannot be read: {error}") from error
         self._open[path] = stream
         while len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)[1].close()

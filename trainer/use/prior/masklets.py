@@ -19,6 +19,7 @@ from javisc.compiler.media.quality import SILENT_COLUMNS
 from javisc.compiler.media.transcode import transcode
 from javisc.compiler.plan.keys import key_of
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.sources import local_source
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need
 from javisc.manifests.files import sha256_of
@@ -147,7 +148,12 @@ class Masklets(Weighted):
             try:
                 if "refused" in item:
                     raise Rejected(*item["refused"])
-                self._cut_out(made, item, model, scratch)
+                if not self.queried and not item[PLACE]["files"]:
+                    names = " or ".join(f"_{kind}.json" for kind in self._kinds())
+                    raise Rejected("filtered", f"no {names} beside it (--text needs none)")
+                # Where its disk is away, the work ends instead: nothing is held against the video.
+                with local_source(item[PLACE]["path"], None, scratch) as video:
+                    self._cut_out(made, item, model, video, scratch)
                 if len(made.samples) == before:
                     raise Rejected("too_short", f"no object is seen for {FEWEST} frames")
             except Rejected as error:
@@ -158,8 +164,7 @@ class Masklets(Weighted):
                 made.refuse(item, "unreadable", str(error))
         return made
 
-    def _cut_out(self, made: Made, item: Mapping[str, Any], model: Any, scratch: Path) -> None:
-        video = Path(item[PLACE]["path"])
+    def _cut_out(self, made: Made, item: Mapping[str, Any], model: Any, video: Path, scratch: Path) -> None:
         if self.queried is not None:
             self._look_for(made, item, model, video, scratch)
             return
@@ -170,9 +175,6 @@ class Masklets(Weighted):
             if len(raw) > sav.MAX_BYTES:
                 raise Rejected("too_large", f"its {kind} annotation has more than {sav.MAX_BYTES} bytes")
             objects += sav.read(kind, raw)
-        if not item[PLACE]["files"]:
-            names = " or ".join(f"_{kind}.json" for kind in self._kinds())
-            raise Rejected("filtered", f"no {names} beside it (--text needs none)")
         times = sav.times_of(video)
         digest = sha256_of(video)
         wanted = sav.kept(objects)

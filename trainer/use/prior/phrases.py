@@ -15,7 +15,7 @@ from javisc.trainer.data.sources.pool_names import stem
 
 #: Where one sound's phrase ends and the next begins.
 _BETWEEN = re.compile(
-    r"[,;.!?\n、，。；！？]"
+    r"[;!?\n、，。；！？]|(?<!\d)[,.]|[,.](?!\d)"
     r"|\b(?:and then|followed by|accompanied by|along with|together with|as well as|while|whilst|then|and|with|as|before"
     r"|after|when)\b",
     re.IGNORECASE,
@@ -27,12 +27,12 @@ _NAMES, _TEXTS = ("key", "relpath", "id"), ("description", "descriptions", "text
 
 def usable(found: Iterable[str]) -> list[str]:
     """Descriptions in their order, each once; as in the reference those with parentheses or "background", and "None", are
-    left out."""
+    left out, and so is what holds no letter."""
     kept: dict[str, str] = {}
     for text in found:
         text = " ".join(text.split())[:MAX_LENGTH]
         plain = text.casefold()
-        if text and plain != "none" and "background" not in plain and not set(text) & set("()"):
+        if any(map(str.isalnum, text)) and plain != "none" and "background" not in plain and not set(text) & set("()"):
             kept.setdefault(plain, text)
     return list(kept.values())[:MAX_COUNT]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from javisc.manifests.errors import UserError
 from javisc.manifests.extras import need
-from javisc.manifests.members import MemberReader
+from javisc.manifests.members import MemberReader, ShardAway
 from javisc.trainer.data.bytes.decode import DecodeError
 from javisc.trainer.data.sources.pool_names import SEPARATED
 from javisc.trainer.use.prior.activity import KIND, Asked, active
@@ -108,6 +108,8 @@ class Separate(Weighted):
                     self._take_apart(made, item, model, reader)
                 except _Nothing as nothing:
                     made.refuse(refused(item), nothing.reason, str(nothing))
+                except ShardAway:
+                    raise  # nothing is held against its clips: the same command makes them once it is back
                 except (DecodeError, UserError) as error:
                     made.refuse(refused(item), "corrupt", str(error))
         return made

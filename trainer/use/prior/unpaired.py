@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import Dataset, absolute, write_view
-from javisc.manifests.members import MemberReader
+from javisc.manifests.io import Dataset, absolute, complete, write_view
+from javisc.manifests.members import MemberReader, ShardAway
 from javisc.trainer.data.bytes.decode import DecodeError
 from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, refused, sound_row, wave_of
 from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, Weighted, seed_of
@@ -101,6 +101,8 @@ class Unpaired(Weighted):
                 for item in wanted:
                     try:
                         wave = self._exchanged(item, reader)
+                    except ShardAway:
+                        raise  # nothing is held against its clips: the same command makes them once it is back
                     except (DecodeError, UserError) as error:
                         made.refuse(refused(item), "corrupt", str(error))
                         continue
@@ -185,7 +187,8 @@ def deranged(clips: Sequence[tuple[str, str]], seed: int) -> list[int | None]:
 def name_sounds(dataset: str, pool: str, view: str) -> int:
     """Write the view `view` of a dataset whose `unpaired_audio_path` names a sound of the pool, where there is one, and is empty
     elsewhere. Returns the rows that have one. Raises UserError."""
-    sounds = Dataset.open(pool).manifest().select(pl.col("clip_key").alias("key"), pl.col("relpath").alias("_made"))
+    made = complete(Dataset.open(pool).manifest(), POOL_SCHEMA)  # where it is empty, it lacks what its stage adds
+    sounds = made.select(pl.col("clip_key").alias("key"), pl.col("relpath").alias("_made"))
     named = pl.format("{}/{}", pl.lit(absolute(pool.rstrip("/"))), pl.col("_made"))
     frame = Dataset.open(dataset).located()
     order = frame.collect_schema().names()

@@ -14,13 +14,16 @@ from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.compiler.inputs.masklets import read_geometry
+from javisc.manifests.environment import Unavailable
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
 from javisc.trainer.data.bytes import decode
 from javisc.trainer.data.sources.pools import Pools
 from javisc.trainer.transforms.draws import SeededDraws
+from javisc.trainer.use.prior.masklets import Masklets
 from javisc.trainer.use.prior.objects import crops, rle, sav
 from javisc.trainer.use.prior.run import RunOptions, run
+from javisc.trainer.use.prior.stage import Part
 from support.annotated import annotate, moving, write
 
 SIZE = (240, 320)
@@ -217,6 +220,19 @@ def test_a_changed_annotation_alone_is_made_again(made: dict[str, Path], tmp_pat
     annotate(raw / "1.mp4", [OTHER[:9]])
     run("masklets", {"raw": [str(raw)]}, str(tmp_path / "pool"), options, said.append)
     assert said[-1] == "2 parts, 1 of them were there already"
+
+
+@pytest.mark.usefixtures("here")
+def test_videos_whose_disk_is_away_are_not_refused(tmp_path: Path) -> None:
+    raw, pool = tmp_path / "raw", str(tmp_path / "pool")
+    write(raw / "v.mp4", [BIG[:9]])
+    stage = Masklets([str(raw)])
+    items = list(stage.items(tmp_path))
+    raw.rename(tmp_path / "away")
+    with pytest.raises(Unavailable, match=r"v\.mp4 is gone, .*nothing is held against any file"):
+        stage.work(Part(0, items, {}), None, tmp_path)
+    (tmp_path / "away").rename(raw)
+    assert run("masklets", {"raw": [str(raw)]}, pool, RunOptions(workers=1)).samples == 1
 
 
 def test_masks_survive_their_film() -> None:

@@ -111,6 +111,8 @@ def test_activity_goes_by_the_sources_own_level() -> None:
         ("a bird sings (close, loud and clear), water runs; a bird sings", ["water runs", "a bird sings"]),
         ("犬が吠える、雨が降る。鐘が鳴る", ["犬が吠える", "雨が降る", "鐘が鳴る"]),
         ("None", []),
+        ("a hum of 3.5 kHz, 1,000 bees.A bell", ["a hum of 3.5 kHz", "1,000 bees", "A bell"]),
+        ('../.. and "wind', ["wind"]),
         ("sandwiches band", ["sandwiches band"]),
     ],
 )

@@ -193,6 +193,25 @@ def test_a_table_without_clips_is_refused(dataset: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("here")
+def test_shards_that_are_away_are_held_against_no_clip(dataset: Path, tmp_path: Path) -> None:
+    copy, view = tmp_path / "ds", tmp_path / "view"
+    copy.mkdir()
+    for name in ("manifest.parquet", "shards.parquet", "rejected.parquet", "dataset.json"):
+        (copy / name).symlink_to(dataset / name)
+    for stage, baseline, samples in (("unpaired", "phase", 6), ("separate", "hpss", 18)):
+        settings, pool = {"dataset": str(copy), "baseline": baseline}, str(tmp_path / stage)
+        with pytest.raises(UserError, match=r"000000\.tar is not there: the manifest's shards were moved or deleted"):
+            run(stage, settings, pool)
+        (copy / "shards").symlink_to(dataset / "shards")
+        assert run(stage, settings, pool).samples == samples, "the same command goes on"
+        (copy / "shards").unlink()
+    bare = tmp_path / "bare.parquet"  # nobody has a caption: a view of an empty pool names nothing
+    pl.read_parquet(dataset / "manifest.parquet").with_columns(text=pl.lit(None, pl.String)).write_parquet(bare)
+    said = go("build", "prior", "unpaired", bare, "--out", tmp_path / "none", "--baseline", "other", "--view", view)
+    assert "0 samples" in said and "6 refused: no_caption" in said and " 0 clips of" in said
+
+
+@pytest.mark.usefixtures("here")
 def test_a_pool_is_of_one_stage_from_its_first_part_on(dataset: Path, tmp_path: Path) -> None:
     pool = str(tmp_path / "pool")
     with pytest.raises(UserError, match="is not a folder"):
