@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from javisc.compiler.run.copies import Copies
-from javisc.compiler.run.digests import Known
+from javisc.compiler.run.digests import Known, known_of
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.sources import FETCH_RATE, FETCH_START, fetch_all
 from javisc.manifests.urls import is_url
@@ -135,8 +135,9 @@ class Ahead:
             return
         for outcome in self.pool.wait(timeout):
             group: Group = outcome.call.tag
-            digesting = outcome.call.step is outcome.call
-            if digesting and outcome.error in ("raised", "crashed", "timeout"):  # compiling will tell
+            # Of a fetch that dies or hangs the pool says that its storage is away: only what it raises looks like a digest's.
+            fetching = outcome.error == "raised" and outcome.call.step is not outcome.call
+            if outcome.error in ("raised", "crashed", "timeout") and not fetching:  # of the digest: compiling will tell
                 outcome.error, outcome.value = None, {}
             for path, said in (outcome.value or {}).items():
                 _REMEMBERED[path] = (said[0], said[1], said[2])
@@ -173,4 +174,4 @@ class Ahead:
         if self.pool is None:
             self.pool = Pool(self.processes, self.logs, (fetch_all.__module__,))
         arguments = {"sources": files, "known": {path: _REMEMBERED[path] for path, _ in files if path in _REMEMBERED}}
-        self.pool.submit(Call(group, "javisc.compiler.run.digests:known_of", arguments, limit, fetch))
+        self.pool.submit(Call(group, f"{known_of.__module__}:{known_of.__name__}", arguments, limit, fetch))

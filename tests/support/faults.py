@@ -105,3 +105,19 @@ def short(what: str, number: int) -> int:
     if what == "nap":
         time.sleep(0.1)
     return number**2
+
+
+def broken_fetch(wanted: list[tuple[str, str, str, int | None]]) -> None:
+    """A mistake of javisc's own in what fetches."""
+    raise TypeError(f"cannot fetch {len(wanted)} sources")
+
+
+def kept_fetch(wanted: list[tuple[str, str, str, int | None]]) -> None:
+    """A fetch that is done at once."""
+
+
+def faulty_digest(sources: list[tuple[str, str]], known: object) -> None:
+    """A digest that does what the source's name says."""
+    if "crash" in sources[0][0]:
+        os._exit(7)
+    raise TypeError("a mistake in the digest")

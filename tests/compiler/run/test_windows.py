@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.run import digests, node
+from javisc.compiler.run import ahead, digests, node
 from javisc.compiler.run.ahead import Ahead, Group, groups
 from javisc.compiler.run.copies import Copies
 from javisc.manifests.files import sha256_of
 from javisc.manifests.urls import filesystem
+from support import faults
 from support.engines import digests as shards
 from support.engines import rejects, run, sources, windows
 from support.faulty_store import s3_server
@@ -172,6 +174,27 @@ def test_no_more_is_fetched_ahead_than_there_is_room_for(tmp_path: Path, monkeyp
         list(made.wait(0.0))
     assert len(started) == 8 + 2 * 3 + 4, "so many sources"
     assert made.full
+
+
+@pytest.mark.parametrize(
+    ("fetch", "name", "error"), [("broken", "a", "raised"), ("kept", "crash", None), ("kept", "a", None)]
+)
+def test_a_fetch_that_fails_is_told_and_a_digest_that_fails_is_left_to_compiling(
+    fetch: str, name: str, error: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
+    monkeypatch.setattr(ahead, "fetch_all", getattr(faults, f"{fetch}_fetch"))
+    monkeypatch.setattr(ahead, "known_of", faults.faulty_digest)
+    row = dict.fromkeys(("audio_path", "audio_bytes", "raw_path", "window_start", "window_end"))
+    group = Group(0, [{**row, "path": f"s3://b/{name}.mp4", "key": "0", "source_bytes": 9}])
+    with Ahead(1, Copies(tmp_path, most=1000), tmp_path / "logs") as made:
+        made.push(group)
+        ended: list[Any] = []
+        while not ended:
+            ended = list(made.wait(0.5))
+    ((found, outcome),) = ended
+    assert found is group and outcome.error == error
+    assert error is None or "cannot fetch 1 sources" in outcome.message
 
 
 def test_a_folder_that_processes_share_goes_with_the_last_of_them(tmp_path: Path) -> None:
