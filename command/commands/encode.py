@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from javisc.commands.build_options import ENGINE_OPTIONS
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("datasets", metavar="DS…", nargs=-1, required=True)
@@ -22,7 +24,11 @@ import click
     help="Windows and draws of each clip; for the prior, as many variants of its negatives.",
 )
 @click.option("--batches", default=64, show_default=True, help="Batches in a shard.")
-@click.option("--workers", default=0, help="Processes.  [default: one for each GPU, else one]")
+@click.option(
+    "--workers", default=0, help="Processes.  [default: one for each GPU, else one; on a cluster as many as fit]"
+)
+@ENGINE_OPTIONS[0]
+@ENGINE_OPTIONS[1]
 def encode(
     datasets: tuple[str, ...],
     out: str,
@@ -31,6 +37,8 @@ def encode(
     passes: int,
     batches: int,
     workers: int,
+    engine: str,
+    address: str | None,
 ) -> None:
     """Store what the frozen networks make of the clips of datasets DS, for the stage that RECIPE trains.
 
@@ -47,7 +55,7 @@ def encode(
         recipe,
         [f"data.paths={json.dumps(paths)}", *overrides],
         out,
-        EncodeOptions(passes, batches, workers),
+        EncodeOptions(passes, batches, workers, engine, address),
         say=lambda line: click.echo(line, err=True),
     )
     click.echo(f"{rows} rows in {out}")

@@ -21,6 +21,7 @@ from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.run.ray import MAX_RETRIES, connected, stranger
 from javisc.compiler.run.spread import Job, Resources
 from javisc.compiler.store.tables import tools
+from javisc.manifests import places
 from javisc.manifests.errors import UserError
 
 #: Calls that wait at an actor beside the one it makes, so that it is never idle while the driver decides.
@@ -30,8 +31,9 @@ _AHEAD = 1
 class Host:
     """The actor: one process of the job on its node."""
 
-    def __init__(self, job: Job, scratch: str | None, made_by: Mapping[str, str]) -> None:
+    def __init__(self, job: Job, scratch: str | None, made_by: Mapping[str, str], named: str) -> None:
         self.refusal = stranger(made_by)
+        os.environ[places.VARIABLE] = named
         self.folder = own_folder(scratch)
         self.folder.mkdir(parents=True)
         remove_when_gone(self.folder)
@@ -144,7 +146,9 @@ class Calls:
                 loads[id(host)] = loads.get(id(host), 0) + 1
             idle = any(loads[id(host)] == 0 for host in self.hosts)
             if not idle and len(self.hosts) + len(self.starting) < self.most:
-                host = self.actor.remote(self.job, self.options.scratch, self.made_by)
+                host = self.actor.remote(
+                    self.job, self.options.scratch, self.made_by, os.environ.get(places.VARIABLE, "")
+                )
                 self.starting[host.ready.remote()] = host
             able = [host for host in self.hosts if loads[id(host)] <= _AHEAD]
             if not able:

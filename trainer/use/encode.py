@@ -9,38 +9,37 @@ A part is a stretch of a pass's batches: it becomes a shard, published whole, an
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import multiprocessing
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from javisc.compiler.run.cores import usable_cores
+from javisc.compiler.run.engine import EngineOptions, check_engine
+from javisc.compiler.run.parts import ITEMS, Wanted, publish
+from javisc.compiler.run.spread import Job, Resources
+from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
 from javisc.compiler.store.present import intact
 from javisc.compiler.store.rows import rejected_row
-from javisc.compiler.store.tables import publish_tables
-from javisc.compiler.store.writer import commit_shard
+from javisc.compiler.store.tables import Merged, publish_tables
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import Dataset, scan_many
-from javisc.manifests.schema import LATENTS_SCHEMA, MANIFEST_SCHEMA, REJECTED_SCHEMA
-from javisc.trainer.data.index.sampler import Batch
-from javisc.trainer.data.sources.clips import Clips, ClipSource
-from javisc.trainer.data.sources.encoded import is_encoded, pack
+from javisc.manifests.io import Dataset, absolute, scan_many
+from javisc.manifests.schema import REJECTED_SCHEMA
+from javisc.trainer.data.sources.encoded import is_encoded
 from javisc.trainer.engine.config import as_dict, differences
-from javisc.trainer.models.encoders import Encoders
-from javisc.trainer.tasks.latents import encode as latents
 from javisc.trainer.tasks.prior import PriorTask
-from javisc.trainer.tasks.registry import load
+from javisc.trainer.tasks.registry import load, stored
+from javisc.trainer.use.devices import TORCH, devices_of
+from javisc.trainer.use.encode_part import Part, RecipeClips, everywhere, make, stand
 
 #: What was asked for, in the dataset's working folder: a resumed run must ask for the same.
 PLAN = "encode.json"
@@ -51,23 +50,14 @@ _NOT_SHAPING = ("threads", "ahead", "decoder", "shards_together")
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """`passes` over the clips, each with draws of its own; `batches` in a shard; `workers` processes, 0 one for each GPU."""
+    """`passes` over the clips, each with draws of its own; `batches` in a shard; `workers` processes, 0 one for each GPU, or on a
+    cluster as many as fit. engine, address: see compiler.run.engine."""
 
     passes: int = 1
     batches: int = 64
     workers: int = 0
-
-
-@dataclass(frozen=True)
-class Part:
-    """Batches first … last − 1 of a pass over a split; `train` windows are drawn, the others are from the middle."""
-
-    number: int
-    split: str | None
-    train: bool
-    turn: int
-    first: int
-    last: int
+    engine: str = "local"
+    address: str | None = None
 
 
 def encode(
@@ -77,8 +67,9 @@ def encode(
 
     Raises UserError: no clips, `out` was begun with other settings, networks are missing.
     """
-    with tempfile.TemporaryDirectory(prefix="javisc-encode-") as folder:
-        store = Store(out, Path(folder))
+    check_engine(options.engine, EngineOptions(address=options.address))
+    with tempfile.TemporaryDirectory(prefix="javisc-encode-") as folder, stoppable():
+        store = Store(out, Path(folder) / "uploads")
         with locked(store):
             work = _Work(recipe, overrides, store, options)
             plan = work.plan()
@@ -94,58 +85,31 @@ def encode(
             done = intact(store)
             left = [part for part in parts if part.number not in done]
             say(f"{len(parts)} shards, {len(left)} to make")
-            workers = min(options.workers or max(1, torch.cuda.device_count()), max(1, len(left)))
-            if workers > 1:
-                _spread(workers, (recipe, overrides, out, options))
-            else:
-                for part in left:
-                    work.make(part)
-                    say(f"shard {part.number}")
-            return work.merge(parts, plan)
+            for number in work.made(left, folder):
+                say(f"shard {number}")
+            merged = work.merge(parts, plan)
+            for reason, count in sorted(merged.rejected.items()):
+                say(f"{count} clips refused: {reason}, see {out}/rejected.parquet")
+            return merged.samples
 
 
-def _spread(workers: int, arguments: tuple[str, list[str], str, EncodeOptions]) -> None:
-    """Every process its share. Raises UserError if one fails: what the others published stays."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_worker, args=(index, workers, *arguments)) for index in range(workers)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if failed := [process.exitcode for process in processes if process.exitcode]:
-        raise UserError(f"{len(failed)} of {workers} processes failed, see above; the same command goes on from here")
+class _Work(RecipeClips):
+    """The driver's side: what there is to do, and the tables when it is done."""
 
-
-def _worker(index: int, workers: int, recipe: str, overrides: list[str], out: str, options: EncodeOptions) -> None:
-    """One process's share of the parts; on a GPU of its own where there are any."""
-    torch.set_num_threads(max(1, usable_cores() // workers))
-    with tempfile.TemporaryDirectory(prefix="javisc-encode-") as folder:
-        store = Store(out, Path(folder))
-        work = _Work(recipe, overrides, store, options, index)
-        done = intact(store)
-        for part in itertools.islice(work.parts(), index, None, workers):
-            if part.number not in done:
-                work.make(part)
-
-
-class _Work:
-    def __init__(
-        self, recipe: str, overrides: list[str], store: Store, options: EncodeOptions, device: int = 0
-    ) -> None:
+    def __init__(self, recipe: str, overrides: list[str], store: Store, options: EncodeOptions) -> None:
         loaded, task = load(recipe, overrides)
-        self.recipe, self.task, self.store, self.options = loaded, task, store, options
+        self.store, self.options = store, options
         if loaded.task not in ("prior", "audio", "jav"):
             raise UserError(
                 f"recipe {recipe}: task {loaded.task} learns from clips themselves; encode for prior, audio or jav"
             )
         if options.passes < 1 or options.batches < 1:
             raise UserError("--passes and --batches are at least 1")
-        self.data = loaded.data  # type: ignore[attr-defined]
+        super().__init__(loaded, task)
         if is_encoded(self.data.paths):
             raise UserError(f"{', '.join(self.data.paths)}: encoded already; give the dataset of clips")
-        gpus = torch.cuda.device_count()
-        self.device = torch.device("cuda", device % gpus) if gpus else torch.device("cpu")
-        self.encoders: Encoders = task.encoders(self.device)  # type: ignore[attr-defined]
+        self.devices = devices_of("auto", options.workers or None, engine=options.engine, address=options.address)
+        self.bytes = 0
 
     def plan(self) -> dict[str, Any]:
         """Everything that decides the bytes: settings, datasets, and the networks' own digests."""
@@ -153,31 +117,29 @@ class _Work:
         settings["data"] = {name: value for name, value in settings["data"].items() if name not in _NOT_SHAPING}
         if isinstance(self.task, PriorTask):
             settings["pools"]["digest"] = self.task.pools().fingerprint()
+        # Of a task of its own, which goes: the processes that make parts load theirs.
+        encoders = stored(as_dict(self.recipe), "javisc encode")[1].encoders(torch.device("cpu"))  # type: ignore[attr-defined]
+        networks = self._networks(encoders)
+        self.bytes = sum(x.nbytes for module in networks.values() for x in module.state_dict().values())
         plan = {
             **settings,
-            "caption_length": self.encoders.caption_length,
+            "caption_length": encoders.caption_length,
             "passes": self.options.passes,
             "batches": self.options.batches,
             "sources": {str(path): Dataset.open(path).header.get("digest") for path in self.data.paths},
-            "networks": {name: weights_digest(module) for name, module in self._networks().items()},
+            "networks": {name: weights_digest(module) for name, module in networks.items()},
         }
         plain: dict[str, Any] = json.loads(json.dumps(plan))  # as it will be read again: without tuples
         return plain
 
-    def _networks(self) -> dict[str, nn.Module]:
-        e: Any = self.encoders
-        prior = self.recipe.task == "prior" or self.task.config.has_prior  # type: ignore[attr-defined]
+    def _networks(self, e: Any) -> dict[str, nn.Module]:
+        prior = self.recipe.task == "prior" or self.task.config.has_prior
         found = {"audio_vae": e.audio.vae}
         if self.recipe.task != "audio":
             found["video_vae"] = e.video if isinstance(e.video, nn.Module) else e.video.vae
         if self.recipe.task != "prior":
             found["t5"] = e.text.model
         return {**found, **({"imagebind": e.prior_text.tower} if prior else {})}
-
-    def _source(self, split: str | None, train: bool) -> ClipSource:
-        if isinstance(self.task, PriorTask):
-            return self.task.clips(split, 0, 1, train=train)
-        return ClipSource(self.data, split, seed=self.recipe.seed, train=train, with_video=self.recipe.task == "jav")
 
     def parts(self) -> list[Part]:
         """The parts in order: a function of the datasets and the settings alone."""
@@ -187,58 +149,46 @@ class _Work:
         for split, train in ((self.data.train_split, True), (self.data.valid_split, False)):
             if not train and (split is None or split not in held):
                 continue
-            source = self._source(split, train)
+            source = self.source(split, train)
             for turn in range(self.options.passes if train else 1):
-                _stand(source, turn, 0)
-                steps = len(source)
-                for first in range(0, steps, self.options.batches):
-                    out.append(Part(len(out), split, train, turn, first, min(first + self.options.batches, steps)))
+                stand(source, turn, 0)
+                plan, _ = source.loader.sampler.plan()
+                counts = (plan.stop - plan.start)[:, 0]
+                for first in range(0, len(counts), self.options.batches):
+                    last = min(first + self.options.batches, len(counts))
+                    out.append(Part(len(out), split, train, turn, first, last, int(counts[first:last].sum())))
             source.close()
         return out
 
-    def make(self, part: Part) -> None:
-        """Encode a part and publish it: shard, index, tables, and last the commit."""
-        source = self._source(part.split, part.train)
-        rows, rejects, contents = [], [], {}
-        scratch = self.store.scratch / f"part-{part.number}"
-        scratch.mkdir(parents=True, exist_ok=True)
-        try:
-            _stand(source, part.turn, part.first)
-            wanted = list(itertools.islice(source.loader.sampler.upcoming(), part.last - part.first))
-            names = source.catalog.strings["key"]
-            known = self._manifest([str(names[clip.row]) for asked in wanted for clip in asked.clips])
-            for asked, clips in zip(wanted, source, strict=False):
-                lost = dict(clips.loaded.replaced)
-                tensors = features(self.task, clips, self.device)
-                for place, clip in enumerate(asked.clips):
-                    found = known[str(names[clip.row])]
-                    if clip.row in lost:  # another clip stands in for it, which has a row of its own
-                        rejects.append(rejected_row(found, "corrupt", lost[clip.row]))
-                        continue
-                    row = _row(found, clips, asked, place, part)
-                    rows.append(row)
-                    contents[row["key"]] = scratch / f"{row['key']}.safetensors"
-                    contents[row["key"]].write_bytes(pack({name: x[place] for name, x in tensors.items()}))
-                if asked.step + 1 == part.last:
-                    break
-            samples = [(row, {"safetensors": contents[row["key"]]}) for row in rows]
-            commit_shard(self.store, part.number, samples, rejects, schema=LATENTS_SCHEMA)
-        finally:
-            source.close()
-            for path in contents.values():
-                path.unlink(missing_ok=True)
+    def made(self, parts: list[Part], folder: str) -> Iterator[int]:
+        """Have parts made, here or on a cluster; their numbers as they are published. Raises UserError."""
+        if not parts:
+            return
+        here = self.options.engine == "local"
+        workers = min(self.devices.workers or len(self.devices.gpus) or len(parts), max(1, len(parts)))
+        common = {
+            "settings": everywhere(self.recipe),
+            "out": absolute(self.store.root),
+            "device": self.devices.torch,
+            # One process takes what torch takes by itself. On another machine it has the one core that it asks for.
+            "threads": 1
+            if not here
+            else torch.get_num_threads()
+            if workers == 1
+            else max(1, usable_cores() // workers),
+            "folder": folder if here else None,
+        }
+        needs = Resources(gpus=int(self.devices.kind == "cuda"), memory=TORCH + self.bytes)
+        job = Job(f"{make.__module__}:{make.__name__}", needs, items=ITEMS)
+        wanted = (Wanted(part.number, {**common, "part": asdict(part)}, range(part.clips)) for part in parts)
+        published = publish(
+            job, wanted, workers=workers, devices=self.devices.gpus[:workers], engine=self.options.engine,
+            address=self.options.address, smaller="--batches",
+        )  # fmt: skip
+        for part in published:
+            yield part.number
 
-    def _manifest(self, keys: list[str]) -> dict[str, dict[str, Any]]:
-        """The clips' own rows."""
-        _, frame = scan_many(self.data.paths)
-        found = frame.filter(pl.col("key").is_in(keys)).collect(engine="streaming")
-        if found["key"].is_duplicated().any():
-            raise UserError(
-                "several of the datasets hold the same clip: encode them one by one, or a view without duplicates"
-            )
-        return {str(row["key"]): row for row in found.iter_rows(named=True)}
-
-    def merge(self, parts: list[Part], plan: Mapping[str, Any]) -> int:
+    def merge(self, parts: list[Part], plan: Mapping[str, Any]) -> Merged:
         """Publish the tables and, last, dataset.json."""
         done = Parts(self.store)
         numbers = [part.number for part in parts]
@@ -258,7 +208,7 @@ class _Work:
             numbers,
             header,
             rejected=lambda found: self._refused(found.unique("key", maintain_order=True), encoded),
-        ).samples
+        )
 
     def _refused(self, unread: pl.DataFrame, encoded: set[str]) -> pl.DataFrame:
         """The clips of the recipe's splits without a row: they could not be read in any pass, or no bucket took them."""
@@ -272,46 +222,6 @@ class _Work:
             if row["key"] not in encoded
         ]
         return pl.DataFrame(rows, schema=REJECTED_SCHEMA).sort("key")
-
-
-def _stand(source: ClipSource, turn: int, step: int) -> None:
-    """Put a source at a step of a pass."""
-    sampler = source.loader.sampler
-    sampler.epoch, sampler.history = turn, []
-    if step:
-        sampler.load_state_dict({**sampler.state_dict(), "segments": [[1, step]]})
-
-
-def _row(found: Mapping[str, Any], clips: Clips, asked: Batch, place: int, part: Part) -> dict[str, Any]:
-    """The manifest's row of a window."""
-    clip = asked.clips[place]
-    row = {name: found.get(name) for name in MANIFEST_SCHEMA}
-    row |= {name: None for name in MANIFEST_SCHEMA if name.startswith(("mp4_", "flac_", "json_"))}
-    return row | {
-        "key": f"{found['key']}_p{part.turn}",
-        "num_frames": clips.frames,
-        "height": clips.height,
-        "width": clips.width,
-        "aspect_ratio": clips.height / clips.width,
-        "resolution": clips.height * clips.width,
-        "fps": clips.fps,
-        "num_samples": clip.window.audio_count,
-        "duration": clips.frames / clips.fps,
-        "encoded_pass": part.turn,
-        "clip_key": found["key"],
-        "clip_first": clip.window.first,
-        "clip_seed": clip.seed,
-    }
-
-
-@torch.no_grad()
-def features(task: Any, clips: Clips, device: torch.device) -> dict[str, Tensor]:
-    """What the task's networks make of a batch, by the names that training reads them by."""
-    if isinstance(task, PriorTask):
-        return task.stored(clips, device)
-    made = latents(task.encoders(device), clips, prior_text=task.config.has_prior)
-    named = {name: getattr(made, name) for name in ("audio", "video", "text", "mask", "prior_text")}
-    return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -130,6 +130,8 @@ COMMANDS: dict[str, Command] = {
             "--passes": Row("--passes 3", "encode.options.passes", 3),
             "--batches": Row("--batches 5", "encode.options.batches", 5),
             "--workers": Row("--workers 2", "encode.options.workers", 2),
+            "--engine": Row("--engine ray", "encode.options.engine", "ray"),
+            "--address": Row("--address h:1", "encode.options.address", "h:1"),
         },
     ),
     "sample": Command(

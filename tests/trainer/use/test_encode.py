@@ -51,6 +51,7 @@ def settings(*paths: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def encoded(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By a process of its own, as a user has it."""
     out = tmp_path_factory.mktemp("encode") / "ds2"
     assert encode("prior-tiny", settings(dataset), str(out), EncodeOptions(passes=2, batches=1)) == 9
     return out
@@ -89,6 +90,7 @@ def test_training_sees_what_it_would_see_of_the_clips(dataset: Path, encoded: Pa
     assert not torch.equal(raw[0][first]["wrong_video_spatial"], raw[1][first]["wrong_video_spatial"])
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("stage", ["audio-tiny", "jav-tiny"])
 def test_the_other_stages_train_from_their_store_too(stage: str, dataset: Path, tmp_path: Path) -> None:
     def rows(*paths: Path) -> dict[str, dict[str, Tensor]]:
@@ -182,6 +184,7 @@ def test_killed_and_continued_by_two_processes_gives_the_same_bytes(
     assert ours == theirs
 
 
+@pytest.mark.usefixtures("here")
 def test_a_broken_clip_is_refused_and_others_stand_for_themselves(tmp_path: Path) -> None:
     folder = compiled.write(tmp_path / "ds", [20, 25, 17, 22])
     rows = pl.read_parquet(folder / "manifest.parquet").with_columns(split=pl.lit("train"))

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -156,6 +156,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[Loaded]:
         """The rest of the epoch. Raises UserError if the dataset is too broken to go on."""
+        for loaded in self.taking(self.sampler.upcoming()):
+            self.sampler.advance()
+            self.rows = loaded.batch.rows
+            yield loaded
+
+    def taking(self, batches: Iterable[Batch]) -> Iterator[Loaded]:
+        """Batches that the sampler decided, wherever it stands now. Raises UserError if the dataset is too broken to go on."""
         done: queue.Queue[Loaded | BaseException | None] = queue.Queue(maxsize=max(1, self.options.ready))
         stop = threading.Event()
 
@@ -169,7 +176,7 @@ class Loader:
 
         def work() -> None:
             try:
-                for loaded in self._batches(stop):
+                for loaded in self._batches(batches, stop):
                     put(loaded)
                     if stop.is_set():
                         return
@@ -183,8 +190,6 @@ class Loader:
             while (item := done.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                self.sampler.advance()
-                self.rows = item.batch.rows
                 yield item
         finally:
             stop.set()
@@ -192,10 +197,10 @@ class Loader:
             if self.workers is not None:
                 self.workers.rest()  # validation has a loader for each of its passes: none keeps processes for the next
 
-    def _batches(self, stop: threading.Event) -> Iterator[Loaded]:
+    def _batches(self, batches: Iterable[Batch], stop: threading.Event) -> Iterator[Loaded]:
         waiting: deque[tuple[Batch, list[Future[Decoded]], Room | None]] = deque()
         try:
-            for batch in self.sampler.upcoming():
+            for batch in batches:
                 if stop.is_set():
                     break
                 room = self._room(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -23,7 +23,7 @@ from javisc.trainer.data.index.assign import BucketTable, Resolution
 from javisc.trainer.data.index.buckets import ReferenceBuckets
 from javisc.trainer.data.index.catalog import STRINGS, Catalog, split_of
 from javisc.trainer.data.index.costs import joint_dit_cost
-from javisc.trainer.data.index.sampler import Clip, Sampler, SamplerOptions
+from javisc.trainer.data.index.sampler import Batch, Clip, Sampler, SamplerOptions
 from javisc.trainer.data.index.windows import RandomWindow
 from javisc.trainer.data.sources.loading import LoaderSource
 from javisc.trainer.data.sources.pools import NAMES
@@ -236,6 +236,11 @@ class ClipSource(LoaderSource):
         for loaded in self.loader:
             if self.train or self._full[loaded.batch.step]:
                 yield self._batch(loaded)
+
+    def taking(self, batches: Iterable[Batch]) -> Iterator[Clips]:
+        """Batches that the sampler decided."""
+        for loaded in self.loader.taking(batches):
+            yield self._batch(loaded)
 
     def _batch(self, loaded: Loaded) -> Clips:
         if self.with_video:

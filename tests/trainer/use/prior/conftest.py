@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,17 +37,3 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def networks(generator: Path, separator: Path, segmenter: Path) -> dict[str, Path]:
     """A folder for each kind of network."""
     return {"generator": generator, "separator": separator, "segmenter": segmenter}
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts are made in the test's process, which has torch already: processes are what test_engines and test_killed are for."""
-    from javisc.compiler.run.pool import Call, Outcome
-    from javisc.trainer.use.prior import run, worker
-
-    def spread(job: Any, calls: Any, **named: Any) -> Iterator[Outcome]:
-        for tag, arguments, limit in calls:
-            value = worker.make(**json.loads(json.dumps(arguments)))
-            yield Outcome(Call(tag, job.function, arguments, limit), value=value)
-
-    monkeypatch.setattr(run, "spread", spread)

@@ -48,10 +48,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from javisc.compiler.run import parts
 from javisc.compiler.run.pool import Call, Outcome
 from javisc.compiler.store.commits import BUILD
 from javisc.manifests.errors import UserError
-from javisc.trainer.use.prior import run as runs
 from javisc.trainer.use.prior.masklets import Masklets
 from javisc.trainer.use.prior.objects import rle
 from javisc.trainer.use.prior.run import RunOptions, run
@@ -141,7 +141,7 @@ def test_a_mistake_of_ours_ends_the_run_and_is_seen(
         for tag, arguments, limit in calls:
             yield Outcome(Call(tag, job.function, arguments, limit), error="raised", message="KeyError: 'mask'")
 
-    monkeypatch.setattr(runs, "spread", spread)
+    monkeypatch.setattr(parts, "spread", spread)
     with pytest.raises(UserError, match="part 0: KeyError: 'mask'; what is published stays"):
         run("masklets", {"raw": [str(demo / "raw")]}, str(tmp_path / "pool"))
 

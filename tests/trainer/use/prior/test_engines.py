@@ -10,9 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from javisc.compiler.run import parts
 from javisc.manifests.errors import UserError
+from javisc.trainer.use import devices
+from javisc.trainer.use.devices import Devices, devices_of
 from javisc.trainer.use.prior import run as runs
-from javisc.trainer.use.prior.run import RunOptions, devices_of, run
+from javisc.trainer.use.prior.run import RunOptions, run
 from support.killing import tree
 
 TESTS = Path(__file__).resolve().parents[3]
@@ -78,25 +81,27 @@ def test_both_engines_find_the_deadly_item_and_make_the_same_bytes(
     keys = sorted(item["key"] for item in runs.stage_of(stage, settings).items(tmp_path))
     Path(os.environ["JAVISC_TEST_DEADLY"]).write_text(keys[1])
     monkeypatch.setattr(runs, "_WORKER", "support.deadly_prior")
-    spread, ended = runs.spread, []
+    spread, ended = parts.spread, []
+    told = Path(os.environ["JAVISC_TEST_DEADLY"] + ".processes")
 
     def watched(*given: Any, **named: Any) -> Iterator[Any]:
         for outcome in spread(*given, **named):
             ended.append(outcome)
             yield outcome
 
-    monkeypatch.setattr(runs, "spread", watched)
+    monkeypatch.setattr(parts, "spread", watched)
     processes = {}
     for engine, address in (("local", None), ("ray", cluster)):
         ended.clear()
+        told.unlink(missing_ok=True)
         options = RunOptions(part_size=4, workers=1, engine=engine, address=address)
         run(stage, settings, str(tmp_path / engine), options)
         # Four items killed their process three times, so did the half and then the one; the other half and the peer were tried.
-        found = [([item["key"] for item in one.call.arguments["items"]], one.error) for one in ended]
+        found = [([item["key"] for _, item in one.call.arguments["items"]], one.error) for one in ended]
         assert sorted(found, key=str) == sorted(
             [(keys[:1], None), (keys[1:2], "crashed"), (keys[2:], None), (keys, None)], key=str
         )
-        processes[engine] = {one.value["process"] for one in ended if one.value}
+        processes[engine] = set(told.read_text().split())
         rejected = pl.read_parquet(tmp_path / engine / "rejected.parquet").filter(reason="crashed")
         assert rejected.height == 1 and "3 times" in rejected["message"][0], rejected
     assert tree(tmp_path / "local") == tree(tmp_path / "ray")
@@ -112,9 +117,9 @@ def test_a_part_that_no_item_alone_kills_says_what_to_do(
     def spread(job: Any, calls: Any, **named: Any) -> Iterator[Outcome]:
         for tag, arguments, limit in calls:
             half = Call(tag, job.function, {**arguments, "items": arguments["items"][:1]}, limit)
-            yield Outcome(half, {"samples": 1, "published": False})
+            yield Outcome(half, False)
 
-    monkeypatch.setattr(runs, "spread", spread)
+    monkeypatch.setattr(parts, "spread", spread)
     settings = {"dataset": str(demo / "dataset"), "baseline": "phase"}
     with pytest.raises(
         UserError, match="part 0 kills its process, none of its items alone does: give it a smaller --part-size"
@@ -126,15 +131,15 @@ def test_devices_are_those_of_the_machine_that_works(monkeypatch: pytest.MonkeyP
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(runs, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
-    assert devices_of(RunOptions(), True) == runs.Devices("cuda", ["GPU-a", "GPU-b"], None)
-    assert devices_of(RunOptions(workers=3), True).gpus == ["GPU-a", "GPU-b", "GPU-a"]
-    assert devices_of(RunOptions(device="cpu"), True) == runs.Devices("cpu", [], 1)
-    assert devices_of(RunOptions(workers=3), False) == runs.Devices("cpu", [], 3)
-    monkeypatch.setattr(runs, "_cluster_has_gpus", lambda address: False)
-    assert devices_of(RunOptions(engine="ray"), True) == runs.Devices("cpu", [], None)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    assert devices_of("auto", None) == Devices("cuda", ["GPU-a", "GPU-b"], None)
+    assert devices_of("auto", 3).gpus == ["GPU-a", "GPU-b", "GPU-a"]
+    assert devices_of("cpu", None, on_cpu=4) == Devices("cpu", [], 4)
+    assert devices_of("cpu", None) == Devices("cpu", [], 1) and devices_of("cpu", 3) == Devices("cpu", [], 3)
+    monkeypatch.setattr(devices, "_cluster_has_gpus", lambda address: False)
+    assert devices_of("auto", None, engine="ray") == Devices("cpu", [], None)
     with pytest.raises(UserError, match="--device cuda: no node of the cluster has a GPU"):
-        devices_of(RunOptions(engine="ray", device="cuda"), True)
-    monkeypatch.setattr(runs, "visible_gpus", list)
+        devices_of("cuda", None, engine="ray")
+    monkeypatch.setattr(devices, "visible_gpus", list)
     with pytest.raises(UserError, match="--device cuda: this machine has no CUDA device"):
-        devices_of(RunOptions(device="cuda"), True)
+        devices_of("cuda", None)
