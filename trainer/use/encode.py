@@ -43,6 +43,8 @@ from javisc.trainer.use.encode_part import Part, RecipeClips, everywhere, make, 
 
 #: What was asked for, in the dataset's working folder: a resumed run must ask for the same.
 PLAN = "encode.json"
+#: And beside it, of the first run: threads of a process.
+THREADS = "threads"
 #: Settings that change what is stored.
 _SHAPING = ("task", "seed", "data", "encoders", "negatives", "pools")
 _NOT_SHAPING = ("threads", "ahead", "decoder", "shards_together")
@@ -73,19 +75,24 @@ def encode(
         with locked(store):
             work = _Work(recipe, overrides, store, options)
             plan = work.plan()
+            threads = None
             if store.exists(BUILD, PLAN):
-                if changed := differences(json.loads(store.read(BUILD, PLAN)), plan):
+                begun = json.loads(store.read(BUILD, PLAN))
+                threads = begun.pop(THREADS, None)
+                if changed := differences(begun, plan):
                     raise UserError(
                         f"{out} was begun with other settings ({changed[0]}): set them back, or give another --out"
                     )
             elif store.exists("dataset.json"):
                 raise UserError(f"{out} is a dataset of another kind: give another --out")
-            store.write(json.dumps(plan, indent=1, sort_keys=True).encode(), BUILD, PLAN)
             parts = work.parts()
             done = intact(store)
             left = [part for part in parts if part.number not in done]
+            workers = work.workers(len(left))
+            threads = threads or work.threads(workers)
+            store.write(json.dumps({**plan, THREADS: threads}, indent=1, sort_keys=True).encode(), BUILD, PLAN)
             say(f"{len(parts)} shards, {len(left)} to make")
-            for number in work.made(left, folder):
+            for number in work.made(left, folder, workers, threads):
                 say(f"shard {number}")
             merged = work.merge(parts, plan)
             for reason, count in sorted(merged.rejected.items()):
@@ -160,22 +167,27 @@ class _Work(RecipeClips):
             source.close()
         return out
 
-    def made(self, parts: list[Part], folder: str) -> Iterator[int]:
+    def workers(self, parts: int) -> int:
+        """How many processes make so many parts, at most."""
+        return max(1, min(self.devices.workers or len(self.devices.gpus) or parts, parts))
+
+    def threads(self, workers: int) -> int:
+        """Threads of a process. Sums of more of them differ in their last bits, so a run that goes on takes the number it was begun
+        with, however many processes it has then."""
+        if self.options.engine != "local":
+            return 1
+        return torch.get_num_threads() if workers == 1 else max(1, usable_cores() // workers)
+
+    def made(self, parts: list[Part], folder: str, workers: int, threads: int) -> Iterator[int]:
         """Have parts made, here or on a cluster; their numbers as they are published. Raises UserError."""
         if not parts:
             return
         here = self.options.engine == "local"
-        workers = min(self.devices.workers or len(self.devices.gpus) or len(parts), max(1, len(parts)))
         common = {
             "settings": everywhere(self.recipe),
             "out": absolute(self.store.root),
             "device": self.devices.torch,
-            # One process takes what torch takes by itself. On another machine it has the one core that it asks for.
-            "threads": 1
-            if not here
-            else torch.get_num_threads()
-            if workers == 1
-            else max(1, usable_cores() // workers),
+            "threads": threads,
             "folder": folder if here else None,
         }
         needs = Resources(gpus=int(self.devices.kind == "cuda"), memory=TORCH + self.bytes)
