@@ -44,7 +44,7 @@ from javisc.trainer.use.encode_part import Part, RecipeClips, everywhere, make, 
 #: What was asked for, in the dataset's working folder: a resumed run must ask for the same.
 PLAN = "encode.json"
 #: And beside it, of the first run: threads of a process.
-THREADS = "threads"
+THREADS, MOST_THREADS = "threads", 4096
 #: Settings that change what is stored.
 _SHAPING = ("task", "seed", "data", "encoders", "negatives", "pools")
 _NOT_SHAPING = ("threads", "ahead", "decoder", "shards_together")
@@ -89,7 +89,7 @@ def encode(
             done = intact(store)
             left = [part for part in parts if part.number not in done]
             workers = work.workers(len(left))
-            threads = threads or work.threads(workers)
+            threads = threads if threads in range(1, MOST_THREADS) else work.threads(workers)
             store.write(json.dumps({**plan, THREADS: threads}, indent=1, sort_keys=True).encode(), BUILD, PLAN)
             say(f"{len(parts)} shards, {len(left)} to make")
             for number in work.made(left, folder, workers, threads):
@@ -172,8 +172,8 @@ class _Work(RecipeClips):
         return max(1, min(self.devices.workers or len(self.devices.gpus) or parts, parts))
 
     def threads(self, workers: int) -> int:
-        """Threads of a process. Sums of more of them differ in their last bits, so a run that goes on takes the number it was begun
-        with, however many processes it has then."""
+        """Threads of a process. They have a say in the last bits of sums, so a run that goes on takes what it was begun with,
+        however many processes it has then."""
         if self.options.engine != "local":
             return 1
         return torch.get_num_threads() if workers == 1 else max(1, usable_cores() // workers)
