@@ -45,11 +45,12 @@ class _Open:
 class LocalEngine:
     """Runs units on this machine with `options.workers` processes (default: one per usable core).
 
-    copies: a folder for copies of remote sources that other engines may share; None: one of its own.
+    copies: a folder for copies of remote sources that other engines may share; None: one of its own. bound: bytes that a file
+    may take; one that needs more is refused as one that crashes. None: what the machine has.
     """
 
-    def __init__(self, job: Job, options: EngineOptions, copies: Path | None = None) -> None:
-        self.job = job
+    def __init__(self, job: Job, options: EngineOptions, copies: Path | None = None, bound: int | None = None) -> None:
+        self.job, self.bound = job, bound
         self.workers = options.workers or usable_cores()
         self.scratch = Path(job.scratch)
         self.store = Store(job.out, self.scratch / "uploads")
@@ -63,7 +64,8 @@ class LocalEngine:
         open_shards: dict[int, _Open] = {}
         exhausted = False
         preload = ("javisc.compiler.run.unit", self.job.compiler.partition(":")[0])
-        with Pool(self.workers, self.scratch / "logs", preload) as pool, self.ahead as ahead:
+        logs = self.scratch / "logs"
+        with Pool(self.workers, logs, preload, bound=self.bound) as pool, self.ahead as ahead:
             while True:
                 room = self.staged < MAX_STAGED and not ahead.full
                 while not exhausted and pool.hungry and (room or not open_shards):

@@ -19,13 +19,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from javisc.compiler.run.effort import MAX_SECONDS, Meter
+from javisc.compiler.run.effort import MAX_SECONDS, Meter, resident
 from javisc.manifests.environment import Unavailable, patience, pause
 from javisc.manifests.errors import UserError
 
 #: A worker that cannot even start so many times in a row says that the installation is at fault, not a file.
 _MAX_FALSE_STARTS = 5
 _START_LIMIT = 120.0
+#: Seconds between looks at the memory of workers that have a bound.
+_LOOK = 0.05
 #: Short calls that a worker is told of ahead.
 _AHEAD = 4
 #: glibc keeps freed memory rather than giving it back to the system after every clip, whose pages cost more than short sounds do.
@@ -193,13 +195,20 @@ class Pool:
     A call whose worker dies or exceeds its limit is tried again in a fresh worker that does nothing else; the last (second)
     time it ends as "crashed" or "timeout". One that meets storage which does not answer is tried again later, for `patience()`
     seconds from the first time. preload: modules that workers import before they take calls. slots: environment variables of
-    each of the workers, as the GPU that it alone has; one that replaces another takes its slot.
+    each of the workers, as the GPU that it alone has; one that replaces another takes its slot. bound: bytes of memory that a
+    worker may take; a call that needs more is as good as crashed.
     """
 
     def __init__(
-        self, workers: int, logs: Path, preload: Sequence[str] = (), slots: Sequence[Mapping[str, str]] = ()
+        self,
+        workers: int,
+        logs: Path,
+        preload: Sequence[str] = (),
+        slots: Sequence[Mapping[str, str]] = (),
+        *,
+        bound: int | None = None,
     ) -> None:
-        self.size = workers
+        self.size, self.bound = workers, bound
         self.slots = list(slots or [{}] * workers)
         self.preload = preload
         self.logs = logs
@@ -247,7 +256,9 @@ class Pool:
         """
         self._dispatch()
         now = time.monotonic()
-        until = min([timeout, *(max(0.0, when - now) for when, _, _ in self.later[:1])])
+        until = min(
+            [timeout if self.bound is None else _LOOK, *(max(0.0, when - now) for when, _, _ in self.later[:1])]
+        )
         if not self.workers and self.later:
             time.sleep(until)
         if self.workers:
@@ -257,6 +268,9 @@ class Pool:
                     self._read(worker)
                 elif words := worker.overdue:
                     self._fail(worker, "timeout", words)
+                elif self.bound is not None and (held := resident(worker.process.pid)) > self.bound:
+                    said = f"took {held / 1e9:.2g} GB of memory where its shard asks a node for {self.bound / 1e9:.2g}"
+                    self._fail(worker, "crashed", said)
         self._dispatch()
         finished, self.finished = self.finished, []
         return finished

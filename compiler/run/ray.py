@@ -30,8 +30,10 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.extras import missing, need
 from javisc.manifests.urls import is_url
 
-#: How often Ray may run a unit again whose node or process was lost, and whose process ran out of memory.
+#: How often Ray may run a unit again whose node or process was lost.
 MAX_RETRIES = 5
+#: How often Ray may run a unit again that it ended because its node ran out of memory, before it is run file by file.
+OOM_RETRIES = 2
 #: A Ray worker process is replaced after this many units: what a library leaks ends with it.
 MAX_CALLS = 64
 #: Worker processes of one unit where the user does not say; larger units leave cores idle at their ends.
@@ -75,11 +77,18 @@ class Meter:
 
 
 def run_unit(
-    job: Job, unit: Unit, workers: int, scratch: str | None, made_by: dict[str, str], meter: Any, run: str
+    job: Job,
+    unit: Unit,
+    workers: int,
+    scratch: str | None,
+    made_by: dict[str, str],
+    meter: Any,
+    run: str,
+    bound: int | None = None,
 ) -> Any:
     """In a Ray worker: run one unit with the local engine. Returns its UnitResult, or (message, exit code) of a UserError.
 
-    run: names the build that its units on a node share their copies of remote sources in.
+    run: names the build that its units on a node share their copies of remote sources in. bound: see LocalEngine.
     """
     if (other := stranger(made_by)) is not None:
         return other, 1
@@ -90,7 +99,7 @@ def run_unit(
         remove_when_gone(folder)
         remote = any(is_url(row[name] or "") for row in unit.inputs for name in ("path", "audio_path"))
         copies = shared_folder(scratch, run) / "sources" if remote else None
-        engine = LocalEngine(replace(job, scratch=str(folder)), EngineOptions(workers=workers), copies)
+        engine = LocalEngine(replace(job, scratch=str(folder)), EngineOptions(workers=workers), copies, bound)
         with contextlib.closing(engine.run([unit], events.add)) as results:  # type: ignore[type-var]
             (result,) = results
         events.flush()
@@ -101,7 +110,7 @@ def run_unit(
             1,
         )
     except UserError as error:
-        return str(error), error.exit_code
+        return f"on {socket.gethostname()}: {error}", error.exit_code
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -181,6 +190,15 @@ class _Run:
             Meter
         ).remote()
         self.running: dict[Any, Unit] = {}
+        #: Shards that a node had too little memory for: their files are made one by one, within what the shard asks for.
+        self.alone: set[int] = set()
+
+    def _submit(self, unit: Unit) -> None:
+        workers, bound = self.workers, None
+        if unit.shard in self.alone:
+            workers, bound = 1, memory_of(self.job.recipe, self.workers)
+        told = (self.job, unit, workers, self.options.scratch, self.made_by, self.meter, self.name, bound)
+        self.running[self.task.remote(*told)] = unit
 
     def run(self, units: Iterator[Unit], report: Callable[[Event], None]) -> Iterator[UnitResult]:
         ended = False
@@ -190,35 +208,41 @@ class _Run:
                 unit = next(units, None)
                 ended = unit is None
                 if unit is not None:
-                    reference = self.task.remote(
-                        self.job, unit, self.workers, self.options.scratch, self.made_by, self.meter, self.name
-                    )
-                    self.running[reference] = unit
+                    self._submit(unit)
             if not self.running:
                 self._tell(report, done)
                 return
             ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=0.5)
             for reference in ready:
                 unit = self.running.pop(reference)
-                result = self._result(reference, unit)
+                if (result := self._result(reference, unit)) is None:
+                    self._submit(unit)
+                    continue
                 done.append(unit.shard)
                 yield result
             self._tell(report, done)
             done = []
 
-    def _result(self, reference: Any, unit: Unit) -> UnitResult:
+    def _result(self, reference: Any, unit: Unit) -> UnitResult | None:
+        """What became of a unit; None where it is to be run again, alone."""
         errors = self.ray.exceptions
         try:
             result = self.ray.get(reference)
-        except (
-            errors.OutOfMemoryError,
-            errors.WorkerCrashedError,
-            errors.NodeDiedError,
-            errors.ObjectLostError,
-        ) as error:
+        except errors.OutOfMemoryError as error:
+            if unit.shard not in self.alone:
+                self.alone.add(unit.shard)
+                return None
+            each = memory_of(self.job.recipe, 1) / 1e9
+            raise UserError(
+                f"shard {unit.shard:06d} was ended again and again because its node ran out of memory: nodes need {each:.2g} GB "
+                "for each CPU beside what else runs there; take others, or start them with fewer CPUs (`ray start --num-cpus`), "
+                "and run the same command again, it resumes",
+                exit_code=1,
+            ) from error
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
             raise UserError(
                 f"shard {unit.shard:06d} was lost {MAX_RETRIES + 1} times with its node or process ({type(error).__name__}): "
-                "give fewer --workers or nodes with more memory, and run the same command again, it resumes",
+                "see whether the nodes stay up and have memory enough, and run the same command again, it resumes",
                 exit_code=1,
             ) from error
         if isinstance(result, UnitResult):
@@ -288,7 +312,7 @@ def _our_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster for as long as this lasts. Its chatter and its statistics stay at home."""
-    os.environ.setdefault("RAY_task_oom_retries", str(MAX_RETRIES))
+    os.environ.setdefault("RAY_task_oom_retries", str(OOM_RETRIES))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _answers(address)
     try:
@@ -297,6 +321,8 @@ def connected(address: str) -> Iterator[Any]:
     except ImportError:
         raise missing("--engine ray", "ray") from None
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Of each process that Ray ends for want of memory it prints fifty lines on standard output, log_to_driver or not.
+    ray._private.worker._worker_logs_enabled = False
     # Ray puts the working folder before all others on the workers' path, where a checkout or any file of its would be
     # imported in place of what is installed: it is told of an empty folder instead.
     empty = tempfile.mkdtemp(prefix="javisc-ray-")

@@ -49,6 +49,13 @@ def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, 
         os.kill(os.getppid(), signal.SIGKILL)
     if order == "memory":
         raise MemoryError("as if")
+    if order == "eats":  # more memory than there is, at a pace that can be watched; it notes where that it begins
+        with Path(argument.strip()).open("a") as notes:
+            notes.write("begun\n")
+        held = []
+        while len(held) < 1000:
+            held.append(b"x" * 20_000_000)
+            time.sleep(0.03)
     if order == "until" and not Path(argument.strip()).exists():
         raise ZeroDivisionError("a bug of ours, until it is mended")
     if order == "bug":
@@ -78,6 +85,11 @@ def burn(seconds: float, asks: float | None) -> str:
     while time.process_time() < until:
         pass
     return "done"
+
+
+def held(megabytes: int) -> int:
+    """Take memory step by step, slowly enough to be seen with it."""
+    return len([b"x" * 1_000_000 for _ in range(megabytes) if time.sleep(0.002) is None])
 
 
 def deadly_three(number: int) -> int:

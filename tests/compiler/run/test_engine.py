@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from javisc.compiler.run.pool import Call, Pool
 from javisc.manifests.errors import UserError
 from support.engines import rejects, run, sources
 from support.processes import alive, workers_of
@@ -36,6 +37,18 @@ def test_every_fault_costs_its_own_file_only(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in found["bug.mp4"][1]
     assert "code 7" in found["exit.mp4"][1]
     assert not (out / ".work").exists()
+
+
+def test_a_call_that_takes_more_memory_than_its_bound_is_as_good_as_crashed(tmp_path: Path) -> None:
+    """What a shard is made with, file by file, for which a node's memory did not suffice."""
+    with Pool(1, tmp_path / "logs", ("support.faults",), bound=200_000_000) as pool:
+        for size in (1, 600, 2):
+            pool.submit(Call(size, "support.faults:held", {"megabytes": size}, 60.0))
+        found: dict[int, tuple[str | None, str]] = {}
+        while pool.busy or len(found) < 3:
+            found |= {outcome.call.tag: (outcome.error, outcome.message) for outcome in pool.wait()}
+    assert found[1] == found[2] == (None, "")
+    assert found[600][0] == "crashed" and "where its shard asks a node for 0.2, twice" in found[600][1]
 
 
 def test_a_killed_worker_costs_one_retry_and_no_bytes(tmp_path: Path) -> None:
@@ -112,8 +125,6 @@ def test_worker_threads_and_start_method(tmp_path: Path, monkeypatch: pytest.Mon
 
     Where nobody sets OMP_NUM_THREADS, as a user does not, a worker for every core had as many threads each for its products.
     """
-    from javisc.compiler.run.pool import Call, Pool
-
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     with Pool(1, tmp_path / "logs") as pool:
