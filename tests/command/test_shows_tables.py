@@ -234,6 +234,21 @@ def test_export_writes_the_table_and_the_media_that_are_asked_for(films: Films, 
             assert row["audio_path"].endswith(end) and soundfile.info(row["audio_path"]).format == end.upper()
 
 
+def test_export_says_what_it_left_out_and_why(tmp_path: Path) -> None:
+    table = rows(6).with_columns(
+        text=pl.Series([None, None, "c", "d", "e", "f"]), num_frames=pl.Series([9, 9, 9, 0, 9, 9], dtype=pl.Int32)
+    )
+    table.write_parquet(tmp_path / "t.parquet")
+
+    def lines(*words: object) -> list[str]:
+        said = run("export", tmp_path / "t.parquet", "--csv", tmp_path / "t.csv", *words)
+        return [line.split(" (")[0] for line in said.splitlines() if "rows" in line]
+
+    none, few = "1 rows left out: without sound or picture", "2 rows left out: without a caption"
+    assert lines() == [f"3 rows → {tmp_path / 't.csv'}", none, few]
+    assert lines("--allow-no-caption") == [f"5 rows → {tmp_path / 't.csv'}", none]
+
+
 @pytest.mark.shows("import", "--csv", "--out", "--root")
 def test_import_gathers_tables_below_a_root(films: Films, tmp_path: Path) -> None:
     for name, path in (("a", "a dog.mp4"), ("b", "rain.mov")):

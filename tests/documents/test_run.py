@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reader's folder: RAW, captions.csv, a second small dataset, and a trained selector where the documents have one."""
     root = tmp_path_factory.mktemp("reader")
     films.write(root)
-    (root / "newer.csv").write_text("id,caption,mood\nsea,the sea roars,0.5\nrain,it pours,\n")
+    (root / "newer.csv").write_text("id,caption,mood\nsea,the sea roars,0.5\nrain,it pours,\nnobody,nothing,\n")
     write_clip(root / "more/bell.mp4", seconds=2.3, size=(96, 64), seed=50)
     write_clip(root / "more/bark.mp4", seconds=2.3, size=(96, 64), seed=51)
     (root / "more/bark.txt").write_text("a Dog barks twice")

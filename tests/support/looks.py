@@ -17,6 +17,7 @@ import av
 import polars as pl
 import pytest
 
+from javisc.compiler.run.progress import size
 from support import films
 from support.films import CAPTIONS
 from support.sane import sane, split_by_hash
@@ -55,7 +56,8 @@ def look_build(place: Path, said: str) -> None:
         assert manifest[column].null_count() == 6, column
     rejected = pl.read_parquet(place / "DS/rejected.parquet")
     assert rejected.select("relpath", "reason").rows() == [("broken.mp4", "not_media")]
-    assert "/DS: 6 samples in 1 shards" in said and re.search(
+    tar = (place / "DS/shards/000000.tar").stat().st_size
+    assert f"/DS: 6 samples in 1 shards, {size(tar)}, " in said and re.search(
         r"1 inputs were rejected \(1 not_media\): see \S*DS/rejected.parquet", said
     )
 
@@ -167,6 +169,7 @@ def look_energon(place: Path, said: str) -> None:
 
 def look_annotated(place: Path, said: str) -> None:
     assert "DS: field newer: 2 of 6 samples, joined by id: mood, texts, text" in said
+    assert "1 rows of newer.csv belong to no sample" in said
     rows = {row["id"]: row for row in sane(place / "DS", media=0).iter_rows(named=True)}
     assert (rows["sea"]["text"], rows["sea"]["mood"], rows["rain"]["mood"]) == ("the sea roars", 0.5, None)
     assert rows["sea"]["texts"] == ["the sea roars", "waves at the sea"]

@@ -59,11 +59,15 @@ def test_a_list_of_many_objects_is_asked_for_by_the_thousand(store: SlowStore, t
     below = pl.concat(scan(["s3://b/raw"]))
     assert (store.counts() - before).total() <= COUNT // 1000 + 2
     assert sorted(below["path"]) == sorted(found["path"]) and below["mtime_ns"].unique().to_list() == [when]
+    before = store.counts()
+    some = pl.concat(scan(["s3://b/raw/0002"]))
+    assert sorted(some["path"]) == [url(number) for number in range(2000, 3000)]
+    assert (store.counts() - before).total() <= 3, "nothing beside the prefix is listed"
 
 
-@pytest.mark.parametrize("step", [3, 90, 700])
-def test_lists_with_gaps_and_with_what_is_not_there(store: SlowStore, tmp_path: Path, step: int) -> None:
-    there = list(range(0, COUNT, step))
+@pytest.mark.parametrize(("first", "step"), [(0, 3), (0, 90), (0, 700), (COUNT // 2, 1)])
+def test_lists_with_gaps_and_with_what_is_not_there(store: SlowStore, tmp_path: Path, first: int, step: int) -> None:
+    there = list(range(first, COUNT, step))
     urls = [url(number) for number in there] + [f"s3://b/raw/0002/{number:08d}.mov" for number in range(4)]
     before = store.counts()
     found = scanned(tmp_path, urls + urls[:2])
@@ -194,3 +198,12 @@ def test_a_list_that_breaks_off_counts_once(tmp_path: Path) -> None:
         assert found.height == found["path"].n_unique() == 1501
         odd = found.filter(pl.col("sidecar").is_not_null()).row(0, named=True)
         assert (odd["path"], odd["sidecar"]) == ("s3://b/raw/0009//odd.mp4", b"s3://b/raw/0009//odd.txt")
+
+
+def test_many_small_objects_are_read_by_one_request_each_and_odd_names_are_left_to_others(store: SlowStore) -> None:
+    odd = ["s3://b/raw//0000/00000003.mp4", "s3://b/raw/0000/\u00fc.mp4", "https://b/raw/0000/00000004.mp4"]
+    before = store.counts()
+    found = objects.contents([url(1), *odd, url(2), "s3://b/raw/0000/gone.mp4"], 1000)
+    assert set(found) == {url(1), url(2)} and {len(content) for content in found.values()} == {1000}
+    assert (store.counts() - before).total() == 3, "an odd name may mean another object to another client"
+    assert objects.contents([url(1)], 999) == {}

@@ -88,6 +88,24 @@ def test_a_clip_is_mirrored_when_and_only_when_it_says_so(dataset: Path, share: 
     assert set(said) == {None: {False}, 0.0: {False}, 0.5: {False, True}, 1.0: {True}}[share]
 
 
+def test_bytes_frames_first_and_other_scales_are_the_same_pictures(dataset: Path) -> None:
+    def pictures(**options: object) -> torch.Tensor:
+        """Of the first batch, in 0..255, (B, F, 3, H, W)."""
+        graph = GraphOptions(with_audio=False, **options)  # type: ignore[arg-type]
+        with Loader(Sampler(Catalog.open([dataset]), TABLE), LoaderOptions(graph=graph)) as loader:
+            video = next(iter(loader)).video
+        assert video.dtype == getattr(torch, graph.dtype)
+        video = video.float() if graph.layout == "FCHW" else video.float().transpose(1, 2)
+        if graph.dtype == "uint8":
+            return video
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (graph.mean, graph.std))
+        return video * std + mean
+
+    plain = pictures()
+    assert plain.std() > 10 and (pictures(mean=(9.0, 99.0, 199.0), std=(50.0, 60.0, 70.0)) - plain).abs().max() < 0.01
+    assert (pictures(dtype="uint8", layout="FCHW") - plain).abs().max() < 0.51
+
+
 def test_the_whole_sound_comes_beside_its_window(dataset: Path) -> None:
     sampler = Sampler(Catalog.open([dataset]), TABLE)
     with Loader(sampler, LoaderOptions(whole_sound=True)) as loader:
