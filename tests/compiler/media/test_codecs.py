@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
 
 from javisc.cli import cli
 from javisc.compiler.check.dataset import verify
@@ -24,22 +25,31 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("codecs") / "RAW/a.mp4", seconds=2, size=(160, 96)).parent
 
 
+def built(raw: Path, out: Path, *more: str) -> tuple[str, NDArray[np.uint8]]:
+    """Build the film; its key, and twenty of its pictures from within a group on."""
+    told = ["build", "jav", str(raw), "--out", str(out), "--crf", "12", "--workers", "1", *more]
+    done = CliRunner().invoke(cli, told)
+    assert done.exit_code == 0, done.output
+    (row,) = sane(out).iter_rows(named=True)
+    return row["key"], frames(Dataset.open(out).read(row["key"])["mp4"], 17, 20)
+
+
+@pytest.fixture(scope="module")
+def plain(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.uint8]:
+    return built(raw, tmp_path_factory.mktemp("plain") / "jav")[1]
+
+
 @pytest.mark.parametrize("name", ["hevc", "av1"])
-def test_a_dataset_of_another_codec_is_built_verified_and_read(raw: Path, tmp_path: Path, name: str) -> None:
+def test_a_dataset_of_another_codec_is_built_verified_and_read(
+    raw: Path, plain: NDArray[np.uint8], tmp_path: Path, name: str
+) -> None:
     if encoders.ENCODERS[name] not in av.codecs_available:
         pytest.skip(f"this PyAV has no {encoders.ENCODERS[name]}")
-    read = {}
-    for recipe in ("jav", name):
-        out = tmp_path / recipe
-        told = ["build", "jav", str(raw), "--out", str(out), "--recipe", recipe, "--crf", "12", "--workers", "1"]
-        done = CliRunner().invoke(cli, [*told, *(["--renditions", "48"] * (recipe == name))])
-        assert done.exit_code == 0, done.output
-        (row,) = sane(out).iter_rows(named=True)
-        read[recipe] = frames(Dataset.open(out).read(row["key"])["mp4"], 17, 20)  # from within a group on
+    key, pictures = built(raw, tmp_path / name, "--recipe", name, "--renditions", "48")
     assert verify(tmp_path / name, workers=1).defects == []
-    with av.open(io.BytesIO(Dataset.open(tmp_path / name).field("r48").read(row["key"]))) as file:
+    with av.open(io.BytesIO(Dataset.open(tmp_path / name).field("r48").read(key))) as file:
         assert file.streams.video[0].codec_context.name == "h264", "renditions are for reading"
-    apart = np.abs(read[name][:, None].astype(float) - read["jav"][None]).mean(axis=(2, 3, 4))
+    apart = np.abs(pictures[:, None].astype(float) - plain[None]).mean(axis=(2, 3, 4))
     assert apart.argmin(axis=1).tolist() == list(range(20))
 
 

@@ -17,7 +17,8 @@ import pytest
 from javisc.compiler.dedupe.near import near_pairs
 from javisc.compiler.demo.sync import make_datasets
 from javisc.compiler.run import cores
-from javisc.compiler.run.spread import Job, Resources, spread
+from javisc.compiler.run.pool import Call, Outcome
+from javisc.compiler.run.spread import Job, Resources, _halves, spread, visible_gpus
 from javisc.compiler.sparsesync.files import write_files
 from javisc.compiler.sparsesync.offsets import clip_namer
 from javisc.manifests.errors import UserError
@@ -146,6 +147,30 @@ def test_the_affinity_counts() -> None:
         assert cores.usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_the_gpus_are_those_that_the_user_or_the_driver_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\n[ \"$1 $2\" = '--query-gpu=index --format=csv,noheader' ] && printf '0\\n1\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert visible_gpus() == ["0", "1"]
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert visible_gpus() == [], "the driver does not answer"
+    for said, names in {"3,GPU-a": ["3", "GPU-a"], "": [], "-1": []}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+        assert visible_gpus() == names
+
+
+@pytest.mark.parametrize(("error", "halved"), [("crashed", True), ("timeout", True), ("raised", False), (None, False)])
+def test_a_half_is_a_call_of_its_own_with_all_its_tries(error: str | None, halved: bool) -> None:
+    job, first = Job("support.faults:squares", items="numbers"), Call("first", "module:load", {}, 5.0)
+    made = {"before": first, "tries": 3, "attempts": 3, "prepared": True}
+    call = Call(7, "support.faults:squares", {"numbers": [1, 2, 3], "load": "x"}, 9.0, **made)
+    parts = [Call(7, call.function, {"numbers": part, "load": "x"}, 9.0, first, tries=3) for part in ([1], [2, 3])]
+    assert _halves(job, Outcome(call, error=error)) == (parts if halved else [])
+    assert _halves(job, Outcome(parts[0], error=error)) == [], "one item is the culprit itself"
 
 
 def test_one_process_for_each_gpu_and_what_kills_it_is_halved_down_to_one_item(monkeypatch: pytest.MonkeyPatch) -> None:
