@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -135,6 +137,22 @@ def test_other_crops_reach_the_end_of_the_file_only_when_corrected() -> None:
         assert {int(crop[0]) for crop in crops if crop is not None} == expected
     assert audio.other_crop(whole, 0, 10, SeededDraws(1)) is None
     assert audio.other_crop(whole, 6, 4, SeededDraws(1), rule="reference") is None
+
+
+def test_a_volume_is_scaled_in_its_window_alone_when_corrected() -> None:
+    """The reference multiplies seconds by the crop's length: of two seconds, twice as much as was drawn."""
+    clip = source()
+    clip = dataclasses.replace(clip, wave=clip.whole[1000 : 1000 + 2 * RATE])
+    spans: dict[str, list[tuple[int, int]]] = {"corrected": [], "reference": []}
+    for rule, found in spans.items():
+        config = negatives.NegativesConfig(audio_spatial=("scale_volume",), rule=rule)
+        for seed in range(20):
+            made = negatives.make_negatives(clip, seed, config).audio["spatial"][0]
+            changed = (made != clip.wave).nonzero().ravel()
+            found.append((int(changed[0]), int(changed[-1]) + 1))
+    for (first, last), (same, later) in zip(*spans.values(), strict=True):
+        assert abs(first - same) < 3 and abs(later - min(2 * RATE, first + 2 * (last - first))) < 6
+    assert sum(last < 2 * RATE - 100 for _, last in spans["corrected"]) > 10
 
 
 def test_windows_prefer_loud_places() -> None:

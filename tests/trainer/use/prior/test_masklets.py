@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -239,6 +240,9 @@ def test_masks_survive_their_film() -> None:
     masks = np.random.default_rng(0).random((7, 30, 46)) < 0.5
     film = crops.lossless(masks, Fraction(24))
     assert film == crops.lossless(masks, Fraction(24))
+    with av.open(io.BytesIO(film)) as read:  # to the last level, not only on either side of the middle
+        levels = [frame.to_ndarray(format="gray") for frame in read.decode(video=0)]
+    assert np.array_equal(np.stack(levels), masks * np.uint8(255))
     assert np.array_equal(decode.masks(film, 0, 7), masks) and np.array_equal(decode.masks(film, 3, 2), masks[3:5])
     with pytest.raises(decode.DecodeError, match="ends before frame 8"):
         decode.masks(film, 0, 8)
