@@ -18,6 +18,8 @@ import av
 import numpy as np
 import soundfile
 
+from javisc.compiler.media.scaling import Scaler
+
 #: Frames are hashed at these distances, seconds, and so many of them at most.
 FRAME_STEP = 1.0
 MAX_FRAMES = 16
@@ -60,12 +62,16 @@ def picture_prints(mp4: bytes) -> np.ndarray:
     Raises av.FFmpegError if nothing decodes.
     """
     prints: list[int] = []
+    scale = Scaler()
     with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+        container.streams.video[0].codec_context.thread_count = 1
         wanted = FRAME_STEP / 2
         for frame in container.decode(video=0):
             if frame.time is None or frame.time < wanted:
                 continue
-            prints.append(picture_hash(frame.reformat(128, 128, "gray", interpolation="AREA").to_ndarray()))
+            prints.append(
+                picture_hash(scale(frame, width=128, height=128, format="gray", interpolation="AREA").to_ndarray())
+            )
             wanted += FRAME_STEP
             if len(prints) == MAX_FRAMES:
                 break

@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from javisc.compiler.media.encoders import encoder_of
 from javisc.compiler.media.orientation import Orientation
 from javisc.compiler.media.quality import Luma, sample_points
+from javisc.compiler.media.scaling import Scaler
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
@@ -80,7 +81,7 @@ def small_luma(frame: VideoFrame) -> Luma:
     """A sample of the luma of any frame, 0 black and 1 white."""
     component = frame.format.components[0] if frame.format.name.startswith(_LUMA_FIRST) else None
     if component is None or frame.format.is_big_endian:
-        frame = frame.reformat(width=min(frame.width, 128), height=min(frame.height, 128), format="gray")
+        frame = Scaler()(frame, width=min(frame.width, 128), height=min(frame.height, 128), format="gray")
         component = frame.format.components[0]
     plane, depth = frame.planes[0], component.bits
     shift = 16 - depth if frame.format.name.startswith("p0") else 0

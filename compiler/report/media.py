@@ -12,6 +12,7 @@ import av
 import numpy as np
 import soundfile
 
+from javisc.compiler.media.scaling import Scaler
 from javisc.manifests.files import published
 
 STRIP_FRAMES = 8
@@ -113,7 +114,7 @@ def _mux(mp4: bytes, sound: tuple[np.ndarray, int] | None, path: Path) -> None:
 
 def _pictures(mp4: bytes) -> tuple[bytes, bytes]:
     """Two JPEGs: one frame to show before the clip plays, and STRIP_FRAMES frames side by side, evenly spread over the clip."""
-    poster = b""
+    poster, scale = b"", Scaler()
     with _open_video(mp4) as container:
         stream = container.streams.video[0]
         tick = float(stream.time_base or 1)
@@ -135,11 +136,9 @@ def _pictures(mp4: bytes) -> tuple[bytes, bytes]:
                     scale = min(1.0, POSTER_SIDE / max(found.width, found.height))
                     size = {"width": max(2, round(found.width * scale)), "height": max(2, round(found.height * scale))}
                     poster = _encode(
-                        found.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p"
+                        scale(found, **size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p"
                     )
-                tile = found.reformat(
-                    width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA"
-                ).to_ndarray()
+                tile = scale(found, width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA").to_ndarray()
                 tiles += [tile, np.full((STRIP_HEIGHT, 4, 3), 128, np.uint8)]
     if not tiles:
         raise ValueError("no frame of the mp4 decodes")
@@ -158,7 +157,7 @@ def _encode(image: np.ndarray, codec: str, pixel_format: str) -> bytes:
     )
     if codec == "mjpeg":
         encoder.options = {"q": "4"}
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(format=pixel_format)
+    frame = Scaler()(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24"), format=pixel_format)
     return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -19,6 +23,7 @@ from javisc.trainer.data.bytes.framing import cover, framing
 from javisc.trainer.data.bytes.graph import ClipInput, Graph, GraphOptions
 from javisc.trainer.data.bytes.loaded import Loaded
 from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
+from javisc.trainer.data.bytes.reader import Reader, ReaderOptions
 from javisc.trainer.data.index.assign import BucketTable, Length, Resolution, single_bucket
 from javisc.trainer.data.index.catalog import Catalog
 from javisc.trainer.data.index.sampler import Sampler, SamplerOptions
@@ -202,6 +207,27 @@ def test_a_dataset_that_is_broken_throughout_stops(tmp_path: Path) -> None:
         list(loader)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bytes_are_read_ahead_so_many_at_a_time(dataset: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Reads had waited for a thread to decode, however many `data.reader.threads` there were."""
+    now: list[int] = []
+    most: list[int] = []
+    real = Reader.read
+
+    def slowly(reader: Reader, *arguments: Any) -> dict[str, bytes]:
+        now.append(0)
+        most.append(len(now))
+        time.sleep(0.05)
+        now.pop()
+        return real(reader, *arguments)
+
+    monkeypatch.setattr(Reader, "read", slowly)
+    sampler = Sampler(Catalog.open([dataset]), TABLE, SamplerOptions())
+    with Loader(sampler, LoaderOptions(threads=1, ahead=2, reader=ReaderOptions(threads=threads))) as loader:
+        list(loader)
+    assert max(most) == threads
+
+
 def test_a_consumer_that_stops_early_leaves_no_thread(dataset: Path) -> None:
     import threading
 
@@ -229,6 +255,21 @@ def test_sound_starts_at_any_sample() -> None:
     for first, count in [(0, 5), (1, 1), (9000, 4000), (len(wave) - 3, 3), (len(wave) - 3, 9), (len(wave) + 4, 2)]:
         wanted = np.pad(wave[first : first + count], (0, count - len(wave[first : first + count])))
         assert np.array_equal(samples(flac.getvalue(), first, count)[:, 0], wanted), (first, count)
+
+
+def test_pictures_are_converted_on_the_thread_that_decodes_them() -> None:
+    """swscale started a thread for every core, for every frame: whoever waits for one gives up the processor."""
+    mp4 = compiled.video(1, 48, 48, 64, 24)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    made = frames(mp4, 0, 48, short_side=32)
+    waited = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+    size = {"width": 42, "height": 32, "interpolation": "BICUBIC"}
+    with av.open(io.BytesIO(mp4)) as container:
+        assert all(
+            np.array_equal(one, frame.to_ndarray(format="rgb24", **size))
+            for one, frame in zip(made, container.decode(video=0), strict=True)
+        )
+    assert waited < 48, "twice a frame with two cores"
 
 
 def test_resizing_is_bilinear_without_antialias(dataset: Path) -> None:

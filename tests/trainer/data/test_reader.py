@@ -112,8 +112,8 @@ def test_many_threads_with_few_open_files(tmp_path: Path) -> None:
     reader = Reader(ReaderOptions(open_files=3, threads=8))
     before = len(os.listdir("/proc/self/fd"))
     futures = [
-        (n % 20, 7 * n % 4000, reader.prefetch(str(tmp_path / f"{n % 20}.tar"), [Member("mp4", 7 * n % 4000, 900)]))
-        for n in range(400)
+        (n % 20, at, reader.pool.submit(reader.read, str(tmp_path / f"{n % 20}.tar"), [Member("mp4", at, 900)]))
+        for n, at in ((n, 7 * n % 4000) for n in range(400))
     ]
     for number, offset, future in futures:
         assert future.result()["mp4"] == contents[number][offset : offset + 900]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from javisc.compiler.media.encode import target_size
 from javisc.compiler.media.orientation import Orientation
+from javisc.compiler.media.scaling import Scaler
 
 #: A window larger than this is a mistake or an attack: 8 GiB of pixels.
 MAX_WINDOW_BYTES = 8 << 30
@@ -104,7 +105,7 @@ def frames_of(mp4: bytes, row: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 def masks(mkv: bytes, start: int, count: int) -> NDArray[np.bool_]:
     """Masks start … start + count - 1 of a film of masks, (count, H, W): exactly what was stored. Raises DecodeError."""
-    found = []
+    found, scale = [], Scaler()
     try:
         with av.open(io.BytesIO(mkv), "r", format="matroska") as container:
             stream = container.streams.video[0]
@@ -115,9 +116,9 @@ def masks(mkv: bytes, start: int, count: int) -> NDArray[np.bool_]:
                 if number >= start + count:
                     break
                 if number >= start:  # every one stands alone
-                    found += [frame.to_ndarray(format="gray") > 127 for frame in packet.decode()]
+                    found += [scale(frame, format="gray").to_ndarray() > 127 for frame in packet.decode()]
             if len(found) < count:
-                found += [frame.to_ndarray(format="gray") > 127 for frame in stream.codec_context.decode(None)]
+                found += [scale(frame, format="gray").to_ndarray() > 127 for frame in stream.codec_context.decode(None)]
     except (av.FFmpegError, IndexError, EOFError) as error:
         raise DecodeError(f"the masks cannot be decoded: {error}") from error
     if len(found) < count:
@@ -154,8 +155,9 @@ def _decode(
     if (wide, high) == (codec.width, codec.height):
         scaled = {}
     out: NDArray[np.uint8] | None = None
+    scale = Scaler()
     for number, frame in enumerate(_window(container, start, count, fps, gop, stride)):
-        picture = frame.to_ndarray(format="rgb24", **scaled)[:height, :width]
+        picture = scale(frame, format="rgb24", **scaled).to_ndarray()[:height, :width]
         if out is None:
             out = np.empty((count, *picture.shape), dtype=np.uint8)
         out[number] = picture

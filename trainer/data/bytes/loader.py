@@ -32,6 +32,7 @@ from javisc.trainer.data.bytes.one_pass import OnePass
 from javisc.trainer.data.bytes.reader import CorruptSample, Reader, ReaderOptions
 from javisc.trainer.data.bytes.workers import Workers, decoded
 from javisc.trainer.data.index import draws
+from javisc.trainer.data.index.catalog import Rendition
 from javisc.trainer.data.index.sampler import Batch, Clip, Sampler
 
 _log = logging.getLogger(__name__)
@@ -199,13 +200,18 @@ class Loader:
 
     def _batches(self, batches: Iterable[Batch], stop: threading.Event) -> Iterator[Loaded]:
         waiting: deque[tuple[Batch, list[Future[Decoded]], Room | None]] = deque()
+        reads: list[Future[dict[str, bytes]]] = []
         try:
             for batch in batches:
                 if stop.is_set():
                     break
                 room = self._room(batch)
+                # Bytes are on their way before a thread is free to decode them; decoded clips that are kept need none.
+                read = [self.reader.pool.submit(self._bytes, batch, c) for c in batch.clips if self.cache is None]
+                reads = [*(one for one in reads if not one.done()), *read]
                 made = [
-                    self.pool.submit(self._decode_some, batch, clip, room, at) for at, clip in enumerate(batch.clips)
+                    self.pool.submit(self._decode_some, batch, clip, room, at, read[at] if read else None)
+                    for at, clip in enumerate(batch.clips)
                 ]
                 waiting.append((batch, made, room))
                 del room
@@ -214,6 +220,8 @@ class Loader:
             while waiting and not stop.is_set():
                 yield self._first(waiting)
         finally:
+            for one in reads:
+                one.cancel()
             # Clips under way are waited for: one that came to its worker later would start the processes anew.
             wait([future for _, futures, _ in waiting for future in futures if not future.cancel()])
 
@@ -253,12 +261,14 @@ class Loader:
             loaded = Loaded(batch, Tensors(torch.zeros(shape)), labels, replaced)
         return replace(loaded, made=self.finish(loaded)) if self.finish is not None and items else loaded
 
-    def _decode_some(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> Decoded:
-        """Decode a clip, or one that stands in for it, whose pictures are the batch's number `at`."""
+    def _decode_some(
+        self, batch: Batch, clip: Clip, room: Room | None, at: int, read: Future[dict[str, bytes]] | None
+    ) -> Decoded:
+        """Decode a clip, or one that stands in for it, whose pictures are the batch's number `at`; `read` are its bytes."""
         problems: list[tuple[int, str]] = []
         for attempt in range(SUBSTITUTES + 1):
             try:
-                made = self._made(batch, clip, room, at)
+                made = self._made(batch, clip, room, at, read)
                 return Decoded(clip, made, problems, self._whole_sound(clip, made))
             except (CorruptSample, DecodeError) as error:
                 problems.append((clip.row, str(error)))
@@ -268,7 +278,7 @@ class Loader:
                         f"sample {self.catalog.strings['key'][clip.row]} cannot be used and no other fits its bucket "
                         f"{batch.bucket.name}: {error}; drop it with `javisc filter` or build it again"
                     ) from error
-                clip = other
+                clip, read = other, None
         raise UserError(
             f"{len(problems)} samples in a row cannot be read, the last: {problems[-1][1]}; "
             "run `javisc verify` on the dataset and build it again"
@@ -286,21 +296,31 @@ class Loader:
             return None
         return self.sampler.batch(batch.epoch, batch.step, bucket, order[np.flatnonzero(fits)[:1]]).clips[0]
 
-    def _made(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> Any:
-        """The clip as the graph or the transform wants it, or already transformed."""
-        window = clip.window
-        if self.cache is not None and (kept := self.cache.window(clip.row, window)) is not None:
-            assert self.transform is not None
-            return self.transform(*kept, clip)
+    def _smaller(self, batch: Batch, clip: Clip) -> Rendition | None:
+        """The rendition that a clip's pictures are read from."""
+        return self.catalog.rendition(clip.row, batch.bucket.height, batch.bucket.width) if self.renditions else None
+
+    def _bytes(self, batch: Batch, clip: Clip) -> dict[str, bytes]:
+        """A clip's members, by extension. Raises CorruptSample."""
         with_audio = self.options.graph.with_audio or self.transform is not None
         exts = [*(["flac"] if with_audio else []), *(["mp4"] if self.options.with_video else [])]
-        smaller = self.catalog.rendition(clip.row, batch.bucket.height, batch.bucket.width) if self.renditions else None
+        smaller = self._smaller(batch, clip)
         url, members, digest = self.catalog.place(clip.row, [ext for ext in exts if smaller is None or ext != "mp4"])
         data = self.reader.read(url, members, digest)
         if smaller is not None:
             data |= self.reader.read(*self.catalog.beside(clip.row, smaller))
         if missing := [ext for ext in exts if ext not in data]:
             raise CorruptSample(f"{url}: the sample has no .{missing[0]}")
+        return data
+
+    def _made(self, batch: Batch, clip: Clip, room: Room | None, at: int, read: Future[dict[str, bytes]] | None) -> Any:
+        """The clip as the graph or the transform wants it, or already transformed."""
+        window = clip.window
+        if self.cache is not None and (kept := self.cache.window(clip.row, window)) is not None:
+            assert self.transform is not None
+            return self.transform(*kept, clip)
+        data = self._bytes(batch, clip) if read is None else read.result()
+        url, smaller = self.catalog.place(clip.row, ())[0], self._smaller(batch, clip)
         if self.transform is None and self.options.graph.device == "gpu":
             sizes = self.catalog.numbers if smaller is None else {"height": smaller.height, "width": smaller.width}
             height, width = (int(sizes[name][clip.row]) for name in ("height", "width"))

@@ -19,6 +19,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from javisc.compiler.media.scaling import Scaler
 from javisc.trainer.data.bytes.colour import Colour
 from javisc.trainer.data.bytes.framing import Framing
 
@@ -157,6 +158,7 @@ class OnePass:
         colour: Colour | None = None,
     ) -> None:
         self.size = (height, width)
+        self.scale = Scaler()
         (top, left), (rows, columns) = framing.corner, framing.crop
         down = taps(height, framing.resize[0], top, rows, antialias=antialias)
         along = taps(width, framing.resize[1], left, columns, antialias=antialias, mirror=framing.mirror)
@@ -177,7 +179,9 @@ class OnePass:
         """Write a frame into `out` (3, h, w), float or uint8, which is rounded to. ValueError if it has another size."""
         if (frame.height, frame.width) != self.size:
             raise ValueError(f"a frame of {frame.height}x{frame.width} in a clip of {self.size[0]}x{self.size[1]}")
-        planes: Sequence[Plane] = [resized(plane) for resized, plane in zip(self.planes, _planes(frame), strict=True)]
+        planes: Sequence[Plane] = [
+            resized(plane) for resized, plane in zip(self.planes, _planes(frame, self.scale), strict=True)
+        ]
         if self.first is not None:
             self.first(planes, self.rgb, self.work)
             planes = list(self.rgb)
@@ -216,8 +220,8 @@ class _Affine:
             np.clip(total, self.low[channel], self.high[channel], out=out[channel], casting="unsafe")
 
 
-def _planes(frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
+def _planes(frame: av.VideoFrame, scale: Scaler) -> list[NDArray[np.uint8]]:
     """Y (H, W), Cb and Cr of half the size, of BT.601 and limited range; anything else is converted to it first."""
     if frame.format.name != "yuv420p" or frame.color_range == 2:
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG")
+        frame = scale(frame, format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG")
     return [np.frombuffer(memoryview(p), np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes]

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,15 +208,20 @@ class ShardCache:
 class _Whole:
     """Reads through a `ShardCache`."""
 
+    #: Times a shard may be removed before it is read: a cache that holds fewer shards than are read at once loses some.
+    AGAIN = 20
+
     def __init__(self, cache: ShardCache, files: _LocalFiles) -> None:
         self.cache = cache
         self.files = files
 
     def read(self, url: str, start: int, stop: int, shard_sha256: str | None) -> bytes:
-        try:
-            return self.files.read(str(self.cache.path(url, shard_sha256)), start, stop, None)
-        except FileNotFoundError:  # removed by another process between look-up and opening
-            return self.files.read(str(self.cache.path(url, shard_sha256)), start, stop, None)
+        for _ in range(self.AGAIN):
+            try:
+                return self.files.read(str(self.cache.path(url, shard_sha256)), start, stop, None)
+            except FileNotFoundError:  # removed between look-up and opening, by whoever needed the room
+                continue
+        return self.files.read(str(self.cache.path(url, shard_sha256)), start, stop, None)
 
     def close(self) -> None:
         self.files.close()
@@ -225,7 +230,7 @@ class _Whole:
 class Reader:
     """Fetches the members of samples, checked, with retries, several at once.
 
-    Use `read` for one sample now, `prefetch` for one later.
+    Use `read` for one sample now; in `pool`, which has `threads` threads, for one later.
     """
 
     def __init__(self, options: ReaderOptions | None = None) -> None:
@@ -290,10 +295,6 @@ class Reader:
             raise CorruptSample(f"{where} should have {member.size} bytes; the shard ends after {len(content)}")
         if self.options.verify and member.crc32 is not None and zlib.crc32(content) != member.crc32:
             raise CorruptSample(f"{where} is damaged: its checksum differs from the manifest's; run `javisc verify`")
-
-    def prefetch(self, url: str, members: list[Member], shard_sha256: str | None = None) -> Future[dict[str, bytes]]:
-        """Like `read`, in the background."""
-        return self.pool.submit(self.read, url, members, shard_sha256)
 
     def close(self) -> None:
         """Wait for reads under way and close every file."""
