@@ -110,6 +110,25 @@ def register(
     rows.append(Backend(op, name, needs, when, refuse, prefer))
 
 
+def register_op(
+    op: str,
+    *,
+    needs: str,
+    when: str,
+    refuse: Callable[[Request], str | None],
+    prefer: Callable[[Request], bool],
+    torch: str = "",
+    xformers: Callable[[Request], str | None] | None = None,
+) -> None:
+    """Add the rows of an op of ours: Triton (needs, when, refuse, prefer); xformers where it is given what refuses it, taken only
+    by name; and PyTorch otherwise, with what `torch` says of it."""
+    register(op, "triton", needs=needs, when=when, refuse=refuse, prefer=prefer)
+    if xformers is not None:
+        needs = "CUDA; float32, float16, bfloat16; head dim a multiple of 8; no masks; an installation that runs"
+        register(op, "xformers", needs=needs, when="only by name", refuse=xformers, prefer=never)
+    register(op, "torch", needs="nothing", when=f"otherwise: {torch}" if torch else "otherwise")
+
+
 #: Which of the optional packages are installed, found without importing them (once: `choose` runs under tracing too).
 INSTALLED = {package: importlib.util.find_spec(package) is not None for package in ("triton", "xformers")}
 

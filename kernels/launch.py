@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from javisc.kernels import dispatch
+from javisc.kernels.layout import ceil_div
 
 #: Programs in one launch along x. Kernels use x alone: y and z end at 65,535, which batch × positions passes. Half of what x
 #: takes, so that `first` + program_id(0) stays within 32 bits as long as `first` is passed as 32.
@@ -63,6 +64,15 @@ def parts(programs: int, tiles: int, device: torch.device, *, least: int, most: 
     make at most that many whole waves of programs, so that the last wave is not nearly empty."""
     wanted = waves * multiprocessors(device) // max(programs, 1)
     return max(1, min(wanted, tiles // least, most))
+
+
+def ranges(
+    programs: int, length: int, tile: int, device: torch.device, *, least: int = 2, most: int = 64, waves: int = 2
+) -> tuple[int, int]:
+    """(ranges, rows of each, whole tiles) into which to cut the `length` rows that each of `programs` streams: by `parts`."""
+    tiles = ceil_div(length, tile)
+    each = max(ceil_div(tiles, parts(programs, tiles, device, least=least, most=most, waves=waves)), 1)
+    return ceil_div(tiles, each), each * tile
 
 
 def is_long(stride: int, rows: int) -> bool:

@@ -105,13 +105,12 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 class Host(Protocol):
     """What runs an op's kernels. `made`: what forward returned; `needs`: for each differentiable input whether its gradient is
-    wanted; backward returns the wanted ones, in order."""
+    wanted. backward returns all gradients in order; what is not wanted may be None."""
 
     forward: Callable[..., list[Tensor]]
     forward_fake: Callable[..., list[Tensor]]
     forward_flops: Callable[..., int]
-    backward: Callable[..., list[Tensor]]
-    backward_fake: Callable[..., list[Tensor]]
+    backward: Callable[..., Sequence[Tensor | None]]
     backward_flops: Callable[..., int]
 
 
@@ -133,6 +132,7 @@ def differentiable(
     results: Callable[..., int] = lambda *inputs: 1,
     unsaved: Callable[..., Collection[str]] = lambda *inputs: (),
     straight: Callable[..., dict[str, int]] = lambda *inputs: {},
+    like: Callable[..., Sequence[Tensor | None]] | None = None,
     save: bool = False,
 ) -> Differentiable:
     """Register `name_fwd` (inputs) → Tensor[] and `name_bwd` (Tensor[] grads, inputs, Tensor[] made, bool[] needs) → Tensor[].
@@ -140,7 +140,8 @@ def differentiable(
     inputs: a schema's arguments, "Tensor q, Tensor? weight, float scale". gradients: the inputs that get one, in the order of
     backward's results. Of the inputs' values depend: results, how many of forward's tensors are the op's result (the rest is
     kept for backward); unsaved, which inputs backward can do without; straight, inputs whose gradient is that of a result, by
-    its number. strided, save: see `define`, for the forward's inputs.
+    its number. like: from grads and inputs, what the gradients look like (default: their inputs). strided, save: see `define`,
+    for the forward's inputs.
 
     Gradients of frozen inputs are not computed. The gradient itself cannot be differentiated: trying so raises, as do
     torch.func's transforms.
@@ -157,16 +158,25 @@ def differentiable(
         save=save,
         strided=strided,
     )
+    wanted = [names.index(gradient) for gradient in gradients]
+
+    def chosen(found: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
+        return [x for x, need in zip(found, needs, strict=True) if need and x is not None]
+
+    def fake(grads: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+        *inputs, _, needs = rest
+        found = [inputs[i] for i in wanted] if like is None else like(grads, *inputs)
+        return [x.new_empty(x.shape) for x in chosen(found, needs)]
+
     backward = define(
         f"{name}_bwd",
         f"(Tensor[] grads, {later}, Tensor[] made, bool[] needs) -> Tensor[]",
-        host.backward,
-        host.backward_fake,
+        lambda *arguments: chosen(host.backward(*arguments), arguments[-1]),
+        fake,
         flops=host.backward_flops,
         strided=strided,
     )
     tensors = [i for i, argument in enumerate(arguments) if "Tensor" in str(argument.type)]
-    wanted = [names.index(gradient) for gradient in gradients]
 
     class Function(torch.autograd.Function):
         @staticmethod

@@ -13,6 +13,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from javisc.kernels.launch import launches
+from javisc.kernels.layout import ceil_div
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -76,7 +77,11 @@ def load_vector(base, D: tl.constexpr, BLOCKS: tl.constexpr):
     out = ()
     for i in tl.static_range(len(BLOCKS)):
         columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
-        out = out + (tl.load(base + columns, mask=columns < D, other=0.0).to(tl.float32),)
+        if BLOCKS[i][0] + BLOCKS[i][1] > D:
+            x = tl.load(base + columns, mask=columns < D, other=0.0)
+        else:
+            x = tl.load(base + columns)
+        out = out + (x.to(tl.float32),)
     return out
 
 
@@ -103,6 +108,15 @@ def zero_vector(BLOCKS: tl.constexpr):
     out = ()
     for i in tl.static_range(len(BLOCKS)):
         out = out + (tl.full([BLOCKS[i][0]], 0.0, tl.float32),)
+    return out
+
+
+@triton.jit
+def wide(rows):
+    """The rows in float32."""
+    out = ()
+    for i in tl.static_range(len(rows)):
+        out = out + (rows[i].to(tl.float32),)
     return out
 
 
@@ -180,40 +194,47 @@ def sequence(bounds, b, length, rows, MODE: tl.constexpr):
     n = length
     owned = length
     if MODE == PACKED:
-        low = tl.minimum(tl.maximum(tl.load(bounds + b).to(tl.int32), 0), rows)
-        n = tl.maximum(tl.minimum(tl.load(bounds + b + 1).to(tl.int32), rows) - low, 0)
+        low = tl.minimum(tl.maximum(tl.load(bounds + b), 0), rows).to(tl.int32)
+        n = tl.maximum(tl.minimum(tl.load(bounds + b + 1), rows).to(tl.int32) - low, 0)
         start = low.to(tl.int64)
         owned = n
     if MODE == PADDED:
-        n = tl.minimum(tl.maximum(tl.load(bounds + b).to(tl.int32), 0), length)
+        n = tl.minimum(tl.maximum(tl.load(bounds + b), 0), length).to(tl.int32)
     return start, n, owned
 
 
-@triton.jit(do_not_specialize=["first", "count"])
-def ordered_sum_kernel(PART, OUT, first, count, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """OUT[slot] = Σ_p PART[slot, p]. Program: COLUMNS columns of one slot."""
+@triton.jit(do_not_specialize=["first", "count", "pieces"])
+def ordered_sum_kernel(
+    PART, OUT, first, count, pieces, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EACH: tl.constexpr
+):
+    """OUT[slot, piece] = Σ_p PART[slot, p] over the EACH p of that piece. Program: COLUMNS columns of one piece."""
     blocks = tl.cdiv(C, COLUMNS)
     program = first + tl.program_id(0)
-    slot = (program // blocks).to(tl.int64)
+    out = (program // blocks).to(tl.int64)
     columns = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    slot = out // pieces
+    low = (out % pieces).to(tl.int32) * EACH
+    last = tl.minimum(low + EACH, count)
     total = tl.zeros([COLUMNS], tl.float32)
-    for start in range(0, count, ROWS):
+    for start in range(low, last, ROWS):
         p = start + tl.arange(0, ROWS)
-        inside = (p < count)[:, None] & (columns < C)[None, :]
+        inside = (p < last)[:, None] & (columns < C)[None, :]
         part = tl.load(PART + (slot * count + p)[:, None] * C + columns[None, :], mask=inside, other=0.0)
         total += tl.sum(part, 0)
-    tl.store(OUT + slot * C + columns, total.to(OUT.dtype.element_ty), mask=columns < C)
+    tl.store(OUT + out * C + columns, total.to(OUT.dtype.element_ty), mask=columns < C)
 
 
-SUM_ROWS, SUM_COLUMNS, SUM_WARPS = 16, 128, 4
+SUM_ROWS, SUM_COLUMNS, SUM_EACH = 16, 128, 256
 
 
 def ordered_sum(partial: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the sum of `partial` (K, P, C) float32 over P, in the order of P: the same bits every time, without atomics."""
+    """Return the sum of `partial` (K, P, C) float32 over P in an order that depends on P alone: the same bits every time, without
+    atomics. Many terms are summed in pieces of SUM_EACH first: one program would take them one after another."""
     slots, count, width = partial.shape
-    out = partial.new_empty((slots, width), dtype=dtype)
-    for first, programs in launches(slots * -(-width // SUM_COLUMNS)):
+    pieces = max(ceil_div(count, SUM_EACH), 1)
+    out = partial.new_empty((slots, pieces, width), dtype=dtype if pieces == 1 else torch.float32)
+    for first, programs in launches(slots * pieces * ceil_div(width, SUM_COLUMNS)):
         ordered_sum_kernel[(programs,)](
-            partial, out, first, count, width, ROWS=SUM_ROWS, COLUMNS=SUM_COLUMNS, num_warps=SUM_WARPS
+            partial, out, first, count, pieces, width, SUM_ROWS, SUM_COLUMNS, SUM_EACH, num_warps=4
         )
-    return out
+    return out[:, 0] if pieces == 1 else ordered_sum(out, dtype)

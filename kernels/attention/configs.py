@@ -31,10 +31,13 @@ TABLE: dict[tuple[str, int, int], Config] = {
 #: Where the norm's own registers would spill the entry above.
 NORMED: dict[tuple[str, int, int], Config] = {
     ("fwd", 96, 90): Config(128, 64, 8, 3),
-    ("dq", 96, 90): Config(128, 32, 8, 2),
+    ("dq", 96, 90): Config(64, 32, 4, 2),
 }
 #: Sequences of at most 512 rows on the tile's own side, of which tiles of 128 waste much (144 rows would take 256).
-MIDDLE: dict[tuple[str, int, int], Config] = {("fwd", 96, 90): Config(64, 64, 4, 3)}
+MIDDLE: dict[tuple[str, int, int], Config] = {
+    ("fwd", 96, 90): Config(64, 64, 4, 3),
+    ("dkv", 96, 90): Config(32, 64, 4, 2),
+}
 #: Sequences of at most 32 rows on the tile's own side (audio frames, few latent times), for every head dim.
 SHORT = {"fwd": Config(32, 32, 4, 2), "dkv": Config(16, 16, 2, 2), "dq": Config(16, 16, 2, 2)}
 #: float32, for every head dim: three TF32 products need the operands twice, so tiles are small.
@@ -45,10 +48,11 @@ def configuration(kind: str, head_dim: int, arch: int, own: int, other: int, ele
     """The entry for a pass ("fwd", "dkv", "dq"); own, other: rows of the longest sequence on the tile's own and other side."""
     if element_size > 2:
         return WIDE
-    if own <= 32:
-        return SHORT[kind]
     width = sum(size for size, _ in head_blocks(head_dim))
     key = (kind, 64 if width <= 64 else 96 if width <= 96 else 128, arch)
+    # Few keys of many queries (the prior's): a tile of 64 keys, half of it empty, still takes fewer instructions than two of 16.
+    if own <= 32 and not (kind == "dkv" and other > 32 and key in MIDDLE):
+        return SHORT[kind]
     config = NORMED.get(key, TABLE[key]) if norm else TABLE[key]
     config = MIDDLE.get(key, config) if own <= 512 else config
     return config._replace(columns=32) if other <= 32 and kind != "dkv" else config

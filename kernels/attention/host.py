@@ -11,7 +11,7 @@ from torch import Tensor
 
 from javisc.kernels.attention.configs import configuration
 from javisc.kernels.launch import architecture, is_long, launches, parts
-from javisc.kernels.layout import ceil_div, head_blocks, power_of_two
+from javisc.kernels.layout import ceil_div, head_blocks
 
 DENSE, PACKED, PADDED = 0, 1, 2
 Bounds = Tensor | None
@@ -65,7 +65,7 @@ def delta(o: Tensor, do: Tensor) -> Tensor:
     rows = o.numel() // (h * d)
     out = torch.empty((h, rows), dtype=torch.float32, device=o.device)
     for first, programs in launches(ceil_div(rows * h, ROW_BLOCK)):
-        attention_delta[(programs,)](o, do, out, first, rows, h, d, power_of_two(d), ROW_BLOCK, num_warps=4)
+        attention_delta[(programs,)](o, do, out, first, rows, h, d, head_blocks(d), ROW_BLOCK, num_warps=4)
     return out
 
 
@@ -78,7 +78,7 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     length = x.shape[1] if x.ndim == 4 else max(rows, 1)
     for first, programs in launches(ceil_div(rows * h, ROW_BLOCK)):
         attention_rms[(programs,)](
-            x, out, first, rows, h, *strides(x), length, eps, d, power_of_two(d), ROW_BLOCK, num_warps=4
+            x, out, first, rows, h, *strides(x), length, eps, d, head_blocks(d), ROW_BLOCK, num_warps=4
         )
     return out
 
@@ -110,9 +110,10 @@ def forward(
 def backward(
     grads: Sequence[Tensor], q: Tensor, k: Tensor, v: Tensor, bounds_q: Bounds, bounds_k: Bounds, max_q: int, max_k: int,
     q_weight: Tensor | None, k_weight: Tensor | None, eps: float, scale: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
-    """The wanted gradients of q, k, v and both gains, all summed in a fixed order."""
-    from javisc.kernels.attention.triton import attention_bwd_dkv, attention_bwd_dq
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients of q, k, v and both gains, all summed in a fixed order; of frozen queries none, of frozen keys, values and gains
+    none."""
+    from javisc.kernels.attention.triton import attention_bwd_dkv, attention_bwd_dq, attention_gains
     from javisc.kernels.tiles import ordered_sum
 
     (do,), (o, lse, *inverses) = grads, made
@@ -144,9 +145,10 @@ def backward(
             dk, dv = (ordered_sum(x.view(1, splits, -1), q.dtype).view(k.shape) for x in (dk, dv))
         found = {1: dk, 2: dv}
         if dw is not None and q_weight is not None and k_weight is not None and any(needs[3:]):
-            product = ordered_sum(dw, torch.float32)[0]
-            found[3] = (product * k_weight.float()).to(q_weight.dtype)
-            found[4] = (product * q_weight.float()).to(k_weight.dtype)
+            found[3], found[4] = torch.empty_like(q_weight), torch.empty_like(k_weight)
+            attention_gains[(1,)](
+                ordered_sum(dw, torch.float32), q_weight, k_weight, found[3], found[4], d, head_blocks(d), num_warps=1
+            )
 
     if needs[0]:
         dq = found[0] = _empty(q, bounds_q)
@@ -157,7 +159,7 @@ def backward(
                 q, k, v, do, lse, row_delta, dq, rq, rk, q_weight, k_weight, bounds_q, bounds_k, first, tiles, *shapes,
                 d, head_blocks(d), config.rows, config.columns, *modes, **config.options,
             )  # fmt: skip
-    return [found[i] for i, need in enumerate(needs) if need]
+    return [found.get(i) for i in range(5)]
 
 
 def forward_fake(
@@ -166,13 +168,6 @@ def forward_fake(
 ) -> list[Tensor]:  # fmt: skip
     stats = [(q.shape[-2], _rows(q)), *([(q.shape[-2], _rows(x)) for x in (q, k)] if q_weight is not None else [])]
     return [q.new_empty(q.shape), *(q.new_empty(shape, dtype=torch.float32) for shape in stats)]
-
-
-def backward_fake(
-    grads: Sequence[Tensor], q: Tensor, k: Tensor, v: Tensor, bounds_q: Bounds, bounds_k: Bounds, max_q: int, max_k: int,
-    q_weight: Tensor | None, k_weight: Tensor | None, eps: float, scale: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
-    return [x.new_empty(x.shape) for x, need in zip((q, k, v, q_weight, k_weight), needs) if need and x is not None]
 
 
 def _pairs(q: Tensor, bounds_q: Bounds, bounds_k: Bounds, max_q: int, max_k: int) -> int:

@@ -38,23 +38,15 @@ def _prefer(request: Request) -> bool:
     return dispatch.on_cuda_in_16_bits(request) and ("long" not in used if "norm" in used else plain)
 
 
-dispatch.register(
+dispatch.register_op(
     "attention",
-    "triton",
     needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
     when=f"on CUDA, 16-bit: lengths, a head dim other than 64 and 128, or norms below {LONG} queries (not measured yet)",
     refuse=refuse_heads,
     prefer=_prefer,
+    xformers=dispatch.refuse_xformers,  # it reads lengths back to the host
+    torch="scaled_dot_product_attention",
 )
-dispatch.register(
-    "attention",
-    "xformers",
-    needs="CUDA; float32, float16, bfloat16; head dim a multiple of 8; an installation that runs",
-    when="only by name: it reads lengths back to the host",
-    refuse=dispatch.refuse_xformers,
-    prefer=dispatch.never,
-)
-dispatch.register("attention", "torch", needs="nothing", when="otherwise: scaled_dot_product_attention")
 
 
 def _side(

@@ -26,6 +26,7 @@ from javisc.kernels.tiles import (
     sequence,
     store,
     store_vector,
+    wide,
     zero_vector,
     zeros,
 )
@@ -38,28 +39,38 @@ RUNTIME = ["first", "tiles", "LQ", "LK", "q_rows", "k_rows"]
 
 @triton.jit(do_not_specialize=["first", "rows", "length"])
 def attention_rms(
-    X, R, first, rows, H, sxb, sxn, sxh, length, eps, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr
+    X, R, first, rows, H, sxb, sxn, sxh, length, eps, D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr
 ):
     """R[h, row] = 1 / sqrt(mean(x²) + eps), over `rows` × H vectors. Program: BM vectors, head fastest."""
     item = (first + tl.program_id(0).to(tl.int64)) * BM + tl.arange(0, BM)
     row = item // H
     h = item % H
-    columns = tl.arange(0, DP)
-    at = X + (row // length * far(sxb) + row % length * far(sxn) + h * far(sxh))[:, None] + columns[None, :]
-    x = tl.load(at, mask=(row < rows)[:, None] & (columns < D)[None, :], other=0.0).to(tl.float32)
-    tl.store(R + h * rows + row, tl.rsqrt(tl.sum(x * x, 1) / D + eps), mask=row < rows)
+    x = load(X, row // length * far(sxb) + row % length * far(sxn) + h * far(sxh), row < rows, D, BLOCKS)
+    tl.store(R + h * rows + row, tl.rsqrt(row_sums(x, x) / D + eps), mask=row < rows)
 
 
 @triton.jit(do_not_specialize=["first", "rows"])
-def attention_delta(O, DO, DELTA, first, rows, H, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr):
+def attention_delta(O, DO, DELTA, first, rows, H, D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr):
     """DELTA[h, row] = Σ_d O·dO, both contiguous (rows, H, D). Program: BM vectors."""
     item = (first + tl.program_id(0).to(tl.int64)) * BM + tl.arange(0, BM)
-    columns = tl.arange(0, DP)
-    mask = (item < rows * H)[:, None] & (columns < D)[None, :]
-    offsets = item[:, None] * D + columns[None, :]
-    o = tl.load(O + offsets, mask=mask, other=0.0).to(tl.float32)
-    do = tl.load(DO + offsets, mask=mask, other=0.0).to(tl.float32)
-    tl.store(DELTA + (item % H) * rows + item // H, tl.sum(o * do, 1), mask=item < rows * H)
+    row = item // H
+    sums = row_sums(load(O, item * D, row < rows, D, BLOCKS), load(DO, item * D, row < rows, D, BLOCKS))
+    tl.store(DELTA + item % H * rows + row, sums, mask=row < rows)
+
+
+@triton.jit
+def attention_gains(DW, WQ, WK, DWQ, DWK, D: tl.constexpr, BLOCKS: tl.constexpr):
+    """DWQ, DWK (D) of both gains from DW (D), that of their product."""
+    dw = load_vector(DW, D, BLOCKS)
+    wq = load_vector(WQ, D, BLOCKS)
+    wk = load_vector(WK, D, BLOCKS)
+    dwq = ()
+    dwk = ()
+    for i in tl.static_range(len(BLOCKS)):
+        dwq = dwq + (dw[i] * wk[i],)
+        dwk = dwk + (dw[i] * wq[i],)
+    store_vector(DWQ, dwq, D, BLOCKS)
+    store_vector(DWK, dwk, D, BLOCKS)
 
 
 @triton.jit
@@ -91,15 +102,6 @@ def norm_bwd(x, g, w, r, D: tl.constexpr):
     out = ()
     for i in tl.static_range(len(x)):
         out = out + ((g[i] * w[i][None, :] - x[i] * (r * mean)[:, None]) * r[:, None],)
-    return out
-
-
-@triton.jit
-def wide(rows):
-    """The rows in float32."""
-    out = ()
-    for i in tl.static_range(len(rows)):
-        out = out + (rows[i].to(tl.float32),)
     return out
 
 

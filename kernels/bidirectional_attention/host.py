@@ -11,18 +11,11 @@ from torch import Tensor
 
 from javisc.kernels.attention.host import aligned, delta, far_apart, strides
 from javisc.kernels.bidirectional_attention.configs import configuration
-from javisc.kernels.launch import architecture, launches, parts
-from javisc.kernels.layout import ceil_div, head_blocks, power_of_two
+from javisc.kernels.launch import architecture, launches, ranges
+from javisc.kernels.layout import head_blocks, power_of_two
 
 MODES = {"and": 1, "or": 2}
 Mask = Tensor | None
-
-
-def parts_for(heads: int, length: int, tile: int, device: torch.device) -> tuple[int, int]:
-    """(number of parts, rows per part, a multiple of the tile) of the long side: two waves of programs, each ≥ 2 tiles."""
-    tiles = ceil_div(length, tile)
-    per_part = max(ceil_div(tiles, parts(heads, tiles, device, least=2, most=tiles)), 1)
-    return ceil_div(tiles, per_part), per_part * tile
 
 
 def _bytes(mask: Tensor | None) -> Tensor | None:
@@ -45,7 +38,7 @@ def forward(
     q, k, v_row, v_col = aligned(q), aligned(k), aligned(v_row), aligned(v_col)
     arch = architecture(q.device)
     config = configuration("fwd", d, arch, l2, q.element_size())
-    splits, part = parts_for(b * h, l1, config.rows, q.device)
+    splits, part = ranges(b * h, l1, config.rows, q.device)
     partial = torch.empty((b, h, splits, config.columns, d), dtype=torch.float32, device=q.device)
     lse_parts = torch.empty(partial.shape[:-1], dtype=torch.float32, device=q.device)
     masks = (_bytes(mask_row), _bytes(mask_col))
@@ -74,33 +67,23 @@ def backward(
     grads: Sequence[Tensor], q: Tensor, k: Tensor, v_row: Tensor, v_col: Tensor, mask_row: Mask, mask_col: Mask, mode: int,
     scale: float, made: Sequence[Tensor], needs: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
-    """The wanted gradients of q, k, v_row, v_col, summed in a fixed order; one pass makes all four."""
+    """Gradients of q, k, v_row, v_col, summed in a fixed order; one pass makes all four."""
     (do_row, do_col), (o_row, o_col, lse_row, lse_col) = grads, made
-    inputs = (q, k, v_row, v_col, mask_row, mask_col, mode, scale)
-    found = _backward(do_row, do_col, *inputs, o_row, o_col, lse_row, lse_col)
-    return [x for x, need in zip(found, needs) if need]
-
-
-def _backward(
-    do_row: Tensor, do_col: Tensor, q: Tensor, k: Tensor, v_row: Tensor, v_col: Tensor, mask_row: Mask, mask_col: Mask,
-    mode: int, scale: float, o_row: Tensor, o_col: Tensor, lse_row: Tensor, lse_col: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     if q.shape[1] < k.shape[1]:
-        dk, dq, dv_col, dv_row = _backward(
-            do_col, do_row, k, q, v_col, v_row, mask_col, mask_row, mode, scale, o_col, o_row, lse_col, lse_row
-        )
-        return dq, dk, dv_row, dv_col
+        turned = (k, q, v_col, v_row, mask_col, mask_row, mode, scale, (o_col, o_row, lse_col, lse_row), needs)
+        dk, dq, dv_col, dv_row = backward((do_col, do_row), *turned)
+        return [dq, dk, dv_row, dv_col]
     from javisc.kernels.bidirectional_attention.triton import bidirectional_bwd
     from javisc.kernels.tiles import ordered_sum
 
     (b, l1, h, d), l2, device = q.shape, k.shape[1], q.device
     dq, dv_col, dk, dv_row = (x.new_empty(x.shape) for x in (q, q, k, k))
     if min(b, l1, l2, h) == 0:
-        return dq.zero_(), dk.zero_(), dv_row.zero_(), dv_col.zero_()
+        return [dq.zero_(), dk.zero_(), dv_row.zero_(), dv_col.zero_()]
     q, k, v_row, v_col = aligned(q), aligned(k), aligned(v_row), aligned(v_col)
     arch = architecture(device)
     config = configuration("bwd", d, arch, l2, q.element_size())
-    splits, part = parts_for(b * h, l1, config.rows, device)
+    splits, part = ranges(b * h, l1, config.rows, device)
     partial = torch.empty((2, b, h, splits, config.columns, d), dtype=torch.float32, device=device)
     deltas = (delta(o_row, do_row), delta(o_col, do_col))
     waiting_q, waiting_v = (
@@ -120,19 +103,12 @@ def _backward(
         width = min(config.columns, l2 - col0)
         summed = ordered_sum(partial.view(2 * b * h, splits, -1), k.dtype).view(2, b, h, config.columns, d)
         dk[:, col0 : col0 + width], dv_row[:, col0 : col0 + width] = summed[:, :, :, :width].transpose(2, 3)
-    return dq, dk, dv_row, dv_col
+    return [dq, dk, dv_row, dv_col]
 
 
 def forward_fake(q: Tensor, k: Tensor, *_: Any) -> list[Tensor]:
     lse = [x.new_empty((x.shape[2], x.shape[0] * x.shape[1]), dtype=torch.float32) for x in (q, k)]
     return [q.new_empty(q.shape), k.new_empty(k.shape), *lse]
-
-
-def backward_fake(
-    grads: Sequence[Tensor], q: Tensor, k: Tensor, v_row: Tensor, v_col: Tensor, mask_row: Mask, mask_col: Mask, mode: int,
-    scale: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
-    return [x.new_empty(x.shape) for x, need in zip((q, k, v_row, v_col), needs) if need]
 
 
 def forward_flops(q: Any, k: Any, *_: Any, **__: Any) -> int:

@@ -34,9 +34,8 @@ def _refuse_xformers(request: Request) -> str | None:
     return dispatch.refuse_xformers(request)
 
 
-dispatch.register(
+dispatch.register_op(
     "bidirectional_attention",
-    "triton",
     needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
     when="on CUDA 9.0+, 16-bit, enough rows to fill the device: the logits once for both directions (else by name)",
     refuse=refuse_heads,
@@ -45,17 +44,8 @@ dispatch.register(
         and "small" not in r.features
         and (9, 0) <= dispatch.capability(r.device.index or 0) < (12, 0)
     ),
-)
-dispatch.register(
-    "bidirectional_attention",
-    "xformers",
-    needs="CUDA; no masks; head dim a multiple of 8; an installation that runs",
-    when="only by name: two calls",
-    refuse=_refuse_xformers,
-    prefer=dispatch.never,
-)
-dispatch.register(
-    "bidirectional_attention", "torch", needs="nothing", when="otherwise: two scaled_dot_product_attention calls"
+    xformers=_refuse_xformers,
+    torch="two scaled_dot_product_attention calls",
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from javisc.kernels.launch import architecture, launches
+from javisc.kernels.launch import launches, ranges
 from javisc.kernels.layout import ceil_div, column_blocks
 from javisc.kernels.modulated_norm import configs
 
@@ -24,16 +24,15 @@ def forward(
 
     made = forward_fake(x, y, gate, gate0, shift)
     samples, frames, rows, channels = x.shape
-    config = configs.config("fwd", channels, architecture(x.device))
-    own, chunks = configs.shares(samples * frames, rows, config.rows, configs.FORWARD_ROWS)
+    chunks = ceil_div(rows, configs.FORWARD_ROWS)
     gated, norm = y is not None, shift is not None
     residual = made[0] if gated else None
     out, mean, rstd = made[-3:] if norm else (None, None, None)
     for first, count in launches(samples * frames * chunks if x.numel() else 0):
         modulated_norm_fwd[(count,)](
             x, y, gate, gate0, shift, shift0, scale, scale0, mask, residual, out, mean, rstd, first,
-            frames, rows, own, chunks, eps, channels, config.rows, column_blocks(channels), mask is not None, gated, norm,
-            **config.options,
+            frames, rows, configs.FORWARD_ROWS, chunks, eps, channels, column_blocks(channels), mask is not None, gated, norm,
+            **configs.config("fwd", channels).options,
         )  # fmt: skip
     return made
 
@@ -41,8 +40,8 @@ def forward(
 def backward(
     grads: Sequence[Tensor], x: Optional, y: Optional, gate: Optional, gate0: Optional, shift: Optional, shift0: Optional,
     scale: Optional, scale0: Optional, mask: Optional, eps: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
-    """The wanted gradients of x (where there is a norm; else it is the residual's), y, and of the modulations."""
+) -> list[Optional]:  # fmt: skip
+    """Gradients of x (where there is a norm; else it is the residual's), y, and of the modulations."""
     from javisc.kernels.modulated_norm.triton import modulated_norm_bwd, modulated_norm_sum
 
     gated, norm = y is not None, scale is not None
@@ -50,8 +49,9 @@ def backward(
     normed = made[0] if gated else x
     mean, rstd = made[-2:] if norm else (None, None)
     samples, frames, rows, channels = grads[0].shape
-    config = configs.config("bwd", channels, architecture(grads[0].device))
-    own, chunks = configs.shares(samples * frames, rows, config.rows, configs.BACKWARD_ROWS)
+    chunks, own = ranges(
+        samples * frames, rows, 1, grads[0].device, least=configs.BACKWARD_ROWS, most=4096, waves=configs.BACKWARD_WAVES
+    )
     programs = samples * frames * chunks if grads[0].numel() else 0
     dx = grads[-1].new_empty(grads[-1].shape, dtype=normed.dtype) if norm and normed is not None else None
     dy = y.new_empty(y.shape) if y is not None else None
@@ -60,8 +60,8 @@ def backward(
     for first, count in launches(programs):
         modulated_norm_bwd[(count,)](
             dresidual, dout, normed, y, gate, gate0, scale, scale0, mask, mean, rstd, dx, dy, part, first,
-            frames, rows, own, chunks, programs, channels, config.rows, column_blocks(channels), mask is not None, gated, norm,
-            **config.options,
+            frames, rows, own, chunks, programs, channels, column_blocks(channels), mask is not None, gated, norm,
+            **configs.config("bwd", channels).options,
         )  # fmt: skip
     groups = 1 if mask is None else 2
     # Where all modulations have one dtype, as in the models, the sums are stored in it; otherwise they are cast one by one.
@@ -75,19 +75,9 @@ def backward(
         sums.numel() // channels * ceil_div(channels, configs.SUM_COLUMNS) if wanted and programs else 0
     ):
         modulated_norm_sum[(count,)](
-            part,
-            mask,
-            sums,
-            first,
-            samples,
-            frames,
-            chunks,
-            channels,
-            groups,
-            configs.SUM_ROWS,
-            configs.SUM_COLUMNS,
-            num_warps=4,
-        )
+            part, mask, sums, first, samples, frames, chunks,
+            channels, groups, configs.SUM_ROWS, configs.SUM_COLUMNS, num_warps=4,
+        )  # fmt: skip
     every: list[Optional] = [dx, dy]
     sources, targets = [], []
     for group in ((gate, gate0), (shift, shift0), (scale, scale0)):
@@ -100,7 +90,7 @@ def backward(
                 targets.append(target)
     if wanted:  # results of an op may share no memory; one launch copies all
         torch._foreach_copy_(targets, sources)
-    return [x for x, need in zip(every, needs) if need and x is not None]
+    return every
 
 
 def forward_fake(x: Tensor, y: Optional, gate: Optional, gate0: Optional, shift: Optional, *_: Any) -> list[Tensor]:
@@ -108,14 +98,6 @@ def forward_fake(x: Tensor, y: Optional, gate: Optional, gate0: Optional, shift:
     if shift is not None:
         made += [x.new_empty(x.shape), *(x.new_empty(x.shape[:-1], dtype=torch.float32) for _ in "mr")]
     return made
-
-
-def backward_fake(
-    grads: Sequence[Tensor], x: Optional, y: Optional, gate: Optional, gate0: Optional, shift: Optional, shift0: Optional,
-    scale: Optional, scale0: Optional, mask: Optional, eps: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
-    like = (grads[-1], y, gate, gate0, shift, shift0, scale, scale0)
-    return [t.new_empty(t.shape) for t, need in zip(like, needs) if need and t is not None]
 
 
 def forward_flops(*_: Any, **__: Any) -> int:

@@ -23,15 +23,13 @@ def _refuse(request: dispatch.Request) -> str | None:
 
 
 for _op in OPS:
-    dispatch.register(
+    dispatch.register_op(
         _op,
-        "triton",
         needs=f"CUDA (sm_80 or newer), float32/16/bfloat16, at most {configs.MAX_CHANNELS} channels",
         when="on CUDA, whenever it can run",
         refuse=_refuse,
         prefer=dispatch.on_cuda,
     )
-    dispatch.register(_op, "torch", needs="nothing", when="otherwise")
 
 #: All tensors (B, T, S, C), modulations (B, C), mask (B, T). What a call does not have is None.
 OP = differentiable(
@@ -44,6 +42,7 @@ OP = differentiable(
     # Backward sees what was normalised: the residual where there is a gate, and nothing where there is no norm.
     unsaved=lambda x, y, *_: () if y is None else ("x",),
     straight=lambda x, y, gate, gate0, shift, *_: {} if shift is not None else {"x": 0},
+    like=lambda grads, x, *modulated: (grads[-1], *modulated[:7]),
 )
 
 

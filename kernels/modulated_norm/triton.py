@@ -1,111 +1,91 @@
 """Gate, residual, LayerNorm and modulation in one pass over the rows; gradients of the modulations in two ordered stages.
 
-One program owns up to `own` consecutive rows of one frame, so the choice between the two timesteps is made once per program.
-A row is held in registers as a tuple of column blocks.
+One program owns up to `own` consecutive rows of one frame, so the choice between the two timesteps is made once per program. It
+takes one row at a time, a tuple of column blocks in registers: sums over it are scalars, which no layout of threads holds back.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from javisc.kernels.tiles import load, store, store_vector, zero_vector
+from javisc.kernels.tiles import load_vector, store_vector, wide, zero_vector
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
 
 @triton.jit
-def _one_of(P, P0, offsets, inside, chosen, HAS_MASK: tl.constexpr):
+def _modulation(P, P0, sample, chosen, C: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr):
+    """The sample's row of the first set of modulations, or of the second where the frame is not chosen."""
     if HAS_MASK:
         if chosen:
-            out = tl.load(P + offsets, mask=inside, other=0.0).to(tl.float32)
+            out = load_vector(P + sample, C, BLOCKS)
         else:
-            out = tl.load(P0 + offsets, mask=inside, other=0.0).to(tl.float32)
+            out = load_vector(P0 + sample, C, BLOCKS)
     else:
-        out = tl.load(P + offsets, mask=inside, other=0.0).to(tl.float32)
+        out = load_vector(P + sample, C, BLOCKS)
     return out
 
 
 @triton.jit
-def _modulation(P, P0, sample, chosen, C: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr):
-    """The sample's row of the first set of modulations, or of the second where the frame is not chosen."""
-    out = ()
-    for i in tl.static_range(len(BLOCKS)):
-        cols = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
-        out = out + (_one_of(P, P0, sample + cols, cols < C, chosen, HAS_MASK),)
-    return out
+def _programs(MASK, first, frames, rows, own, chunks, C: tl.constexpr, HAS_MASK: tl.constexpr):
+    """Of a program: its number, frame, first and last row in it, its modulations, and whether of the first set."""
+    program = first + tl.program_id(0)
+    frame = program // chunks
+    low = (program % chunks) * own
+    chosen = True
+    if HAS_MASK:
+        chosen = tl.load(MASK + frame) != 0
+    return program, frame.to(tl.int64), low, tl.minimum(low + own, rows), (frame // frames).to(tl.int64) * C, chosen
 
 
 @triton.jit(do_not_specialize=["first", "frames", "rows", "own", "chunks"])
 def modulated_norm_fwd(
     X, Y, GATE, GATE0, SHIFT, SHIFT0, SCALE, SCALE0, MASK, RESIDUAL, OUT, MEAN, RSTD, first, frames, rows, own, chunks, eps,
-    C: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
+    C: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """RESIDUAL = X + gate·Y (GATED), OUT its norm, modulated (NORM), both like X (B, T, S, C); MEAN and RSTD per row."""
-    program = first + tl.program_id(0)
-    frame = program // chunks
-    low = (program % chunks) * own
-    last = tl.minimum(low + own, rows)
-    sample = (frame // frames).to(tl.int64) * C
-    chosen = True
-    if HAS_MASK:
-        chosen = tl.load(MASK + frame) != 0
+    _, frame, low, last, sample, chosen = _programs(MASK, first, frames, rows, own, chunks, C, HAS_MASK)
     if GATED:
         gate = _modulation(GATE, GATE0, sample, chosen, C, BLOCKS, HAS_MASK)
     if NORM:
         shift = _modulation(SHIFT, SHIFT0, sample, chosen, C, BLOCKS, HAS_MASK)
         scale = _modulation(SCALE, SCALE0, sample, chosen, C, BLOCKS, HAS_MASK)
-    for start in range(low, last, ROWS):
-        r = start + tl.arange(0, ROWS)
-        inside = r < last
-        row = frame.to(tl.int64) * rows + r
-        xs = load(X, row * C, inside, C, BLOCKS)
+    for r in range(low, last):
+        row = frame * rows + r
+        x = load_vector(X + row * C, C, BLOCKS)
         if GATED:
-            ys = load(Y, row * C, inside, C, BLOCKS)
-        total = tl.zeros([ROWS], tl.float32)
-        wide = ()
-        kept = ()
-        for i in tl.static_range(len(BLOCKS)):
-            x = xs[i].to(tl.float32)
-            if GATED:
-                # The norm sees the residual as it is stored, rounded: so it does when the two ops run apart.
-                rounded = (x + gate[i][None, :] * ys[i].to(tl.float32)).to(RESIDUAL.dtype.element_ty)
-                kept = kept + (rounded,)
-                x = rounded.to(tl.float32)
-            total += tl.sum(x, 1)
-            wide = wide + (x,)
-        if GATED:
-            store(RESIDUAL, row * C, inside, kept, C, BLOCKS)
-        if NORM:
-            mean = total / C
-            square = tl.zeros([ROWS], tl.float32)
+            y = load_vector(Y + row * C, C, BLOCKS)
+            rounded = ()
             for i in tl.static_range(len(BLOCKS)):
-                cols = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
-                centred = tl.where((cols < C)[None, :], wide[i] - mean[:, None], 0.0)
-                square += tl.sum(centred * centred, 1)
+                rounded = rounded + ((x[i] + gate[i] * y[i]).to(RESIDUAL.dtype.element_ty),)
+            store_vector(RESIDUAL + row * C, rounded, C, BLOCKS)
+            x = wide(rounded)  # the norm sees the residual as it is stored: so it does when the two ops run apart
+        if NORM:
+            total = 0.0
+            for i in tl.static_range(len(BLOCKS)):
+                total += tl.sum(x[i], 0)
+            mean = total / C
+            square = 0.0
+            for i in tl.static_range(len(BLOCKS)):
+                columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
+                centred = tl.where(columns < C, x[i] - mean, 0.0)
+                square += tl.sum(centred * centred, 0)
             rstd = tl.rsqrt(square / C + eps)
-            tl.store(MEAN + row, mean, mask=inside)
-            tl.store(RSTD + row, rstd, mask=inside)
+            tl.store(MEAN + row, mean)
+            tl.store(RSTD + row, rstd)
             out = ()
             for i in tl.static_range(len(BLOCKS)):
-                hat = (wide[i] - mean[:, None]) * rstd[:, None]
-                out = out + (hat * (scale[i] + 1.0)[None, :] + shift[i][None, :],)
-            store(OUT, row * C, inside, out, C, BLOCKS)
+                out = out + ((x[i] - mean) * rstd * (scale[i] + 1.0) + shift[i],)
+            store_vector(OUT + row * C, out, C, BLOCKS)
 
 
 @triton.jit(do_not_specialize=["first", "frames", "rows", "own", "chunks", "programs"])
 def modulated_norm_bwd(
     DRESIDUAL, DOUT, X, Y, GATE, GATE0, SCALE, SCALE0, MASK, MEAN, RSTD, DX, DY, PART, first, frames, rows, own, chunks, programs,
-    C: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
+    C: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """DX (NORM), DY (GATED) like X; PART (kind, programs, C): this program's sums for shift, scale, gate, as far as there are."""
-    program = first + tl.program_id(0)
-    frame = program // chunks
-    low = (program % chunks) * own
-    last = tl.minimum(low + own, rows)
-    sample = (frame // frames).to(tl.int64) * C
-    chosen = True
-    if HAS_MASK:
-        chosen = tl.load(MASK + frame) != 0
+    program, frame, low, last, sample, chosen = _programs(MASK, first, frames, rows, own, chunks, C, HAS_MASK)
     if GATED:
         gate = _modulation(GATE, GATE0, sample, chosen, C, BLOCKS, HAS_MASK)
     if NORM:
@@ -113,59 +93,49 @@ def modulated_norm_bwd(
     dgate = zero_vector(BLOCKS)
     dshift = zero_vector(BLOCKS)
     dscale = zero_vector(BLOCKS)
-    for start in range(low, last, ROWS):
-        r = start + tl.arange(0, ROWS)
-        inside = r < last
-        row = frame.to(tl.int64) * rows + r
-        hats = ()
-        grads = ()
+    for r in range(low, last):
+        row = frame * rows + r
+        dx = ()
         if NORM:
-            mean = tl.load(MEAN + row, mask=inside, other=0.0)
-            rstd = tl.load(RSTD + row, mask=inside, other=0.0)
-            xs = load(X, row * C, inside, C, BLOCKS)
-            douts = load(DOUT, row * C, inside, C, BLOCKS)
-            along = tl.zeros([ROWS], tl.float32)
-            total = tl.zeros([ROWS], tl.float32)
+            mean = tl.load(MEAN + row)
+            rstd = tl.load(RSTD + row)
+            x = load_vector(X + row * C, C, BLOCKS)
+            dout = load_vector(DOUT + row * C, C, BLOCKS)
+            total = 0.0
+            along = 0.0
             shifts = ()
             scales = ()
             for i in tl.static_range(len(BLOCKS)):
-                dout = douts[i].to(tl.float32)
-                # Outside the row dout is 0, so hat never counts there.
-                hat = (xs[i].to(tl.float32) - mean[:, None]) * rstd[:, None]
-                grad = dout * (scale[i] + 1.0)[None, :]
-                shifts = shifts + (dshift[i] + tl.sum(dout, 0),)
-                scales = scales + (dscale[i] + tl.sum(dout * hat, 0),)
-                total += tl.sum(grad, 1)
-                along += tl.sum(grad * hat, 1)
-                hats = hats + (hat,)
-                grads = grads + (grad,)
+                # Outside the row dout is 0, so what is there never counts.
+                hat = (x[i] - mean) * rstd
+                grad = dout[i] * (scale[i] + 1.0)
+                shifts = shifts + (dshift[i] + dout[i],)
+                scales = scales + (dscale[i] + dout[i] * hat,)
+                total += tl.sum(grad, 0)
+                along += tl.sum(grad * hat, 0)
             dshift = shifts
             dscale = scales
-            total = total / C
-            along = along / C
+            for i in tl.static_range(len(BLOCKS)):
+                hat = (x[i] - mean) * rstd
+                dx = dx + ((dout[i] * (scale[i] + 1.0) - total / C - hat * (along / C)) * rstd,)
         if GATED:
-            dresiduals = load(DRESIDUAL, row * C, inside, C, BLOCKS)
-            ys = load(Y, row * C, inside, C, BLOCKS)
-        dxs = ()
-        dys = ()
-        gates = ()
-        for i in tl.static_range(len(BLOCKS)):
-            if NORM:
-                dx = (grads[i] - total[:, None] - hats[i] * along[:, None]) * rstd[:, None]
-            if GATED:
+            through = load_vector(DRESIDUAL + row * C, C, BLOCKS)
+            y = load_vector(Y + row * C, C, BLOCKS)
+            both = ()
+            dy = ()
+            gates = ()
+            for i in tl.static_range(len(BLOCKS)):
+                here = through[i]
                 if NORM:
-                    cols = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
-                    dx = tl.where(inside[:, None] & (cols < C)[None, :], dx + dresiduals[i].to(tl.float32), 0.0)
-                else:
-                    dx = dresiduals[i].to(tl.float32)
-                gates = gates + (dgate[i] + tl.sum(dx * ys[i].to(tl.float32), 0),)
-                dys = dys + (dx * gate[i][None, :],)
-            dxs = dxs + (dx,)
-        if GATED:
+                    here += dx[i]
+                both = both + (here,)
+                gates = gates + (dgate[i] + here * y[i],)
+                dy = dy + (here * gate[i],)
+            dx = both
             dgate = gates
-            store(DY, row * C, inside, dys, C, BLOCKS)
+            store_vector(DY + row * C, dy, C, BLOCKS)
         if NORM:
-            store(DX, row * C, inside, dxs, C, BLOCKS)
+            store_vector(DX + row * C, dx, C, BLOCKS)
     at = PART + program.to(tl.int64) * C
     step = programs.to(tl.int64) * C
     if NORM:

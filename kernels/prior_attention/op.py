@@ -1,4 +1,4 @@
-"""The public op `prior_attention`: checks, scope, choice of backend."""
+"""The public op `prior_attention`: checks, scope, choice of backend. Its kernels are those of `attention`."""
 
 from __future__ import annotations
 
@@ -7,40 +7,21 @@ from torch import Tensor
 from javisc.kernels import dispatch
 from javisc.kernels.attention.op import OP as ATTENTION
 from javisc.kernels.attention.op import refuse_heads
-from javisc.kernels.prior_attention import configs, host
 from javisc.kernels.prior_attention.reference import Scope
-from javisc.kernels.registration import differentiable
 from javisc.kernels.selector_attention.op import checked, with_torch, with_xformers
 
-#: For keys that one tile holds. More of them go through the kernels of `attention`.
-OP = differentiable(
-    "prior_attention",
-    "Tensor q, Tensor k, Tensor v, float scale",
-    host,
-    gradients=("q", "k", "v"),
-    strided=("q", "k", "v"),
-    save=True,
-)
 #: From this many keys PyTorch's attention is taken, until ours is measured there.
 MANY = 256
 
-dispatch.register(
+dispatch.register_op(
     "prior_attention",
-    "triton",
     needs="CUDA (sm_80 or newer), float32/16/bfloat16, d 8–128, a multiple of 8",
     when=f"on CUDA, 16-bit, fewer than {MANY} distinct keys (more, and float32, by name: not measured)",
     refuse=refuse_heads,
     prefer=lambda r: dispatch.on_cuda_in_16_bits(r) and "many" not in r.features,
+    xformers=dispatch.refuse_xformers,
+    torch="PyTorch's scaled_dot_product_attention",
 )
-dispatch.register(
-    "prior_attention",
-    "xformers",
-    needs="CUDA, float32/16/bfloat16, d a multiple of 8, an installation that runs",
-    when="only by name",
-    refuse=dispatch.refuse_xformers,
-    prefer=dispatch.never,
-)
-dispatch.register("prior_attention", "torch", needs="nothing", when="otherwise: PyTorch's scaled_dot_product_attention")
 
 
 def prior_attention(
@@ -70,8 +51,6 @@ def prior_attention(
         out = with_torch(q, k, v, factor)
     elif name == "xformers":
         out = with_xformers(q, k, v, factor)
-    elif k.shape[1] <= (configs.RESIDENT if q.element_size() == 2 else configs.RESIDENT_WIDE):
-        out = OP.apply(q, k, v, factor)
     else:
         out = ATTENTION.apply(q, k, v, None, None, q.shape[1], k.shape[1], None, None, 0.0, factor)
     return out.reshape(shape)

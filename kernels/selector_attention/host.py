@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 
 from javisc.kernels.attention.host import aligned, far_apart, strides
-from javisc.kernels.launch import Config, architecture, launches, parts
-from javisc.kernels.layout import ceil_div, head_blocks, power_of_two
+from javisc.kernels.launch import Config, architecture, launches, ranges
+from javisc.kernels.layout import head_blocks, power_of_two
 from javisc.kernels.selector_attention import configs
 
 
 def _cut(config: Config, q: Tensor, keys: int) -> tuple[int, int]:
     """(number of ranges of keys, keys of a range, a multiple of the tile)."""
-    tile = config.columns
-    wish = parts(q.shape[0] * q.shape[2], keys // tile, q.device, least=2, most=128, waves=8)
-    chunk = ceil_div(ceil_div(keys, wish), tile) * tile
-    return ceil_div(keys, chunk), chunk
+    return ranges(q.shape[0] * q.shape[2], keys, config.columns, q.device, most=128, waves=8)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> list[Tensor]:
@@ -58,8 +55,8 @@ def backward(
     scale: float,
     made: Sequence[Tensor],
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """The wanted gradients of q, k, v: one pass makes all three."""
+) -> list[Tensor | None]:
+    """Gradients of q, k, v: one pass makes all three."""
     from javisc.kernels.selector_attention.triton import selector_bwd
     from javisc.kernels.tiles import ordered_sum
 
@@ -67,8 +64,7 @@ def backward(
     (b, length, h, d), keys = q.shape, k.shape[1]
     dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)
     if not (q.numel() and keys):
-        empty = (q.new_zeros(q.shape), dk.zero_(), dv.zero_())
-        return [x for x, need in zip(empty, needs) if need]
+        return [q.new_zeros(q.shape), dk.zero_(), dv.zero_()]
     q, k, v = aligned(q), aligned(k), aligned(v)
     config = configs.config("bwd", d, length, q.element_size(), architecture(q.device))
     splits, chunk = _cut(config, q, keys)
@@ -79,26 +75,12 @@ def backward(
             splits, chunk, scale, scale * math.log2(math.e), d, head_blocks(d), max(16, power_of_two(length)), config.columns,
             far_apart(128, q, k, v), **config.options,
         )  # fmt: skip
-    found = [dk, dv]
-    if needs[0]:
-        found.insert(0, ordered_sum(part.view(b, splits, -1), q.dtype).view(q.shape))
-    return [x for x, need in zip(found, needs if needs[0] else needs[1:]) if need]
+    dq = ordered_sum(part.view(b, splits, -1), q.dtype).view(q.shape) if needs[0] else None
+    return [dq, dk, dv]
 
 
 def forward_fake(q: Tensor, k: Tensor, v: Tensor, scale: float) -> list[Tensor]:
     return [q.new_empty(q.shape), q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)]
-
-
-def backward_fake(
-    grads: Sequence[Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    made: Sequence[Tensor],
-    needs: Sequence[bool],
-) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x, need in zip((q, k, v), needs) if need]
 
 
 def forward_flops(q: Any, k: Any, *_: Any, **__: Any) -> int:

@@ -29,25 +29,15 @@ def _refuse(request: dispatch.Request) -> str | None:
     return refuse_heads(request)
 
 
-dispatch.register(
+dispatch.register_op(
     "selector_attention",
-    "triton",
     needs=f"CUDA (sm_80 or newer), float32/16/bfloat16, at most {configs.MAX_QUERIES} queries "
     f"({configs.MAX_QUERIES_WIDE} in float32), d 8–128, a multiple of 8",
     when="on CUDA, 16-bit, few queries (float32 by name: not measured)",
     refuse=_refuse,
     prefer=lambda r: dispatch.on_cuda_in_16_bits(r) and "many" not in r.features,
-)
-dispatch.register(
-    "selector_attention",
-    "xformers",
-    needs="CUDA, float32/16/bfloat16, d a multiple of 8, an installation that runs",
-    when="only by name",
-    refuse=dispatch.refuse_xformers,
-    prefer=dispatch.never,
-)
-dispatch.register(
-    "selector_attention", "torch", needs="nothing", when="otherwise: PyTorch's scaled_dot_product_attention"
+    xformers=dispatch.refuse_xformers,
+    torch="PyTorch's scaled_dot_product_attention",
 )
 
 

@@ -29,16 +29,15 @@ def _parts(like: Tensor, programs: int, norm: bool) -> list[Tensor | None]:
 
 def _found(
     dqkv: Tensor, parts: list[Tensor | None], weights: Sequence[Tensor | None], needs: Sequence[bool]
-) -> list[Tensor]:
-    """The wanted gradients: qkv's, and the gains' from their parts, summed in a fixed order."""
+) -> list[Tensor | None]:
+    """The gradients: qkv's, and the gains' from their parts, summed in a fixed order."""
     from javisc.kernels.tiles import ordered_sum
 
-    gains = [
-        ordered_sum(part, w.dtype)[0]
+    wanted = [
+        ordered_sum(part, w.dtype)[0] if need and part is not None and w is not None else None
         for part, w, need in zip(parts, weights, needs[1:])
-        if need and part is not None and w is not None
     ]
-    return [dqkv, *gains] if needs[0] else gains
+    return [dqkv, *wanted]
 
 
 def forward(
@@ -50,7 +49,7 @@ def forward(
     eps: float,
     scale: float,
 ) -> list[Tensor]:
-    """Output (B, T, S, H, D), and for streamed sequences their logsumexps (B, H, S·T)."""
+    """Output (B, T, S, H, D), and for streamed sequences their logsumexps (H, B·S·T)."""
     from javisc.kernels.temporal_attention.triton import temporal_fwd
 
     b, t, s, _, h, d = qkv.shape
@@ -58,7 +57,10 @@ def forward(
     if qkv.numel() == 0:
         return [o]
     if _streams(qkv):
-        return _stream_forward(_prepare(qkv, q_weight, k_weight, cos, sin, eps), qkv, o, scale)
+        q, k, v = _prepare(qkv, q_weight, k_weight, cos, sin, eps)
+        out, lse = streaming.forward(q, k, v, None, None, t, t, None, None, 0.0, scale)
+        o.copy_(out.view(b, s, t, h, d).transpose(1, 2))
+        return [o, lse]
     config = configuration("fwd", t, d, architecture(qkv.device), qkv.element_size())
     groups = ceil_div(s, config.rows // config.columns)
     for first, programs in launches(b * groups * h):
@@ -73,8 +75,8 @@ def forward(
 def backward(
     grads: Sequence[Tensor], qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None,
     sin: Tensor | None, eps: float, scale: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
-    """The wanted gradients of qkv and both gains."""
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients of qkv and both gains."""
     from javisc.kernels.temporal_attention.triton import temporal_bwd
 
     (do,) = grads
@@ -88,7 +90,7 @@ def backward(
     parts = _parts(qkv, programs, q_weight is not None)
     for first, count in launches(programs):
         temporal_bwd[(count,)](
-            qkv, do, dqkv, q_weight, k_weight, *(x if x is not None else do for x in parts), cos, sin, first, groups, t, s, h,
+            qkv, do, dqkv, q_weight, k_weight, *parts, cos, sin, first, groups, t, s, h,
             scale * math.log2(math.e), scale, eps,
             d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None,
             **config.options,
@@ -98,73 +100,45 @@ def backward(
 
 def _prepare(
     qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float
-) -> Tensor:
-    """Normed and rotated queries and keys, (B, T, S, 2, H, D)."""
+) -> Sequence[Tensor]:
+    """q, k, v as `attention` reads them, B·S sequences of T rows: views of one tensor, queries and keys normed and turned."""
     from javisc.kernels.temporal_attention.triton import temporal_prepare
 
     b, t, s, _, h, d = qkv.shape
-    qk = torch.empty((b, t, s, 2, h, d), dtype=qkv.dtype, device=qkv.device)
+    out = qkv.new_empty((b * s, t, 3, h, d))
     for first, programs in launches(ceil_div(b * t * s, ROW_BLOCK) * h):
         temporal_prepare[(programs,)](
-            qkv, qk, q_weight, k_weight, cos, sin, first, b * t * s, t, s, h, eps,
+            qkv, out, q_weight, k_weight, cos, sin, first, b * t * s, t, s, h, eps,
             d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
         )  # fmt: skip
-    return qk
-
-
-def _sequences(x: Tensor) -> Tensor:
-    """(T, S, H, D) of one sample as the S sequences of T rows that `attention` reads with strides: no copy."""
-    return x.transpose(0, 1)
-
-
-def _stream_forward(qk: Tensor, qkv: Tensor, o: Tensor, scale: float) -> list[Tensor]:
-    b, t, s, _, h, _ = qkv.shape
-    lse = torch.empty((b, h, s * t), dtype=torch.float32, device=qkv.device)
-    for i in range(b):
-        q, k, v = (_sequences(x) for x in (qk[i, :, :, 0], qk[i, :, :, 1], qkv[i, :, :, 2]))
-        out, sample = streaming.forward(q, k, v, None, None, t, t, None, None, 0.0, scale)
-        o[i], lse[i] = _sequences(out), sample
-    return [o, lse]
+    return out.unbind(2)
 
 
 def _stream_backward(
     do: Tensor, qkv: Tensor, made: Sequence[Tensor], dqkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None,
     cos: Tensor | None, sin: Tensor | None, eps: float, scale: float, needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor | None]:  # fmt: skip
     from javisc.kernels.temporal_attention.triton import temporal_unprepare
 
-    o, lse = made
-    b, t, s, _, h, d = qkv.shape
-    qk = _prepare(qkv, q_weight, k_weight, cos, sin, eps)
-    dq, dk = (qkv.new_empty((b, t, s, h, d)) for _ in range(2))
-    for i in range(b):
-        q, k, v = (_sequences(x) for x in (qk[i, :, :, 0], qk[i, :, :, 1], qkv[i, :, :, 2]))
-        kept, grad = ([_sequences(o[i]).contiguous(), lse[i]], [_sequences(do[i]).contiguous()])
-        got = streaming.backward(
-            grad, q, k, v, None, None, t, t, None, None, 0.0, scale, kept, (True, True, True, False, False)
-        )
-        dq[i], dk[i], dqkv[i, :, :, 2] = (_sequences(x) for x in got)
+    (b, t, s, _, h, d), lse = qkv.shape, made[1]
+    q, k, v = _prepare(qkv, q_weight, k_weight, cos, sin, eps)
+    o, do = (x.transpose(1, 2).contiguous().view(q.shape) for x in (made[0], do))
+    inputs = (q, k, v, None, None, t, t, None, None, 0.0, scale)
+    grads = streaming.backward([do], *inputs, [o, lse], (True, True, True, False, False))[:3]
     programs = ceil_div(b * t * s, ROW_BLOCK) * h
     parts = _parts(qkv, programs, q_weight is not None)
     for first, count in launches(programs):
         temporal_unprepare[(count,)](
-            qkv, dq, dk, dqkv, q_weight, k_weight, *(x if x is not None else dq for x in parts), cos, sin,
-            first, b * t * s, t, s, h, eps, d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
+            qkv, *grads, dqkv, q_weight, k_weight, *parts, cos, sin, first, b * t * s, t, s, h, eps,
+            d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
         )  # fmt: skip
     return _found(dqkv, parts, (q_weight, k_weight), needs)
 
 
 def forward_fake(qkv: Tensor, *_: Any) -> list[Tensor]:
     b, t, s, _three, h, d = qkv.shape
-    lse = [qkv.new_empty((b, h, s * t), dtype=torch.float32)] if _streams(qkv) else []
+    lse = [qkv.new_empty((h, b * s * t), dtype=torch.float32)] if _streams(qkv) else []
     return [qkv.new_empty((b, t, s, h, d)), *lse]
-
-
-def backward_fake(
-    grads: Sequence[Tensor], qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None,
-    sin: Tensor | None, eps: float, scale: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
-    return [x.new_empty(x.shape) for x, need in zip((qkv, q_weight, k_weight), needs) if need and x is not None]
 
 
 def _products(qkv: Any) -> int:

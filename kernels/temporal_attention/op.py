@@ -28,16 +28,13 @@ def _refuse_triton(request: Request) -> str | None:
     return dispatch.refuse_triton(request)
 
 
-dispatch.register(
+dispatch.register_op(
     "temporal_attention",
-    "triton",
     needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 16–128, a multiple of 8",
     when="on CUDA, 16-bit: norm, rotation and attention in one pass over the native layout",
     refuse=_refuse_triton,
     prefer=dispatch.on_cuda_in_16_bits,
-)
-dispatch.register(
-    "temporal_attention", "torch", needs="nothing", when="otherwise: norm, rotation, scaled_dot_product_attention"
+    torch="norm, rotation, scaled_dot_product_attention",
 )
 
 

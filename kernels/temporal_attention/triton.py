@@ -9,7 +9,7 @@ rows of D / 2, cut into halves of the head's blocks.
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from javisc.kernels.tiles import chosen, dot, dot_rows, load, load_vector, row_sums, store, store_vector
+from javisc.kernels.tiles import chosen, dot, dot_rows, load, load_vector, row_sums, store, store_vector, wide
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
@@ -112,10 +112,10 @@ def temporal_fwd(
 
 @triton.jit
 def _unprepare(
-    base, OUT, offsets, seen, W, DW, C, S, t, r, g,
+    base, OUT, offsets, seen, W, DW, pid, C, S, t, r, g,
     D: tl.constexpr, BLOCKS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradient of one of q and k from that of its prepared rows, and of its gains (this program's sum) in DW (D)."""
+    """Store the gradient of one of q and k from that of its prepared rows; in DW (programs, D) its gains' parts."""
     if ROPE:
         g = _turn(g, C, S, t, seen, -1, D, BLOCKS)
     if NORM:
@@ -129,7 +129,7 @@ def _unprepare(
             hats = hats + (hat,)
             dw = dw + (tl.sum(hat * g[i], 0),)
             grads = grads + (g[i] * w[i][None, :],)
-        store_vector(DW, dw, D, BLOCKS)
+        store_vector(DW + pid * D, dw, D, BLOCKS)
         mean = row_sums(hats, grads)
         g = ()
         for i in tl.static_range(len(BLOCKS)):
@@ -166,53 +166,60 @@ def temporal_bwd(
     ds = (p * (dp - tl.sum(p * dp, 1)[:, None]) * scale).to(dtype)
     gq = dot(ds, ks)
     gk = dot(tl.trans(ds), qs)
-    _unprepare(q, dq, offsets, seen, WQ, DWQ + pid * D, COS, SIN, t, rq, gq, D, BLOCKS, NORM, ROPE)
-    _unprepare(k, dk, offsets, seen, WK, DWK + pid * D, COS, SIN, t, rk, gk, D, BLOCKS, NORM, ROPE)
+    _unprepare(q, dq, offsets, seen, WQ, DWQ, pid, COS, SIN, t, rq, gq, D, BLOCKS, NORM, ROPE)
+    _unprepare(k, dk, offsets, seen, WK, DWK, pid, COS, SIN, t, rk, gk, D, BLOCKS, NORM, ROPE)
+
+
+@triton.jit
+def _streamed(first, T, S, H, BM: tl.constexpr):
+    """Of a program over streamed rows, which lie position after position: head, rows, their tokens in the projection, times."""
+    pid = first + tl.program_id(0).to(tl.int64)
+    row = pid // H * BM + tl.arange(0, BM)
+    t = (row % T).to(tl.int32)
+    position = row // T
+    return pid % H, row, (position // S * T + t) * S + position % S, t
 
 
 @triton.jit(do_not_specialize=["first", "rows", "T", "S"])
 def temporal_prepare(
-    QKV, QK, WQ, WK, COS, SIN, first, rows, T, S, H, eps,
+    QKV, OUT, WQ, WK, COS, SIN, first, rows, T, S, H, eps,
     D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """For streaming: normed and rotated queries and keys, QK (B, T, S, 2, H, D), `rows` = B·T·S. Program: BM rows of one head."""
-    pid = first + tl.program_id(0).to(tl.int64)
-    h = pid % H
-    row = pid // H * BM + tl.arange(0, BM)
+    """For streaming: OUT (B·S, T, 3, H, D), queries and keys normed and turned, `rows` = B·S·T. Program: BM rows of one head."""
+    h, row, token, t = _streamed(first, T, S, H, BM)
     seen = row < rows
-    t = (row // S % T).to(tl.int32)
     dtype: tl.constexpr = QKV.dtype.element_ty
-    for side in tl.static_range(2):
-        x = QKV + side * H * D + h * D
-        W = WQ if side == 0 else WK
-        r = tl.zeros([BM], tl.float32)
-        if NORM:
-            r = _inverse_rms(x, row * (3 * H * D), seen, eps, D, BLOCKS)
-        y = _prepared(x, row * (3 * H * D), seen, W, COS, SIN, t, r, D, BLOCKS, NORM, ROPE, dtype)
-        store(QK + side * H * D + h * D, row * (2 * H * D), seen, y, D, BLOCKS)
+    for side in tl.static_range(3):
+        x = QKV + (side * H + h) * D
+        if side == 2:
+            y = load(x, token * (3 * H * D), seen, D, BLOCKS)
+        else:
+            W = WQ if side == 0 else WK
+            r = tl.zeros([BM], tl.float32)
+            if NORM:
+                r = _inverse_rms(x, token * (3 * H * D), seen, eps, D, BLOCKS)
+            y = _prepared(x, token * (3 * H * D), seen, W, COS, SIN, t, r, D, BLOCKS, NORM, ROPE, dtype)
+        store(OUT + (side * H + h) * D, row * (3 * H * D), seen, y, D, BLOCKS)
 
 
 @triton.jit(do_not_specialize=["first", "rows", "T", "S"])
 def temporal_unprepare(
-    QKV, DQ, DK, DQKV, WQ, WK, DWQ, DWK, COS, SIN, first, rows, T, S, H, eps,
+    QKV, DQ, DK, DV, DQKV, WQ, WK, DWQ, DWK, COS, SIN, first, rows, T, S, H, eps,
     D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """Backward of `temporal_prepare`: DQKV's queries and keys from DQ, DK (rows, H, D); DWQ, DWK (programs, D)."""
+    """Backward of `temporal_prepare`: DQKV like QKV from DQ, DK, DV (rows, H, D); DWQ, DWK (programs, D)."""
+    h, row, token, t = _streamed(first, T, S, H, BM)
     pid = first + tl.program_id(0).to(tl.int64)
-    h = pid % H
-    row = pid // H * BM + tl.arange(0, BM)
     seen = row < rows
-    t = (row // S % T).to(tl.int32)
     for side in tl.static_range(2):
-        x = QKV + side * H * D + h * D
+        x = QKV + (side * H + h) * D
         W = WQ if side == 0 else WK
-        DW = (DWQ if side == 0 else DWK) + pid * D
+        DW = DWQ if side == 0 else DWK
         r = tl.zeros([BM], tl.float32)
         if NORM:
-            r = _inverse_rms(x, row * (3 * H * D), seen, eps, D, BLOCKS)
-        raw = load((DQ if side == 0 else DK) + h * D, row * (H * D), seen, D, BLOCKS)
-        g = ()
-        for i in tl.static_range(len(BLOCKS)):
-            g = g + (raw[i].to(tl.float32),)
-        out = DQKV + side * H * D + h * D
-        _unprepare(x, out, row * (3 * H * D), seen, W, DW, COS, SIN, t, r, g, D, BLOCKS, NORM, ROPE)
+            r = _inverse_rms(x, token * (3 * H * D), seen, eps, D, BLOCKS)
+        g = wide(load((DQ if side == 0 else DK) + h * D, row * (H * D), seen, D, BLOCKS))
+        out = DQKV + (side * H + h) * D
+        _unprepare(x, out, token * (3 * H * D), seen, W, DW, pid, COS, SIN, t, r, g, D, BLOCKS, NORM, ROPE)
+    dv = load(DV + h * D, row * (H * D), seen, D, BLOCKS)
+    store(DQKV + (2 * H + h) * D, token * (3 * H * D), seen, dv, D, BLOCKS)

@@ -33,7 +33,7 @@ knobs.compilation.listener = lambda **told: hits.append(told["cache_hit"])
 part, out = MockTensor(torch.float32), MockTensor(torch.bfloat16)
 for columns in (int(c) for c in sys.argv[1:]):
     tiles.ordered_sum_kernel.run(
-        part, out, 0, 3, columns, ROWS=16, COLUMNS=128, num_warps=tiles.SUM_WARPS, grid=(1,), warmup=True)
+        part, out, 0, 3, 1, columns, tiles.SUM_ROWS, tiles.SUM_COLUMNS, tiles.SUM_EACH, num_warps=4, grid=(1,), warmup=True)
 print(hits)
 """
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from javisc.kernels import dispatch, launch, survey
 from javisc.kernels.attention import attention
@@ -11,6 +13,7 @@ from javisc.kernels.prior_attention import prior_attention
 from javisc.kernels.selector_attention import selector_attention
 from javisc.kernels.temporal_attention import host as temporal
 from javisc.kernels.temporal_attention import temporal_attention
+from javisc.kernels.tiles import ordered_sum
 from support.kernels import DEVICE
 
 
@@ -108,3 +111,25 @@ def test_parts_make_whole_waves_of_at_least_the_least():
         found = launch.parts(programs, tiles, device, least=least)
         assert found == expected
         assert found == 1 or programs * found <= 2 * 132
+
+
+@given(st.integers(1, 2000), st.integers(0, 60000), st.sampled_from([1, 4, 16, 64]), st.sampled_from([2, 8]))
+def test_ranges_cover_the_rows_in_whole_tiles_and_waves(programs, length, tile, waves):
+    count, rows = launch.ranges(programs, length, tile, torch.device("cpu"), most=4096, waves=waves)
+    assert rows % tile == 0 and rows > 0 and (count - 1) * rows < max(length, 1) and length <= count * rows
+    assert count <= 1 or programs * count <= waves * 132
+
+
+def test_a_long_stream_fills_the_device():
+    assert launch.ranges(8, 54000, 64, torch.device("cpu"))[0] * 8 >= 132
+
+
+@pytest.mark.parametrize("terms", [0, 1, 256, 257, 1000])
+def test_many_terms_are_summed_in_pieces(terms, monkeypatch):
+    """More than one program takes in a while: in pieces of 256, here of 32, so that three passes follow one another."""
+    monkeypatch.setattr("javisc.kernels.tiles.SUM_EACH", 32)
+    partial = torch.randn(2, terms, 72, generator=torch.Generator().manual_seed(terms), dtype=torch.float64).to(DEVICE)
+    found = ordered_sum(partial.float(), torch.float16)
+    assert found.dtype == torch.float16 and found.shape == (2, 72)
+    assert torch.allclose(found.double(), partial.sum(1), rtol=1e-3, atol=1e-2)
+    assert torch.equal(found, ordered_sum(partial.float(), torch.float16))

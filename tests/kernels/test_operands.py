@@ -195,13 +195,15 @@ def test_small_operands_of_attention_agree_with_the_definition(operand, layout):
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch"])
-def test_lengths_beyond_the_rows_count_as_all_of_them(backend):
+@pytest.mark.parametrize("far", [99, 2**32, 2**40 + 1])
+def test_lengths_beyond_the_rows_count_as_all_of_them(backend, far):
+    """Also lengths of which 32 bits keep nothing."""
     inputs = attention_inputs(9, 8)
-    beyond = {"lengths_q": ints(99, 4), "lengths_k": ints(4, 1000)}
+    beyond = {"lengths_q": ints(far, 4), "lengths_k": ints(4, far)}
     within = {"lengths_q": ints(9, 4), "lengths_k": ints(4, 8)}
     got, want = (attention(**(inputs | lengths), backend=backend) for lengths in (beyond, within))
     assert torch.equal(got, want)
-    none = attention(**(inputs | {"lengths_k": ints(-3, 0)}), backend=backend)
+    none = attention(**(inputs | {"lengths_k": ints(-3, -far)}), backend=backend)
     assert not none.any()
 
 
@@ -235,7 +237,7 @@ def test_a_sequence_longer_than_the_kernel_was_told_is_nan_and_reads_nothing_els
         out = OP.apply(q, k, v, bq, bk, 20, 30, None, None, 0.0, 0.25)
     assert out[13:33].isnan().all() and out[:13].isfinite().all()
     with poisoned():
-        out = OP.apply(q, k, v, bq, ints(0, 15, 999), 40, 30, None, None, 0.0, 0.25)
+        out = OP.apply(q, k, v, bq, ints(0, 15, 999 + 2**32), 40, 30, None, None, 0.0, 0.25)
     assert torch.equal(out, OP.apply(q, k, v, bq, bk, 40, 30, None, None, 0.0, 0.25))
 
 

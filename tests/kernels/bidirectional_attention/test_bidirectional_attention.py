@@ -65,7 +65,7 @@ def test_masks_and_tokens_that_see_nothing(mode, dtype, backend):
 def test_column_tiles_follow_one_another(dtype, monkeypatch):
     """A short side of three tiles: rows are merged across launches, columns across parts of the stream."""
     monkeypatch.setattr(host, "configuration", lambda *_: launch.Config(16, 16, 4, 1))
-    monkeypatch.setattr(host, "parts_for", lambda heads, length, tile, device: (3, 16))
+    monkeypatch.setattr(host, "ranges", lambda *_: (3, 16))
     inputs, grads = make(43, 37, 72, dtype)
     judge(inputs, grads, dtype, "triton")
     judge({**inputs, **masks(43, 37)}, grads, dtype, "triton", mask_mode="and")
@@ -86,13 +86,6 @@ def test_rows_and_columns_of_very_different_size_keep_their_own_maxima(dtype, ba
         inputs["q"][:, :12] *= 20
         inputs["k"][:, :8] *= 4
     judge(inputs, grads, dtype, backend, factor=8)
-
-
-def test_parts_cover_the_rows():
-    for heads, length, tile in [(8, 54000, 64), (1, 1, 64), (1000, 640, 64), (4, 100, 16), (128, 2304, 64)]:
-        parts, rows = host.parts_for(heads, length, tile, torch.device("cpu"))
-        assert rows % tile == 0 and (parts - 1) * rows < length <= parts * rows
-    assert host.parts_for(8, 54000, 64, torch.device("cpu"))[0] * 8 >= 132
 
 
 @backends

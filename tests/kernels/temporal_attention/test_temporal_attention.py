@@ -89,7 +89,7 @@ def test_opcheck_of_the_streamed_form(monkeypatch):
     qkv, *rest = (t.detach() for t in inputs.values())
     call = (qkv, *rest, 1e-6, 0.2)
     saved = OP.forward(*call)
-    assert saved[1].shape == (2, 1, 3 * 9), "not streamed"
+    assert saved[1].shape == (1, 2 * 3 * 9), "not streamed"
     torch.library.opcheck(OP.forward, call)
     torch.library.opcheck(OP.backward, ([grads["o"]], *call, saved, [True] * 3))
 
