@@ -1,7 +1,8 @@
 """How the models call every op: shapes, strides and options of the recipes. Ahead-of-time compilation and benchmarks run these.
 
 Video buckets of the joint DiT are named by short side, frames and clips per device: B clips, T latent frames, S patches a frame.
-Queries, keys and values are views of one projection, as there.
+Queries, keys and values are views of one projection, gains and modulations of the compute precision, as there
+(`trainer/forecast/variants.py` finds the recipes' own launches; a test holds these to them).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ MODELS = Sizes(
         "480p 102 frames, 1 clip": {"B": 1, "T": 30, "S": 1590},
         "720p 204 frames, 1 clip": {"B": 1, "T": 60, "S": 3600},
     },
-    {"audio, 16 clips": {"B": 16, "T": 106, "S": 16}},
+    {"audio, 16 clips": {"B": 16, "T": 106, "S": 16}, "short audio, 2 clips": {"B": 2, "T": 14, "S": 16}},
 )
 #: Small ones that launch every variant that the models launch: what a gate can compare with float64 in seconds on a device.
 GATE = Sizes(
@@ -54,7 +55,7 @@ GATE = Sizes(
         "60 frames": {"B": 2, "T": 60, "S": 9},
         "120 frames": {"B": 1, "T": 120, "S": 3},
     },
-    {"audio": {"B": 2, "T": 106, "S": 16}},
+    {"audio": {"B": 2, "T": 106, "S": 16}, "short audio": {"B": 2, "T": 14, "S": 16}},
     heads=H,
 )
 #: Tiny ones for the interpreter: every op and every stage, in seconds on one core.
@@ -100,12 +101,12 @@ def _views(device: torch.device, dtype: torch.dtype, axis: int, names: str, *sha
     return {n: x.detach().requires_grad_() for n, x in zip(names, draw(device, dtype, *shape).unbind(axis))}
 
 
-def _gains(device: torch.device) -> Inputs:
-    return {name: (1 + 0.1 * torch.randn(D, device=device)).requires_grad_() for name in ("q_weight", "k_weight")}
+def _gains(d: torch.device, t: torch.dtype) -> Inputs:
+    return {n: (1 + 0.1 * torch.randn(D, device=d)).to(t).requires_grad_() for n in ("q_weight", "k_weight")}
 
 
 def _spatial(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
-    return _views(d, t, 2, "qkv", B * T, S, 3, s.heads, D) | _gains(d)
+    return _views(d, t, 2, "qkv", B * T, S, 3, s.heads, D) | _gains(d, t)
 
 
 def _text(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
@@ -119,7 +120,12 @@ def _text(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> 
 
 def _temporal(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
     angles = torch.arange(T, device=d, dtype=torch.float32)[:, None] / 1e4 ** (torch.arange(0, D, 2, device=d) / D)
-    return {"qkv": draw(d, t, B, T, S, 3, s.heads, D), **_gains(d), "cos": angles.cos(), "sin": angles.sin()}
+    return {
+        "qkv": draw(d, t, B, T, S, 3, s.heads, D),
+        **_gains(d, t),
+        "cos": angles.cos().to(t),
+        "sin": angles.sin().to(t),
+    }
 
 
 def _prior(d: torch.device, t: torch.dtype, s: Sizes, B: int, T: int, S: int) -> Inputs:
@@ -136,7 +142,7 @@ def _norm(
 ) -> Inputs:
     inputs: Inputs = {name: draw(d, t, B, T, S, s.channels) for name in rows}
     for zero in ("", "0") if masked else ("",):
-        table = torch.randn(len(names), B, s.channels, device=d)
+        table = torch.randn(len(names), B, s.channels, device=d, dtype=t)
         inputs |= {f"{name}{zero}": row.detach().requires_grad_() for name, row in zip(names, table)}
     if masked:
         inputs["mask"] = (torch.arange(B * T, device=d) % 3 > 0).view(B, T)
