@@ -189,7 +189,7 @@ class _Build:
         return f"interrupted: {done} of {shards.height} shards are published; run the same command again, it resumes"
 
     def _per_shard(self, table: pl.LazyFrame) -> int:
-        job = _job(self.recipe, self.store.root, self.scratch, self.options)
+        job = replace(_job(self.recipe, self.store.root, self.scratch, self.options), renditions=())
         found = estimate(table, job, self.options.seed, self.options.workers or usable_cores())
         return found.per_shard(self.options.shard_size)
 

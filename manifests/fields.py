@@ -296,10 +296,10 @@ def canonical_many(frame: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
         return [canonical({})] * frame.height
     body = pl.concat_str(pieces, ignore_nulls=True).str.slice(1)
     made = frame.select(
-        text=pl.concat_str(pl.lit("{"), body, pl.lit("}\n")),
+        text=pl.concat_str(pl.lit("{"), body, pl.lit("}\n")).cast(pl.Binary),
         odd=pl.any_horizontal([one.fill_null(False) for one in odd]),
     )
-    texts = [text.encode() for text in made["text"].to_list()]
+    texts: list[bytes] = made["text"].to_list()
     for row in made["odd"].arg_true().to_list():
         texts[row] = canonical(frame.select(columns).row(row, named=True))
     return texts

@@ -173,9 +173,10 @@ def run_build(
         if plan_only:
             found = estimate(inputs(reporter.say), recipe, out, chosen)
             shards = -(-found.inputs // (chosen.shard_samples or found.per_shard(chosen.shard_size)))
+            beside = f" and {size(found.rendition_bytes)} of renditions beside them" if renditions else ""
             click.echo(
                 f"{found.inputs} inputs of {size(found.source_bytes)}, about {span(found.media_seconds)} of media: "
-                f"about {size(found.bytes)} in {max(1, shards)} shards, {span(found.work_seconds)} of one core "
+                f"about {size(found.bytes)} in {max(1, shards)} shards{beside}, {span(found.work_seconds)} of one core "
                 f"({found.good:.0%} of a probed handful compiled); nothing was written"
             )
             return 0

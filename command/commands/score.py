@@ -17,7 +17,14 @@ import click
 )
 @click.option(
     "--out",
-    help="The view to write: a new folder, or one table if it ends in .parquet.  [default: DS's own manifest gets the columns]",
+    help="The view to write: a new folder, or one table if it ends in .parquet.  [default: a field of DS]",
+)
+@click.option(
+    "--as",
+    "name",
+    metavar="NAME",
+    help="The field of DS whose columns the scores are; `javisc annotate DS --undo NAME` takes "
+    "them back.  [default: scores]",
 )
 @click.option(
     "--crops", type=click.IntRange(1, 100), default=3, show_default=True, help="Crops of a longer clip, at most."
@@ -71,6 +78,7 @@ def score(
     source: str,
     checkpoint: str,
     out: str | None,
+    name: str | None,
     crops: int,
     fps: int,
     short_side: int | None,
@@ -89,7 +97,8 @@ def score(
     force: bool,
 ) -> None:
     """Rate every clip's sync: columns sync_offset (seconds), sync_confidence and sync_margin (0 to 1) of the manifest, desync
-    (seconds apart, 0 is in sync), synchronizable (0 to 1, by a checkpoint that tells it) and audio_advance_sec.
+    (seconds apart, 0 is in sync), synchronizable (0 to 1, by a checkpoint that tells it) and audio_advance_sec. They are a field
+    of DS, which a build that adds clips keeps; no shard changes.
 
     Kill it at any moment: the same command goes on where it stood. Then keep what is in sync:
 
@@ -122,7 +131,7 @@ def score(
         _tell(forecast(source, checkpoint, options))
         return
     say = lambda line: click.echo(line, err=True)  # noqa: E731
-    done = run(source, checkpoint, out, options=options, parts=parts, relative=relative, say=say)
+    done = run(source, checkpoint, out, options=options, parts=parts, relative=relative, name=name, say=say)
     for line in done.named:
         click.echo(f"javisc: {line}", err=True)
     for reason, count in done.reasons.items():

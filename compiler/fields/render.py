@@ -104,6 +104,8 @@ def render(
     chosen = check_name(name or f"r{short_side}")
     root, base = opened.folder, Recipe.from_json(made)
     pictures = opened.manifest().filter(pl.col("mp4_size") > 0).select(_NEEDED).collect()
+    if not pictures.height:
+        raise NothingLarger(f"{dataset} holds sounds without pictures: renditions are made of pictures")
     larger = pictures.filter(pl.min_horizontal("height", "width") > short_side)
     if not larger.height:
         option = "--renditions" if held else "--short-side"

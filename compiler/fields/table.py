@@ -81,6 +81,15 @@ def _parquet(path: str, option: str) -> pl.DataFrame:
             continue
         if dtype in (pl.Categorical, pl.Enum):
             frame = frame.with_columns(pl.col(name).cast(pl.String))
+        elif dtype == pl.UInt64 or isinstance(
+            dtype, pl.Decimal
+        ):  # which JSON and filters have as whole numbers and numbers
+            made, bad = held(frame[name], pl.Int64() if dtype == pl.UInt64 else pl.Float64())
+            if bad.any():
+                raise UserError(
+                    f"{option} {path}: column {name} has {frame[name].filter(bad)[0]}: numbers end at 2**63"
+                )
+            frame = frame.with_columns(made)
         elif name not in JOIN_BY:
             raise UserError(
                 f"{option} {path}: column {name} is {dtype}: text, numbers, true and false, and lists of text are allowed; "

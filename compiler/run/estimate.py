@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Per source byte: compiled bytes, seconds of media, and seconds of one worker. `good`: share that compiles."""
+    """By source byte: compiled bytes, seconds of media and of one worker, bytes of renditions. `good`: share that compiles."""
 
     inputs: int
     source_bytes: int
@@ -34,6 +35,12 @@ class Estimate:
     media_per_byte: float
     work_per_byte: float
     good: float
+    renditions_per_byte: float = 0.0
+
+    @property
+    def rendition_bytes(self) -> int:
+        """Bytes of all renditions, which lie beside the shards."""
+        return int(self.source_bytes * self.renditions_per_byte)
 
     @property
     def bytes(self) -> int:
@@ -79,7 +86,7 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
     chosen = handful(inputs, seed)
     scratch = Path(job.scratch, "estimate")
     shutil.rmtree(scratch, ignore_errors=True)
-    read = made = media = work = 0.0
+    read = made = media = work = beside = 0.0
     calls: list[dict[str, Any]] = []
     good = 0
     preload = (__name__, job.compiler.partition(":")[0])
@@ -96,6 +103,7 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
                 "recipe": job.recipe.to_json(),
                 "compiler": job.compiler,
                 "scratch": str(scratch / key_of(row["path"])),
+                "renditions": [recipe.to_json() for recipe in job.renditions],
             }
             limit = limit_of((row["source_bytes"] or 0) + (row["audio_bytes"] or 0), job.time_limit)
             before = fetching(
@@ -118,11 +126,13 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
         if outcome.error is None:
             good += 1
             made += outcome.value["bytes"]
+            beside += outcome.value["beside"]
             media += outcome.value["seconds"]
             work += outcome.value["work"]
     shutil.rmtree(scratch, ignore_errors=True)
     read = max(read, 1.0)
-    return Estimate(count, size or 0, made / read, media / read, work / read, good / max(1, len(chosen)))
+    share = good / max(1, len(chosen))
+    return Estimate(count, size or 0, made / read, media / read, work / read, share, beside / read)
 
 
 def measure(
@@ -135,8 +145,12 @@ def measure(
     audio: str | None = None,
     fetched: str | None = None,
     fetched_audio: str | None = None,
+    renditions: Sequence[dict[str, Any]] = (),
 ) -> dict[str, float]:
-    """In a worker: probe a file, compile its first SECONDS, and scale to its length: bytes, seconds of media, of work."""
+    """In a worker: probe a file, compile its first SECONDS, and scale to its length: bytes, seconds of media, of work.
+
+    beside: bytes of its renditions, of these recipes.
+    """
     folder = Path(scratch)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -149,11 +163,23 @@ def measure(
     length = SECONDS if end is None or end <= start else end - start
     began = time.perf_counter()
     piece: list[float | None] = [start, start + min(length, SECONDS)] if end is not None else window
-    beside: dict[str, Any] = {"audio": audio, "fetched": fetched, "fetched_audio": fetched_audio}
+    beside: dict[str, Any] = {
+        "audio": audio,
+        "fetched": fetched,
+        "fetched_audio": fetched_audio,
+        "renditions": renditions,
+    }
     columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch, **beside)
     seconds = columns.get("duration") or 0.0
     if not seconds:
         raise Rejected("too_short", "nothing came out")
     scale = max(1.0, length / seconds)
-    made = sum(file.stat().st_size for file in folder.iterdir() if file.suffix[1:] in extensions())
-    return {"bytes": made * scale, "seconds": seconds * scale, "work": (time.perf_counter() - began) * scale}
+    sizes = {file.name.partition(".")[2]: file.stat().st_size for file in folder.iterdir()}
+    made = sum(size for end, size in sizes.items() if end in extensions())
+    smaller = sum(sizes.get(f"{recipe['name']}.mp4", 0) for recipe in renditions)
+    return {
+        "bytes": made * scale,
+        "beside": smaller * scale,
+        "seconds": seconds * scale,
+        "work": (time.perf_counter() - began) * scale,
+    }

@@ -47,12 +47,11 @@ def _commit_batch(
     at = 0
     for (number,), part in rows.group_by("shard", maintain_order=True):
         shard = int(number)  # type: ignore[call-overload]
-        tar, idx, packed = small_shard("json", part["key"].to_list(), texts[at : at + part.height])
+        tar, idx, made, members = small_shard("json", part["key"].to_list(), texts[at : at + part.height])
         at += part.height
-        members = [found[0] for found in packed.samples]
-        places = [pl.Series(f"json_{name}", [getattr(m, name) for m in members], pl.Int64) for name in PARTS]
+        places = [pl.Series(f"json_{name}", told, pl.Int64) for name, told in zip(PARTS, members, strict=True)]
         table = part.with_columns(places).select(schema.names())
-        tables, commit = part_files(shard, 0, table, [], packed.made, schema, parents[shard])
+        tables, commit = part_files(shard, 0, table, [], made, schema, parents[shard])
         files |= {(*store.packs, f"{shard:06d}.idx"): idx, (*store.packs, f"{shard:06d}.tar"): tar, **tables}
         commits[commit_place(shard)] = commit
     store.write_many(files)

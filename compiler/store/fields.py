@@ -321,16 +321,21 @@ def undo(dataset: str, name: str, scratch: Path) -> None:
         if name not in names(base.root) and name not in folded(read_header(base.path(HEADER))):
             there = ", ".join(field.name for field in fields_of(base.root)) or "none"
             raise UserError(f"--undo {name}: {dataset} has no field of that name; it has {there}")
-        fold(base, leave=(name,))
-        store = field_store(dataset, name, scratch)
-        store.remove(FIELD_HEADER)
-        for folder in ((BUILD, "parts"), (BUILD,), ()):
-            for file in sorted(store.names(*folder)):
-                if file not in ("parts", BUILD):
-                    store.remove(*folder, file)
-        store.remove_tree()
-        if not base.remote and not base.names(FOLDER):
-            base.remove_tree(FOLDER)
+        drop(base, name)
+
+
+def drop(base: Store, name: str) -> None:
+    """`undo` of a field that is there, where the dataset's lock is the caller's. Raises UserError."""
+    fold(base, leave=(name,))
+    store = field_store(base.root, name, base.scratch)
+    store.remove(FIELD_HEADER)
+    for folder in ((BUILD, "parts"), (BUILD,), ()):
+        for file in sorted(store.names(*folder)):
+            if file not in ("parts", BUILD):
+                store.remove(*folder, file)
+    store.remove_tree()
+    if not base.remote and not base.names(FOLDER):
+        base.remove_tree(FOLDER)
 
 
 def reconcile(base: Store, say: Callable[[str], None], *, lay: bool = True) -> list[str]:

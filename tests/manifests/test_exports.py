@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from javisc.cli import cli
+from javisc.compiler.fields.render import render
 from javisc.compiler.store.fields import FieldWriter
 from javisc.manifests.errors import UserError
 from javisc.manifests.exports import export_jsonl, write_card
@@ -40,12 +41,18 @@ def test_datasets_opens_a_field_by_the_card_and_finds_its_columns(films: Films, 
     with FieldWriter(ds, "faces", columns={"faces": pl.Int64, "who": pl.List(pl.String)}) as writer:
         for number, key in enumerate(keys[:5]):
             writer.add(key, {}, {"faces": number, "who": ["a", "b"][:number]})
+    render(str(ds), 16, made_from="clips", workers=1)
     write_card(str(ds))
     found = {
         row["__key__"]: row["json"] for row in datasets.load_dataset(str(ds), "faces", split="train", streaming=True)
     }
     assert found == {key: {"faces": n, "who": ["a", "b"][:n]} for n, key in enumerate(keys[:5])}
     assert len(list(datasets.load_dataset(str(ds), "default", split="train", streaming=True))) == 6
+    smaller = Dataset.open(ds).field("r16")
+    pictures = {
+        row["__key__"]: row["mp4"] for row in datasets.load_dataset(str(ds), "r16", split="train", streaming=True)
+    }
+    assert pictures == {key: smaller.read(key) for key in keys} and pictures[keys[0]][4:8] == b"ftyp"
 
 
 def test_a_card_holds_fields_of_any_name(films: Films, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import torch
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.pool import Call, Outcome, Pool
 from javisc.compiler.store.files import Store
-from javisc.compiler.store.lock import locked
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import HEADER, Dataset, check_output, write_header, write_table, write_view
@@ -35,6 +33,7 @@ from javisc.trainer.use.kept_features import FIELD, PLACES, WAITING, Keeping, wi
 from javisc.trainer.use.rating import Rater, failure, gives
 from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore
 from javisc.trainer.use.score_worker import WorkerOptions
+from javisc.trainer.use.scores_field import NAME, check_field, write_field
 from javisc.trainer.use.selector import rater_of, short_side
 
 #: Raised when the meaning of a score changes: parts of another version are not used.
@@ -109,24 +108,41 @@ def score(
     options: ScoreOptions | None = None,
     parts: str | None = None,
     relative: bool = False,
+    name: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Scored:
     """Score every clip of a dataset, view or table. The scores become columns of the view `out`, or of its own manifest.
 
-    The manifest changes at once, when all is scored; shards are only read. `parts`: where finished parts are kept, see
-    `parts_folder`. Raises UserError.
+    A dataset gets them as its field `name` (`scores`). The manifest changes at once, when all is scored; shards are only read.
+    `parts`: where finished parts are kept, see `parts_folder`. Raises UserError.
     """
     dataset = Dataset.open(source)
+    built = not dataset.bare and "datasets" not in dataset.header
+    if name is not None and (out is not None or not built):
+        raise UserError(
+            f"--as {name}: a field belongs to a dataset; "
+            + ("leave out --as or --out" if out else f"{source} is a view or a table")
+        )
     if out is None and dataset.bare:
         check_output(source, force=True)
+    if out is None and built:
+        check_field(dataset, name or NAME)
+        if options is not None and options.keep_features == (name or NAME):
+            raise UserError(f"--keep-features {name or NAME}: the scores are the field of that name: give another")
     run = _Run(dataset, checkpoint, options or ScoreOptions(), parts or parts_folder(dataset, out), say)
     names = run.score()
     made = run.table(names)
     settings = {"command": "score", "inputs": [source], "checkpoint": checkpoint, **run.identity}
     if out is not None:
         write_view(_with_scores(dataset.located(), made, run.given), out, made_by=settings, relative=relative)
+    elif built:
+        same = lambda: [part for part, _ in run.units()] == names  # noqa: E731
+        write_field(dataset, name or NAME, made, run.given, run.identity, settings, run.scratch, same)
     else:
-        _write_in_place(dataset, run, names, made, settings)
+        write_table(_with_scores(dataset.manifest(), made, run.given), dataset.table)
+        if not dataset.bare:
+            header = dict(Dataset.open(dataset.path).header)
+            write_header(join(dataset.path, HEADER), {**header, "scored": dict(settings)})
     kept = run.keeping.write(names, settings) if run.keeping else 0
     told = made.select("key", "reason", "message").filter(pl.col("reason").is_not_null())
     counts = told.group_by("reason").len().sort("len", "reason", descending=[True, False]).collect()
@@ -152,20 +168,6 @@ def _with_scores(frame: pl.LazyFrame, made: pl.LazyFrame, given: Sequence[str]) 
     return pl.concat([frame.select(kept + other), made.select(fresh)], how="horizontal").select(
         kept + SCORES_SCHEMA.names()
     )
-
-
-def _write_in_place(
-    dataset: Dataset, run: _Run, names: list[str], made: pl.LazyFrame, settings: Mapping[str, Any]
-) -> None:
-    """Replace the manifest, then note in the header what scored it. A build of the dataset and this exclude each other."""
-    built = not dataset.bare and "datasets" not in dataset.header
-    with locked(Store(dataset.path, run.scratch)) if built else nullcontext():
-        if [name for name, _ in run.units()] != names:
-            raise UserError(f"{dataset.path} has changed meanwhile: run the same command again, it scores what is new")
-        write_table(_with_scores(dataset.manifest(), made, run.given), dataset.table)
-        if not dataset.bare:
-            header = dict(Dataset.open(dataset.path).header)
-            write_header(join(dataset.path, HEADER), {**header, "scored": dict(settings)})
 
 
 class _Run:

@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 import soundfile
 
-from javisc.compiler.build import BuildOptions, build
+from javisc.compiler.build import BuildOptions, build, plan_only
 from javisc.compiler.check.dataset import verify
 from javisc.compiler.fields.render import render
 from javisc.compiler.inputs.raw import from_raw
@@ -63,6 +63,17 @@ def digests(folder: Path, *parts: str) -> dict[str, str]:
         for path in sorted(folder.joinpath(part).rglob("*"))
         if path.is_file()
     }
+
+
+def test_a_plan_counts_them_beside_the_shards(root: Path) -> None:
+    found = plan_only(
+        from_raw([str(root / "list.csv")]), RECIPE, str(root / "NEW"), BuildOptions(workers=1, renditions=(48, 32))
+    )
+    rows = pl.read_parquet(root / "DS" / "manifest.parquet")
+    smaller = rows["r48_mp4_size"].sum() + rows["r32_mp4_size"].sum()
+    assert (found.rendition_bytes, found.bytes) == pytest.approx(
+        (smaller, rows["mp4_size"].sum() + rows["flac_size"].sum()), rel=0.2
+    )
 
 
 def test_they_are_those_that_render_makes_afterwards(root: Path, tmp_path: Path) -> None:

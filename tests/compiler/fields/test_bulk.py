@@ -59,9 +59,9 @@ def test_what_json_cannot_say_is_refused_by_columns_too() -> None:
 def test_a_small_shard_made_in_memory_has_the_bytes_of_the_definition(tmp_path_factory, files) -> None:
     folder = tmp_path_factory.mktemp("small")
     wanted = write_shard(((key, {"json": content}) for key, content in files.items()), folder / "tar", folder / "idx")
-    tar, idx, packed = small_shard("json", list(files), list(files.values()))
-    assert (tar, idx) == ((folder / "tar").read_bytes(), (folder / "idx").read_bytes())
-    assert packed == wanted
+    tar, idx, made, members = small_shard("json", list(files), list(files.values()))
+    assert (tar, idx, made) == ((folder / "tar").read_bytes(), (folder / "idx").read_bytes(), wanted.made)
+    assert list(zip(*members, strict=True)) == [(one.offset, one.size, one.crc32) for (one,) in wanted.samples]
 
 
 CELL = st.sampled_from(

@@ -174,6 +174,7 @@ COMMANDS: dict[str, Command] = {
             "SOURCE": Row("B", "score.source", "B", alone=("A",)),
             "--checkpoint": Row("--checkpoint D", "score.checkpoint", "D", alone=("--checkpoint",)),
             "--out": Row("--out {folder}/view", "score.out", "{folder}/view"),
+            "--as": Row("--as mine", "score.name", "mine"),
             "--crops": Row("--crops 5", "score.options.crops", 5),
             "--fps": Row("--fps 30", "score.options.fps", 30),
             "--short-side": Row("--short-side 128", "score.options.short_side", 128),

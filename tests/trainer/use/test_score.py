@@ -70,11 +70,12 @@ def test_a_dataset_is_scored_in_place_and_grows(tmp_path: Path, best: str) -> No
     told = run(out, best)
     after = pl.read_parquet(out / "manifest.parquet")
     assert (told.rows, told.fresh, dict(told.reasons)) == (3, 3, {})
-    assert after.columns == [*before.columns, *NAMES] and after.select(before.columns).equals(before)
+    assert after.columns == [*before.columns, *sorted(NAMES)] and after.select(before.columns).equals(before)
     assert after.select(NAMES).schema == SCORES_SCHEMA and after["sync_confidence"].is_between(0, 1).all()
     assert after.select((pl.col("sync_margin") <= pl.col("sync_confidence")).all()).item()
-    header = Dataset.open(out).header
-    assert header["scored"]["checkpoint"] == best and len(header["scored"]["weights"]) == 64
+    (field,) = Dataset.open(out).fields()
+    made_by = field.header["made_by"]
+    assert field.name == "scores" and made_by["checkpoint"] == best and len(made_by["weights"]) == 64
     assert contents(out / "shards") == shards and verify(out, workers=1).defects == []
     # The middle crop of a clip in shards says what `javisc predict` says of that second of the video file.
     row = Dataset.open(out).located().filter(pl.col("id") == "1").select(NEEDED).collect().to_dicts()
@@ -86,12 +87,20 @@ def test_a_dataset_is_scored_in_place_and_grows(tmp_path: Path, best: str) -> No
     assert told_here["sync_confidence"] == pytest.approx(first.probability, abs=1e-4)
     assert told_here["sync_margin"] == pytest.approx(first.probability - second.probability, abs=1e-4)
     add(3)
-    assert "sync_offset" not in pl.read_parquet(out / "manifest.parquet").columns  # a build writes what it knows
+    grown = pl.read_parquet(out / "manifest.parquet")
+    assert grown.filter(pl.col("key").is_in(after["key"].to_list())).select(after.columns).equals(after)
+    assert grown["sync_offset"].null_count() == 1, "the new clip's"
     told = run(out, best)
     again = pl.read_parquet(out / "manifest.parquet")
     assert told.rows == 4 and told.fresh <= 2  # the rest was kept; a part holds two
     same(again.filter(pl.col("key").is_in(after["key"].to_list())), after)
-    assert run(out, best).fresh == 0
+    whole = contents(out / "fields" / "scores")
+    assert run(out, best).fresh == 0 and contents(out / "fields" / "scores") == whole
+    done("annotate", out, "--undo", "scores")
+    assert pl.read_parquet(out / "manifest.parquet").columns == before.columns
+    for wrong in (["--as", "s", "--out", tmp_path / "v"], ["--as", "S"], ["--keep-features", "scores"]):
+        told = CliRunner().invoke(cli, ["score", str(out), "--checkpoint", best, *map(str, wrong)])
+        assert told.exit_code and ("--as" in str(told.exception) or "--keep-features" in str(told.exception)), wrong
 
 
 def same(a: pl.DataFrame, b: pl.DataFrame) -> None:
@@ -100,7 +109,7 @@ def same(a: pl.DataFrame, b: pl.DataFrame) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_views_and_tables_of_several_rates_then_filter(tmp_path: Path, best: str) -> None:
