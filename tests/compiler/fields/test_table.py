@@ -142,3 +142,21 @@ def test_every_name_is_one(stem: str) -> None:
     from javisc.manifests.fields import NAME
 
     assert NAME.fullmatch(name_of(f"{stem}.csv"))
+
+
+def test_every_kind_of_number_of_parquet_is_a_number(tmp_path: Path) -> None:
+    """Decimals of data bases and hashes without a sign are; what no column of a manifest holds is refused by name."""
+    path = str(tmp_path / "t.parquet")
+    frame = pl.DataFrame({"key": ["a", "b"]})
+    frame.with_columns(
+        price=pl.Series(["1.50", None]).cast(pl.Decimal(10, 2)), hash=pl.Series([7, 2**63 - 1], dtype=pl.UInt64)
+    ).write_parquet(path)
+    found = read(path, "annotate")
+    assert found["price"].to_list() == [1.5, None] and found["hash"].to_list() == [7, 2**63 - 1]
+    assert (found["price"].dtype, found["hash"].dtype) == (pl.Float64, pl.Int64)
+    frame.with_columns(hash=pl.Series([1, 2**64 - 1], dtype=pl.UInt64)).write_parquet(path)
+    with pytest.raises(UserError, match="column hash has 18446744073709551615: numbers end at"):
+        read(path, "annotate")
+    frame.with_columns(when=pl.Series([1, 2]).cast(pl.Date)).write_parquet(path)
+    with pytest.raises(UserError, match="column when is Date"):
+        read(path, "annotate")

@@ -74,7 +74,7 @@ COMMANDS: dict[str, Command] = {
         {"javisc.trainer.use.prior.run:run": _MADE, "javisc.trainer.use.prior.objects.export:export": 3},
         {
             "RAW": Row("B", "run.settings.raw", ["{raw}", "B"]),
-            **_STAGE,
+            **{name: row for name, row in _STAGE.items() if name != "--seed"},  # nothing is drawn
             "--annotations": Row("--annotations", "run.settings.annotated"),
             "--segmenter": Row("--segmenter S", "run.settings.segmenter", "S"),
             "--text": Row("--text dog --text car", "run.settings.text", ["dog", "car"], more="--segmenter S"),
