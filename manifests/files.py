@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import hashlib
 import os
 import shutil
@@ -115,7 +116,7 @@ def recover_folder(path: Path) -> None:
     """Mend what a kill left of `published_folder(path)`: the old folder takes its name again, what is half written goes."""
     if not path.exists() and kept_folder(path).exists():
         kept_folder(path).rename(path)
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         shutil.rmtree(temporary, ignore_errors=True)
 
 

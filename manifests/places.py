@@ -16,8 +16,8 @@ VARIABLE = "JAVISC_PLACES"
 
 
 def remote(root: str) -> bool:
-    """True for what fsspec would not open as a plain local path: URLs, and chains of them (`zip::…`)."""
-    return "://" in root or "::" in root
+    """True for what is not opened as a plain local path: URLs, and chains of them (`zip::…`)."""
+    return "://" in root or ("::" in root and not root.startswith("/"))
 
 
 def name(url: str) -> None:

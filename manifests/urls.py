@@ -31,7 +31,7 @@ def opened(path: str) -> BinaryIO:
 
     Raises OSError; ValueError or ImportError for a URL that nothing opens; UserError for a missing extra, which it names.
     """
-    if not is_url(path) and "::" not in path:
+    if not is_url(path) and ("::" not in path or path.startswith("/")):
         return Path(path).open("rb")
     need_driver(path)
     import fsspec  # asyncio comes with it: what reads local files alone starts without both

@@ -203,8 +203,9 @@ def _readers(tar: Path, idx: Path, members: dict[str, list[Member]], right: bool
     import webdataset
 
     sizes = {key: {m.extension: m.size for m in found} for key, found in members.items()}
+    # Of a list it takes names as they are; in a name alone, braces and colons would stand for others.
     source = webdataset.WebDataset(
-        str(tar), shardshuffle=False, empty_check=False, handler=webdataset.reraise_exception
+        [str(tar)], shardshuffle=False, empty_check=False, handler=webdataset.reraise_exception
     )
     try:
         read = {s["__key__"]: {end: len(s[end]) for end in extensions() if end in s} for s in source}

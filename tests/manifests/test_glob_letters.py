@@ -1,4 +1,4 @@
-"""A folder called `clips [v2]*` is a folder: polars takes such names for patterns unless it is told each time."""
+"""A folder called `clips [v2]* {1..2} x::y` is a folder: polars, webdataset and fsspec take such names for others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import polars as pl
 from click.testing import CliRunner
 
 from javisc.cli import cli
+from javisc.manifests.files import recover_folder
 from support.raw import write_clip
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def test_a_dataset_lies_where_its_name_looks_like_a_pattern(tmp_path: Path) -> N
         assert done.exit_code == 0, done.output + repr(done.exception)
         return done.output
 
-    (raw := (place := tmp_path / "clips [v2]*") / "raw").mkdir(parents=True)
+    (raw := (place := tmp_path / "clips [v2]* {1..2} x::y") / "raw").mkdir(parents=True)
     for number in range(2):
         write_clip(raw / f"{number}.mp4", seconds=0.5, seed=number)
     (table := place / "words [a].csv").write_text("id,text\n0,one\n1,two\n")
@@ -54,3 +55,10 @@ def test_a_dataset_lies_where_its_name_looks_like_a_pattern(tmp_path: Path) -> N
     run("export", place / "view", "--energon", place / "out")
     rows = pl.read_parquet(ds / "manifest.parquet", glob=False)
     assert dict(rows.select("id", "text").iter_rows()) == {"0": "one", "1": "two"}
+
+
+def test_what_a_kill_left_of_a_folder_is_that_folders_own(tmp_path: Path) -> None:
+    for name in ("[ab]", "a"):
+        (tmp_path / f".{name}.1.tmp").mkdir()
+    recover_folder(tmp_path / "[ab]")
+    assert [path.name for path in tmp_path.iterdir()] == [".a.1.tmp"]
