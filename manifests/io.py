@@ -75,6 +75,10 @@ def read_header(path: str) -> dict[str, Any]:
         with opened(path) as stream:
             raw = stream.read(MAX_HEADER_BYTES + 1)
     except FileNotFoundError:
+        if _begun(root := path.removesuffix(HEADER)):
+            raise UserError(
+                f"{path} is not there: a build was begun there and not finished; `javisc status {root}` says what is missing"
+            ) from None
         raise UserError(
             f"{path} is not there: a dataset is a folder with {HEADER}; give the folder that `javisc build --out` wrote"
         ) from None
@@ -103,6 +107,15 @@ def read_header(path: str) -> dict[str, Any]:
     if not isinstance(roots, list) or len(roots) > MAX_DATASETS or not all(isinstance(root, str) for root in roots):
         raise UserError(f"{path}: `datasets` must be a list of at most {MAX_DATASETS} paths")
     return header
+
+
+def _begun(root: str) -> bool:
+    """True if there is a build's plan in a folder or at a URL."""
+    try:
+        opened(join(root, ".build", "settings.json")).close()
+    except (OSError, ValueError, ImportError):
+        return False
+    return True
 
 
 def scan_table(path: str, schema: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:

@@ -157,8 +157,8 @@ def run_build(
 
     chosen = BuildOptions(
         shard_size=parse.size(shard_size, "--shard-size"),
-        shard_range=parse.shard_range(shard_range) if shard_range else None,
-        part=parse.part(part, os.environ) if part else None,
+        shard_range=parse.shard_range(shard_range) if shard_range is not None else None,
+        part=parse.part(part, os.environ) if part is not None else None,
         offsets=offsets,
         renditions=renditions,
         split=parse_ratios(split, "--split") if split else {},

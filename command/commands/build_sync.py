@@ -109,7 +109,8 @@ def sync(
     grid = parse_grid(offset_grid)
     out = options["out"]
     if as_files:
-        if "://" in out or options["shard_range"] or options["part"] or options["write_plan"]:
+        ranged = options["shard_range"] is not None or options["part"] is not None
+        if "://" in out or ranged or options["write_plan"]:
             raise UserError(
                 "--as-files writes a local folder in one run: give a folder as --out and no --part, --shard-range or --write-plan"
             )

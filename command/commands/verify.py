@@ -55,7 +55,14 @@ def verify(
 
     began = time.monotonic()
     chosen = Checks(
-        level, sample, seed, parse_part(part, os.environ) if part else None, workers, engine, address, keep=True
+        level,
+        sample,
+        seed,
+        parse_part(part, os.environ) if part is not None else None,
+        workers,
+        engine,
+        address,
+        keep=True,
     )
     found = check(dataset, report=click.echo, checks=chosen)
     what = f"{found.samples} samples in {found.shards} shards, {size(found.bytes)}, {span(time.monotonic() - began)}"

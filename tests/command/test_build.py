@@ -107,6 +107,8 @@ def test_progress_on_a_terminal(raw: Path, tmp_path: Path) -> None:
         (["RAW", "--split", "train"], "--split 'train'"),
         (["RAW", "--shard-size", "512XB"], "--shard-size '512XB'"),
         (["RAW", "--shard-range", "4:2"], "--shard-range '4:2'"),
+        (["RAW", "--shard-range", ""], "--shard-range ''"),
+        (["RAW", "--part", ""], "--part ''"),  # of a variable that is not set: not all shards in each task
         (
             ["RAW", "--recipe", "cinema"],
             "--recipe 'cinema': known here are jav, jav16, archive, frame, hevc, av1, sync",

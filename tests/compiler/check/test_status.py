@@ -22,6 +22,7 @@ from javisc.compiler.recipe import PRESETS
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.running import forget
 from javisc.manifests.errors import UserError
+from javisc.manifests.io import read_header
 from support.engines import digests, run, sources
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -53,6 +54,8 @@ def test_three_processes_build_a_plan_and_the_bytes_are_the_same(tmp_path: Path)
     between = status(str(out))
     assert between.missing == (1, 4, 7) and between.parts(3) == (1,) and not between.merged
     assert between.published == 5 and between.samples + sum(between.rejected.values()) == between.inputs_done
+    with pytest.raises(UserError, match="a build was begun there and not finished; `javisc status"):
+        read_header(str(out / "dataset.json"))
     with pytest.raises(UserError, match="3 of 8 shards are not built yet"):
         run(None, out, finish=True)  # type: ignore[arg-type]
     assert subprocess.run([sys.executable, "-P", "-c", program, str(out), "1"], timeout=120).returncode == 0
