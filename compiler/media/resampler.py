@@ -34,7 +34,7 @@ class Resampler:
         rest = self._resampled(np.zeros((self._kind[2], 0), np.float32), last=True)
         self._stream.clear()
         if len(_spare) >= SPARE:
-            _spare.pop(next(iter(_spare)))
+            _spare.pop(next(iter(_spare)), None)
         _spare[self._kind] = self._stream
         del self._stream
         return rest

@@ -32,8 +32,11 @@ def noise(seconds: float, rate: int, channels: int) -> np.ndarray:
     return np.clip(0.4 * np.random.default_rng(0).standard_normal((round(seconds * rate), channels)), -1, 1)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind))
-@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2), (22050, 1)])
+@pytest.mark.parametrize(
+    ("kind", "rate", "channels"),
+    [*((kind, 44100, 2) for kind in KINDS), (("wav", "PCM_16"), 16000, 1), (("flac", "PCM_24"), 22050, 1)],
+    ids=lambda one: "-".join(one) if isinstance(one, tuple) else str(one),
+)
 def test_the_bytes_are_those_of_ffmpeg(
     kind: tuple[str, str], rate: int, channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
