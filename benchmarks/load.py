@@ -8,8 +8,8 @@ Contestants, each in a process of its own, all with the same number of worker th
                 the smallest rendition of DS that loses nothing
   javisc-base   the same from the clips' own pictures; left out where DS has no renditions
   decoding      no contestant but the codec bound: PyAV decodes the windows' pictures in as many processes, and nothing else
-  swscale       webdataset + PyAV + torch DataLoader worker processes; swscale scales to the bucket in the workers, as a careful
-                author would
+  swscale       webdataset + PyAV + torch DataLoader worker processes; swscale scales to the bucket in the workers, on one thread
+                each, as a careful author would
   webdataset    webdataset + PyAV + torch DataLoader worker processes; seeks to the window, as a careful author would
   from-start    the same, but decoding from the clip's beginning to the window's end, as most code does
   whole-clip    the same, but decoding the whole clip and cutting afterwards, as the JavisDiT reference does
@@ -132,6 +132,7 @@ def pictures(mp4: bytes, start: int, frames: int, how: str, inner: tuple[int, in
 
         return VideoDecoder(mp4, num_ffmpeg_threads=1).get_frames_in_range(start, start + frames).data
     kept = []
+    scaler = av.video.reformatter.VideoReformatter()
     with av.open(io.BytesIO(mp4)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -143,9 +144,8 @@ def pictures(mp4: bytes, start: int, frames: int, how: str, inner: tuple[int, in
             index = round(frame.pts * stream.time_base * 24)
             if how == "whole-clip" or start <= index < start + frames:
                 if how == "swscale":
-                    kept.append(
-                        frame.to_ndarray(format="rgb24", width=inner[1], height=inner[0], interpolation="BILINEAR")
-                    )
+                    wanted = {"format": "rgb24", "width": inner[1], "height": inner[0], "interpolation": "BILINEAR"}
+                    kept.append(scaler.reformat(frame, **wanted, threads=1).to_ndarray())  # PyAV: a thread a core
                 elif how != "decoding" or not kept:
                     kept.append(frame.to_ndarray(format="rgb24"))
             if how != "whole-clip" and index >= start + frames - 1:
