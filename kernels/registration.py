@@ -110,7 +110,7 @@ class Host(Protocol):
     forward: Callable[..., list[Tensor]]
     forward_fake: Callable[..., list[Tensor]]
     forward_flops: Callable[..., int]
-    backward: Callable[..., Sequence[Tensor | None]]
+    backward: Callable[..., list[Tensor | None]]
     backward_flops: Callable[..., int]
 
 

@@ -66,7 +66,7 @@ def forward(
 def backward(
     grads: Sequence[Tensor], q: Tensor, k: Tensor, v_row: Tensor, v_col: Tensor, mask_row: Mask, mask_col: Mask, mode: int,
     scale: float, made: Sequence[Tensor], needs: Sequence[bool],
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor | None]:  # fmt: skip
     """Gradients of q, k, v_row, v_col, summed in a fixed order; one pass makes all four."""
     (do_row, do_col), (o_row, o_col, lse_row, lse_col) = grads, made
     if q.shape[1] < k.shape[1]:
