@@ -14,6 +14,7 @@ from javisc.compiler.media.transcode import Clip
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.effort import LINE
+from javisc.manifests.environment import Unavailable
 
 
 def fake(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
@@ -90,6 +91,11 @@ def burn(seconds: float, asks: float | None) -> str:
 def held(megabytes: int) -> int:
     """Take memory step by step, slowly enough to be seen with it."""
     return len([b"x" * 1_000_000 for _ in range(megabytes) if time.sleep(0.002) is None])
+
+
+def away(number: int) -> int:
+    """What reads from storage that does not answer."""
+    raise Unavailable("/mnt/away does not answer", waited=True)
 
 
 def deadly_three(number: int) -> int:

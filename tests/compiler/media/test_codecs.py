@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from javisc.cli import cli
 from javisc.compiler.check.dataset import verify
 from javisc.compiler.media import encoders
+from javisc.compiler.recipe import PRESETS
 from javisc.manifests.io import Dataset
 from javisc.trainer.data.bytes.decode import frames
 from support.raw import write_clip
@@ -51,6 +52,32 @@ def test_a_dataset_of_another_codec_is_built_verified_and_read(
         assert file.streams.video[0].codec_context.name == "h264", "renditions are for reading"
     apart = np.abs(pictures[:, None].astype(float) - plain[None]).mean(axis=(2, 3, 4))
     assert apart.argmin(axis=1).tolist() == list(range(20))
+
+
+def test_encoders_are_told_what_readers_count_on() -> None:
+    """A key picture every `gop` and at no cut, none that needs a later one; plain entropy coding for fast decoding alone."""
+    for name, recipe in PRESETS.items():
+        if recipe.kind == "audio":
+            continue
+        options = encoders.encoder_of(recipe)[1]
+        told = next(
+            dict(part.split("=") for part in value.split(":"))
+            for key, value in options.items()
+            if key.endswith("params")
+        )
+        assert told["keyint"] == str(recipe.gop) and options["crf"] == f"{recipe.crf:g}", name
+        if recipe.codec != "av1":
+            assert (told["min-keyint"], told["scenecut"], told["bframes"], told["open-gop"]) == (
+                str(recipe.gop),
+                "0",
+                "0",
+                "0",
+            ), name
+            assert options["preset"] == recipe.encoder_preset, name
+        if recipe.codec == "h264":
+            assert (options.get("tune"), told["cabac"]) == (recipe.tune, "0" if recipe.tune == "fastdecode" else "1"), (
+                name
+            )
 
 
 def test_an_encoder_that_is_missing_is_said_before_anything_is_written(

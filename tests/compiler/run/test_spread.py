@@ -21,6 +21,7 @@ from javisc.compiler.run.pool import Call, Outcome
 from javisc.compiler.run.spread import Job, Resources, _halves, spread, visible_gpus
 from javisc.compiler.sparsesync.files import write_files
 from javisc.compiler.sparsesync.offsets import clip_namer
+from javisc.manifests.environment import Unavailable
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import scan_many
 from support.compiled import write
@@ -81,6 +82,12 @@ def test_what_always_kills_its_worker_costs_itself_only(monkeypatch: pytest.Monk
     ended = {outcome.call.tag: outcome for outcome in spread("support.faults:deadly_three", calls, workers=2)}
     assert sorted(ended) == list(range(6)) and ended[3].error == "crashed" and "twice" in ended[3].message
     assert [ended[number].value for number in (0, 1, 2, 4, 5)] == [0, 1, 4, 16, 25]
+
+
+def test_storage_that_is_away_stops_the_work_and_is_no_items_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
+    with pytest.raises(Unavailable, match="/mnt/away does not answer"):
+        list(spread("support.faults:away", [(0, {"number": 0}, 30.0)], workers=1))
 
 
 def test_a_sample_that_kills_its_worker_has_no_fingerprint_and_the_others_have(

@@ -106,6 +106,7 @@ def test_what_is_no_masklet_is_listed(folders: dict[str, Path]) -> None:
 
 def test_a_stretch_of_a_masklet_is_the_object_where_it_was(folders: dict[str, Path]) -> None:
     seen = set()
+    left: set[tuple[int, int]] = set()
     with opened(folders) as pools:
         assert pools.masklets is not None
         for seed in range(24):
@@ -117,6 +118,7 @@ def test_a_stretch_of_a_masklet_is_the_object_where_it_was(folders: dict[str, Pa
                 name = min(OBJECTS, key=lambda name: abs(grey(name, first) - level))
                 seen.add((wanted, name))
                 frames = min(wanted, OBJECTS[name])
+                left |= {(first, OBJECTS[name] - first - frames)} if frames < OBJECTS[name] else set()
                 assert found.content.shape[0] == found.mask.shape[0] == len(found.boxes) == frames
                 for frame in range(frames):
                     assert abs(float(found.content[frame].float().mean()) - grey(name, first + frame)) < 3
@@ -125,6 +127,9 @@ def test_a_stretch_of_a_masklet_is_the_object_where_it_was(folders: dict[str, Pa
                     expected = [0, 0, 0, 0] if hidden else [first + frame, 10, 24, 16]
                     assert found.boxes[frame].tolist() == expected
                 assert found.mask[..., :22].all() and not found.mask[..., 26:].any()
+    assert min(before for before, _ in left) == 0 == min(behind for _, behind in left), (
+        "it may be the film's first or last"
+    )
     with opened(folders, rule="reference") as pools:  # what is not quite black is the object, too
         assert pools.masklets is not None and pools.masklets.masklet(SeededDraws(0), 12).mask.all()  # type: ignore[union-attr]
     # Those that are long enough, each of them; else the longest alone.
