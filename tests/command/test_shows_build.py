@@ -292,7 +292,8 @@ def test_options_are_checked_before_the_scan_and_leave_no_plan(
 def test_a_resume_takes_what_it_is_not_told_from_the_dataset(raw: Path, tmp_path: Path) -> None:
     ds = tmp_path / "ds"
     begun = ["--split", "a=0.5,b=0.5", "--seed", 7, "--short-side", 32, "--crf", 30, "--max-seconds", 0.45]
-    build("jav", raw / "a.mp4", "--out", ds, *begun, *CHEAP)
+    said = build("jav", raw / "a.mp4", "--out", ds, *begun, *CHEAP)
+    assert "no sample fell into" in said, "one film lies in one of two splits"
     build("jav", raw / "a.mp4", raw / "b.mp4", "--out", ds)
     both = sane(ds, split=("a", "b"))
     assert both.height == 2 and set(both["height"]) == {32} and set(both["num_frames"]) == {11}

@@ -196,5 +196,8 @@ def test_one_process_for_each_gpu_and_what_kills_it_is_halved_down_to_one_item(m
     assert made == {number: number**2 for number in range(32) if number != 3}
     assert [(items, error) for items, error, _ in failed] == [([3], "crashed")] and "3 times" in failed[0][2]
     assert set(seen) == {"GPU-a", "GPU-b"} and sum(map(len, seen.values())) < 14
+    both = Job("support.faults:squares", Resources(gpus=2), items="numbers")
+    (outcome,) = spread(both, calls[1:2], devices=["GPU-a", "GPU-b"])
+    assert (outcome.value["gpus"], outcome.value["squares"]) == ("GPU-a,GPU-b", [16, 25, 36, 49])
     with pytest.raises(UserError, match="needs 2 GPUs for a process, this machine shows 1"):
         list(spread(Job("support.faults:squares", Resources(gpus=2)), calls, devices=["0"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -170,6 +171,7 @@ def test_own_tracks_are_never_added(folders: dict[str, Path], monkeypatch: pytes
                 pools.sounds.source(SeededDraws(seed), name)
             origins = {track.split(".")[0] for track in taken}
             assert origins == {"0", "1", "2"} - {name} and len(set(taken)) == 2 * len(origins)
+            assert max(Counter(taken).values()) < 1.5 * 200 / len(set(taken)), "none more often than others"
 
 
 def test_unpaired_sounds_are_found_by_their_row_or_their_name(folders: dict[str, Path], tmp_path: Path) -> None:
