@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from javisc.commands.build_options import ENGINE_OPTIONS
+
 
 @click.command()
 @click.argument("source", metavar="DS|TABLE")
@@ -38,7 +40,11 @@ import click
     help="The pictures' short side that it was trained at.  [default: 256 for inputs of 224, else the input's size]",
 )
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes.  [default: one per GPU, or per core]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Processes.  [default: one per GPU, or per core; on a cluster as many as fit]",
+)
 @click.option(
     "--batch-size", type=click.IntRange(1, 4096), help="Crops of a batch.  [default: 16 on a GPU, 1 on a CPU]"
 )
@@ -71,6 +77,8 @@ import click
     help="Keep what Synchformer's networks say of segments as the field NAME of DS (43 kB a segment, full size): a later score, "
     "with another head too, whose windows need no other segments reads it and skips nearly all of the work.",
 )
+@ENGINE_OPTIONS[0]
+@ENGINE_OPTIONS[1]
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from the manifest alone, and score nothing.")
 @click.option("--relative", is_flag=True, help="Name the datasets relative to the view, so that all can move together.")
 @click.option("--force", is_flag=True, help="Replace a view or table that is there.")
@@ -92,6 +100,8 @@ def score(
     audio_advance_sec: float | None,
     preset: str | None,
     keep_features: str | None,
+    engine: str,
+    address: str | None,
     dry_run: bool,
     relative: bool,
     force: bool,
@@ -126,6 +136,8 @@ def score(
         audio_advance_sec,
         preset or "",
         keep_features or "",
+        engine,
+        address,
     )
     if dry_run:
         _tell(forecast(source, checkpoint, options))

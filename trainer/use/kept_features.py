@@ -7,6 +7,8 @@ A clip's member is a safetensors file: `segment` (n,) their numbers, `audible` (
 from __future__ import annotations
 
 import io
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ FIELD = "features_field"
 PLACES = tuple(f"features_{part}" for part in PARTS)
 #: A part's features wait beside its scores until the field is written.
 WAITING = ".features.parquet"
+#: And a clip's until its part is whole.
+LEFT = ".left"
 #: The field's setting that says what made the features.
 MADE_BY = "features"
 #: Windows of a clip that a score looks at, at most.
@@ -132,12 +136,41 @@ def check_field(dataset: Dataset, name: str, made_by: str) -> None:
             )
 
 
+class Shelf:
+    """Where the processes of a score leave clips' features until it takes them: a folder or URL that both see.
+
+    What a killed score left there goes a day later. scratch: a local folder.
+    """
+
+    def __init__(self, place: str, scratch: Path) -> None:
+        self.store = Store(place or str(scratch), scratch)
+
+    def leave(self, content: bytes) -> str:
+        """Put features there; returns their name."""
+        name = f"{uuid.uuid4().hex}{LEFT}"
+        self.store.write(content, name)
+        return name
+
+    def take(self, name: str) -> bytes:
+        """The features of that name, which are gone afterwards."""
+        content = self.store.read(name)
+        self.store.remove(name)
+        return content
+
+    def clear(self) -> None:
+        """Remove what nobody will take."""
+        for name, when in self.store.times().items():
+            if name.endswith(LEFT) and time.time() - when > 86_400:
+                self.store.remove(name)
+
+
 class Keeping:
     """What `javisc score --keep-features NAME` keeps: files beside finished parts, and a field of them at the end."""
 
-    def __init__(self, dataset: Dataset, name: str, made_by: str, store: Store) -> None:
+    def __init__(self, dataset: Dataset, name: str, made_by: str, store: Store, shelf: Shelf) -> None:
         check_field(dataset, name, made_by)
-        self.dataset, self.name, self.made_by, self.store = dataset, name, made_by, store
+        self.dataset, self.name, self.made_by, self.store, self.shelf = dataset, name, made_by, store, shelf
+        shelf.clear()
 
     def complete(self, part: str, rows: pl.DataFrame) -> bool:
         """True unless a finished part has a clip with a score whose features are nowhere."""
@@ -150,10 +183,10 @@ class Keeping:
         """Put a part's features beside its scores, which are published after them. A clip that a field keeps stays."""
         made = []
         for (key, shard, place), values in zip(rows.select("key", "shard", PLACES[0]).iter_rows(), told, strict=True):
-            if path := values.pop("features", None):
+            if name := values.pop("features", None):
+                content = self.shelf.take(name)
                 if place is None:
-                    made.append({"key": key, "shard": shard, "content": Path(path).read_bytes()})
-                Path(path).unlink()
+                    made.append({"key": key, "shard": shard, "content": content})
         buffer = io.BytesIO()
         pl.DataFrame(made, schema=_SCHEMA).write_parquet(buffer, compression="uncompressed")
         self.store.write(buffer.getvalue(), part + WAITING)

@@ -12,24 +12,28 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from javisc.compiler.run.cores import usable_cores
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.engine import EngineOptions, check_engine
+from javisc.compiler.run.pool import Outcome
+from javisc.compiler.run.spread import Job, Resources, spread
+from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.files import Store
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import HEADER, Dataset, check_output, write_header, write_table, write_view
+from javisc.manifests.io import HEADER, Dataset, absolute, check_output, write_header, write_table, write_view
 from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA
 from javisc.manifests.urls import join
 from javisc.trainer.transforms.sync_chain import SyncTransforms
+from javisc.trainer.use.devices import TORCH, Devices, devices_of
 from javisc.trainer.use.digests import digest_of
-from javisc.trainer.use.kept_features import FIELD, PLACES, WAITING, Keeping, with_features
+from javisc.trainer.use.kept_features import FIELD, PLACES, WAITING, Keeping, Shelf, with_features
 from javisc.trainer.use.rating import Rater, failure, gives
 from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore
 from javisc.trainer.use.score_worker import WorkerOptions
@@ -63,7 +67,7 @@ class ScoreOptions:
     advance as that evaluator does. device: auto, cuda or cpu. workers: processes, None for one per GPU or core. batch_size: crops
     or segments; threads: decoding, of a process. precision: auto is fp16 on a GPU, as published, and fp32 on a CPU.
     part_size: clips of a part, which is what a kill can cost each worker. keep_features: the field of the dataset that gets the
-    segments' features; "" keeps none.
+    segments' features; "" keeps none. engine, address: see compiler.run.engine.
     """
 
     crops: int = 3
@@ -78,6 +82,8 @@ class ScoreOptions:
     audio_advance_sec: float | None = None
     preset: str = ""
     keep_features: str = ""
+    engine: str = "local"
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Scored:
 
 @dataclass
 class _Part:
-    """Rows on their way to a part; `told` by row where they had to be scored one by one."""
+    """Rows on their way to a part; `told` by row, which comes in pieces where some of them kill their process."""
 
     name: str
     rows: pl.DataFrame
@@ -116,6 +122,8 @@ def score(
     A dataset gets them as its field `name` (`scores`). The manifest changes at once, when all is scored; shards are only read.
     `parts`: where finished parts are kept, see `parts_folder`. Raises UserError.
     """
+    options = options or ScoreOptions()
+    check_engine(options.engine, EngineOptions(address=options.address))
     dataset = Dataset.open(source)
     built = not dataset.bare and "datasets" not in dataset.header
     if name is not None and (out is not None or not built):
@@ -127,10 +135,11 @@ def score(
         check_output(source, force=True)
     if out is None and built:
         check_field(dataset, name or NAME)
-        if options is not None and options.keep_features == (name or NAME):
+        if options.keep_features == (name or NAME):
             raise UserError(f"--keep-features {name or NAME}: the scores are the field of that name: give another")
-    run = _Run(dataset, checkpoint, options or ScoreOptions(), parts or parts_folder(dataset, out), say)
-    names = run.score()
+    run = _Run(dataset, checkpoint, options, parts or parts_folder(dataset, out), say)
+    with stoppable():
+        names = run.score()
     made = run.table(names)
     settings = {"command": "score", "inputs": [source], "checkpoint": checkpoint, **run.identity}
     if out is not None:
@@ -180,8 +189,8 @@ class _Run:
             options = replace(options, audio_advance_sec=0.0, precision="fp32")
         self.rater, cropping, transforms = rater_for(checkpoint, options)
         self.given = gives(transforms)
-        devices, precision = scored_on(options)
-        cuda = devices[0].startswith("cuda")
+        self.devices, precision = scored_on(options)
+        cuda, here = self.devices.kind == "cuda", options.engine == "local"
         cores = usable_cores()
         #: Everything beside the rows that decides a score.
         self.identity = {
@@ -196,27 +205,31 @@ class _Run:
         }
         self.folder = tempfile.TemporaryDirectory(prefix="javisc-score-")
         self.scratch = Path(self.folder.name)
+        self.store = Store(parts, self.scratch / "uploads")
         self.worker = WorkerOptions(
-            checkpoint=checkpoint,
-            folder=str(self.scratch),
-            devices=devices,
+            checkpoint=absolute(checkpoint),
+            device=self.devices.torch,
             batch_size=options.batch_size or (16 if cuda else 1),
-            threads=options.threads or (max(1, cores // len(devices)) if cuda else 1),
+            threads=options.threads or (max(1, cores // len(self.devices.gpus)) if cuda and here else 1),
             precision=precision,
             crops=options.crops,
             fps=options.fps,
             short_side=cropping.short_side,
             audio_advance_sec=transforms.audio_advance_sec,
             preset=options.preset,
-            keep=bool(options.keep_features),
+            # What processes keep has to be where this one finds it, and goes with it where that can be.
+            keep=(str(self.scratch / "kept") if here else absolute(self.store.root)) if options.keep_features else "",
         )
+        weights = sum(x.nbytes for x in self.rater.model.state_dict().values())
+        self.job = Job(FUNCTION, Resources(gpus=int(cuda), memory=TORCH + weights), items="rows")
         self.clip_sec = _CLIP if cuda else max(_CLIP, self._most() / _SLOWEST)
-        self.dataset, self.part_size, self.say = dataset, options.part_size, say
-        self.store = Store(parts, self.scratch)
-        self.rows = self.fresh = 0
+        self.dataset, self.options, self.say = dataset, options, say
+        self.rows = self.fresh = self.done = 0
         self.made_by = precision_of(self.rater.features()[0], precision)
         name = options.keep_features
-        self.keeping = Keeping(dataset, name, self.made_by, self.store) if name else None
+        self.keeping = (
+            Keeping(dataset, name, self.made_by, self.store, Shelf(self.worker.keep, self.scratch)) if name else None
+        )
 
     def _most(self) -> float:
         """FLOP of the most expensive clip there can be: one that has room for all windows."""
@@ -233,11 +246,11 @@ class _Run:
         held: list[pl.DataFrame] = []
         for batch in frame.collect_batches(maintain_order=True, engine="streaming"):
             held.append(batch)
-            if sum(len(rows) for rows in held) >= self.part_size:
+            if sum(len(rows) for rows in held) >= self.options.part_size:
                 rows = pl.concat(held)
-                whole = len(rows) // self.part_size * self.part_size
-                for start in range(0, whole, self.part_size):
-                    yield _named(rows[start : start + self.part_size], seed)
+                whole = len(rows) // self.options.part_size * self.options.part_size
+                for start in range(0, whole, self.options.part_size):
+                    yield _named(rows[start : start + self.options.part_size], seed)
                 held = [rows[whole:]]
         rest = pl.concat(held) if held else pl.DataFrame()
         if len(rest):
@@ -248,29 +261,36 @@ class _Run:
         total = int(self.dataset.located().select(pl.len()).collect(engine="streaming").item())
         if total == 0:
             raise UserError(f"{self.dataset.path} has no rows: nothing to score")
-        there, names = self._kept(), []
-        done, told, began, said = 0, 0, time.monotonic(), time.monotonic()
-        units, exhausted = self.units(), False
-        with Pool(len(self.worker.devices), self.scratch / "logs", ("javisc.trainer.use.score_worker",)) as pool:
-            while not exhausted or pool.busy:
-                while not exhausted and pool.hungry:
-                    unit = next(units, None)
-                    exhausted = unit is None
-                    if unit is not None:
-                        name, rows = unit
-                        names.append(name)
-                        self.rows += len(rows)
-                        if f"{name}.parquet" in there and (not self.keeping or self.keeping.complete(name, rows)):
-                            done += len(rows)
-                        else:
-                            pool.submit(self._call(_Part(name, rows), None))
-                for outcome in pool.wait():
-                    fresh = self._take(outcome, pool)
-                    done, self.fresh = done + fresh, self.fresh + fresh
-                if done > told and time.monotonic() - said >= _EVERY:
-                    told, said = done, time.monotonic()
-                    self.say(f"{done} of {total} clips, {self.fresh / (said - began):.1f} a second")
+        names: list[str] = []
+        told, began, said = 0, time.monotonic(), time.monotonic()
+        outcomes = spread(
+            self.job, self._calls(names), workers=self.devices.workers, engine=self.options.engine,
+            options=EngineOptions(address=self.options.address), devices=self.devices.gpus,
+        )  # fmt: skip
+        with closing(outcomes):  # type: ignore[type-var]
+            for outcome in outcomes:
+                fresh = self._take(outcome)
+                self.done, self.fresh = self.done + fresh, self.fresh + fresh
+                if self.done > told and time.monotonic() - said >= _EVERY:
+                    told, said = self.done, time.monotonic()
+                    self.say(f"{self.done} of {total} clips, {self.fresh / (said - began):.1f} a second")
         return names
+
+    def _calls(self, names: list[str]) -> Iterator[tuple[_Part, dict[str, Any], float]]:
+        """The calls that make the parts that are missing. names: gets those of all parts."""
+        there = self._kept()
+        for name, rows in self.units():
+            names.append(name)
+            self.rows += len(rows)
+            if f"{name}.parquet" in there and (not self.keeping or self.keeping.complete(name, rows)):
+                self.done += len(rows)
+                continue
+            given = [
+                {"place": place, **row, DATASET_COLUMN: absolute(row[DATASET_COLUMN])}
+                for place, row in enumerate(rows.to_dicts())
+            ]
+            limit = _START + self.clip_sec * len(rows)
+            yield _Part(name, rows), {"rows": given, "options": asdict(self.worker)}, limit
 
     def _kept(self) -> set[str]:
         """Files of finished parts, without those that the next run is to try again. Raises UserError if one is damaged."""
@@ -301,33 +321,19 @@ class _Run:
             raise self._damaged(f"{found} scores for {self.rows} rows")
         return made
 
-    def _call(self, part: _Part, row: int | None) -> Call:
-        """The call that scores a part, or one row of it alone."""
-        rows = part.rows if row is None else part.rows[row : row + 1]
-        arguments = {"rows": rows.to_dicts(), "options": asdict(self.worker)}
-        # A clip that is tried alone was in a part that has ended two workers: once more is enough.
-        return Call(
-            (part, row), FUNCTION, arguments, _START + self.clip_sec * len(rows), attempts=0 if row is None else 1
-        )
-
-    def _take(self, outcome: Outcome, pool: Pool) -> int:
-        """Publish a part that is whole; returns its rows. A part that kills its worker is scored clip by clip."""
-        part, row = outcome.call.tag
-        if outcome.error is None:
-            told = outcome.value
-        elif outcome.error not in ("crashed", "timeout"):
+    def _take(self, outcome: Outcome) -> int:
+        """Publish a part that is whole; returns its rows."""
+        part: _Part = outcome.call.tag
+        places = [row["place"] for row in outcome.call.arguments["rows"]]
+        if outcome.error in ("crashed", "timeout"):  # of one clip: a call of several is halved until it is found
+            part.told[places[0]] = failure("crashed", outcome.message)
+        elif outcome.error is not None:
             raise UserError(f"scoring stopped: {outcome.message}", exit_code=outcome.details.get("code", 1))
-        elif row is None and len(part.rows) > 1:
-            for number in range(len(part.rows)):
-                pool.submit(self._call(part, number), first=True)
-            return 0
         else:
-            told = [failure("crashed", outcome.message)]
-        if row is not None:
-            part.told[row] = told[0]
-            if len(part.told) < len(part.rows):
-                return 0
-            told = [part.told[number] for number in range(len(part.rows))]
+            part.told |= dict(zip(places, outcome.value, strict=True))
+        if len(part.told) < len(part.rows):
+            return 0
+        told = [part.told[place] for place in range(len(part.rows))]
         if self.keeping:
             self.keeping.take(part.name, part.rows, told)
         rows = [{"key": key, **values} for key, values in zip(part.rows["key"], told, strict=True)]
@@ -363,23 +369,15 @@ def _named(rows: pl.DataFrame, seed: bytes) -> tuple[str, pl.DataFrame]:
     return hashlib.blake2b(seed + told, digest_size=16).hexdigest(), rows
 
 
-def scored_on(options: ScoreOptions) -> tuple[list[str], str]:
-    """A device for every worker process, and the precision there. Raises UserError."""
-    devices = _devices(options)
-    low = devices[0].startswith("cuda")
+def scored_on(options: ScoreOptions) -> tuple[Devices, str]:
+    """What processes compute on, and the precision there. Raises UserError."""
+    devices = devices_of(
+        options.device, options.workers, engine=options.engine, address=options.address, on_cpu=usable_cores()
+    )
+    low = devices.kind == "cuda"
     return devices, ("fp16" if low else "fp32") if options.precision == "auto" else options.precision
 
 
 def precision_of(made_by: str, precision: str) -> str:
     """What makes features, with the precision they are made in; "" stays."""
     return made_by and f"{made_by}-{precision}"
-
-
-def _devices(options: ScoreOptions) -> list[str]:
-    """A device for every worker process. Raises UserError if there is no GPU where one is asked for."""
-    gpus = torch.cuda.device_count() if options.device != "cpu" else 0
-    if options.device == "cuda" and not gpus:
-        raise UserError("--device cuda: no GPU is to be seen here; say --device cpu")
-    if not gpus:
-        return ["cpu"] * (options.workers or usable_cores())
-    return [f"cuda:{number % gpus}" for number in range(options.workers or gpus)]

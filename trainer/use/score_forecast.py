@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from javisc.compiler.run.engine import EngineOptions, check_engine
 from javisc.manifests.io import Dataset
 from javisc.trainer.use.kept_features import PLACES, check_field, field_of, windows_of, with_features
 from javisc.trainer.use.score import ScoreOptions, precision_of, rater_for, scored_on
@@ -31,6 +32,7 @@ class Forecast:
 def forecast(source: str, checkpoint: str, options: ScoreOptions | None = None) -> Forecast:
     """The cost of `score`, nothing decoded and nothing written. Raises UserError."""
     options = options or ScoreOptions()
+    check_engine(options.engine, EngineOptions(address=options.address))
     if options.preset:
         options = replace(options, audio_advance_sec=0.0, precision="fp32")
     rater, cropping, transforms = rater_for(checkpoint, options)

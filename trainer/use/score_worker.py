@@ -18,8 +18,7 @@ import torch
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.bytes.reader import Reader
 from javisc.trainer.engine.distributed import PRECISIONS
-from javisc.trainer.use.claims import claim
-from javisc.trainer.use.kept_features import packed
+from javisc.trainer.use.kept_features import Shelf, packed
 from javisc.trainer.use.rating import Cut, Rater, failure
 from javisc.trainer.use.score_clip import CropOptions, NoScore
 from javisc.trainer.use.selector import rater_of
@@ -27,14 +26,11 @@ from javisc.trainer.use.selector import rater_of
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker needs beside its clips. `devices` are shared out through lock files in `folder`, one slot a process.
-
-    `keep`: segments' features go to files in `folder`, which the parent takes from there.
-    """
+    """What a worker needs beside its clips. device: by torch's name. keep: the folder or URL (see `Shelf`) where segments'
+    features are left, which the parent takes from there; "" keeps none."""
 
     checkpoint: str
-    folder: str
-    devices: list[str]
+    device: str
     batch_size: int
     threads: int
     precision: str
@@ -43,7 +39,7 @@ class WorkerOptions:
     short_side: int
     audio_advance_sec: float
     preset: str
-    keep: bool = False
+    keep: str = ""
 
 
 def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -54,6 +50,7 @@ def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict
     """
     settings = WorkerOptions(**options)
     rater, device = _loaded(settings)
+    shelf = Shelf(settings.keep, Path(tempfile.gettempdir()))
     told: list[dict[str, Any]] = [{} for _ in rows]
     held: dict[int, tuple[Cut, list[Any]]] = {}
     pieces = _decoded(rows, rater, settings, told, device)
@@ -69,7 +66,7 @@ def score_rows(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict
                     if len(parts) == len(cut.pieces):
                         told[number] = rater.conclude(parts, cut.windows)
                         if settings.keep and cut.segments and told[number]["reason"] is None:
-                            told[number]["features"] = _left(packed(cut.segments, parts), settings.folder)
+                            told[number]["features"] = shelf.leave(packed(cut.segments, parts))
                         del held[number]
     except torch.OutOfMemoryError as error:
         raise UserError(f"{device} has too little memory for --batch-size {settings.batch_size}: lower it") from error
@@ -109,13 +106,6 @@ def _decoded(
                 yield number, cut, at
 
 
-def _left(content: bytes, folder: str) -> str:
-    """A new file in `folder` that holds `content`."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".features", delete=False) as file:
-        file.write(content)
-    return file.name
-
-
 def _on(said: tuple[torch.Tensor, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
     return tuple(one.to(device) for one in said)
 
@@ -132,7 +122,7 @@ def _loaded(settings: WorkerOptions) -> tuple[Rater, torch.device]:
     """The model on this process's device, loaded once."""
     global _rater
     if _rater is None or _rater[0] != settings:
-        device = torch.device(claim(Path(settings.folder), settings.devices))
+        device = torch.device(settings.device)
         torch.set_num_threads(1)  # there is a process for every core, or a thread
         cropping = CropOptions(settings.crops, settings.fps, settings.short_side, settings.preset)
         rater = rater_of(settings.checkpoint, cropping, settings.audio_advance_sec)

@@ -188,6 +188,8 @@ COMMANDS: dict[str, Command] = {
             "--keep-features": Row("--keep-features segments", "score.options.keep_features", "segments"),
             "--audio-advance-sec": Row("--audio-advance-sec 0.064", "score.options.audio_advance_sec", 0.064),
             "--preset": Row("--preset", "score.options.preset"),
+            "--engine": Row("--engine ray", "score.options.engine", "ray"),
+            "--address": Row("--address h:1", "score.options.address", "h:1"),
             "--dry-run": Row("--dry-run", "said", lambda said: "3 clips, 42 crops or segments, 6 windows" in said),
             "--relative": Row("--relative", "score.relative", True),
             "--force": Row("--force", "check_output.force", True, more="--out {folder}/view"),

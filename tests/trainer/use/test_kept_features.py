@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -80,11 +79,9 @@ def scored(dataset: Path, checkpoint: Path, *more: object) -> Result:
     return CliRunner().invoke(cli, [*map(str, words)])
 
 
-def told(folder: Path, checkpoint: Path, scratch: Path) -> list[dict[str, Any]]:
+def told(folder: Path, checkpoint: Path) -> list[dict[str, Any]]:
     """What a worker says of the dataset, with two windows a clip, from features where they are kept."""
-    # A folder of its own: a slot there is this process's once.
-    slots = tempfile.mkdtemp(dir=scratch)
-    settings = WorkerOptions(str(checkpoint), slots, ["cpu"], 3, 1, "fp32", 2, 25, 32, 0.0, "")
+    settings = WorkerOptions(str(checkpoint), "cpu", 3, 1, "fp32", 2, 25, 32, 0.0, "")
     rater, _, _ = rater_for(str(checkpoint), ScoreOptions(crops=2, short_side=32))
     rows = with_features(Dataset.open(folder), precision_of(rater.features()[0], "fp32"))
     return score_rows(rows.select(*NEEDED, FIELD, *PLACES).collect().to_dicts(), asdict(settings))
@@ -104,17 +101,17 @@ def test_a_later_score_reads_what_an_earlier_one_kept(kept: Path, checkpoints: d
     for name, pieces, known in (("second", 0, 3), ("other", SEGMENTS, 0)):
         cost = forecast(str(kept), str(checkpoints[name]), ScoreOptions(short_side=32))
         assert (cost.pieces, cost.windows, cost.known) == (pieces, 7, known), name
-    plain = told(written(tmp_path / "plain"), checkpoints["second"], tmp_path)
+    plain = told(written(tmp_path / "plain"), checkpoints["second"])
     bare = tmp_path / "bare"
     shutil.copytree(kept, bare)
     for shard in (bare / "shards").glob("*.tar"):
         shard.write_bytes(bytes(shard.stat().st_size))
-    again = told(bare, checkpoints["second"], tmp_path)
+    again = told(bare, checkpoints["second"])
     assert [row["reason"] for row in again] == [None, "too short", None, None] == [row["reason"] for row in plain]
     for one, other in zip(plain, again, strict=True):
         for column in ("sync_offset", "sync_confidence", "sync_margin", "desync", "crops"):
             assert other[column] == pytest.approx(one[column], abs=1e-4), column
-    assert [row["reason"] for row in told(bare, checkpoints["other"], tmp_path)] == [
+    assert [row["reason"] for row in told(bare, checkpoints["other"])] == [
         "corrupt",
         "too short",
         "corrupt",

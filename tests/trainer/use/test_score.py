@@ -79,9 +79,7 @@ def test_a_dataset_is_scored_in_place_and_grows(tmp_path: Path, best: str) -> No
     assert contents(out / "shards") == shards and verify(out, workers=1).defects == []
     # The middle crop of a clip in shards says what `javisc predict` says of that second of the video file.
     row = Dataset.open(out).located().filter(pl.col("id") == "1").select(NEEDED).collect().to_dicts()
-    (told_here,) = score_rows(
-        row, asdict(WorkerOptions(best, str(tmp_path), ["cpu"], 1, 1, "fp32", 1, 25, 32, 0.0, ""))
-    )
+    (told_here,) = score_rows(row, asdict(WorkerOptions(best, "cpu", 1, 1, "fp32", 1, 25, 32, 0.0, "")))
     first, second = predict(*load_selector(best), raw / "1.mp4", v_start_sec=0.48).ranked[:2]
     assert told_here["sync_offset"] == pytest.approx(first.offset_sec, abs=1e-6)
     assert told_here["sync_confidence"] == pytest.approx(first.probability, abs=1e-4)
@@ -215,7 +213,7 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, best: str) -> No
     folder = compiled.write(tmp_path / "ds", [30], fps=25)
     for options, message in [
         ({"short_side": 16}, "--short-side 16: the selector looks at 32 pixels"),
-        ({"device": "cuda"}, "--device cuda: no GPU"),
+        ({"device": "cuda"}, "--device cuda: this machine has no CUDA device"),
     ]:
         if message.startswith("--device") and Path("/dev/nvidiactl").exists():
             continue

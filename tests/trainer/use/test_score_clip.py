@@ -26,7 +26,7 @@ from javisc.trainer.transforms.sync_video import normalise
 from javisc.trainer.transforms.sync_window import Lengths
 from javisc.trainer.use.rating import rating
 from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore, _wave, crops_of, shown, spaced
-from javisc.trainer.use.score_worker import WorkerOptions, claim, score_rows
+from javisc.trainer.use.score_worker import WorkerOptions, score_rows
 from javisc.trainer.use.selector import load_selector
 from support import compiled, selector
 
@@ -179,7 +179,7 @@ def test_crops_without_any_sound_do_not_count(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_score_is_the_mean_over_crops(rows: list[Row], best: Path, tmp_path: Path) -> None:
-    settings = WorkerOptions(str(best), str(tmp_path), ["cpu"], 2, 2, "fp32", 3, 25, 32, 0.0, "")
+    settings = WorkerOptions(str(best), "cpu", 2, 2, "fp32", 3, 25, 32, 0.0, "")
     told = score_rows(rows, asdict(settings))
     model, transforms = load_selector(str(best))
     for row, score in zip(rows, told, strict=True):
@@ -212,11 +212,3 @@ def test_ratings() -> None:
     windows = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
     assert of(*windows)["desync"] == 0.2 and of(*windows, all_of_them=True)["desync"] == pytest.approx(0.1)
     assert of(*windows)["sync_offset"] == 0.0
-
-
-def test_every_process_gets_a_device_of_its_own(tmp_path: Path) -> None:
-    assert [claim(tmp_path, ["cuda:0", "cuda:1"]) for _ in range(2)] == ["cuda:0", "cuda:1"]
-    from javisc.manifests.errors import UserError
-
-    with pytest.raises(UserError, match="taken"):
-        claim(tmp_path, ["cuda:0", "cuda:1"])

@@ -74,7 +74,7 @@ def test_a_clip_is_its_windows(dataset: Path, checkpoint: str, tmp_path: Path) -
     model, transforms = load_selector(checkpoint)
     assert isinstance(model, Synchformer) and isinstance(transforms, SegmentTransforms)
     assert transforms.audio_advance_sec == 0.064
-    settings = WorkerOptions(checkpoint, str(tmp_path), ["cpu"], 3, 1, "fp32", 3, 25, 32, 0.064, "")
+    settings = WorkerOptions(checkpoint, "cpu", 3, 1, "fp32", 3, 25, 32, 0.064, "")
     told = score_rows(rows_of(dataset), asdict(settings))
     grid = transforms.crop_rule(train=False).grid.values
     # What the advance leaves of 150, 122 and 275 frames is 17, 14 and 33 segments; of 119 and 121, too few for a window.
