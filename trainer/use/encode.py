@@ -75,7 +75,7 @@ def encode(
         with locked(store):
             work = _Work(recipe, overrides, store, options)
             plan = work.plan()
-            threads = None
+            threads: Any = None
             if store.exists(BUILD, PLAN):
                 begun = json.loads(store.read(BUILD, PLAN))
                 threads = begun.pop(THREADS, None)
@@ -89,7 +89,7 @@ def encode(
             done = intact(store)
             left = [part for part in parts if part.number not in done]
             workers = work.workers(len(left))
-            threads = threads if threads in range(1, MOST_THREADS) else work.threads(workers)
+            threads = int(threads) if threads in range(1, MOST_THREADS) else work.threads(workers)
             store.write(json.dumps({**plan, THREADS: threads}, indent=1, sort_keys=True).encode(), BUILD, PLAN)
             say(f"{len(parts)} shards, {len(left)} to make")
             for number in work.made(left, folder, workers, threads):

@@ -1,9 +1,10 @@
-"""What tests of the commands that use networks share."""
+"""What tests of the commands that use networks share: the demonstration's clips and tiny networks, made once."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from javisc.compiler.run import parts
 from javisc.compiler.run.pool import Call, Outcome
 from javisc.manifests.entries import named
+from support import demonstration, tiny_networks
 
 
 @pytest.fixture
@@ -23,3 +25,33 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
             yield Outcome(Call(tag, job.function, arguments, limit), value=value)
 
     monkeypatch.setattr(parts, "spread", spread)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `raw` and `dataset`; read, never changed."""
+    return demonstration.write(tmp_path_factory.mktemp("demonstration"))
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an AudioLDM2 of a few thousand random weights; read, never changed."""
+    return tiny_networks.audioldm2(tmp_path_factory.mktemp("audioldm2"))
+
+
+@pytest.fixture(scope="session")
+def separator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An AudioSep's, likewise."""
+    return tiny_networks.audiosep(tmp_path_factory.mktemp("audiosep"))
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SAM 2's, likewise."""
+    return tiny_networks.sam2(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(scope="session")
+def networks(generator: Path, separator: Path, segmenter: Path) -> dict[str, Path]:
+    """A folder for each kind of network."""
+    return {"generator": generator, "separator": separator, "segmenter": segmenter}

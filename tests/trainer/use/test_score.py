@@ -198,17 +198,6 @@ def test_killed_and_resumed_is_the_run_that_was_not(tmp_path: Path, best: str) -
     }
 
 
-def test_a_clip_that_kills_its_worker_costs_itself_alone(
-    tmp_path: Path, best: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=":")
-    monkeypatch.setattr(scoring, "FUNCTION", "support.deadly:score_rows")
-    folder = compiled.write(tmp_path / "ds", [30, 30, 30], fps=25, hiss=True)
-    told = run(folder, best, part_size=3)
-    assert dict(told.reasons) == {"crashed": 1} and "SIGKILL" in told.named[0]
-    assert pl.read_parquet(folder / "manifest.parquet")["sync_offset"].null_count() == 1
-
-
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, best: str) -> None:
     folder = compiled.write(tmp_path / "ds", [30], fps=25)
     for options, message in [

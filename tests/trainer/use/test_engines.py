@@ -1,8 +1,10 @@
-"""`javisc build prior` on this machine and on a cluster: the same bytes, a model a process, and what kills them is found."""
+"""`javisc build prior`, `encode` and `score` on this machine and on a cluster: the same bytes, a model a process, and what kills
+them is found."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,20 @@ import polars as pl
 import pytest
 
 from javisc.compiler.run import parts
+from javisc.compiler.run import spread as spreading
 from javisc.manifests.errors import UserError
 from javisc.trainer.use import devices
+from javisc.trainer.use import encode as encoding
+from javisc.trainer.use import score as scoring
 from javisc.trainer.use.devices import Devices, devices_of
+from javisc.trainer.use.encode import EncodeOptions
 from javisc.trainer.use.prior import run as runs
 from javisc.trainer.use.prior.run import RunOptions, run
+from javisc.trainer.use.score import ScoreOptions
+from support import compiled, deadly, selector
 from support.killing import tree
 
-TESTS = Path(__file__).resolve().parents[3]
+TESTS = Path(__file__).resolve().parents[2]
 NODE = {"num_cpus": 2, "memory": 4_000_000_000, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
@@ -109,13 +117,69 @@ def test_both_engines_find_the_deadly_item_and_make_the_same_bytes(
     assert all(len(found) <= 3 for found in processes.values()), processes
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five clips; support.deadly dies of the third."""
+    return compiled.write(tmp_path_factory.mktemp("clips") / "ds", [30, 35, 40, 32, 30], fps=25, hiss=True)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_clip_that_kills_encode_costs_its_own_row_and_a_run_goes_on_where_another_engine_stood(
+    clips: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "make", deadly.make)
+    settings = [
+        f"data.paths=[{clips}]",
+        "data.buckets.48x64.17=[1.0,3]",
+        "data.train_split=null",
+        "data.valid_split=null",
+    ]
+    here, there = tmp_path / "here", tmp_path / "there"
+    said: list[str] = []
+    assert encoding.encode("audio-tiny", settings, str(here), EncodeOptions(batches=1), said.append) == 4
+    rejected = pl.read_parquet(here / "rejected.parquet")
+    assert rejected.select("key", "reason").rows() == [(deadly.KEY, "crashed")]
+    assert "SIGSEGV" in rejected["message"][0]
+    assert said[0] == "2 shards, 2 to make" and said[-1].startswith("1 clips refused: crashed")
+    shutil.copytree(here, there)
+    (of,) = [n for n in range(2) if pl.read_parquet(there / f".build/parts/{n:06d}.rejected.parquet").height]
+    for lost in ("dataset.json", f".build/parts/{of:06d}.json", f"shards/{of:06d}.tar"):
+        (there / lost).unlink()
+    options = EncodeOptions(batches=1, engine="ray", address=cluster)
+    assert encoding.encode("audio-tiny", settings, str(there), options, said.append) == 4
+    assert "2 shards, 1 to make" in said and tree(there) == tree(here)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_clip_that_kills_score_costs_itself_alone_on_both_engines(
+    clips: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "FUNCTION", "support.deadly:score_rows")
+    monkeypatch.setattr(spreading, "MAX_DEATHS", 1)
+    best = str(selector.write_best(tmp_path / "best"))
+    made = {}
+    for engine, address in (("local", None), ("ray", cluster)):
+        options = ScoreOptions(workers=1, part_size=2, engine=engine, address=address)
+        told = scoring.score(str(clips), best, str(tmp_path / f"{engine}.parquet"), options=options)
+        assert dict(told.reasons) == {"crashed": 1} and told.fresh == 5
+        assert told.named[0].startswith(f"{deadly.KEY}: crashed") and "SIGKILL" in told.named[0]
+        parts = (tmp_path / f".{engine}.parquet.score").glob("*.parquet")
+        made[engine] = {path.name: path.read_bytes() for path in parts}
+    assert len(made["local"]) == 3 and made["local"] == made["ray"]
+
+
 def test_a_part_that_no_item_alone_kills_says_what_to_do(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from javisc.compiler.run.pool import Call, Outcome
 
+    tried = []
+
     def spread(job: Any, calls: Any, **named: Any) -> Iterator[Outcome]:
         for tag, arguments, limit in calls:
+            tried.append(tag.number)
             half = Call(tag, job.function, {**arguments, "items": arguments["items"][:1]}, limit)
             yield Outcome(half, False)
 
@@ -125,6 +189,7 @@ def test_a_part_that_no_item_alone_kills_says_what_to_do(
         UserError, match="part 0 kills its process, none of its items alone does: give it a smaller --part-size"
     ):
         run("unpaired", settings, str(tmp_path / "pool"))
+    assert tried == [0, 0]  # what killed it once may have come from outside
 
 
 def test_devices_are_those_of_the_machine_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
