@@ -104,7 +104,7 @@ def windows_of(field: Field | None) -> tuple[int, str]:
     told = field.header.get("made_by") if field else None
     crops, preset = (told.get("crops"), told.get("preset")) if isinstance(told, dict) else (0, "")
     known = isinstance(crops, int) and 1 <= crops <= MOST_CROPS and preset in ("", *PRESETS)
-    return (crops, preset) if known else (0, "")
+    return (int(crops or 0), str(preset)) if known else (0, "")
 
 
 def with_features(dataset: Dataset, made_by: str) -> pl.LazyFrame:
