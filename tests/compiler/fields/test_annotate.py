@@ -28,6 +28,8 @@ from javisc.manifests.io import Dataset
 from javisc.trainer.data.index.catalog import Catalog
 from support.films import Films
 from support.sane import sane
+from support.tables import dataset
+from support.tables import rows as synthetic
 
 
 @pytest.fixture
@@ -298,3 +300,20 @@ def test_webdataset_reads_a_field_beside_its_base_by_key(ds: Path) -> None:
         writer.add("not_there", {}, {"x": 1})
     take_back(str(ds), "more")
     sane(ds, media=0)
+
+
+def test_what_was_made_of_a_shard_that_is_another_now_is_made_again(tmp_path: Path) -> None:
+    """A writer that goes on counts a shard as done where its base is the one that it was made of, and nowhere else."""
+    table = synthetic(6).with_columns(shard=pl.Series([0, 0, 0, 1, 1, 1], dtype=pl.Int32))
+    ds = dataset(tmp_path / "ds", table)
+
+    def fill(columns: dict[str, pl.DataType], value: int) -> None:
+        with FieldWriter(ds, "flow", columns=columns) as writer:
+            for key in table["key"]:
+                writer.add(key, {}, {"flow": value})
+
+    fill({"flow": pl.Int64()}, 1)
+    dataset(ds, table.with_columns(text=pl.when(pl.col("shard") == 0).then(pl.lit("corrected")).otherwise("text")))
+    fill({"flow": pl.Int64()}, 2)
+    told = [json.loads(Dataset.open(ds).field("flow").read(key))["flow"] for key in table["key"]]
+    assert told == [2, 2, 2, 1, 1, 1]
