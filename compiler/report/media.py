@@ -133,8 +133,8 @@ def _pictures(mp4: bytes) -> tuple[bytes, bytes]:
                     break
             if found is not None:
                 if not poster:
-                    scale = min(1.0, POSTER_SIDE / max(found.width, found.height))
-                    size = {"width": max(2, round(found.width * scale)), "height": max(2, round(found.height * scale))}
+                    share = min(1.0, POSTER_SIDE / max(found.width, found.height))
+                    size = {"width": max(2, round(found.width * share)), "height": max(2, round(found.height * share))}
                     poster = _encode(
                         scale(found, **size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p"
                     )
