@@ -114,7 +114,7 @@ def _mux(mp4: bytes, sound: tuple[np.ndarray, int] | None, path: Path) -> None:
 
 def _pictures(mp4: bytes) -> tuple[bytes, bytes]:
     """Two JPEGs: one frame to show before the clip plays, and STRIP_FRAMES frames side by side, evenly spread over the clip."""
-    poster, scale = b"", Scaler()
+    poster, scaler = b"", Scaler()
     with _open_video(mp4) as container:
         stream = container.streams.video[0]
         tick = float(stream.time_base or 1)
@@ -136,9 +136,11 @@ def _pictures(mp4: bytes) -> tuple[bytes, bytes]:
                     share = min(1.0, POSTER_SIDE / max(found.width, found.height))
                     size = {"width": max(2, round(found.width * share)), "height": max(2, round(found.height * share))}
                     poster = _encode(
-                        scale(found, **size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p"
+                        scaler(found, **size, format="rgb24", interpolation="AREA").to_ndarray(), "mjpeg", "yuvj420p"
                     )
-                tile = scale(found, width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA").to_ndarray()
+                tile = scaler(
+                    found, width=width, height=STRIP_HEIGHT, format="rgb24", interpolation="AREA"
+                ).to_ndarray()
                 tiles += [tile, np.full((STRIP_HEIGHT, 4, 3), 128, np.uint8)]
     if not tiles:
         raise ValueError("no frame of the mp4 decodes")

@@ -189,6 +189,21 @@ def test_a_corrupt_sample_is_replaced_and_reported(tmp_path: Path, caplog: pytes
     assert len(told) == 1 and told[0].startswith("sample 00000005 (row 5) was replaced") and "checksum" in told[0]
 
 
+def test_a_damaged_sound_costs_its_sample_where_nothing_is_verified(tmp_path: Path) -> None:
+    """DALI's decoder had ended the run: its graph is of no use after an error."""
+    folder = compiled.write(tmp_path / "ds", LENGTHS[:4])
+    numbers = Catalog.open([folder]).numbers
+    content = bytearray((folder / "shards" / "000000.tar").read_bytes())
+    content[int(numbers["flac_offset"][1] + numbers["flac_size"][1]) - 3] ^= 1
+    (folder / "shards" / "000000.tar").write_bytes(content)
+    reports: list[tuple[int, str, str]] = []
+    options = LoaderOptions(reader=ReaderOptions(verify=False))
+    with Loader(Sampler(Catalog.open([folder]), TABLE), options, report=lambda *args: reports.append(args)) as loader:
+        rows = [clip.row for loaded in loader for clip in loaded.batch.clips]
+    assert [report[0] for report in reports] == [1] and "sound cannot be decoded" in reports[0][2]
+    assert len(rows) == 4 and 1 not in rows
+
+
 def test_a_corrupt_sample_without_another_that_fits_is_told_with_its_cause(tmp_path: Path) -> None:
     folder = compiled.write(tmp_path / "ds", LENGTHS[:1])
     shard = folder / "shards" / "000000.tar"

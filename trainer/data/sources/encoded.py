@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -114,12 +115,16 @@ class _Sizes(BucketTable):
 class _Reading(Loader):
     """The loader's threads, order and replacements, for members that need no decoding."""
 
-    def _made(self, batch: Batch, clip: Clip, room: Room | None, at: int) -> Any:
+    def _bytes(self, batch: Batch, clip: Clip) -> dict[str, bytes]:
         url, members, digest = self.catalog.place(clip.row, ["safetensors"])
         data = self.reader.read(url, members, digest)
         if "safetensors" not in data:
             raise CorruptSample(f"{url}: the sample has no .safetensors")
-        return unpack(data["safetensors"], url)
+        return data
+
+    def _made(self, batch: Batch, clip: Clip, room: Room | None, at: int, read: Future[dict[str, bytes]] | None) -> Any:
+        data = self._bytes(batch, clip) if read is None else read.result()
+        return unpack(data["safetensors"], self.catalog.place(clip.row, ())[0])
 
     def _substitute(self, batch: Batch, clip: Clip, attempt: int) -> Clip | None:
         """Another row of the same size, a function of the first one's seed; None if there is none."""
