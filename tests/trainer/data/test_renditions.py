@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,32 @@ def test_the_smallest_pictures_that_lose_nothing_are_read(
         "each frame is nearest to the base's own"
     )
     assert (made[True].audio == made[False].audio).all()
+
+
+def test_a_rendition_that_cannot_be_read_costs_no_sample(
+    ds: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shard of a rendition lost, a picture of another damaged: the clips' own pictures are there, and are read."""
+    copy = Path(shutil.copytree(ds, tmp_path / "DS"))
+    (copy / "fields/r48/000000.tar").unlink()
+    catalog = Catalog.open([copy])
+    damaged = next(row for row in range(len(catalog)) if catalog.numbers["shard"][row] == 1)
+    url, (member,) = catalog.beside(damaged, catalog.renditions[0])
+    content = bytearray(Path(url).read_bytes())
+    content[member.offset + member.size // 2] ^= 1
+    Path(url).write_bytes(content)
+    table = single_bucket(frames=12, height=48, width=80, batch_size=4)
+    made = []
+    for taken in (True, False):
+        with Loader(Sampler(catalog, table, SamplerOptions(seed=3, renditions=taken))) as loader:
+            (batch,) = list(loader)
+        assert not batch.replaced
+        made.append(batch)
+    own = [catalog.renditions[0].offset[clip.row] < 0 or catalog.numbers["shard"][clip.row] == 0 or clip.row == damaged
+           for clip in made[0].batch.clips]  # fmt: skip
+    same = [torch.equal(a, b) for a, b in zip(made[0].video, made[1].video, strict=True)]
+    assert same == own
+    assert caplog.text.count("the clip's own pictures are read: `javisc repair`") >= 2
 
 
 KILLED = """

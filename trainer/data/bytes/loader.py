@@ -55,9 +55,8 @@ class LoaderOptions:
     `threads` decode clips at once; `ahead` batches are being read or decoded, `ready` finished ones wait. `crop`: "centre", or
     "random" by the sample's own seed. `resize`: "cover" scales the picture until it covers the bucket, "none" crops from the
     picture as it is. `fps` and `gop` are the recipe's. `whole_sound` gives each clip's whole sound beside its window's.
-    `with_video=False` reads the sound alone, for a `transform`, which then gets no frames. A loader
-    with a transform keeps up to `cache_bytes` of decoded clips in memory; without a cache and with `processes`, clips are decoded
-    and transformed in `threads` processes.
+    `with_video=False` reads the sound alone, for a `transform`, which then gets no frames. A loader with a transform keeps up to
+    `cache_bytes` of decoded clips in memory; without a cache and with `processes`, `threads` processes decode and transform.
     """
 
     threads: int = 2
@@ -87,8 +86,7 @@ class Loader:
 
     A `transform` takes the graph's place: it is called in the decoding threads with the window's frames (F, H, W, 3) uint8, its
     sound (L, channels) float32 and the clip, and what it returns becomes an item of the batch; it is pickled where processes
-    decode. `finish` is called in the loader's
-    own thread with each batch that has clips.
+    decode. `finish` is called in the loader's own thread with each batch that has clips.
     """
 
     def __init__(
@@ -122,6 +120,7 @@ class Loader:
             self.workers = Workers(self.options.threads, transform, self.options.fps, self.options.gop)
         #: A transform gets the clip's own pictures, and so does who crops from them as they are.
         self.renditions = sampler.options.renditions and transform is None and self.options.resize == "cover"
+        self.unread: set[int] = set()  # rows whose renditions are damaged
         #: On the CPU pictures are finished in the decoding threads, each in its batch's memory.
         self.one_pass = transform is None and self.options.graph.device == "cpu"
         self.memory = BatchMemory(self.options.ahead + self.options.ready + 2)
@@ -220,8 +219,7 @@ class Loader:
             while waiting and not stop.is_set():
                 yield self._first(waiting)
         finally:
-            for one in reads:
-                one.cancel()
+            _ = [one.cancel() for one in reads]
             # Clips under way are waited for: one that came to its worker later would start the processes anew.
             wait([future for _, futures, _ in waiting for future in futures if not future.cancel()])
 
@@ -298,17 +296,22 @@ class Loader:
 
     def _smaller(self, batch: Batch, clip: Clip) -> Rendition | None:
         """The rendition that a clip's pictures are read from."""
-        return self.catalog.rendition(clip.row, batch.bucket.height, batch.bucket.width) if self.renditions else None
+        taken = self.renditions and clip.row not in self.unread
+        return self.catalog.rendition(clip.row, batch.bucket.height, batch.bucket.width) if taken else None
 
     def _bytes(self, batch: Batch, clip: Clip) -> dict[str, bytes]:
         """A clip's members, by extension. Raises CorruptSample."""
-        with_audio = self.options.graph.with_audio or self.transform is not None
-        exts = [*(["flac"] if with_audio else []), *(["mp4"] if self.options.with_video else [])]
+        heard, seen = self.options.graph.with_audio or self.transform is not None, self.options.with_video
+        exts = [*["flac"] * heard, *["mp4"] * seen]
         smaller = self._smaller(batch, clip)
         url, members, digest = self.catalog.place(clip.row, [ext for ext in exts if smaller is None or ext != "mp4"])
         data = self.reader.read(url, members, digest)
-        if smaller is not None:
-            data |= self.reader.read(*self.catalog.beside(clip.row, smaller))
+        try:
+            data |= {} if smaller is None else self.reader.read(*self.catalog.beside(clip.row, smaller))
+        except CorruptSample as error:
+            _log.warning("%s; the clip's own pictures are read: `javisc repair` makes the rendition anew", error)
+            self.unread.add(clip.row)
+            return self._bytes(batch, clip)
         if missing := [ext for ext in exts if ext not in data]:
             raise CorruptSample(f"{url}: the sample has no .{missing[0]}")
         return data
@@ -321,8 +324,8 @@ class Loader:
             return self.transform(*kept, clip)
         data = self._bytes(batch, clip) if read is None else read.result()
         (url, members, _), smaller = self.catalog.place(clip.row, ("flac",)), self._smaller(batch, clip)
-        unsure = any(one.crc32 is None or not self.reader.options.verify for one in members)
-        if unsure and self.graph is not None and "flac" in data:  # a sound that is damaged ends DALI's graph
+        sure = self.reader.options.verify and all(one.crc32 is not None for one in members)
+        if not sure and self.graph is not None and "flac" in data:  # a sound that is damaged ends DALI's graph
             samples(data["flac"], 0, int(self.catalog.numbers["num_samples"][clip.row]))
         if self.transform is None and self.options.graph.device == "gpu":
             sizes = self.catalog.numbers if smaller is None else {"height": smaller.height, "width": smaller.width}
