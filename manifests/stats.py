@@ -94,7 +94,7 @@ def histogram(frame: pl.LazyFrame, column: str, edges: Sequence[float]) -> tuple
     """
     value = pl.col(column).cast(pl.Float64)
     bins = len(edges) - 1
-    index = pl.sum_horizontal((value >= edge).cast(pl.Int32) for edge in edges[1:-1])
+    index = pl.sum_horizontal([pl.lit(0, pl.Int32), *((value >= edge).cast(pl.Int32) for edge in edges[1:-1])])
     known = pl.when(value.is_not_nan()).then(index).alias("bin")  # a null is not "not NaN"
     table = frame.select(known).group_by("bin").agg(pl.len())
     counts = dict(table.collect(engine="streaming").iter_rows())
