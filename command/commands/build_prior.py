@@ -29,7 +29,8 @@ _RUN = (
     click.option("--out", required=True, metavar="POOL", help="Where the pool goes."),
     click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True),
     click.option(
-        "--workers", type=click.IntRange(1, 1024), help="Processes.  [default: one per GPU; a core without networks]"
+        "--workers", type=click.IntRange(1, 1024),
+        help="Processes.  [default: one for each GPU; for each core without networks; else one]",
     ),
     click.option("--part-size", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Inputs of a shard."),
     *ENGINE_OPTIONS,
@@ -38,7 +39,7 @@ _RUN = (
 
 def _option(of: Setting) -> Callable[[F], F]:
     """A setting as an option. What is not given stays None: the stage has its default."""
-    told = of.help + (f"  [default: {of.default}]" if of.default and of.kind is not bool else "")
+    told = of.help + (f"  [default: {of.default}]" if of.default is not None and of.kind is not bool else "")
     if of.kind is bool:
         return click.option(of.flag, of.name, is_flag=True, help=told)
     kind: Any = of.kind

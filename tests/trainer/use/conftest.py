@@ -15,9 +15,8 @@ from javisc.manifests.entries import named
 from support import demonstration, tiny_networks
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts are made in the test's process, which has torch already: processes are for the tests that kill them."""
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have parts made in the test's process, which has torch already."""
 
     def spread(job: Any, calls: Any, **_: Any) -> Iterator[Outcome]:
         for tag, arguments, limit in calls:
@@ -55,3 +54,17 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def networks(generator: Path, separator: Path, segmenter: Path) -> dict[str, Path]:
     """A folder for each kind of network."""
     return {"generator": generator, "separator": separator, "segmenter": segmenter}
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are made in the test's process: processes are for the tests that kill and count them."""
+    in_this_process(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def all_here() -> Iterator[None]:
+    """The same for what a module makes once."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        in_this_process(monkeypatch)
+        yield

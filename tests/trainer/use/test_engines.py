@@ -80,11 +80,12 @@ def test_both_engines_find_the_deadly_item_and_make_the_same_bytes(
     stage: str,
     kind: str,
     demo: Path,
-    networks: dict[str, Path],
+    request: pytest.FixtureRequest,
     cluster: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    networks = request.getfixturevalue("networks") if kind == "network" else {}
     settings = settings_of(stage, kind, demo, networks)
     keys = sorted(item["key"] for item in runs.stage_of(stage, settings).items(tmp_path))
     Path(os.environ["JAVISC_TEST_DEADLY"]).write_text(keys[1])
@@ -102,19 +103,19 @@ def test_both_engines_find_the_deadly_item_and_make_the_same_bytes(
     for engine, address in (("local", None), ("ray", cluster)):
         ended.clear()
         told.unlink(missing_ok=True)
-        options = RunOptions(part_size=4, workers=1, engine=engine, address=address)
+        options = RunOptions(part_size=2, workers=1, engine=engine, address=address)
         run(stage, settings, str(tmp_path / engine), options)
-        # Four items killed their process three times, so did the half and then the one; the other half and the peer were tried.
+        # Two items killed their process three times, so did the one of them; the peer was tried, and the other part was made.
         found = [([item["key"] for _, item in one.call.arguments["items"]], one.error) for one in ended]
         assert sorted(found, key=str) == sorted(
-            [(keys[:1], None), (keys[1:2], "crashed"), (keys[2:], None), (keys, None)], key=str
+            [(keys[:1], None), (keys[1:2], "crashed"), (keys[:2], None), (keys[2:], None)], key=str
         )
         processes[engine] = set(told.read_text().split())
         rejected = pl.read_parquet(tmp_path / engine / "rejected.parquet").filter(reason="crashed")
         assert rejected.height == 1 and "3 times" in rejected["message"][0], rejected
     assert tree(tmp_path / "local") == tree(tmp_path / "ray")
     # Each deadly call costs a process; the last round, that published the part, had one of its own.
-    assert all(len(found) <= 3 for found in processes.values()), processes
+    assert all(len(found) <= 4 for found in processes.values()), processes
 
 
 @pytest.fixture(scope="module")

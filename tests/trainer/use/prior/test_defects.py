@@ -10,7 +10,7 @@ Unpaired sounds (gen_unpaired_audios):
     shares of what is left when a process starts, so that restarts overlap → test_processes_share_the_parts_and_none_is_made_twice
     the devices counted, not the processes → test_processes_share_the_parts_and_none_is_made_twice
 Masklets (get_masklets):
-    the code that it imports is to be cloned to another place than documented → test_a_process_needs_what_is_installed_alone
+    the code that it imports is to be cloned elsewhere than documented → test_processes_share_the_parts_and_none_is_made_twice
     the last n mod world videos are never processed → test_processes_share_the_parts_and_none_is_made_twice
     pictures are BGR, the statistics RGB → test_a_segmenter_sees_red_as_red
     masks are stored with losses → test_masks_survive_their_film
@@ -87,19 +87,18 @@ def test_rates_are_integers_and_a_table_of_others_is_refused_before_anything_is_
     assert not list((tmp_path / "pool").rglob("*.tar"))
 
 
-def test_processes_share_the_parts_and_none_is_made_twice(demo: Path, tmp_path: Path) -> None:
-    """Four videos, three processes: none is left over, and the parts are those of one process."""
-    settings = {"raw": [str(demo / "raw")]}
-    made = [run("masklets", settings, str(tmp_path / f"{count}"), RunOptions(1, count)).samples for count in (1, 3)]
-    assert made == [4, 4] and tree(tmp_path / "1") == tree(tmp_path / "3")
-
-
-def test_a_process_needs_what_is_installed_alone(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started in another folder, with nothing on the path: there is no clone to be found."""
+def test_processes_share_the_parts_and_none_is_made_twice(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Four videos, three processes: none is left over, and the parts are those of one process. They are started in another
+    folder, with nothing on the path: there is no clone to be found."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    raw = os.path.relpath(demo / "raw/bounce_000.mp4")
-    assert run("masklets", {"raw": [raw]}, "pool", RunOptions(workers=1)).samples == 1
+    raw = os.path.relpath(demo / "raw")
+    assert run("masklets", {"raw": [raw]}, "three", RunOptions(part_size=1, workers=3)).samples == 4
+    request.getfixturevalue("here")
+    assert run("masklets", {"raw": [str(demo / "raw")]}, str(tmp_path / "one"), RunOptions(part_size=1)).samples == 4
+    assert tree(tmp_path / "three") == tree(tmp_path / "one")
 
 
 def test_a_segmenter_sees_red_as_red(tmp_path: Path) -> None:
@@ -172,13 +171,11 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     assert _peak() < 100e6
 
 
-def test_a_segmenter_is_given_windows(
-    networks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segmenter_is_given_windows(segmenter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From one annotation to the next, never more than the bytes allow, and each time from where the annotation stands."""
     masks = moving(1, 33, 240, 320, side=44)
     path = write(tmp_path / "v.mp4", [masks])
-    segmenter = Segmenter(str(networks["segmenter"]))
+    follower = Segmenter(str(segmenter))
     asked: list[tuple[int, int]] = []
 
     def pictures(self: Film, first: int, count: int) -> np.ndarray:
@@ -195,7 +192,7 @@ def test_a_segmenter_is_given_windows(
     monkeypatch.setattr(Film, "pictures", pictures)
     monkeypatch.setattr(Segmenter, "_followed", followed)
     monkeypatch.setattr("javisc.trainer.use.prior.segmenters.MOST_BYTES", 8 * 240 * 320 * 3)
-    [track] = segmenter.tracks(None, path, [{tick: rle.encode(masks[tick]) for tick in (0, 4, 20, 32)}], tmp_path)
+    [track] = follower.tracks(None, path, [{tick: rle.encode(masks[tick]) for tick in (0, 4, 20, 32)}], tmp_path)
     assert asked == [(0, 5), (4, 5), (4, 4), (20, 4), (20, 4), (32, 4)]
     gone = [tick for tick in range(33) if not track.at(tick).any()]
     assert gone == [*range(8, 17), *range(24, 29)], "too far from any annotation to be followed there"
@@ -224,11 +221,11 @@ def test_an_empty_sound_costs_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_what_gives_nothing_is_told_once(networks: dict[str, Path], tmp_path: Path) -> None:
+def test_what_gives_nothing_is_told_once(separator: Path, tmp_path: Path) -> None:
     dataset = compiled.write(tmp_path / "ds", [40, 50], hiss=True)
     path = dataset / "manifest.parquet"
     pl.read_parquet(path).with_columns(text=pl.Series(["None", "(music)"])).write_parquet(path)
-    settings, said = {"dataset": str(dataset), "separator": str(networks["separator"])}, []  # type: tuple[Any, list[str]]
+    settings, said = {"dataset": str(dataset), "separator": str(separator)}, []  # type: tuple[Any, list[str]]
     for _ in range(2):
         done = run("separate", settings, str(tmp_path / "pool"), RunOptions(workers=1), said.append)
         assert (done.samples, dict(done.rejected)) == (0, {"no_caption": 2})
