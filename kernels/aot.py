@@ -221,21 +221,14 @@ def compile_variant(variant: Variant, inspect: bool = True) -> Resources:
     shared = int(compiled.metadata.shared)
     code = [line.split()[0] for line in listing if not line.endswith(":")]
     kinds = {kind: count for kind in KINDS if (count := sum(name.startswith(kind) for name in code))}
-    allowed, excuse = next(
-        (
-            (limit, why)
-            for kernel, text, limit, why in EXCUSES
-            if variant.name.startswith(kernel) and text in variant.label
-        ),
-        (0, ""),
-    )
+    excused = (e for e in EXCUSES if variant.name.startswith(e[0]) and e[1] in variant.label)
+    *_, allowed, excuse = next(excused, ("", "", 0, ""))
     problem = ""
     if spill > allowed:
         problem = f"spills {spill} bytes per thread, allowed {allowed}"
     elif shared > SHARED_LIMIT[variant.arch]:
         problem = f"needs {shared} bytes of shared memory, sm_{variant.arch} has {SHARED_LIMIT[variant.arch]}"
-    blocks = resident(variant.arch, facts[3], registers, shared)
-    excuse = excuse if spill else ""
+    blocks, excuse = resident(variant.arch, facts[3], registers, shared), excuse if spill else ""
     return Resources(
         *facts, registers, spill, shared, blocks, len(code), _longest_loop(listing), kinds, excuse, problem
     )
