@@ -47,6 +47,7 @@ from javisc.trainer.engine.tuning import Collect, grow_segments, surroundings, t
 from javisc.trainer.engine.watch import FOLDER as HEARTBEATS
 from javisc.trainer.engine.watch import Profile, Watchdog, record_flights
 from javisc.trainer.engine.window import Taken, Window
+from javisc.trainer.engine.writing import writing
 from javisc.trainer.task import Closes, Source, Task, endless, key_random
 
 
@@ -76,13 +77,15 @@ def train(
     With `resume`, and in processes that torchrun started again, a run that `folder` holds goes on; `begin` names the checkpoint
     to go on from (`checkpoint.find`). `name` is the recipe's and `changes` what differs from it: both are printed and kept in the
     run's recipe.yaml. `last` is called with the model while the processes are still joined.
-    Raises UserError if the folder holds a run otherwise, if no checkpoint fits, or if the gradients stay not finite.
+    Raises UserError if the folder holds a run otherwise or cannot be written, if no checkpoint fits, or if the gradients stay not
+    finite.
     """
     limits = recipe.parallel
     check_together(recipe, int(os.environ.get("WORLD_SIZE", 1)))
     record_flights(folder)
     grow_segments()
     with (
+        writing(folder),
         world(limits.timeout_sec, limits.saving_timeout_sec) as here,
         deterministic(recipe.run.deterministic, strict=recipe.run.nondeterministic == "raise"),
         tuned(recipe),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -178,6 +179,27 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
     run(tmp_path / "a", [*common, "batch_size=8"])
     run(tmp_path / "b", [*common, "batch_size=2", "run.accumulate=4"])
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_gone_on_with(tmp_path: Path) -> None:
+    """The system refuses files above 20 kB, as a quota does: too little for a checkpoint, enough for the log."""
+    overrides = ["run.steps=4", "run.checkpoint_every=2", "ema.decay=0"]
+    run(tmp_path / "a", [*overrides, "run.steps=2"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        with pytest.raises(UserError, match=r"a cannot be written: File too large; .* go on with --resume") as caught:
+            run(tmp_path / "a", overrides, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.exit_code == 1 and checkpoints(tmp_path / "a") == [2]
+    assert run(tmp_path / "a", overrides, resume=True).step == 4 and checkpoints(tmp_path / "a") == [2, 4]
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(str(path), ToyRecipe, overrides)
+    with pytest.raises(UserError, match="file/b cannot be written: Not a directory"):
+        train(recipe, ToyTask(recipe), tmp_path / "file" / "b")
 
 
 HOSTILE: list[tuple[str, object, str]] = [
