@@ -72,7 +72,7 @@ class Watchdog(Hook):
     def _watch(self, run: Run, begin: int) -> None:
         path = run.folder / FOLDER / f"rank-{run.world.rank:05d}.json"
         failed = False
-        while not self.stop.wait(min(15.0, self.limit / 4)):
+        while True:
             silent = time.monotonic() - self.beat
             state = {"step": run.step, "silent_sec": round(silent, 1), "time": time.time(), "pid": os.getpid()}
             try:
@@ -91,6 +91,8 @@ class Watchdog(Hook):
             if silent > limit and not self.told:
                 self.told = True
                 self._tell(run, path.with_suffix(".stacks.txt"), silent)
+            if self.stop.wait(min(15.0, self.limit / 4)):
+                return
 
     def _tell(self, run: Run, path: Path, silent: float) -> None:
         names = ", ".join(run.keys[:64])

@@ -51,7 +51,10 @@ def test_a_dataset_without_splits_trains_and_says_what_validation_lacks(tmp_path
 def test_what_removed_the_rows_is_counted(tmp_path: Path) -> None:
     data = written(tmp_path / "ds")
     where = {"a sound": pl.col("key").str.ends_with("1"), "a picture": pl.col("height") > 300}
-    with pytest.raises(UserError, match=r"no sample is left of 12: 10 without a sound, 2 without a picture$"):
+    with pytest.raises(
+        UserError,
+        match=r"no sample is left of 12: 10 without a sound, 2 without a picture; take a dataset whose rows have that$",
+    ):
         Catalog.open([data], where, split=split_of("train", True, 0))
     with pytest.raises(
         UserError,

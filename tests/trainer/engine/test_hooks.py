@@ -39,7 +39,7 @@ class Written(Hook):
 
 
 def test_hooks_are_called_and_change_nothing(tmp_path: Path) -> None:
-    overrides = ["run.steps=2", "run.validate_every=2", "run.log_every=1"]
+    overrides = ["run.steps=2", "run.validate_every=2", "run.log_every=1", "run.checkpoint_every=0"]
     run(tmp_path / "plain", overrides)
     run(tmp_path / "hooked", overrides, hooks=[hook(f"{__name__}:Written")])
     seen = ["started 0", "stepped 1", "stepped 2", "validated ['accuracy_1']", "saved best", "saved last", "ended done"]
@@ -72,7 +72,11 @@ def test_an_error_in_a_hook_is_told_with_its_line(method: str, tmp_path: Path) -
         rf"own\.py:Own: {method} failed at step {step}: AttributeError: .* 'nothing' \(own\.py, line 5\); .* --resume"
     )
     with pytest.raises(UserError, match=said) as caught:
-        run(tmp_path, ["run.steps=2", "run.validate_every=2"], hooks=[hook(f"{tmp_path}/own.py:Own")])
+        run(
+            tmp_path,
+            ["run.steps=2", "run.validate_every=2", "run.checkpoint_every=0"],
+            hooks=[hook(f"{tmp_path}/own.py:Own")],
+        )
     assert isinstance(caught.value.__cause__, AttributeError)
 
 

@@ -46,16 +46,16 @@ def test_wandb_gets_the_recipe_a_name_and_the_same_axis_after_a_resume(
 ) -> None:
     recorder = Recorder()
     monkeypatch.setitem(sys.modules, "wandb", recorder)
-    for other in ("a", "b"):  # two folders of one name are two runs
-        run(tmp_path / other / "toy", ["run.wandb=true", "run.steps=3", *QUICK])
-    run(tmp_path / "a" / "toy", ["run.wandb=true", "run.steps=5", "run.name=mine", *QUICK], resume=True)
+    for other, every in (("a", 3), ("b", 0)):  # two folders of one name are two runs
+        run(tmp_path / other / "toy", ["run.wandb=true", "run.steps=3", *QUICK, f"run.checkpoint_every={every}"])
+    run(tmp_path / "a" / "toy", ["run.wandb=true", "run.steps=4", "run.name=mine", "run.log_every=1"], resume=True)
     first, second, third = recorder.started
     assert first["id"] == third["id"] != second["id"] and third["resume"] == "allow"
     assert (first["name"], third["name"]) == ("toy", "mine")
     assert first["config"]["optimizer"]["lr"] == 0.001 and first["config"]["run"]["steps"] == 3
     assert set(recorder.axes) == {("*", "step")}
     losses = [row["step"] for row in recorder.rows if "train/loss" in row]
-    assert losses == [1, 2, 3, 1, 2, 3, 4, 5]
+    assert losses == [1, 2, 3, 1, 2, 3, 4]
 
 
 def test_wandb_that_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

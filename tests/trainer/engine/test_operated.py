@@ -215,7 +215,7 @@ def test_processes_are_asked_at_the_log_alone(
         with pytest.raises(RuntimeError, match=r"process 0 has 4 samples, the plan of its step says \[3, 4\]"):
             run(tmp_path, ["run.steps=6", "run.log_every=3"])
         return
-    run(tmp_path, ["run.steps=6", "run.log_every=3"])
+    run(tmp_path, ["run.steps=6", "run.log_every=3", "run.checkpoint_every=0"])
     assert asked == [2 + 3, 2 + 3]
 
 

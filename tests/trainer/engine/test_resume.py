@@ -24,10 +24,14 @@ from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run,
 KILLS = random.Random(os.environ.get("JAVISC_TEST_SEED"))  # other places in every run of the suite; pytest shows them
 
 
+#: A checkpoint of the toy costs more than all of its steps: who looks at none writes none.
+NO_CHECKPOINTS = ["run.checkpoint_every=0"]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The digest of a run of one process that nobody disturbed."""
-    return next(iter(Ranks(tmp_path_factory.mktemp("whole")).digests()))
+    """The digest of a run of one process that nobody disturbed, and that wrote nothing on its way."""
+    return next(iter(Ranks(tmp_path_factory.mktemp("whole"), NO_CHECKPOINTS).digests()))
 
 
 def checkpoints(folder: Path) -> list[int]:
@@ -52,7 +56,7 @@ def test_one_of_two_processes_killed(tmp_path: Path, strategy: str) -> None:
     overrides = [f"parallel.strategy={strategy}", "parallel.checkpoint_blocks=true", "run.accumulate=2", "batch_size=2"]
     # Norms over all processes are told apart under DDP; FSDP2's run is about sharded tensors alone.
     overrides += [f"frozen_trunks={str(strategy == 'fsdp2').lower()}", "run.steps=9"]
-    whole = Ranks(tmp_path / "whole", overrides, world=2).digests()
+    whole = Ranks(tmp_path / "whole", [*overrides, *NO_CHECKPOINTS], world=2).digests()
     assert len(whole) == 1
     killed, victim, at = tmp_path / "killed", KILLS.randint(0, 1), KILLS.randint(9, 17)
     codes = Ranks(killed, overrides, world=2, victim=victim, die_at=at).wait()
@@ -70,7 +74,7 @@ def test_one_of_two_processes_killed(tmp_path: Path, strategy: str) -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of a run of two processes that nobody disturbed."""
-    (digest,) = Ranks(tmp_path_factory.mktemp("pair"), world=2).digests()
+    (digest,) = Ranks(tmp_path_factory.mktemp("pair"), NO_CHECKPOINTS, world=2).digests()
     return digest
 
 
@@ -112,7 +116,7 @@ def of_twelve(world: int) -> list[str]:
 @pytest.fixture(scope="module")
 def twelve(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twelve")
-    Ranks(folder, of_twelve(1)).digests()
+    Ranks(folder, [*of_twelve(1), "run.checkpoint_every=6"]).digests()
     return folder
 
 
@@ -175,7 +179,7 @@ def test_a_run_ends_after_its_epochs(tmp_path: Path) -> None:
 
 
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
-    common = ["dropout=0", "frozen_trunks=true", "run.steps=4", "run.log_every=1", "samples=16"]
+    common = ["dropout=0", "frozen_trunks=true", "run.steps=4", "run.log_every=1", "samples=16", *NO_CHECKPOINTS]
     run(tmp_path / "a", [*common, "batch_size=8"])
     run(tmp_path / "b", [*common, "batch_size=2", "run.accumulate=4"])
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
@@ -255,7 +259,7 @@ def test_what_torchrun_starts_again_goes_on(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_diverged_run_gives_up_and_names_the_samples(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\d+ steps in a row .*run\.max_skipped=3"):
-        run(tmp_path, ["poison_from=0", "run.max_skipped=3", "run.steps=40"])
+        run(tmp_path, ["poison_from=0", "run.max_skipped=3", "run.steps=40", *NO_CHECKPOINTS])
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     skipped = [row for row in rows if row["kind"] == "event"]
     assert [row["step"] for row in skipped[:4]] == [1, 2, 3, 4]
@@ -263,7 +267,7 @@ def test_a_diverged_run_gives_up_and_names_the_samples(tmp_path: Path) -> None:
 
 
 def test_early_stopping_and_the_best_weights(tmp_path: Path) -> None:
-    outcome = run(tmp_path, ["run.validate_every=1", "run.patience=2", "run.steps=60"])
+    outcome = run(tmp_path, ["run.validate_every=1", "run.patience=2", "run.steps=60", *NO_CHECKPOINTS])
     assert outcome.why == "stopped early" and outcome.best is not None and outcome.step < 60
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     scores = [row["accuracy_1"] for row in rows if row["kind"] == "validate"]

@@ -49,6 +49,8 @@ def test_a_process_that_stands_still_writes_its_stacks_and_its_last_batch(
 
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, ["run.steps=2", *QUICK])
+    beat = json.loads((tmp_path / "heartbeats" / "rank-00000.json").read_text())  # from the first moment on
+    assert (beat["pid"], beat["step"]) == (os.getpid(), 0)
     assert not list(tmp_path.glob("heartbeats/*.stacks.txt")) and "no step" not in capfd.readouterr().err
     run(tmp_path / "off", ["run.steps=2", "run.watchdog_sec=0", *QUICK])
 

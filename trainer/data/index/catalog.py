@@ -97,7 +97,7 @@ def _why(whole: pl.LazyFrame, conditions: Mapping[str, pl.Expr], split: Split | 
         before = after
     told = words[0] + ", ".join(words[1:])
     if split is None or f"the split {split.name!r}" not in words[-1]:
-        return told
+        return f"{told}; take a dataset whose rows have {'that' if words[1:] else 'some'}"
     if "split" not in whole.collect_schema().names():
         return f"{told}; the manifest has no splits: make some with `javisc split`, or set {split.option}=null"
     counts = whole.group_by("split").agg(pl.len()).sort("split", nulls_last=True).collect(engine="streaming")
