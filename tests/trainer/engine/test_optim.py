@@ -196,6 +196,8 @@ def test_joining_processes_says_nothing_on_standard_output(capfd: pytest.Capture
 def test_decay_of_matrices_alone_leaves_the_rest() -> None:
     """With gradients of zero, AdamW does nothing but decay."""
     net = nn.ModuleDict({"plain": nn.Linear(3, 2), "bn": nn.Linear(3, 2), "norm": nn.LayerNorm(3)})
+    for p in net.parameters():
+        nn.init.uniform_(p, 0.5, 1.0)  # what begins as zero would not be seen to decay
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     config = OptimizerConfig(name="adamw", weight_decay=0.5, weight_decay_on="matrices")
     stepper = Stepper(net, config, CPU, None)
