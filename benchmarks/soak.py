@@ -5,8 +5,9 @@
     python -P benchmarks/soak.py --clips 150 --shard-samples 50 --clip FILE [--engine ray]   # a real clip
 
 Prints, for each quarter of the clips, clips a second, CPU milliseconds a clip, and the most memory and open files of all
-processes together. The clips are hard links to one of 0.5 s. Rates count from the first clip that is done, so that a cluster's
-start is left out. CPU time tells a drift from a busy machine: it counts processes that run and those they have waited for.
+processes together. Before that the rate over all of them, and how long a shard (on Ray a unit) takes. The clips are hard links
+to one of 0.5 s. Rates count from the first clip that is done, so that a cluster's start is left out. CPU time
+tells a drift from a busy machine: it counts processes that run and those they have waited for.
 """
 
 from __future__ import annotations
@@ -66,9 +67,11 @@ class Watch(Reporter):
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
+        self.work = 0.0
 
     def event(self, event: Event) -> None:
         self.times.append(time.monotonic())
+        self.work += event.work_seconds
         super().event(event)
 
 
@@ -114,7 +117,9 @@ def main() -> None:
         thread.join()
         print(
             f"{arguments.engine}: {result.samples} samples, {sum(result.rejected.values())} rejected, {result.seconds:.0f} s; "
-            f"from the first clip to the last {(len(watch.times) - 1) / (watch.times[-1] - watch.times[0]):.2f} a second"
+            f"from the first clip to the last {(len(watch.times) - 1) / (watch.times[-1] - watch.times[0]):.2f} a second; "
+            f"{watch.work / result.shards:.0f} s of work a shard, {watch.work / result.shards / arguments.workers:.0f} s with "
+            f"{arguments.workers} workers"
         )
         print(
             "| quarter | clips a second | CPU ms a clip | most memory, GB | most open files |\n|---:|---:|---:|---:|---:|"
