@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date
 from types import NoneType, UnionType
@@ -17,7 +17,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.engine.settings import told, type_told
 
 #: What is a whole number, a number, a truth value or a text: OmegaConf's word, which takes the recipe afterwards.
-_NODES = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
+_NODES: dict[Any, Callable[[Any], Any]] = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
 #: Values of a recipe, counted as often as its aliases spell them out.
 MAX_VALUES = 100_000
 

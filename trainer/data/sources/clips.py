@@ -101,7 +101,7 @@ class ClipData:
                         f"data.buckets.{resolution}.{frames}={told(held)}: write FRAMES: [probability, batch size], the "
                         "probability a number or [of the resolution, of the length], as 17: [1.0, 2]"
                     )
-        resolutions = ReferenceBuckets(self.buckets).resolutions()
+        resolutions = ReferenceBuckets(self.buckets).resolutions()  # type: ignore[arg-type]
         for name, one in ((r.name, one) for r in resolutions for one in r.lengths):
             shares = one.keep_resolution, one.keep_length
             if one.frames < 1 or one.batch_size < 1 or not all(0 <= share <= 1 for share in shares):
