@@ -150,7 +150,7 @@ def test_tiny_networks_are_the_same_from_the_same_seed() -> None:
     [
         ({"paths": []}, "no dataset: add --data"),
         ({"buckets": {"17p": {"17": [1, 1]}}}, "resolution '17p' is unknown"),
-        ({"buckets": {"144p": {"17": 3}}}, "data.buckets: write"),
+        ({"buckets": {"144p": {"17": 3}}}, r"data\.buckets\.144p\.17=3: write FRAMES: \["),
         ({"buckets": {"144p": {"17": [2.0, 4]}}}, r"data\.buckets\.144p\.17: a probability is 0 to 1"),
         ({"buckets": {"144p": {"17": [[1.0, -0.5], 4]}}}, r"-0\.5 of the length"),
         ({"buckets": {"144p": {"17": [1.0, 0]}}}, "batch size are at least 1"),

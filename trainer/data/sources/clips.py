@@ -42,9 +42,10 @@ def _is_bucket(held: Any) -> bool:
 
     def number(value: Any) -> bool:
         try:
-            return not isinstance(value, bool) and math.isfinite(float(value))
+            float(value)
         except (TypeError, ValueError):
             return False
+        return not isinstance(value, bool)
 
     if not isinstance(held, list | tuple) or len(held) != 2 or type(held[1]) is not int:
         return False
@@ -96,7 +97,7 @@ class ClipData:
             raise UserError("data.buckets={}: no bucket; give one at least, as data.buckets={48x64: {17: [1.0, 2]}}")
         for resolution, lengths in self.buckets.items():
             for frames, held in lengths.items():
-                if not (frames.isdecimal() and _is_bucket(held)):
+                if not (frames.removeprefix("-").isdecimal() and _is_bucket(held)):
                     raise UserError(
                         f"data.buckets.{resolution}.{frames}={told(held)}: write FRAMES: [probability, batch size], the "
                         "probability a number or [of the resolution, of the length], as 17: [1.0, 2]"
