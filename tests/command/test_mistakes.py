@@ -49,7 +49,7 @@ MISTAKES = [
     (f"{SYNC} task=jav", "task=jav: recipe sync-demo is of task sync, and stays so"),
     (f"{SYNC} parallel.keep_attention=true", "without parallel.checkpoint_blocks=true everything is kept"),
     (f"{SYNC} optimizer.name=sgd parallel.strategy=fsdp2", r"optimizer\.name=sgd knows no sharded tensors"),
-    (f"{SYNC} parallel.strategy=hybrid parallel.shard_group=3", r"parallel\.shard_group=3: there is 1 process"),
+    (f"{SYNC} parallel.strategy=hybrid parallel.shard_group=3", r"parallel\.shard_group=3: 1 process does not divide"),
     (f"{SYNC} data.processes=true", r"data\.processes=true with data\.cache_mb=1000: .*; set data\.processes=false or"),
     (
         f"{SYNC} start.model=a start.audio_trunk=b",

@@ -208,10 +208,8 @@ def sharing(config: ParallelConfig, processes: int) -> int:
         return processes if config.strategy == "fsdp2" else 1
     group = config.shard_group or min(int(os.environ.get("LOCAL_WORLD_SIZE", processes)), processes)
     if group < 1 or processes % group:
-        raise UserError(
-            f"parallel.shard_group={group}: there {'is 1 process' if processes == 1 else f'are {processes} processes'}, which "
-            "do not divide into groups of that size"
-        )
+        told = "1 process does" if processes == 1 else f"{processes} processes do"
+        raise UserError(f"parallel.shard_group={group}: {told} not divide into groups of that size")
     return group
 
 
