@@ -35,7 +35,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What the rows name: a folder, media, tables."""
     folder = tmp_path_factory.mktemp("options")
     (folder / "raw").mkdir()
-    (folder / "clip.mp4").touch()
+    for name in ("clip", "other"):
+        (folder / f"{name}.mp4").touch()
     (folder / "table.csv").write_text("path,text\n")
     (folder / "prompts.txt").write_text("first line\nsecond line\n")
     (folder / "javisc.yaml").write_text("seed: 12\n")
@@ -43,6 +44,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "config": folder / "javisc.yaml",
         "raw": folder / "raw",
         "clip": folder / "clip.mp4",
+        "other": folder / "other.mp4",
         "table": folder / "table.csv",
         "prompts": folder / "prompts.txt",
         "ds": dataset(folder / "one", rows(6)),

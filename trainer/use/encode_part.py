@@ -131,6 +131,7 @@ def _encoded(
 ) -> tuple[list[tuple[dict[str, Any], dict[str, Path]]], list[dict[str, Any]]]:
     """Samples (manifest row, members) of the `chosen` of a part's clips, and rows of those that cannot be read or are `gone`."""
     source = clips.source(part.split, part.train)
+    source.loader.away_ends = True
     samples, rejects = [], []
     try:
         stand(source, part.turn, part.first)

@@ -197,10 +197,10 @@ COMMANDS: dict[str, Command] = {
         ("javisc.manifests.io:check_output",),
     ),
     "predict": Command(
-        "predict A.mp4 --checkpoint C",
+        "predict {clip} --checkpoint C",
         {**_SELECTOR, "javisc.trainer.use.selector:predict": _Found(), "javisc.trainer.use.selector:told": "told"},
         {
-            "VIDEOS": Row("B.mp4", "predict.video", Path("B.mp4")),
+            "VIDEOS": Row("{other}", "predict.video", Path("{other}")),
             "--checkpoint": Row("--checkpoint D", "load_selector.path", "D", alone=("--checkpoint",)),
             "--offset-sec": Row("--offset-sec 0.3", "predict.offset_sec", 0.3),
             "--v-start-sec": Row("--v-start-sec 1.5", "predict.v_start_sec", 1.5),

@@ -125,6 +125,23 @@ def test_the_other_stages_train_from_their_store_too(stage: str, dataset: Path, 
             task.build()
 
 
+@pytest.mark.usefixtures("here")
+def test_shards_that_are_away_end_the_work_and_are_held_against_no_clip(dataset: Path, tmp_path: Path) -> None:
+    """As a mount that is gone for an hour: each clip was refused as corrupt for good, and the resumed command passed it over."""
+    shard = next((dataset / "shards").glob("*.tar"))
+    away = shard.rename(tmp_path / "away")
+    out, asked = tmp_path / "out", [*settings(dataset), "data.reader.retries=0"]
+    try:
+        with pytest.raises(
+            UserError, match=rf"{shard.name}: .*No such file.*once it is there, the same command goes on"
+        ):
+            encode("audio-tiny", asked, str(out), EncodeOptions())
+    finally:
+        away.rename(shard)
+    assert encode("audio-tiny", asked, str(out), EncodeOptions()) == 5
+    assert pl.read_parquet(out / "rejected.parquet")["reason"].to_list() == ["filtered"]
+
+
 def test_what_is_stored_is_a_dataset(dataset: Path, encoded: Path) -> None:
     assert verify(encoded, workers=1).defects == []
     rows = pl.read_parquet(encoded / "manifest.parquet")

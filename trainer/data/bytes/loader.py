@@ -107,6 +107,7 @@ class Loader:
         if transform is None and not self.options.with_video:
             raise ValueError("a loader without video needs a transform")
         self.report = report or _warn
+        self.away_ends = False  # True: bytes that storage does not give end the work, and are held against no sample
         self.catalog = sampler.catalog
         self.reader = Reader(self.options.reader)
         self.transform, self.finish = transform, finish
@@ -269,6 +270,8 @@ class Loader:
                 made = self._made(batch, clip, room, at, read)
                 return Decoded(clip, made, problems, self._whole_sound(clip, made))
             except (CorruptSample, DecodeError) as error:
+                if self.away_ends and isinstance(error.__cause__, OSError):
+                    raise UserError(f"{error}; once it is there, the same command goes on") from error
                 problems.append((clip.row, str(error)))
                 other = self._substitute(batch, clip, attempt)
                 if other is None:
