@@ -47,7 +47,7 @@ from javisc.trainer.engine.tuning import Collect, grow_segments, surroundings, t
 from javisc.trainer.engine.watch import FOLDER as HEARTBEATS
 from javisc.trainer.engine.watch import Profile, Watchdog, record_flights
 from javisc.trainer.engine.window import Taken, Window
-from javisc.trainer.engine.writing import writing
+from javisc.trainer.engine.writing import alone, writing
 from javisc.trainer.task import Closes, Source, Task, endless, key_random
 
 
@@ -105,6 +105,8 @@ def train(
         built, model, whole = built_and_spread(task, recipe, here)
         inner = bare(model)
         (folder / HEARTBEATS).mkdir(parents=True, exist_ok=True)  # nothing is written before this
+        if here.first:
+            cleanup.enter_context(alone(folder, folder / HEARTBEATS / "lock"))
         frozen = Frozen(folder, here, inner, whole)
         del whole
         stepper = Stepper(

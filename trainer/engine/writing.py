@@ -1,10 +1,12 @@
-"""A run's folder that cannot be written: a full disk, a quota, rights, a mount that became read-only, told in one line."""
+"""A run's folder: one process at a time writes there; a full disk, a quota, rights, a read-only mount are told in one line."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from javisc.compiler.store.lock import NO_LOCKS
 from javisc.manifests.errors import UserError
 
 #: What only writing brings, wherever it is.
@@ -33,6 +36,33 @@ def writing(folder: Path) -> Iterator[None]:
             "run.keep_checkpoints keeps fewer) and go on with --resume, or give another --run",
             exit_code=1,
         ) from error
+
+
+@contextmanager
+def alone(folder: Path, path: Path) -> Iterator[None]:
+    """While open, no other process opens it for the run's folder: two would remove each other's checkpoints half-written.
+
+    path: the lock's file, in a folder that is there. The kernel's lock goes with its process; where the file system has none,
+    nothing is held. Raises UserError if another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            raise UserError(
+                f"{folder} is being trained in by {holder}: wait for it, stop it, or give another --run"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        else:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _unwritable(error: BaseException, folder: Path) -> str | None:

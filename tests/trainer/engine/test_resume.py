@@ -18,6 +18,7 @@ from javisc.manifests.errors import UserError
 from javisc.trainer.engine.config import load_recipe
 from javisc.trainer.engine.loop import train
 from javisc.trainer.engine.weights import read_weights
+from javisc.trainer.engine.writing import alone
 from support.operated import sign
 from support.toy_training import RECIPE, Ranks, ToyRecipe, ToyTask, losses, run, saved
 
@@ -243,6 +244,20 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
     run(tmp_path, ["run.steps=3"])
     with pytest.raises(UserError, match="holds a run already: add --resume"):
         run(tmp_path, ["run.steps=3"])
+    assert run(tmp_path, ["run.steps=4"], resume=True).step == 4
+
+
+def test_one_process_at_a_time_writes_a_run(tmp_path: Path) -> None:
+    """A job that is started again while the first still runs: each would have removed the checkpoint that the other writes."""
+    run(tmp_path, ["run.steps=3"])
+    with (
+        alone(tmp_path, tmp_path / "heartbeats/lock"),
+        pytest.raises(
+            UserError, match=rf"is being trained in by process {os.getpid()} on .*: wait for it, stop it, or give"
+        ),
+    ):
+        run(tmp_path, ["run.steps=4"], resume=True)
+    assert sorted(losses(tmp_path))[-1] <= 3
     assert run(tmp_path, ["run.steps=4"], resume=True).step == 4
 
 
