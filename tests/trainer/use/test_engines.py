@@ -130,6 +130,7 @@ def test_a_clip_that_kills_encode_costs_its_own_row_and_a_run_goes_on_where_anot
     clips: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "make", deadly.make)
+    monkeypatch.setattr(spreading, "MAX_DEATHS", 1)
     settings = [
         f"data.paths=[{clips}]",
         "data.buckets.48x64.17=[1.0,3]",
