@@ -137,12 +137,12 @@ def test_an_object_that_is_as_the_scan_saw_it_is_fetched_by_one_request(store: S
 def test_a_store_that_is_away_is_no_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
-    monkeypatch.setenv("JAVISC_PATIENCE", "1")
-    with slow_store(10, 0.0) as running:
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with slow_store(10, 0.0) as running, monkeypatch.context() as away:  # undone before the server's own settings are
+        away.setenv("JAVISC_PATIENCE", "1")
+        away.setenv("AWS_MAX_ATTEMPTS", "1")
         filesystem("s3://b/x")
         s3fs.S3FileSystem.clear_instance_cache()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        away.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         with pytest.raises(UserError, match="the storage does not answer"):
             from_raw_all(tmp_path)
         assert running.counts().total() == 0
