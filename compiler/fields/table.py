@@ -81,9 +81,7 @@ def _parquet(path: str, option: str) -> pl.DataFrame:
             continue
         if dtype in (pl.Categorical, pl.Enum):
             frame = frame.with_columns(pl.col(name).cast(pl.String))
-        elif dtype == pl.UInt64 or isinstance(
-            dtype, pl.Decimal
-        ):  # which JSON and filters have as whole numbers and numbers
+        elif dtype == pl.UInt64 or isinstance(dtype, pl.Decimal):  # what JSON and filters know as numbers
             made, bad = held(frame[name], pl.Int64() if dtype == pl.UInt64 else pl.Float64())
             if bad.any():
                 raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
@@ -201,16 +200,11 @@ def _merge(config: Any, part: Mapping[Any, Any], where: str, schema: type) -> An
 
 
 def check_together(recipe: Recipe, processes: int) -> None:
-    """Raise UserError for settings that exclude each other, or that so many processes or this installation cannot serve."""
+    """Raise UserError for settings that exclude each other, or that so many processes cannot serve."""
     check(recipe.parallel)
     sharing(recipe.parallel, processes)
     if recipe.optimizer.name == "sgd" and recipe.parallel.strategy != "ddp":
         raise UserError(SGD_IS_WHOLE)
-    if recipe.run.wandb:
-        try:
-            importlib.import_module("wandb")
-        except ImportError as error:
-            raise UserError("run.wandb=true needs the package wandb: pip install 'javisc[wandb]'") from error
 
 
 def as_dict(recipe: Any) -> dict[str, Any]:

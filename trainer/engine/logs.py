@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from javisc.manifests.extras import missing
 from javisc.manifests.files import published
 from javisc.trainer.engine.config import Recipe, as_dict, as_yaml
 
@@ -110,6 +112,15 @@ class Logs:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def check_loggers(recipe: Recipe) -> None:
+    """Raise UserError if what the run is to log to is not installed. A dry run, or `encode`, logs nothing and need not ask."""
+    if recipe.run.wandb:
+        try:
+            importlib.import_module("wandb")
+        except ImportError:
+            raise missing("run.wandb=true", "wandb") from None
 
 
 def _wandb(folder: Path, recipe: Recipe) -> Any:

@@ -37,7 +37,7 @@ from javisc.trainer.engine.ends import Epochs, due, ended, terminations
 from javisc.trainer.engine.export import save_weights
 from javisc.trainer.engine.frozen import Frozen, frozen_of
 from javisc.trainer.engine.hooks import Hook, Run
-from javisc.trainer.engine.logs import Logs
+from javisc.trainer.engine.logs import Logs, check_loggers
 from javisc.trainer.engine.meter import Meter
 from javisc.trainer.engine.optim import EMA, Stepper
 from javisc.trainer.engine.peaks import peak_flops
@@ -82,6 +82,7 @@ def train(
     """
     limits = recipe.parallel
     check_together(recipe, int(os.environ.get("WORLD_SIZE", 1)))
+    check_loggers(recipe)
     record_flights(folder)
     grow_segments()
     with (
@@ -95,9 +96,8 @@ def train(
         again = restarted(here)
         checkpoints = Checkpoints(folder / CHECKPOINTS, here, recipe.run.keep_checkpoints)
         chosen, named = _chosen(checkpoints, folder, begin, resume=resume, again=again)
-        source = task.source(
-            here.rank, here.size
-        )  # first of all: what is wrong with the data is told before a model is made
+        # First of all: what is wrong with the data is told before a model is made.
+        source = task.source(here.rank, here.size)
         cleanup.callback(source.close)
         if isinstance(task, Closes):
             cleanup.callback(task.close)

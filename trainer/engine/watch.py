@@ -97,9 +97,8 @@ class Watchdog(Hook):
     def _tell(self, run: Run, path: Path, silent: float) -> None:
         names = ", ".join(run.keys[:64])
         line = f"process {run.world.rank} has taken no step for {silent:.1f} s, after step {run.step}; its last batch: {names}"
-        with tempfile.TemporaryFile(
-            "w+"
-        ) as file:  # faulthandler wants a descriptor; not the run's disk, which may be what hangs
+        # faulthandler wants a descriptor; not on the run's disk, which may be what hangs.
+        with tempfile.TemporaryFile("w+") as file:
             faulthandler.dump_traceback(file=file, all_threads=True)
             file.seek(0)
             stacks = file.read()

@@ -26,9 +26,11 @@ from javisc.compiler.inputs.raw import from_raw
 from javisc.compiler.media.renditions import size_of
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.repair.dataset import repair
+from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
 from javisc.trainer.data import Catalog, Loader, Sampler, single_bucket
-from javisc.trainer.data.bytes.reader import Reader
+from javisc.trainer.data.bytes.loader import LoaderOptions
+from javisc.trainer.data.bytes.reader import Reader, ReaderOptions
 from javisc.trainer.data.index.aspects import image_size
 from javisc.trainer.data.index.catalog import Member
 from javisc.trainer.data.index.sampler import SamplerOptions
@@ -177,6 +179,13 @@ def test_a_rendition_that_cannot_be_read_costs_no_sample(
     same = [torch.equal(a, b) for a, b in zip(made[0].video, made[1].video, strict=True)]
     assert same == own
     assert caplog.text.count("the clip's own pictures are read: `javisc repair`") >= 2
+    # What is stored of the clips must not depend on a mount that is gone for an hour.
+    with Loader(
+        Sampler(catalog, table, SamplerOptions(seed=3)), LoaderOptions(reader=ReaderOptions(retries=0))
+    ) as loader:
+        loader.away_ends = True
+        with pytest.raises(UserError, match="r48/000000.tar.*once it is there, the same command goes on"):
+            list(loader)
 
 
 KILLED = """

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from javisc.manifests.errors import UserError
+from javisc.trainer.tasks.registry import load
 from support.toy_training import run
 
 QUICK = ["run.log_every=1", "run.checkpoint_every=2"]
@@ -60,8 +61,9 @@ def test_wandb_gets_the_recipe_a_name_and_the_same_axis_after_a_resume(
 
 def test_wandb_that_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"run\.wandb=true needs the package wandb"):
+    with pytest.raises(UserError, match=r"run\.wandb=true needs wandb, which is not installed"):
         run(tmp_path, ["run.wandb=true", "run.steps=1"])
+    load("audio-tiny", ["run.wandb=true"])  # a dry run, or `encode`, logs nothing
 
 
 def test_a_run_tells_its_surroundings_and_leaves_the_process_as_it_was(

@@ -312,6 +312,8 @@ class Loader:
         try:
             data |= {} if smaller is None else self.reader.read(*self.catalog.beside(clip.row, smaller))
         except CorruptSample as error:
+            if self.away_ends and isinstance(error.__cause__, OSError):
+                raise
             _log.warning("%s; the clip's own pictures are read: `javisc repair` makes the rendition anew", error)
             self.unread.add(clip.row)
             return self._bytes(batch, clip)
