@@ -333,9 +333,8 @@ def beyond(row: Resources, budgets: Sequence[Resources]) -> str:
         return row.problem or "is not in the table"
     said = []
     for name, slack in (("registers", 1.1), ("spill", 1.0), ("shared", 1.0), ("instructions", 1.1), ("loop", 1.1)):
-        limit = max(getattr(b, name) for b in same) * slack + (
-            64 if name == "shared" else 0
-        )  # it is written in tenths of a KB
+        rounded = 64 if name == "shared" else 0  # it is written in tenths of a KB
+        limit = max(getattr(b, name) for b in same) * slack + rounded
         if getattr(row, name) > limit:
             said.append(f"{name} {getattr(row, name)}, at most {limit:.0f}")
     barriers, limit = row.kinds.get("BAR", 0), max(b.kinds.get("BAR", 0) for b in same) * 1.1

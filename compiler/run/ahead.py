@@ -13,9 +13,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.copies import Copies
 from javisc.compiler.run.digests import Known, known_of
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.pool import Pool
 from javisc.compiler.run.sources import FETCH_RATE, FETCH_START, fetch_all
 from javisc.manifests.urls import is_url
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from javisc.compiler.reasons import Rejected
-from javisc.compiler.run.pool import Call, Pool
+from javisc.compiler.run.calls import Call
+from javisc.compiler.run.pool import Pool
 from javisc.manifests.environment import ask_local
 from javisc.manifests.files import sha256_of
 

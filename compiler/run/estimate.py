@@ -13,8 +13,9 @@ import polars as pl
 
 from javisc.compiler.plan.keys import draw, key_of
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.engine import PROBE, SHORT, Job, limit_of
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.pool import Pool
 from javisc.compiler.run.sources import copies, fetching, local_source
 from javisc.compiler.run.unit import compile_input
 from javisc.manifests.entries import named

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from javisc.compiler.run.ahead import Ahead, groups, known
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.copies import Copies
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import SHORT, EngineOptions, Event, Job, Unit, UnitResult, limit_of
 from javisc.compiler.run.packing import other_bytes
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.pool import Pool
 from javisc.compiler.store.commits import publish_part
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.rows import manifest_row, placed, rejected_row, sample_json

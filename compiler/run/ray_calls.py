@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.engine import EngineOptions
 from javisc.compiler.run.node import own_folder, remove_when_gone
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.pool import Pool
 from javisc.compiler.run.ray import MAX_RETRIES, connected, stranger
 from javisc.compiler.run.spread import Job, Resources
 from javisc.compiler.store.tables import tools

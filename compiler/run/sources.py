@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.run.calls import Call
 from javisc.compiler.run.copies import alone
-from javisc.compiler.run.pool import Call
 from javisc.manifests.environment import gone as folder_gone
 from javisc.manifests.environment import is_away, unavailable
 from javisc.manifests.urls import filesystem, is_url

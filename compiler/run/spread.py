@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import EngineOptions, check_engine
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.pool import Pool
 from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
 

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.plan.layout import summary
+from javisc.compiler.run.calls import Call
 from javisc.compiler.run.engine import Unit
-from javisc.compiler.run.pool import Call, Pool
+from javisc.compiler.run.pool import Pool
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.present import damage, expected_digests, expected_sizes, losses, strangers

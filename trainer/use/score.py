@@ -19,9 +19,9 @@ from typing import Any
 
 import polars as pl
 
+from javisc.compiler.run.calls import Outcome
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.engine import EngineOptions, check_engine
-from javisc.compiler.run.pool import Outcome
 from javisc.compiler.run.spread import Job, Resources, spread
 from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.files import Store

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.calls import Call, Outcome
+from javisc.compiler.run.pool import Pool
 
 TESTS = Path(__file__).parents[2]
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from javisc.compiler.recipe import PRESETS
 from javisc.compiler.run import effort
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.effort import MAX_WALL, Line, Meter, needed, read_stat
 from javisc.compiler.run.engine import COMPILERS
-from javisc.compiler.run.pool import Call, Outcome, Pool
+from javisc.compiler.run.pool import Pool
 from javisc.compiler.run.unit import compile_input
 from support.media import Spec, write
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from javisc.compiler.run.pool import Call, Pool
+from javisc.compiler.run.calls import Call
+from javisc.compiler.run.pool import Pool
 from javisc.manifests.errors import UserError
 from support.engines import rejects, run, sources
 from support.processes import alive, workers_of

@@ -17,7 +17,7 @@ import pytest
 from javisc.compiler.dedupe.near import near_pairs
 from javisc.compiler.demo.sync import make_datasets
 from javisc.compiler.run import cores
-from javisc.compiler.run.pool import Call, Outcome
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.spread import Job, Resources, _halves, spread, visible_gpus
 from javisc.compiler.sparsesync.files import write_files
 from javisc.compiler.sparsesync.offsets import clip_namer

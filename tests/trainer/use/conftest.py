@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from javisc.compiler.run import parts
-from javisc.compiler.run.pool import Call, Outcome
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.manifests.entries import named
 from support import demonstration, tiny_networks
 

@@ -175,7 +175,7 @@ def test_a_clip_that_kills_score_costs_itself_alone_on_both_engines(
 def test_a_part_that_no_item_alone_kills_says_what_to_do(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from javisc.compiler.run.pool import Call, Outcome
+    from javisc.compiler.run.calls import Call, Outcome
 
     tried = []
 

@@ -49,7 +49,7 @@ import polars as pl
 import pytest
 
 from javisc.compiler.run import parts
-from javisc.compiler.run.pool import Call, Outcome
+from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.store.commits import BUILD
 from javisc.manifests.errors import UserError
 from javisc.trainer.use.prior.masklets import Masklets

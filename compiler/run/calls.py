@@ -1,0 +1,56 @@
+"""What is asked of a supervised worker process, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from javisc.manifests.environment import Unavailable
+
+
+@dataclass
+class Call:
+    """`module:function` with JSON arguments, and the seconds it may take (see effort). `tag` is handed back with the outcome.
+
+    before: a call that the same worker makes first, as to fetch what this one reads. Its value is dropped; that it dies or takes
+    too long is the storage's fault. tries: how often it may kill its worker or overrun its time. short: it takes milliseconds, so
+    that a worker is told of a few ahead and never waits for the parent; each is still its own call, with its own limit.
+    """
+
+    tag: Any
+    function: str
+    arguments: dict[str, Any]
+    limit: float
+    before: Call | None = None
+    tries: int = 2
+    short: bool = False
+    attempts: int = 0
+    prepared: bool = False
+    refusals: int = 0
+    until: float = 0.0
+
+    @property
+    def step(self) -> Call:
+        """What a worker makes now: this call or the one before it."""
+        return self if self.before is None or self.prepared else self.before
+
+
+@dataclass
+class Outcome:
+    """How a call ended: with a value, or with an error and its message.
+
+    error: None, "rejected" (with reason), "raised", "unwritable", "fatal", "unavailable" once patience is out, or after
+    `Call.tries` attempts "crashed" or "timeout".
+    """
+
+    call: Call
+    value: Any = None
+    error: str | None = None
+    message: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def stop_if_unavailable(self) -> None:
+        """Raise Unavailable where storage did not answer: the work stops, and nothing is held against a file."""
+        if self.error == "unavailable":
+            raise Unavailable(self.message, waited=True)
