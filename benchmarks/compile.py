@@ -1,13 +1,15 @@
 """Compiling clips: javisc beside the recipe it replaces and the best hand-written script, on the same clips in one go.
 
     python -P benchmarks/compile.py CLIPS... [--copies 4] [--workers 2]          the three contestants
+    python -P benchmarks/compile.py CLIPS... --rounds 5                          time and CPU alone, in turn, beside the script's
     python -P benchmarks/compile.py CLIPS... --grid                              encoder presets and CRFs
     python -P benchmarks/compile.py CLIPS... --soak 500                          memory of the workers over many clips
     python -P benchmarks/compile.py --audio                                      sounds without pictures: see audio.py
 
   build     `javisc build jav`, the whole command: scan, plan, compile, shards, index, digests, manifest
   javisc    `transcode` over a pool of spawned workers: 24/1 grid, H.264 in closed GOPs of 12, FLAC, digests and quality columns
-  script    `xargs -P` over one ffmpeg call with javisc's encoder settings, the same colour conversion, and FLAC 16 kHz mono
+  script    `xargs -P` over one ffmpeg call with javisc's encoder settings (tune, profile, CAVLC, one thread), the same colour
+            conversion, and FLAC of 16 bit, 16 kHz, mono
   old       per clip: ffprobe, `ffmpeg -r 24` with default x264, frames counted by decoding, `ffmpeg -ar 16000` to WAV
 
 PSNR and SSIM are taken in R'G'B' (SSIM in grey) against the source frame that fits best among those around the tick, so that they
@@ -31,6 +33,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -40,6 +43,9 @@ import soundfile
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from cost import in_turn, spent, table
+
 from javisc.compiler.media.clock import nearest_tick
 from javisc.compiler.media.encode import matrix_of
 from javisc.compiler.media.transcode import transcode
@@ -63,17 +69,8 @@ class Result:
 def measured(work: Callable[[], list[tuple[Path, Path]]]) -> Result:
     """Run `work` and take the time of this process and of its children."""
 
-    def used() -> float:
-        return sum(
-            usage.ru_utime + usage.ru_stime
-            for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-        )
-
-    cpu, wall = used(), time.monotonic()
-    outputs = work()
-    return Result(
-        time.monotonic() - wall, used() - cpu, sum(p.stat().st_size for pair in outputs for p in pair), outputs
-    )
+    wall, cpu, outputs = spent(work)
+    return Result(wall, cpu, sum(p.stat().st_size for pair in outputs for p in pair), outputs)
 
 
 def _one(job: tuple[str, str, dict[str, object]]) -> tuple[Path, Path]:
@@ -161,25 +158,32 @@ def _xargs(lines: list[str], workers: int) -> None:
     )
 
 
+@cache
+def _matrix(clip: Path) -> str:
+    with av.open(str(clip)) as container:
+        return matrix_of(next(container.decode(video=0)))
+
+
 def run_script(clips: list[Path], out: Path, recipe: Recipe, workers: int) -> list[tuple[Path, Path]]:
     """One ffmpeg call a clip."""
     out.mkdir(parents=True)
     lines, outputs = [], []
     for number, clip in enumerate(clips):
-        with av.open(str(clip)) as container:
-            frame = next(container.decode(video=0))
         filters = "fps=24"
-        if matrix_of(frame) == "bt709":
+        if _matrix(clip) == "bt709":
             filters += (
                 ",colorspace=iall=bt709:ispace=bt709:space=smpte170m:primaries=bt709:trc=bt709:range=tv:format=yuv420p"
             )
         video, sound = out / f"{number}.mp4", out / f"{number}.flac"
-        x264 = f"keyint={recipe.gop}:min-keyint={recipe.gop}:scenecut=0:bframes=0:open-gop=0:cabac=1:8x8dct=1:threads=1"
+        gop, cabac = recipe.gop, int(recipe.tune != "fastdecode")
+        tune = "" if recipe.tune is None else f" -tune {recipe.tune}"
+        x264 = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:open-gop=0:cabac={cabac}:8x8dct=1:threads=1"
         call = (
             f"ffmpeg -v error -nostdin -y -threads 1 -i {shlex.quote(str(clip))} -filter_threads 1"
             f" -map 0:v:0 -vf {filters} -pix_fmt yuv420p"
-            f" -c:v libx264 -preset {recipe.encoder_preset} -crf {recipe.crf:g} -x264-params {x264} -threads 1"
-            f" -colorspace smpte170m -movflags +faststart {video} -map 0:a:0 -ac 1 -ar 16000 -c:a flac {sound}"
+            f" -c:v libx264 -preset {recipe.encoder_preset}{tune} -profile:v high -crf {recipe.crf:g} -x264-params {x264}"
+            f" -threads 1 -colorspace smpte170m -movflags +faststart {video}"
+            f" -map 0:a:0 -ac 1 -ar 16000 -c:a flac -sample_fmt s16 {sound}"
         )
         lines.append(call)
         outputs.append((video, sound))
@@ -285,13 +289,6 @@ def shift(spec: Spec, video: Path, sound: Path) -> float:
     return float(np.nanmean(found - expected) - late)
 
 
-def table(rows: list[list[str]]) -> str:
-    """A markdown table; the first row is the head."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
 def compare(clips: list[Path], copies: int, workers: int, recipe: Recipe, scratch: Path) -> str:
     """The three contestants on `copies` copies of every clip, and their A/V shifts."""
     many = clips * copies
@@ -301,27 +298,45 @@ def compare(clips: list[Path], copies: int, workers: int, recipe: Recipe, scratc
         name: write(spec, scratch / f"{number}.{spec.container}")
         for number, (name, spec) in enumerate(SHIFT_SPECS.items())
     }
+    for clip in many:
+        _matrix(clip)
     for name, run in CONTESTANTS.items():
         result = measured(lambda run=run, name=name: run(many, scratch / name, recipe, workers))
         scores = np.array([fidelity(clip, video) for clip, (video, _) in zip(clips, result.outputs)])
         pairs = run(list(known.values()), scratch / f"{name}-shift", recipe, workers)
         offsets = [shift(spec, *pair) * 1000 for spec, pair in zip(SHIFT_SPECS.values(), pairs)]
         shifts.append([name, *(f"{offset:+.1f}" for offset in offsets)])
-        rows.append(
-            [
-                name,
-                f"{result.wall:.1f}",
-                f"{result.cpu:.1f}",
-                f"{result.cpu / result.wall:.2f}",
-                f"{result.size / 1e6:.1f}",
-                f"{scores[:, 0].mean():.2f}",
-                f"{scores[:, 1].mean():.4f}",
-                f"{np.abs(offsets).mean():.1f}",
-            ]
-        )
+        used = [
+            f"{result.wall:.1f}",
+            f"{result.cpu:.1f}",
+            f"{result.cpu / result.wall:.2f}",
+            f"{result.size / 1e6:.1f}",
+        ]
+        psnr, likeness = scores.mean(axis=0)
+        rows.append([name, *used, f"{psnr:.2f}", f"{likeness:.4f}", f"{np.abs(offsets).mean():.1f}"])
         shutil.rmtree(scratch / name)
         shutil.rmtree(scratch / f"{name}-shift")
     return f"{table(rows)}\n\n{table([list(column) for column in zip(*shifts)])}"
+
+
+def costs(clips: list[Path], workers: int, recipe: Recipe, scratch: Path, rounds: int) -> str:
+    """Wall and CPU seconds of the command, of the command with a rendition and of the script; nothing else is counted."""
+    raw = scratch / "raw"
+    _folder_of(clips, raw)
+    files = sorted(raw.iterdir())
+    known = [_matrix(file) for file in files]  # the script's author knows, and need not look
+
+    def building(*more: str) -> Callable[[Path], object]:
+        return lambda out: subprocess.run(
+            [*_build_command(raw, out, recipe, workers), *more], check=True, capture_output=True
+        )
+
+    contestants = {
+        "build": building(),
+        "build --renditions 240": building("--renditions", "240"),
+        "script": lambda out: run_script(files, out, recipe, workers),
+    }
+    return f"{len(known)} clips\n\n{table(in_turn(contestants, scratch, rounds, 'script'))}"
 
 
 def grid(clips: list[Path], recipe: Recipe, scratch: Path) -> str:
@@ -356,6 +371,7 @@ def grid(clips: list[Path], recipe: Recipe, scratch: Path) -> str:
 @click.option("--recipe", default="jav", show_default=True, type=click.Choice(["jav", "sync"]))
 @click.option("--crf", type=float)
 @click.option("--encoder-preset")
+@click.option("--rounds", type=int, metavar="N", help="Measure time and CPU alone, N times in turn, instead.")
 @click.option("--soak", "soaked", type=int, metavar="N", help="Build N clips and watch the workers' memory instead.")
 @click.option("--grid", "only_grid", is_flag=True, help="Measure presets and CRFs instead.")
 def main(
@@ -365,6 +381,7 @@ def main(
     recipe: str,
     crf: float | None,
     encoder_preset: str | None,
+    rounds: int | None,
     soaked: int | None,
     only_grid: bool,
 ) -> None:
@@ -376,6 +393,8 @@ def main(
             text = soak(list(clips), soaked, workers, chosen, Path(folder))
         elif only_grid:
             text = grid(list(clips), chosen, Path(folder))
+        elif rounds:
+            text = costs(list(clips) * copies, workers, chosen, Path(folder), rounds)
         else:
             text = compare(list(clips), copies, workers, chosen, Path(folder))
     click.echo(f"recipe: {json.dumps(chosen.to_json())}; {os.cpu_count()} cores\n\n{text}")
@@ -383,6 +402,5 @@ def main(
 
 if __name__ == "__main__":
     if "--audio" in sys.argv:
-        sys.path.insert(0, str(Path(__file__).resolve().parent))
         from audio import main
     main()

@@ -23,8 +23,9 @@ from javisc.compiler.plan.saved import read_settings
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.digests import digests
-from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, check_engine, make_engine
+from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, check_engine, make_engine, modules_of
 from javisc.compiler.run.estimate import Estimate, estimate
+from javisc.compiler.run.pool import Pool
 from javisc.compiler.run.progress import Reporter
 from javisc.compiler.run.state import State
 from javisc.compiler.run.stopping import stoppable
@@ -67,16 +68,18 @@ def build(
     options: BuildOptions | None = None,
     *,
     reporter: Reporter | None = None,
+    pool: Pool | None = None,
 ) -> BuildResult:
     """Compile the inputs (INPUT_SCHEMA, see compiler.inputs) into the dataset `out`, a folder or URL.
 
     `recipe.kind` chooses what a file becomes: "jav" and "sync" go through transcode, "audio" through transcode_audio.
     What an earlier, interrupted build published stays; inputs that are new since then are appended in new shards.
     inputs may be None with options.finish, and is not looked at where a range of an existing plan is built.
+    pool: workers of this machine that have begun (run.early); they are gone afterwards.
     Raises UserError for anything a user can mend; the dataset is then left in a state that the same call resumes.
     """
     check_encoder(recipe)
-    return _Build(recipe, os.fspath(out), options or BuildOptions(), reporter or Reporter()).run(inputs)
+    return _Build(recipe, os.fspath(out), options or BuildOptions(), reporter or Reporter(), pool).run(inputs)
 
 
 def plan_only(
@@ -118,13 +121,16 @@ def _renditions(recipe: Recipe, options: BuildOptions) -> tuple[Recipe, ...]:
 class _Build:
     """One run of `build`."""
 
-    def __init__(self, recipe: Recipe, out: str, options: BuildOptions, reporter: Reporter) -> None:
+    def __init__(
+        self, recipe: Recipe, out: str, options: BuildOptions, reporter: Reporter, pool: Pool | None = None
+    ) -> None:
         self.recipe, self.options, self.reporter = recipe, options, reporter
         self.work = Scratch(out, options.scratch)
         self.scratch = self.work.path
         self.store = Store(out, self.scratch / "fetched")
         self.began = time.monotonic()
         self.notes: list[str] = []
+        self.pool = pool
 
     def run(self, inputs: Inputs | None) -> BuildResult:
         ranged = self.options.partial
@@ -149,7 +155,7 @@ class _Build:
                 forget(self.store)
             try:
                 self.work.open()
-                with running(self.store, self.options.what, self.options.part):
+                with running(self.store, self.options.what, self.options.part), self._workers(idle):
                     # A plan that stands is only read: tasks that come together need not wait for each other.
                     with self._planning() if ranged and not self.store.exists(*PLAN) else nullcontext():
                         path = planner.plan(inputs)
@@ -166,6 +172,25 @@ class _Build:
                 raise unwritable(full.filename or self.scratch, full) from error
             finally:
                 self.work.close()
+
+    @contextmanager
+    def _workers(self, idle: bool) -> Iterator[None]:
+        """Have this machine's workers for the block: those that look at a handful for the plan build afterwards."""
+        if idle or self.options.engine != "local":
+            yield
+            return
+        if self.pool is None:
+            self.pool = Pool(self._count, None, modules_of(self._job().compiler))
+        with self.pool as pool:
+            pool.keep_logs(self.scratch / "logs")
+            yield
+
+    @property
+    def _count(self) -> int:
+        return self.options.workers or usable_cores()
+
+    def _job(self) -> Job:
+        return _job(self.recipe, self.store.root, self.scratch, self.options)
 
     @contextmanager
     def _planning(self) -> Iterator[None]:
@@ -189,13 +214,13 @@ class _Build:
         return f"interrupted: {done} of {shards.height} shards are published; run the same command again, it resumes"
 
     def _per_shard(self, table: pl.LazyFrame) -> int:
-        job = replace(_job(self.recipe, self.store.root, self.scratch, self.options), renditions=())
-        found = estimate(table, job, self.options.seed, self.options.workers or usable_cores())
+        job = replace(self._job(), renditions=())
+        found = estimate(table, job, self.options.seed, self._count, self.pool)
         return found.per_shard(self.options.shard_size)
 
     def _digests(self, paths: Sequence[Path]) -> Sequence[str | None]:
         """Of sources whose time changed: workers hash them."""
-        return digests(paths, self.options.workers or usable_cores(), self.scratch / "digests")
+        return digests(paths, self._count, self.scratch / "digests")
 
     def _note(self, line: str) -> None:
         self.notes.append(line)
@@ -209,7 +234,7 @@ class _Build:
         digest = plan_digest(path)
         state = State(self.store, path, {digest, *settings.get("plans", [])})
         if self.options.check:
-            state.check(self.options.workers or usable_cores(), self.scratch / "check")
+            state.check(self._count, self.scratch / "check")
         for line in state.lines(repair=self.options.repair):
             self._note(line)
         shards, left = state.shards, state.left
@@ -227,8 +252,8 @@ class _Build:
             scratch = None if self.options.scratch is None else os.path.abspath(self.options.scratch)  # noqa: PTH100 (keeps links)
             engine = make_engine(
                 self.options.engine,
-                replace(_job(self.recipe, self.store.root, self.scratch, self.options), plan=digest),
-                EngineOptions(self.options.workers, self.options.address, scratch),
+                replace(self._job(), plan=digest),
+                EngineOptions(self.options.workers, self.options.address, scratch, self.pool),
             )
             with closing(engine.run(units, self.reporter.event)) as results:  # type: ignore[type-var]
                 for result in results:

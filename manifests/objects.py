@@ -6,15 +6,14 @@ was set up for, with its credentials; what it cannot tell is asked of fsspec, wh
 
 from __future__ import annotations
 
-import asyncio
 import bisect
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from javisc.manifests.environment import patiently
@@ -28,6 +27,7 @@ PAGE, WORTH = 1000, 20
 _PLAIN = re.compile(r"[A-Za-z0-9_.\-/ ]+")
 
 Info = dict[str, Any]
+T = TypeVar("T")
 
 
 def infos(urls: Sequence[str]) -> dict[str, Info | Exception]:
@@ -112,11 +112,19 @@ def contents(urls: Sequence[str], most: int) -> dict[str, bytes]:
         except (OSError, ValueError, ImportError):
             continue
         if store is not None:
-            found |= {keys[key]: held for key, held in asyncio.run(_held(store, list(keys), most)).items()}
+            found |= {keys[key]: held for key, held in _run(_held(store, list(keys), most)).items()}
     return found
 
 
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio  # here, so that what reads local files alone starts without it
+
+    return asyncio.run(work)
+
+
 async def _held(store: Any, keys: list[str], most: int) -> dict[str, bytes]:
+    import asyncio
+
     import obstore
 
     found: dict[str, bytes] = {}
@@ -146,7 +154,7 @@ def _of_bucket(bucket: str, urls: list[str]) -> dict[str, Info | Exception]:
         return {}
     keys = {url.partition("://")[2].partition("/")[2]: url for url in urls}
     plain = sorted(key for key in keys if _PLAIN.fullmatch(key) and "//" not in key and not key.endswith("/"))
-    seen = asyncio.run(_seen(store, plain))
+    seen = _run(_seen(store, plain))
     return {
         keys[key]: FileNotFoundError(f"{keys[key]} is not there") if meta is None else _info(meta, whole_seconds=True)
         for key, meta in seen.items()
@@ -155,6 +163,8 @@ def _of_bucket(bucket: str, urls: list[str]) -> dict[str, Info | Exception]:
 
 async def _seen(store: Any, keys: list[str]) -> dict[str, Any]:
     """Key → obstore's ObjectMeta, None for what is not there; what could not be asked is left out. keys: sorted."""
+    import asyncio
+
     import obstore
     from obstore.exceptions import NotFoundError
 

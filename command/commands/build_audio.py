@@ -51,14 +51,15 @@ def audio(
 
     What goes with nothing is counted and listed: files in DS/rejected.parquet, annotations in DS/unmatched.parquet.
     """
-    from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES
-    from javisc.compiler.inputs.raw import from_raw
     from javisc.compiler.recipe import PRESETS
 
-    suffixes = AUDIO_SUFFIXES | VIDEO_SUFFIXES if from_video else AUDIO_SUFFIXES
     recipe = changed(PRESETS["audio"], options, "max_seconds", "sample_rate", "channels")
 
     def inputs(say: Callable[[str], None]) -> Any:
+        from javisc.compiler.inputs.local import AUDIO_SUFFIXES, VIDEO_SUFFIXES  # when a worker has started beside it
+        from javisc.compiler.inputs.raw import from_raw
+
+        suffixes = AUDIO_SUFFIXES | VIDEO_SUFFIXES if from_video else AUDIO_SUFFIXES
         if options["finish"]:
             return None
         if corpus:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from click.core import ParameterSource
 
 from javisc.manifests.errors import UserError
@@ -18,25 +18,32 @@ _MAX = 1 << 20
 _OWN = ("config", "print_config", "help")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's plain types, where no key may stand twice."""
+@cache
+def _loader() -> Any:
+    """YAML's plain types, where no key may stand twice. Made at need: most commands are not told by a file."""
+    import yaml
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # type: ignore[no-untyped-call]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands there twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def read(file: str) -> dict[str, Any]:
     """The settings of a file, by their names with underscores. Raises UserError."""
+    import yaml
+
     try:
         with Path(file).open("rb") as stream:
             content = stream.read(_MAX + 1)
         if len(content) > _MAX:
             raise UserError(f"--config {file}: has more than {_MAX} bytes: give a file of settings")
-        found = yaml.load(content, _Loader)
+        found = yaml.load(content, _loader())
     except OSError as error:
         raise UserError(f"--config {file}: cannot be read ({error.strerror}): give a file of settings") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError, TypeError) as error:
@@ -135,6 +142,8 @@ def shown(context: click.Context) -> str:
 
 
 def _line(name: str, value: Any) -> str:
+    import yaml
+
     if isinstance(value, (tuple, list)):
         value = [str(each) for each in value]
     elif value is not None and not isinstance(value, (bool, int, float)):

@@ -56,13 +56,14 @@ def jav(
 
     The same command resumes what was interrupted, and adds what is new.
     """
-    from javisc.compiler.inputs.local import VIDEO_SUFFIXES
-    from javisc.compiler.inputs.raw import from_raw
     from javisc.compiler.plan.settings import preset, sides
 
     recipe = changed(preset(options.pop("recipe"), ("jav", "sync")), options, *SETTINGS)
 
     def inputs(say: Callable[[str], None]) -> Any:
+        from javisc.compiler.inputs.local import VIDEO_SUFFIXES  # when a worker has started beside it
+        from javisc.compiler.inputs.raw import from_raw
+
         if options["finish"]:
             return None
         if corpus:

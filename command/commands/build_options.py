@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,6 +136,23 @@ def run_build(
     recipe: Any,
     *,
     out: str,
+    plan_only: bool,
+    **options: Any,
+) -> int:
+    """Build and print. inputs: gets a function that says a line, returns what compiler.build takes. Returns the exit code."""
+    from javisc.compiler.run.early import early
+
+    idle = plan_only or options["write_plan"] or options["finish"] or options["engine"] != "local"
+    with nullcontext() if idle else early(recipe.kind, out, options["workers"]) as pool:
+        return _run_build(inputs, recipe, pool, out=out, plan_only=plan_only, **options)
+
+
+def _run_build(
+    inputs: Callable[[Callable[[str], None]], Any],
+    recipe: Any,
+    pool: Any,
+    *,
+    out: str,
     shard_size: str,
     shard_range: str | None,
     part: str | None,
@@ -146,7 +164,6 @@ def run_build(
     renditions: tuple[int, ...] = (),
     **options: Any,
 ) -> int:
-    """Build and print. inputs: gets a function that says a line, returns what compiler.build takes. Returns the exit code."""
     from javisc.compiler.build import BuildOptions, build
     from javisc.compiler.build import plan_only as estimate
     from javisc.compiler.plan import settings as parse
@@ -180,7 +197,7 @@ def run_build(
                 f"({found.good:.0%} of a probed handful compiled); nothing was written"
             )
             return 0
-        result = build(inputs(reporter.say), recipe, out, chosen, reporter=reporter)
+        result = build(inputs(reporter.say), recipe, out, chosen, reporter=reporter, pool=pool)
     if chosen.write_plan:
         parts = f"--part 0/{result.shards} to {result.shards - 1}/{result.shards}"
         click.echo(

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import av
 import av.error
-import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from javisc.compiler.media.encoders import encoder_of
+from javisc.compiler.media.luma import LIMITED, is_full
 from javisc.compiler.media.orientation import Orientation
-from javisc.compiler.media.quality import Luma, sample_points
-from javisc.compiler.media.scaling import Scaler
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 
@@ -24,14 +22,11 @@ from javisc.compiler.recipe import Recipe
 BT709, UNSPECIFIED, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL, BT2020_CL = 1, 2, 5, 6, 7, 9, 10
 BT2020 = 9  # primaries
 PQ, HLG = 16, 18  # transfer functions
-LIMITED, FULL = 1, 2  # ranges
 MATRICES = {BT709: "bt709", BT470BG: "bt470bg", SMPTE170M: "smpte170m", SMPTE240M: "smpte240m", BT2020_NCL: "bt2020ncl"}
 #: Pictures up to 8K; a decoder keeps up to 17 of them.
 MAX_PIXELS = 8192 * 4352
 #: Planar formats that the `colorspace` filter takes as they are.
 PLANAR = tuple(f"yuv{sub}p{depth}" for sub in ("420", "422", "444") for depth in ("", "10", "12"))
-#: Formats whose first plane is luma alone.
-_LUMA_FIRST = ("yuv4", "yuvj4", "yuva4", "nv12", "nv16", "nv21", "p010", "p210", "gray")
 #: Index in front, no edit list, no version or date.
 MP4_OPTIONS = {"movflags": "+faststart", "use_editlist": "0", "fflags": "+bitexact"}
 SCALER = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
@@ -43,11 +38,6 @@ def matrix_of(frame: VideoFrame) -> str:
     if named is not None:
         return named
     return "bt709" if frame.width >= 1280 or frame.height > 576 else "smpte170m"
-
-
-def is_full(frame: VideoFrame) -> bool:
-    """True if luma uses 0 to 255 (JPEG) and not 16 to 235 (MPEG)."""
-    return int(frame.color_range) == FULL or frame.format.name.startswith("yuvj")
 
 
 def is_hdr(frame: VideoFrame) -> bool:
@@ -75,19 +65,6 @@ def fit(wide: int, high: int, width: int, height: int) -> tuple[int, int, int, i
     scale = min(Fraction(width, wide), Fraction(height, high))
     inner = min(max(round(wide * scale / 2) * 2, 2), width), min(max(round(high * scale / 2) * 2, 2), height)
     return *inner, (width - inner[0]) // 4 * 2, (height - inner[1]) // 4 * 2
-
-
-def small_luma(frame: VideoFrame) -> Luma:
-    """A sample of the luma of any frame, 0 black and 1 white."""
-    component = frame.format.components[0] if frame.format.name.startswith(_LUMA_FIRST) else None
-    if component is None or frame.format.is_big_endian:
-        frame = Scaler()(frame, width=min(frame.width, 128), height=min(frame.height, 128), format="gray")
-        component = frame.format.components[0]
-    plane, depth = frame.planes[0], component.bits
-    shift = 16 - depth if frame.format.name.startswith("p0") else 0
-    values = np.frombuffer(cast(Any, plane), np.uint16 if depth > 8 else np.uint8)
-    luma = values.reshape(-1, plane.line_size // values.itemsize)[: frame.height, : frame.width]
-    return sample_points(luma, depth + shift, is_full(frame) or frame.format.name == "gray")
 
 
 def pixel_aspect(stream: av.VideoStream) -> Fraction:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import floor
+from typing import NamedTuple
 
 import av
 from av.video.frame import VideoFrame
@@ -20,6 +22,29 @@ STATING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "nut", "gif")
 MAX_RECKONED = Fraction(1)
 #: More pictures out of order than this share, and the file is refused.
 MAX_UNORDERED = 0.1
+
+
+class _Scale(NamedTuple):
+    """Time stamps in units of `base` seconds as times after an edit: stamp n is presented at (n · factor + shift) / parts.
+
+    last: the last stamp inside of the edit, None where it has no end. Whole numbers: a film has as many stamps as pictures.
+    """
+
+    base: Fraction
+    factor: int
+    shift: int
+    parts: int
+    last: int | None
+
+    @classmethod
+    def of(cls, base: Fraction, edit: Edit) -> _Scale:
+        last = None if edit.end is None else floor((edit.end - END_TOLERANCE - edit.shift) / base)
+        (up, down), shift = base.as_integer_ratio(), edit.shift
+        return cls(base, up * shift.denominator, shift.numerator * down, down * shift.denominator, last)
+
+    def time(self, stamp: int) -> Fraction:
+        """Seconds on the container's clock."""
+        return Fraction(stamp * self.factor + self.shift, self.parts)
 
 
 class PictureClock:
@@ -41,39 +66,51 @@ class PictureClock:
         self.unordered = 0
         self.past_end = False
         self._early: VideoFrame | None = None
-        self._hold = Fraction(0)
-        self._previous: Fraction | None = None
+        self._hold = (0, Fraction(0))  # how long the last picture stands by its own duration, and the unit of that
+        self._previous: tuple[int, Fraction] | None = None  # time stamp and its unit
         self._clipped = 0
         self._even_from = Fraction(0)
         self._longest = Fraction(0)
         self._shortest: Fraction | None = None
         self._intervals: dict[Fraction, int] = {}
         self._units = 2 * (stream.time_base or Fraction(1, 1000))
+        self._scale: _Scale | None = None
+        self._stamp: int | None = None  # of the last picture, in units of `_scale`
+        self._step: int | None = None  # from the last but one picture to the last, in such units, and its seconds
+        self._interval = Fraction(0)
+        self._more = 0  # so many intervals like it are still to be counted
 
     def stamp(self, frame: VideoFrame) -> None:
         """Write the presentation time into `frame.pts`, whatever the decoder left there. Call it in the decoder's order."""
         slot = None if self.slots is None else self.slots.next()
+        if slot is None and (stamp := frame.pts) is not None and (unit := frame.time_base) is not None:
+            self._previous = stamp, unit
+            return
         base = frame.time_base or Fraction(1, 90000)
         if slot is not None:
             frame.pts = round(slot / base)
         elif frame.pts is None and frame.dts is not None:
             frame.pts = frame.dts
         elif frame.pts is None:
-            previous = -1 / self.rate if self._previous is None else self._previous
+            previous = -1 / self.rate if self._previous is None else self._previous[0] * self._previous[1]
             frame.pts = round((previous + 1 / self.rate) / base)
         frame.time_base = base
-        self._previous = frame.pts * base if frame.pts is not None else None
+        self._previous = None if frame.pts is None else (frame.pts, base)
 
     def place(self, frame: VideoFrame) -> Iterator[tuple[VideoFrame, Fraction]]:
         """Yield (picture, time) for what is presented, in order. Raises `Rejected` where the times leap."""
-        assert frame.pts is not None and frame.time_base is not None
-        time = frame.pts * frame.time_base + self.edit.shift
-        hold = (frame.duration or 0) * frame.time_base
-        if self.edit.end is not None and time > self.edit.end - END_TOLERANCE:
+        stamp, base = frame.pts, frame.time_base
+        assert stamp is not None and base is not None
+        if self._scale is None or self._scale.base != base:
+            self._scale, self._stamp, self._step = _Scale.of(base, self.edit), None, None
+        scale = self._scale
+        hold = (frame.duration or 0), base
+        if scale.last is not None and stamp > scale.last:
             self.past_end = True
             return
+        time = scale.time(stamp)
         start = self.edit.start
-        if start is not None and time < start and self.first is None:
+        if self.first is None and start is not None and time < start:
             self._early, self._hold = frame, hold  # it is on the screen when the edit begins, if nothing later is
             return
         if self._early is not None:
@@ -81,13 +118,23 @@ class PictureClock:
             if start is not None and time > start:
                 yield early, self._accept(start)
                 self._clipped = 1  # the interval that follows says nothing of the rate
-        if self.first is not None and time - self.last <= 0 and time - self.last >= -1:
+        step = None if self._stamp is None else stamp - self._stamp
+        if (step is None or step <= 0) and self.first is not None and 0 <= self.last - time <= 1:
             self.unordered += 1
             return
         self._hold = hold
-        yield frame, self._accept(time)
+        if step is not None and step > 0 and step == self._step:  # as long as the interval before, which was judged
+            self._more += 1
+            self.last, self._stamp = time, stamp
+            self.count += 1
+        else:
+            self._accept(time)
+            self._stamp, self._step = stamp, step if self.count > 2 else None
+        yield frame, time
 
     def _accept(self, time: Fraction) -> Fraction:
+        self._settle()
+        self._stamp = self._step = None
         if self.first is None:
             self.first = self._even_from = time
         else:
@@ -102,11 +149,16 @@ class PictureClock:
             else:
                 self._longest = max(self._longest, interval)
                 self._shortest = interval if self._shortest is None else min(self._shortest, interval)
-                if interval in self._intervals or len(self._intervals) < 4096:
-                    self._intervals[interval] = self._intervals.get(interval, 0) + 1
+                self._interval, self._more = interval, 1
         self.last = time
         self.count += 1
         return time
+
+    def _settle(self) -> None:
+        """Count the intervals that are still to be counted."""
+        if self._more and (self._interval in self._intervals or len(self._intervals) < 4096):
+            self._intervals[self._interval] = self._intervals.get(self._interval, 0) + self._more
+        self._more = 0
 
     def rest(self) -> Iterator[tuple[VideoFrame, Fraction]]:
         """At the end: the picture that was waiting for the edit to begin."""
@@ -117,12 +169,14 @@ class PictureClock:
     @property
     def end(self) -> Fraction:
         """When the last picture goes: after its own duration, `max_hold` at most; after the usual interval if none is known."""
+        self._settle()
         usual = (
             max(self._intervals, key=lambda interval: self._intervals[interval]) if self._intervals else 1 / self.rate
         )
         longest = self.max_hold if self.stated else max(self._longest, MAX_RECKONED)
-        credible = self._hold > 0 and (self.stated or self._hold <= longest)
-        end = self.last + (min(self._hold, longest) if credible else usual)
+        hold = self._hold[0] * self._hold[1]
+        credible = hold > 0 and (self.stated or hold <= longest)
+        end = self.last + (min(hold, longest) if credible else usual)
         return end if self.edit.end is None else min(end, max(self.edit.end, self.last))
 
     @property

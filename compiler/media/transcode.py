@@ -15,11 +15,12 @@ from javisc.compiler.media.clip import Clip, after_end, declared_seconds, limits
 from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.media.copying import Copier, NotCopyable
 from javisc.compiler.media.edits import Edit
-from javisc.compiler.media.encode import MAX_PIXELS, Converter, Crop, Deinterlacer, Encoder, pixel_aspect, small_luma
+from javisc.compiler.media.encode import MAX_PIXELS, Converter, Crop, Deinterlacer, Encoder, pixel_aspect
+from javisc.compiler.media.luma import Luma, LumaSampler
 from javisc.compiler.media.open import Source, open_source, packets
 from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
-from javisc.compiler.media.quality import SILENT_COLUMNS, Luma, PictureStatistics, sound_columns
+from javisc.compiler.media.quality import SILENT_COLUMNS, PictureStatistics, sound_columns
 from javisc.compiler.media.renditions import Rendition, files_of, renditions_in, sizes_of
 from javisc.compiler.media.sound import SoundTrack, write_flac
 from javisc.compiler.media.sound_only import exactly, read_sound, transcode_audio
@@ -114,6 +115,7 @@ class _Pass:
         self.clock = PictureClock(video, source.edit_of(video), self.slots, seconds(recipe.max_hold))
         self.deinterlacer = Deinterlacer()
         self.hold: Hold[tuple[VideoFrame, Luma]] = Hold(recipe.rate)
+        self.luma = LumaSampler()
         self.statistics = PictureStatistics()
         self.converter: Converter | None = None
         self.encoder: Encoder | None = None
@@ -125,7 +127,7 @@ class _Pass:
         self.columns: dict[str, object] = {}
         self.damaged = self.packets = 0
         self.message = ""
-        self.done = False
+        self.done = self.inside = False
         self._shown: tuple[VideoFrame, VideoFrame] | None = None
 
     def run(self) -> dict[str, object]:
@@ -232,9 +234,9 @@ class _Pass:
             self.converter = Converter(self.recipe, orientation(display_matrix(frame)), pixel_aspect(self.video))
             self.columns = self._source_columns(frame)
         assert self.origin is not None
-        luma = small_luma(frame)
-        inside = time >= self.origin
-        if inside:
+        luma = self.luma(frame)
+        self.inside = self.inside or time >= self.origin
+        if self.inside:
             self.statistics.source(luma)
         for _tick, (shown, small) in self.hold.push((frame, luma), time - self.origin):
             self._show(shown, small)

@@ -14,8 +14,7 @@ from javisc.compiler.plan.saved import add_plan
 from javisc.compiler.store.commits import Parts, publish_part
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.rows import placed
-from javisc.compiler.store.shard import read_members
-from javisc.compiler.store.writer import pack_shard
+from javisc.compiler.store.shard import pack_shard, read_members
 from javisc.manifests.absent import found, mend, without
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.io import write_table

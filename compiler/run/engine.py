@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from javisc.compiler.recipe import Recipe
 from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
+
+if TYPE_CHECKING:
+    from javisc.compiler.run.pool import Pool
 
 #: What becomes of one file, by kind of recipe: `module:function`, called as f(source, recipe, scratch, window=…) -> Clip, and
 #: with sound=… where a row names a file of its own for the sound, boxes=… where it has some.
@@ -62,6 +65,11 @@ class Job:
     renditions: tuple[Recipe, ...] = ()
 
 
+def modules_of(compiler: str) -> tuple[str, ...]:
+    """What a worker imports before it takes calls of such a compiler."""
+    return ("javisc.compiler.run.unit", compiler.partition(":")[0])
+
+
 @dataclass(frozen=True)
 class Event:
     """One input is done: what progress is made of. reason is None for a sample."""
@@ -100,12 +108,14 @@ class EngineOptions:
     """How an engine runs; nothing of it has a say in the bytes.
 
     workers: processes of this machine, or of one unit on a cluster; None: as many as fit. address: of a cluster. scratch: a
-    local folder on whichever machine runs a unit; None: the engine's choice.
+    local folder on whichever machine runs a unit; None: the engine's choice. pool: workers of this machine that were started
+    before; None: the engine's own.
     """
 
     workers: int | None = None
     address: str | None = None
     scratch: str | None = None
+    pool: Pool | None = None
 
 
 def check_engine(name: str, options: EngineOptions, *, used: bool = True) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,13 @@ from typing import Any
 import polars as pl
 
 from javisc.compiler.plan.keys import draw, key_of
-from javisc.compiler.reasons import Rejected
 from javisc.compiler.run.calls import Call, Outcome
-from javisc.compiler.run.engine import PROBE, SHORT, Job, limit_of
+from javisc.compiler.run.engine import SHORT, Job, limit_of, modules_of
+from javisc.compiler.run.measure import measure
 from javisc.compiler.run.pool import Pool
-from javisc.compiler.run.sources import copies, fetching, local_source
-from javisc.compiler.run.unit import compile_input
-from javisc.manifests.entries import named
-from javisc.manifests.kinds import extensions
+from javisc.compiler.run.sources import copies, fetching
 
 HANDFUL = 8
-#: Seconds of each that are compiled for real.
-SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +74,11 @@ def handful(inputs: pl.LazyFrame, seed: int) -> list[dict[str, Any]]:
     return [row for _, _, row in best]
 
 
-def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimate:
-    """Probe the handful in workers of their own and extrapolate. `work_*` is a measurement, all else is repeatable."""
+def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int, pool: Pool | None = None) -> Estimate:
+    """Probe the handful and extrapolate. `work_*` is a measurement, all else is repeatable.
+
+    pool: idle workers that take it; None: workers of its own.
+    """
     totals = inputs.filter(pl.col("refused").is_null()).select(pl.len(), pl.col("source_bytes").sum())
     count, size = totals.collect(engine="streaming").row(0)
     chosen = handful(inputs, seed)
@@ -90,10 +87,14 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
     read = made = media = work = beside = 0.0
     calls: list[dict[str, Any]] = []
     good = 0
-    preload = (__name__, job.compiler.partition(":")[0])
     if job.recipe.kind == "audio" and all(0 < (row["source_bytes"] or 0) <= SHORT for row in chosen):
         workers = 1  # to start another takes longer than the handful does
-    with Pool(max(1, min(workers, len(chosen))), scratch / "logs", preload) as pool:
+    own = (
+        Pool(max(1, min(workers, len(chosen))), scratch / "logs", modules_of(job.compiler))
+        if pool is None
+        else nullcontext(pool)
+    )
+    with own as taken:
         for row in chosen:
             raw = row["raw_path"]
             arguments = {
@@ -114,11 +115,11 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
                 key=key_of(row["path"]),
             )
             arguments |= copies(before)
-            pool.submit(Call(len(calls), f"{__name__}:measure", arguments, limit, before))
+            taken.submit(Call(len(calls), f"{measure.__module__}:{measure.__name__}", arguments, limit, before))
             calls.append(row)
         outcomes: dict[int, Outcome] = {}
-        while pool.busy:
-            for outcome in pool.wait():
+        while taken.busy:
+            for outcome in taken.wait():
                 outcome.stop_if_unavailable()
                 outcomes[outcome.call.tag] = outcome
     for number, row in enumerate(calls):  # in their own order: sums of floats depend on it
@@ -134,53 +135,3 @@ def estimate(inputs: pl.LazyFrame, job: Job, seed: int, workers: int) -> Estimat
     read = max(read, 1.0)
     share = good / max(1, len(chosen))
     return Estimate(count, size or 0, made / read, media / read, work / read, share, beside / read)
-
-
-def measure(
-    path: str,
-    raw_path: str | None,
-    window: list[float | None],
-    recipe: dict[str, Any],
-    compiler: str,
-    scratch: str,
-    audio: str | None = None,
-    fetched: str | None = None,
-    fetched_audio: str | None = None,
-    renditions: Sequence[dict[str, Any]] = (),
-) -> dict[str, float]:
-    """In a worker: probe a file, compile its first SECONDS, and scale to its length: bytes, seconds of media, of work.
-
-    beside: bytes of its renditions, of these recipes.
-    """
-    folder = Path(scratch)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with local_source(path, raw_path, folder, fetched) as source:
-        whole = named(PROBE)(source).duration
-    start = window[0] or 0.0
-    end = window[1] if window[1] is not None else whole
-    if recipe["max_seconds"] is not None and end is not None:
-        end = min(end, start + float(recipe["max_seconds"]))
-    length = SECONDS if end is None or end <= start else end - start
-    began = time.perf_counter()
-    piece: list[float | None] = [start, start + min(length, SECONDS)] if end is not None else window
-    beside: dict[str, Any] = {
-        "audio": audio,
-        "fetched": fetched,
-        "fetched_audio": fetched_audio,
-        "renditions": renditions,
-    }
-    columns = compile_input("0", path, raw_path, piece, recipe, compiler, scratch, **beside)
-    seconds = columns.get("duration") or 0.0
-    if not seconds:
-        raise Rejected("too_short", "nothing came out")
-    scale = max(1.0, length / seconds)
-    sizes = {file.name.partition(".")[2]: file.stat().st_size for file in folder.iterdir()}
-    made = sum(size for end, size in sizes.items() if end in extensions())
-    smaller = sum(sizes.get(f"{recipe['name']}.mp4", 0) for recipe in renditions)
-    return {
-        "bytes": made * scale,
-        "beside": smaller * scale,
-        "seconds": seconds * scale,
-        "work": (time.perf_counter() - began) * scale,
-    }

@@ -14,7 +14,7 @@ from javisc.compiler.run.ahead import Ahead, groups, known
 from javisc.compiler.run.calls import Call, Outcome
 from javisc.compiler.run.copies import Copies
 from javisc.compiler.run.cores import usable_cores
-from javisc.compiler.run.engine import SHORT, EngineOptions, Event, Job, Unit, UnitResult, limit_of
+from javisc.compiler.run.engine import SHORT, EngineOptions, Event, Job, Unit, UnitResult, limit_of, modules_of
 from javisc.compiler.run.packing import other_bytes
 from javisc.compiler.run.pool import Pool
 from javisc.compiler.store.commits import publish_part
@@ -51,7 +51,7 @@ class LocalEngine:
     """
 
     def __init__(self, job: Job, options: EngineOptions, copies: Path | None = None, bound: int | None = None) -> None:
-        self.job, self.bound = job, bound
+        self.job, self.options, self.bound = job, options, bound
         self.workers = options.workers or usable_cores()
         self.scratch = Path(job.scratch)
         self.store = Store(job.out, self.scratch / "uploads")
@@ -64,9 +64,10 @@ class LocalEngine:
         pending = iter(units)
         open_shards: dict[int, _Open] = {}
         exhausted = False
-        preload = ("javisc.compiler.run.unit", self.job.compiler.partition(":")[0])
-        logs = self.scratch / "logs"
-        with Pool(self.workers, logs, preload, bound=self.bound) as pool, self.ahead as ahead:
+        own = self.options.pool or Pool(
+            self.workers, self.scratch / "logs", modules_of(self.job.compiler), bound=self.bound
+        )
+        with own as pool, self.ahead as ahead:
             while True:
                 room = self.staged < MAX_STAGED and not ahead.full
                 while not exhausted and pool.hungry and (room or not open_shards):

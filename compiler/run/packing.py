@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from javisc.compiler.store.files import Store
-from javisc.compiler.store.renditions import commit_renditions
-from javisc.compiler.store.shard import Packed
-from javisc.compiler.store.writer import pack_shard
+from javisc.compiler.store.shard import Packed, pack_shard
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import extensions
 
@@ -58,6 +56,10 @@ def pack(
     for name, clips in (renditions or {}).items():
         files = [(key, Path(scratch, f"{key}.{name}.mp4"), size) for key, size in clips]
         if files:
+            from javisc.compiler.store.renditions import (
+                commit_renditions,
+            )  # which makes tables: packing alone needs none
+
             commit_renditions(store.root, name, shard, packed.sha256, files, Path(uploads))
     return {
         "made": packed.made,

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -43,11 +44,12 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 class _Worker:
     """One process and what it is doing."""
 
-    def __init__(self, log: Path, alone: bool, preload: Sequence[str], slot: Mapping[str, str]) -> None:
+    def __init__(self, logs: Path | None, alone: bool, preload: Sequence[str], slot: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         self.slot = slot
         self.alone = alone
-        self.log = log
+        #: What it says. The file has no name: it goes with the last who has it open.
+        self.log = tempfile.TemporaryFile(dir=logs)  # noqa: SIM115 (closed with the process)
         # Named by its role so that `ps` and tests can tell a worker that retries from the others.
         role = ["--retry"] if alone else []
         command = [
@@ -58,16 +60,15 @@ class _Worker:
             str(theirs.fileno()),
             str(os.getpid()),
         ]
-        with log.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [*command, *preload, *role],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                process_group=0,  # Ctrl-C reaches the parent alone, which decides
-                env={**_MEMORY, **os.environ, **_ONE_THREAD, **slot},
-            )
+        self.process = subprocess.Popen(
+            [*command, *preload, *role],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            process_group=0,  # Ctrl-C reaches the parent alone, which decides
+            env={**_MEMORY, **os.environ, **_ONE_THREAD, **slot},
+        )
         theirs.close()
         self.connection = Connection(ours.detach())
         self.call: Call | None = None
@@ -114,6 +115,7 @@ class _Worker:
         self.connection.close()
         self.process.kill()
         self.process.wait()
+        self.log.close()
 
     def last_words(self) -> str:
         """How it died, and the last line it wrote to its error stream."""
@@ -123,9 +125,8 @@ class _Worker:
             self.process.kill()
             code = self.process.wait()
         try:
-            with self.log.open("rb") as stream:
-                stream.seek(max(0, self.log.stat().st_size - 4096))
-                lines = stream.read().decode("utf-8", "replace").split("\n")
+            self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - 4096))
+            lines = self.log.read().decode("utf-8", "replace").split("\n")
         except OSError:
             lines = []
         said = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -146,14 +147,14 @@ class Pool:
     A call whose worker dies or exceeds its limit is tried again in a fresh worker that does nothing else; the last (second)
     time it ends as "crashed" or "timeout". One that meets storage which does not answer is tried again later, for `patience()`
     seconds from the first time. preload: modules that workers import before they take calls. slots: environment variables of
-    each of the workers, as the GPU that it alone has; one that replaces another takes its slot. bound: bytes of memory that a
-    worker may take; a call that needs more is as good as crashed.
+    each of the workers, as the GPU that it alone has; one that replaces another takes its slot. logs: see keep_logs. bound: bytes
+    of memory that a worker may take; a call that needs more is as good as crashed.
     """
 
     def __init__(
         self,
         workers: int,
-        logs: Path,
+        logs: Path | None,
         preload: Sequence[str] = (),
         slots: Sequence[Mapping[str, str]] = (),
         *,
@@ -162,7 +163,7 @@ class Pool:
         self.size, self.bound = workers, bound
         self.slots = list(slots or [{}] * workers)
         self.preload = preload
-        self.logs = logs
+        self.keep_logs(logs)
         self.waiting: deque[Call] = deque()
         self.retries: deque[Call] = deque()
         self.later: list[tuple[float, int, Call]] = []
@@ -170,8 +171,6 @@ class Pool:
         self.workers: list[_Worker] = []
         self.finished: list[Outcome] = []
         self.false_starts = 0
-        self.started = 0
-        logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Pool:
         return self
@@ -180,6 +179,17 @@ class Pool:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def keep_logs(self, folder: Path | None) -> None:
+        """Where what workers say is kept from now on, as long as they live: a folder, which is made, or the system's."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.logs = folder
+
+    def warm(self, workers: int = 1) -> None:
+        """Start so many workers before there is a call for them, so that they have begun when there is."""
+        for _ in range(min(workers, self.size) - len(self.workers)):
+            self._start(alone=False)
 
     def submit(self, call: Call, *, first: bool = False) -> None:
         """Queue a call."""
@@ -260,10 +270,9 @@ class Pool:
                     self.waiting.popleft()
 
     def _start(self, alone: bool) -> None:
-        self.started += 1
         taken = [worker.slot for worker in self.workers]
         free = next((slot for slot in self.slots if taken.count(slot) < self.slots.count(slot)), {})
-        self.workers.append(_Worker(self.logs / f"worker-{self.started:06d}.log", alone, self.preload, free))
+        self.workers.append(_Worker(self.logs, alone, self.preload, free))
 
     def _begin(self, worker: _Worker, call: Call) -> None:
         try:
@@ -360,7 +369,6 @@ class Pool:
         worker.end()
         self.workers.remove(worker)
         self.waiting.extendleft(reversed(worker.ahead))  # what it was told ahead, it has not begun
-        worker.log.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Kill every worker and forget what waits."""

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typing import IO, TYPE_CHECKING, Any
 
 from javisc.compiler.run.engine import Event, UnitResult
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 #: Seconds between plain lines.
 _EVERY = 10.0
@@ -86,6 +86,9 @@ class Reporter:
         self.began = self.said = self.clock()
         self._write("start", inputs=inputs, source_bytes=source_bytes, shards=shards, published=published)
         if inputs and self.out.isatty():
+            from rich.console import Console  # here, so that what writes to a log starts without it
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
             columns = (
                 BarColumn(),
                 TextColumn("{task.completed}/{task.total}"),

@@ -9,6 +9,7 @@ call that lasts may say {"needs": seconds}.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -81,6 +82,7 @@ def main(descriptor: int, parent: int, preload: list[str]) -> None:
     connection = Connection(descriptor)
     for module in preload:
         importlib.import_module(module)
+    gc.freeze()  # what is imported lives as long as the process: no collection looks at it again
     LINE.send = lambda seconds: connection.send_bytes(json.dumps({"needs": seconds}).encode())
     connection.send_bytes(b"{}")
     while True:

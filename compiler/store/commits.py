@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from javisc.compiler.store.files import BUILD as BUILD
 from javisc.compiler.store.files import Store
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
@@ -26,8 +27,6 @@ PUBLISHED_SCHEMA = pl.Schema(
         "reason": pl.String(),
     }
 )
-#: The folder in a dataset that later builds of it need; the dataset is complete without it.
-BUILD = ".build"
 #: Rows of parts that are held at a time.
 ROWS = 200_000
 _COMMIT = re.compile(r"(\d{6,})\.json")

@@ -18,8 +18,9 @@ from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
 from javisc.compiler.store.present import intact
 from javisc.compiler.store.scratch import sweep_files
+from javisc.compiler.store.shard import Content, pack_shard
 from javisc.compiler.store.tables import Merged, publish_tables
-from javisc.compiler.store.writer import BEGUN, Content, DatasetWriter, pack_shard
+from javisc.compiler.store.writer import BEGUN, DatasetWriter
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
 from javisc.manifests.fields import (

@@ -18,6 +18,8 @@ from javisc.manifests.files import publish_many, published
 from javisc.manifests.urls import filesystem, is_url, join, plain
 
 T = TypeVar("T")
+#: The folder in a dataset that later builds of it need; the dataset is complete without it.
+BUILD = ".build"
 
 
 class Store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import extensions
 
@@ -21,6 +22,7 @@ BLOCK = 512
 MAX_MEMBER = 8**11 - 1
 INDEX_VERSION = "v1.2"
 _COPY = 1 << 20
+Content = bytes | Path
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,23 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes | Path]]], tar: Pat
     index = index_text(lines).encode()
     idx.write_bytes(index)
     return Packed(at, digest.hexdigest(), len(index), hashlib.sha256(index).hexdigest(), packed)
+
+
+def pack_shard(
+    store: Store,
+    shard: int,
+    samples: Iterable[tuple[str, Mapping[str, Content]]],
+    agree: Callable[[Packed], None] = lambda packed: None,
+) -> Packed:
+    """Publish a shard and its index; samples are (key, content by extension) in the order of their keys. Raises UserError.
+
+    agree: sees what was packed before it is published, and raises where that must not be.
+    """
+    name = f"{shard:06d}"
+    with store.publish(*store.packs, f"{name}.idx") as idx, store.publish(*store.packs, f"{name}.tar") as tar:
+        packed = write_shard(((key, dict(contents)) for key, contents in samples), tar, idx)
+        agree(packed)
+    return packed
 
 
 def small_shard(

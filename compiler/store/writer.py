@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
 from javisc.compiler.store.present import intact
 from javisc.compiler.store.rows import placed, sample_json
-from javisc.compiler.store.shard import Packed, write_shard
+from javisc.compiler.store.shard import Content, Packed, pack_shard
 from javisc.compiler.store.tables import Merged, publish_tables
 from javisc.manifests.entries import named
 from javisc.manifests.errors import UserError
@@ -31,24 +31,6 @@ from javisc.manifests.schema import MANIFEST_SCHEMA, RECORD_ONLY, REJECTED_SCHEM
 
 #: What a dataset was begun with, in its working folder: a resumed run must ask for the same.
 BEGUN = "writer.json"
-Content = bytes | Path
-
-
-def pack_shard(
-    store: Store,
-    shard: int,
-    samples: Iterable[tuple[str, Mapping[str, Content]]],
-    agree: Callable[[Packed], None] = lambda packed: None,
-) -> Packed:
-    """Publish a shard and its index; samples are (key, content by extension) in the order of their keys. Raises UserError.
-
-    agree: sees what was packed before it is published, and raises where that must not be.
-    """
-    name = f"{shard:06d}"
-    with store.publish(*store.packs, f"{name}.idx") as idx, store.publish(*store.packs, f"{name}.tar") as tar:
-        packed = write_shard(((key, dict(contents)) for key, contents in samples), tar, idx)
-        agree(packed)
-    return packed
 
 
 def commit_shard(

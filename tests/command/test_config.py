@@ -24,7 +24,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What builds were told: (inputs, recipe, out, options)."""
     calls: list[Any] = []
 
-    def build(inputs: Any, recipe: Any, out: str, options: Any, *, reporter: Any) -> BuildResult:
+    def build(inputs: Any, recipe: Any, out: str, options: Any, **_: Any) -> BuildResult:
         calls.append((inputs, recipe, out, options))
         return BuildResult(out, 1, 1, 1, {}, 1.0)
 
