@@ -5,8 +5,9 @@
 Two ways in, each step in a process of its own: a folder of hard links to small files that is really walked (fewer
 rows, since a file system has to hold them), and a table of synthetic paths that are taken as they are. Of the table: a
 first plan; the tables of its shards as a build publishes them (`parts`, no media); the same inputs again (`resume`); the same
-under another mount, which is what the dataset then has (`moved`); and the manifest of all shards (`merge`). "µs a row" should
-not grow with the rows, nor should the memory.
+under another mount, which is what the dataset then has (`moved`); the manifest of all shards (`merge`), and the same with
+evaluation offsets, drawn for a tenth (`offsets`). Beside them: as many files of a corpus and rows of its table (`corpus`), and a
+table of as many refused inputs (`refused`). "µs a row" should not grow with the rows, nor should the memory.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import polars as pl
 
 BATCH = 100_000
 PER_SHARD = 2500
-STEPS = ("first", "parts", "resume", "moved", "merge")
+STEPS = ("first", "parts", "resume", "moved", "merge", "offsets")
+BESIDE = ("corpus", "refused")
 
 
 def synthetic(rows: int, root: str) -> Iterator[pl.DataFrame]:
@@ -113,17 +115,78 @@ def publish_parts(folder: Path) -> None:
             publish_part(store, int(shard), 0, frame, [], made)  # type: ignore[call-overload]
 
 
-def merge_parts(rows: int, folder: Path) -> None:
-    """The manifest of all shards."""
+def merge_parts(folder: Path, amend: Any = None) -> Any:
+    """The tables of all shards."""
     from javisc.compiler.plan.layout import summary
     from javisc.compiler.recipe import PRESETS
     from javisc.compiler.store.files import Store
-    from javisc.compiler.store.tables import merge
+    from javisc.compiler.store.tables import as_it_is, merge
 
     store = Store(str(folder / "ds"), folder / "work")
     plan = store.fetch(".build", "plan.parquet")
-    merged = merge(store, plan, summary(plan)["shard"].to_list(), PRESETS["jav"])
-    assert merged.samples == rows
+    return merge(store, plan, summary(plan)["shard"].to_list(), PRESETS["jav"], amend=amend or as_it_is)
+
+
+def with_offsets(manifest: pl.LazyFrame, folder: Path) -> pl.LazyFrame:
+    """A manifest with evaluation offsets for a tenth of its clips."""
+    from javisc.compiler.sparsesync.offsets import Offsets
+    from javisc.compiler.sparsesync.rules import Grid
+
+    tenth = pl.when(pl.col("source_bytes") % 10 == 0).then(pl.lit("val")).otherwise(pl.lit("train"))
+    chosen, report = Offsets(Grid()).choose(manifest.with_columns(split=tenth), folder)
+    assert report.drawn > 0
+    return chosen
+
+
+def match_corpus(rows: int, folder: Path) -> None:
+    """Files named as VGGSound's, and a table of its form of which a tenth is not there."""
+    from javisc.compiler.inputs.corpora import of_kind
+    from javisc.compiler.inputs.matching import match
+    from javisc.compiler.inputs.table import INPUT_SCHEMA
+    from javisc.manifests.spool import spool
+
+    (root := folder / "vggsound").mkdir()
+    name, start = pl.col("source_bytes").cast(pl.String).str.zfill(11), pl.col("mtime_ns") % 300
+
+    def numbered() -> Iterator[pl.DataFrame]:
+        for batch in synthetic(rows, str(root)):
+            yield batch.with_columns(source_bytes="mtime_ns")
+
+    with (root / "vggsound.csv").open("wb") as table:
+        for batch in numbered():
+            label = pl.format("class {}", pl.col("mtime_ns") % 309)
+            split = pl.when(pl.col("mtime_ns") % 10 == 9).then(pl.lit("test")).otherwise(pl.lit("train"))
+            batch.select(name, start, label.alias("label"), split.alias("split")).write_csv(table, include_header=False)
+
+    def there() -> Iterator[pl.DataFrame]:
+        for batch in numbered():
+            relpath = pl.format("{}/{}_{}.mp4", pl.col("mtime_ns") % 997, name, start.cast(pl.String).str.zfill(6))
+            some = batch.filter(pl.col("mtime_ns") % 10 > 0).with_columns(relpath=relpath, text=pl.lit(None, pl.String))
+            more = (
+                pl.lit(None, kind).alias(column) for column, kind in INPUT_SCHEMA.items() if column not in some.columns
+            )
+            yield some.with_columns(*more).select(INPUT_SCHEMA.names())
+
+    files = spool(there(), folder / "files", INPUT_SCHEMA)
+    matched = match(of_kind("video")["vggsound"], root, files, ("all",), scratch=folder / "matching")
+    assert matched.inputs.filter(pl.col("refused").is_null()).select(pl.len()).collect().item() == rows - -(-rows // 10)
+
+
+def refuse_all(rows: int, folder: Path) -> None:
+    """The table of inputs that were all refused."""
+    from javisc.compiler.store.commits import publish_part
+    from javisc.compiler.store.files import Store
+
+    store = Store(str(folder / "ds"), folder / "work")
+    plan: list[pl.DataFrame] = []
+    for batch in synthetic(rows, "/mnt/archive/videos"):
+        keyed = batch.select("path", "relpath", "source_bytes", key=pl.format("{}{}", pl.lit("0" * 15), "mtime_ns"))
+        for some in keyed.iter_slices(PER_SHARD):
+            told = some.with_columns(reason=pl.lit("corrupt"), message=pl.lit("moov atom not found: " + "x" * 60))
+            publish_part(store, len(plan), 0, [], told.to_dicts(), {})
+            plan.append(some.select(pl.lit(len(plan), pl.Int32).alias("shard"), "key", revision=pl.lit(0, pl.Int32)))
+    whole = pl.concat(plan).with_columns(source_bytes=pl.lit(1))
+    whole.sort("shard", "key").write_parquet(folder / "ds" / ".build" / "plan.parquet")
 
 
 def step(name: str, rows: int, folder: Path) -> None:
@@ -137,8 +200,14 @@ def step(name: str, rows: int, folder: Path) -> None:
         assert plan_table(rows, folder, "/mnt/archive/videos") == [told]
     elif name == "moved":
         assert plan_table(rows, folder, "/mnt/elsewhere") == [told]
+    elif name == "corpus":
+        match_corpus(rows, folder)
+    elif name == "refuse":
+        refuse_all(rows, folder)
+    elif name == "refused":
+        assert merge_parts(folder).rejected == {"corrupt": rows}
     else:
-        merge_parts(rows, folder)
+        assert merge_parts(folder, with_offsets if name == "offsets" else None).samples == rows
 
 
 def make_folder(rows: int, folder: Path) -> None:
@@ -182,7 +251,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, nargs="*", default=[20_000, 200_000])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--way", choices=("folder", *STEPS), help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=("folder", "refuse", *STEPS, *BESIDE), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
         began = time.monotonic()
@@ -212,16 +281,20 @@ def main() -> None:
         "resume": "the same inputs again, all published",
         "moved": "the same inputs under another mount",
         "merge": "the manifest of all shards",
+        "offsets": "the same with evaluation offsets",
+        "corpus": "files and annotations of a corpus, joined",
+        "refused": "the table of refused inputs",
         "folder": "a folder that is walked, captions in a tenth, and its plan",
     }
-    jobs = [(rows, STEPS) for rows in arguments.rows] + [(rows, ("folder",)) for rows in arguments.files]
+    jobs = [(rows, steps) for rows in arguments.rows for steps in (STEPS, ("corpus",), ("refuse", "refused"))]
+    jobs += [(rows, ("folder",)) for rows in arguments.files]
     for rows, ways in jobs:
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
             if "folder" in ways:
                 make_folder(rows, Path(folder))
             for way in ways:
                 found = measured(way, rows, Path(folder))
-                if way == "parts":
+                if way in ("parts", "refuse"):
                     continue
                 each = found["cpu"] / rows * 1e6
                 lines.append(

@@ -320,8 +320,8 @@ class _Build:
         if offsets is None:
             return kept
 
-        def amend(manifest: pl.DataFrame) -> pl.DataFrame:
-            chosen, report = offsets.choose(kept(manifest))
+        def amend(manifest: pl.LazyFrame, folder: Path) -> pl.LazyFrame:
+            chosen, report = offsets.choose(kept(manifest, folder), folder)
             if self.options.offsets is not None:
                 self._note(report.line())
             return chosen

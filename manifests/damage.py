@@ -25,12 +25,12 @@ def damaged(error: BaseException) -> UserError | None:
     return UserError(f"a table is damaged ({what}): get it again, or build the dataset again")
 
 
-def sized(path: str, content: bytes | None = None) -> None:
-    """Look at a parquet file's sizes before polars does. content: the file's bytes, of what is no local file.
+def sized(path: str, content: bytes | Path | None = None) -> None:
+    """Look at a parquet file's sizes before polars does. content: of what is no local file, its bytes or a copy of it.
 
     Raises UserError if they cannot be true, OSError if the file cannot be read.
     """
-    with io.BytesIO(content) if content is not None else Path(path).open("rb") as stream:
+    with io.BytesIO(content) if isinstance(content, bytes) else (content or Path(path)).open("rb") as stream:
         try:
             check_sizes(stream)
         except ValueError as error:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-#: Rows that wait in memory before they are written.
-HELD = 200_000
+#: Rows that wait in memory before they are written, and rows of a part of a join.
+HELD, ROWS = 200_000, 100_000
+#: The number of a row in a table whose order is to be had again.
+ORDER = "__order"
 
 
 class Partitions:
@@ -78,3 +80,36 @@ class Partitions:
 def by(name: str) -> pl.Expr:
     """A number for each row that rows of equal `name` share."""
     return pl.col(name).hash()
+
+
+def place(count: int, rows: int) -> pl.Expr:
+    """Which of `count` neighbouring pieces of a table of `rows` a row belongs to, by its number ORDER."""
+    return pl.col(ORDER).cast(pl.Int64) * count // rows
+
+
+def in_order(pieces: Partitions) -> Iterator[pl.DataFrame]:
+    """The rows that were dealt by `place`, in the order of their numbers, which are dropped."""
+    return (frame.sort(ORDER).drop(ORDER) for frame in pieces)
+
+
+def left_join(
+    left: pl.LazyFrame, right: pl.LazyFrame, on: str, folder: Path, rows: int = ROWS
+) -> Iterator[pl.DataFrame]:
+    """The rows of `left` in their order, with the other columns of `right`, which has every value of `on` once at most.
+
+    Part by part of about so many rows. folder: scratch.
+    """
+    sizes = [int(frame.select(pl.len()).collect(engine="streaming").item()) for frame in (left, right)]
+    count = max(1, -(-max(sizes) // rows))
+    numbered = left.with_row_index(ORDER)
+    sides = []
+    for name, frame in (("left", numbered), ("right", right)):
+        side = Partitions(folder / name, count, frame.collect_schema())
+        for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
+            side.add(batch, by(on))
+        sides.append(side)
+    joined = numbered.join(right, on=on, how="left").collect_schema()
+    ranges = Partitions(folder / "joined", count, joined)
+    for some, said in zip(*sides, strict=True):
+        ranges.add(some.join(said, on=on, how="left"), place(count, sizes[0]))
+    yield from in_order(ranges)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -83,19 +86,20 @@ def raw_lines(stream: BinaryIO, most: int = -1) -> Iterator[bytes]:
 
 
 def _parquet(path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    if is_url(path):
-        with open_bytes(path) as stream:
-            content = stream.read()
-        sized(path, content)
-        frame: pl.LazyFrame = pl.read_parquet(content, glob=False).lazy()
-    else:
-        sized(path)
-        frame = pl.scan_parquet(path, glob=False)
-    number = 0
-    for batch in frame.collect_batches(chunk_size=20_000, maintain_order=True):
-        for row in batch.iter_rows(named=True):
-            number += 1
-            yield number, row
+    with ExitStack() as stack:
+        local = Path(path)
+        if is_url(path):
+            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="javisc-table-", suffix=".parquet"))
+            with open_bytes(path) as stream:
+                shutil.copyfileobj(stream, copy, 1 << 20)
+            copy.flush()
+            local = Path(copy.name)
+        sized(path, local)
+        number = 0
+        for batch in pl.scan_parquet(local, glob=False).collect_batches(chunk_size=20_000, maintain_order=True):
+            for row in batch.iter_rows(named=True):
+                number += 1
+                yield number, row
 
 
 def _lines(path: str, faults: Faults) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -17,3 +17,19 @@ def spool(frames: Iterable[pl.DataFrame], folder: Path, schema: pl.Schema) -> pl
         frame.write_parquet(piece, compression="zstd", compression_level=1)
         pieces.append(piece)
     return pl.scan_parquet(pieces, glob=False) if pieces else pl.LazyFrame(schema=schema)
+
+
+def regrouped(frames: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of so many: the bytes of a parquet file depend on where its columns' pieces end."""
+    waiting: list[pl.DataFrame] = []
+    held = 0
+    for frame in frames:
+        waiting.append(frame)
+        held += frame.height
+        if held >= rows:
+            whole = pl.concat(waiting, rechunk=True)
+            end = held - held % rows
+            yield from whole.head(end).iter_slices(rows)
+            waiting, held = [whole.tail(held - end)], held - end
+    if held:
+        yield pl.concat(waiting, rechunk=True)

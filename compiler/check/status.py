@@ -59,7 +59,7 @@ def status(path: str) -> Status:
         parts = Parts(store)
         done = [row for row in shards.iter_rows(named=True) if parts.done(row["shard"], row["revision"])]
         numbers = [row["shard"] for row in done]
-        rejects = parts.rejected(numbers).collect(engine="streaming")
+        reasons = parts.rejected(numbers).group_by("reason").len().collect(engine="streaming")
         times = store.times(BUILD, "parts")
         commits = [parts.commits[number] for number in numbers]
         return Status(
@@ -68,7 +68,7 @@ def status(path: str) -> Status:
             published=len(done),
             inputs_done=sum(row["inputs"] for row in done),
             samples=sum(commit["samples"] for commit in commits),
-            rejected=dict(rejects["reason"].value_counts(sort=True).iter_rows()),
+            rejected=dict(reasons.sort(["len", "reason"], descending=[True, False]).iter_rows()),
             bytes=sum(commit.get("bytes") or 0 for commit in commits),
             missing=tuple(sorted(set(shards["shard"].to_list()) - set(numbers))),
             rate=_rate(

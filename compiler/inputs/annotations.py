@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from javisc.compiler.inputs.json_items import items_of
 from javisc.manifests.errors import UserError
 from javisc.manifests.rows import MAX_FIELD
 
 #: Bytes of one line. The longest line of the corpora known here has some 3,000.
 MAX_LINE = 1 << 20
-#: Bytes of a JSON file, which is read whole. WavCaps' largest has about 200 MB.
+#: Bytes of a JSON file. WavCaps' largest has about 200 MB.
 MAX_JSON = 1 << 30
 #: Bytes of a YAML file, which is read whole. MACS's has about 4 MB.
 MAX_YAML = 64 << 20
@@ -190,7 +191,7 @@ class Lines(Source):
 
 @dataclass(frozen=True)
 class Json(Source):
-    """A JSON file of at most `MAX_JSON` bytes."""
+    """A JSON file of at most `MAX_JSON` bytes. Its lists are read item by item."""
 
     def value(self, root: Path) -> Any:
         """The parsed value. Raises UserError where the file is missing, too large or no JSON."""
@@ -205,13 +206,17 @@ class Json(Source):
 
         Raises UserError where there is no such list.
         """
-        value = self.value(root)
-        found = value if name is None else value.get(name) if isinstance(value, dict) else None
-        if not isinstance(found, list):
+        path = self.need(root)
+        try:
+            with path.open("rb") as stream:
+                yield from _dicts(items_of(stream, name, MAX_JSON), path, problems)
+        except (OSError, ValueError, RecursionError):
+            value = self.value(root)  # which tells what is wrong with it
+            found = value if name is None else value.get(name) if isinstance(value, dict) else None
+            what = "is no list" if name is None else f"has no list {name!r} at the top"
             raise UserError(
-                f"{self.need(root)}: {'is no list' if name is None else f'has no list {name!r} at the top'}"
-            )
-        yield from _dicts(found, self.need(root), problems)
+                f"{path}: {what}" if not isinstance(found, list) else f"{path}: has {name!r} twice"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -255,7 +260,7 @@ def _content(path: Path, limit: int) -> str:
         raise UserError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def _dicts(values: list[Any], path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+def _dicts(values: Iterable[Any], path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, value in enumerate(values, 1):
         if isinstance(value, dict):
             yield number, value

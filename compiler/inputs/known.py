@@ -11,9 +11,10 @@ import polars as pl
 from javisc.compiler.inputs.corpora import Corpus, Kind, corpus_of, locate, of_kind
 from javisc.compiler.inputs.found import ScanReport
 from javisc.compiler.inputs.local import scan
-from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, Matched, match
-from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown
+from javisc.compiler.inputs.matching import UNMATCHED_FILE, Matched, leave_list, match
+from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.manifests.errors import UserError
+from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
 Say = Callable[[str], None]
@@ -103,10 +104,10 @@ def from_corpora(
     corpora = find_corpora(specs, raw[0], kind, say)
 
     def inputs(folder: Path) -> pl.LazyFrame:
-        tables, unmatched = [], [pl.DataFrame(schema=UNMATCHED_SCHEMA)]
+        tables, unmatched = [], []
         for found in corpora:
             try:
-                files, matched = _matched(found, suffixes, out, splits)
+                files, matched = _matched(found, suffixes, out, splits, folder / f"corpus-{found.corpus.name}")
             except UserError as error:
                 if not found.optional:
                     raise
@@ -120,22 +121,22 @@ def from_corpora(
             tables.append(matched.inputs.select(INPUT_SCHEMA.names()).with_columns(relpath=prefix + pl.col("relpath")))
         if not tables:
             raise UserError(f"--corpus all: no corpus below {shown(raw[0])} has files that can be used; see above")
-        listed = pl.concat(unmatched)
-        if not dry:
-            (folder / BESIDE).mkdir(exist_ok=True)
-            listed.write_parquet(folder / BESIDE / UNMATCHED_FILE)
-        if listed.height and not dry:
-            say(f"{listed.height} annotations without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
-        return pl.concat(tables).lazy()
+        if not dry and (listed := leave_list(pl.concat(unmatched), folder)):
+            say(f"{listed} annotations without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
+        return pl.concat(tables)
 
     return inputs
 
 
-def _matched(found: Found, suffixes: frozenset[str], out: str, splits: Sequence[str]) -> tuple[ScanReport, Matched]:
+def _matched(
+    found: Found, suffixes: frozenset[str], out: str, splits: Sequence[str], scratch: Path
+) -> tuple[ScanReport, Matched]:
     """What lies at the corpus' place, and its match. Raises UserError where nothing comes of it."""
     report = ScanReport()
-    files = pl.concat(scan([found.media], suffixes, out=out, report=report))
-    if files.is_empty():
+    scratch.mkdir(exist_ok=True)
+    frames = scan([found.media], suffixes, out=out, report=report, scratch=scratch)
+    files = spool((frame.select(INPUT_SCHEMA.names()) for frame in frames), scratch / "scan", INPUT_SCHEMA)
+    if not report.files:
         where = f"corpus {found.corpus.name} at {found.media}"
         raise UserError(f"{where}: has annotations but no media: {' '.join(sorted(suffixes))}; put them there")
-    return report, match(found.corpus, found.root, files, splits)
+    return report, match(found.corpus, found.root, files, splits, scratch=scratch)

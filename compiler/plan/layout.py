@@ -22,7 +22,7 @@ from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import ROW_GROUP, write_table
 from javisc.manifests.partitions import Partitions, by
-from javisc.manifests.spool import spool
+from javisc.manifests.spool import regrouped, spool
 
 __all__ = ["PLAN_SCHEMA", "Changes", "Layout", "as_now", "lay_out", "read_shards", "summary", "write_plan"]
 
@@ -115,23 +115,7 @@ def lay_out(
         for table in (stays, spread)
         for frame in table
     )
-    return spool(_cut(ordered), folder / "ordered", PLAN_SCHEMA), changes
-
-
-def _cut(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The same rows in frames of ROW_GROUP: the bytes of a parquet file depend on where its columns' pieces end."""
-    waiting: list[pl.DataFrame] = []
-    rows = 0
-    for frame in frames:
-        waiting.append(frame)
-        rows += frame.height
-        if rows >= ROW_GROUP:
-            whole = pl.concat(waiting, rechunk=True)
-            end = rows - rows % ROW_GROUP
-            yield from whole.head(end).iter_slices(ROW_GROUP)
-            waiting, rows = [whole.tail(rows - end)], rows - end
-    if rows:
-        yield pl.concat(waiting, rechunk=True)
+    return spool(regrouped(ordered, ROW_GROUP), folder / "ordered", PLAN_SCHEMA), changes
 
 
 def _drawn(fresh: pl.DataFrame, seed: int) -> dict[bool, pl.DataFrame]:

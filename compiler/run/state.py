@@ -95,7 +95,7 @@ class State:
         commit = self.parts.commits.get(shard) or self._listed(shard)
         if not as_it_was or commit is None or not (shard in self.lost or shard in self.torn) or shard in self.foreign:
             return Unit(shard, revision, inputs)
-        refused = {row["key"]: row for row in self._rejects(shard)}
+        refused = {row["key"]: row for row in self._rejects(shard, [row["key"] for row in inputs])}
         for row in inputs:
             if row["key"] in refused:
                 row.update(refused=refused[row["key"]]["reason"], refused_message=refused[row["key"]]["message"])
@@ -114,11 +114,12 @@ class State:
             return None
         return rows[0] if rows else None
 
-    def _rejects(self, shard: int) -> list[dict[str, Any]]:
-        """The rows of what a shard refused, from its part, or where that is lost too, from the dataset's table."""
+    def _rejects(self, shard: int, keys: list[str]) -> list[dict[str, Any]]:
+        """The rows of what a shard of `keys` refused, from its part, or where that is lost too, from the dataset's table."""
         for name in ((BUILD, "parts", f"{shard:06d}.rejected.parquet"), ("rejected.parquet",)):
             try:
-                return pl.read_parquet(self.store.fetch(*name), glob=False).select(REJECTED_SCHEMA.names()).to_dicts()
+                table = pl.scan_parquet(self.store.fetch(*name), glob=False).select(REJECTED_SCHEMA.names())
+                return table.filter(pl.col("key").is_in(keys)).collect(engine="streaming").to_dicts()
             except (FileNotFoundError, *POLARS_FAULTS):  # lost as well
                 continue
         return []

@@ -12,12 +12,13 @@ from javisc.compiler.inputs.corpora import corpus_of, locate
 from javisc.compiler.inputs.found import ScanReport
 from javisc.compiler.inputs.identity import without_extension
 from javisc.compiler.inputs.local import VIDEO_SUFFIXES, scan
-from javisc.compiler.inputs.matching import UNMATCHED_FILE, UNMATCHED_SCHEMA, match
+from javisc.compiler.inputs.matching import ROWS, UNMATCHED_FILE, UNMATCHED_SCHEMA, leave_list, match
 from javisc.compiler.inputs.sync_lists import SyncCorpus
-from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA, shown
+from javisc.compiler.inputs.table import INPUT_SCHEMA, shown
 from javisc.compiler.sparsesync.cuts import read_texts
 from javisc.compiler.sparsesync.offsets import clip_namer
 from javisc.manifests.errors import UserError
+from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
 Say = Callable[[str], None]
@@ -79,37 +80,37 @@ def from_sync(
     """
 
     def inputs(folder: Path) -> pl.LazyFrame:
-        report = ScanReport()
-        files = pl.concat(scan([source.root], VIDEO_SUFFIXES, out=out, report=report))
+        (scratch := folder / f"corpus-{source.corpus.name}").mkdir(exist_ok=True)
+        frames = scan([source.root], VIDEO_SUFFIXES, out=out, report=ScanReport(), scratch=scratch)
+        videos = (frame.select(INPUT_SCHEMA.names()) for frame in frames)
         unused = pl.DataFrame(schema=UNMATCHED_SCHEMA)
         if source.meta is not None:
-            files, unused = cut(files, source.meta, source.face)
+            clips, unused = cut(pl.concat(videos), source.meta, source.face)
             say(
-                f"lrs3: {files['window_end'].count()} clips of the videos that are here; {unused.height} texts lead to none"
+                f"lrs3: {clips['window_end'].count()} clips of the videos that are here; {unused.height} texts lead to none"
             )
-        if files.is_empty():
+            videos = clips.iter_slices(ROWS)
+        files = spool(videos, scratch / "scan", INPUT_SCHEMA)
+        if files.head(1).collect().is_empty():
             raise UserError(f"corpus {source.corpus.name} at {source.root}: no video is there; put its videos below it")
         if not source.corpus.published(source.root):
             say(f"{source.corpus.name}: splits follow the published rule; the published lists are not there")
-        matched = match(source.corpus, source.root, files, splits or ("all",))
+        matched = match(source.corpus, source.root, files, splits or ("all",), scratch=scratch)
         say(matched.said)
         for line in _class_gaps(matched.inputs):
             say(line)
-        listed = pl.concat([matched.unmatched, unused])
-        if not dry:
-            (folder / BESIDE).mkdir(exist_ok=True)
-            listed.write_parquet(folder / BESIDE / UNMATCHED_FILE)
-        if listed.height and not dry:
-            say(f"{listed.height} list entries without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
+        if not dry and (listed := leave_list(pl.concat([matched.unmatched, unused.lazy()]), folder)):
+            say(f"{listed} list entries without a sample are listed in {out.rstrip('/')}/{UNMATCHED_FILE}")
         prefix = pl.lit(source.folder + "/")
-        return matched.inputs.select(INPUT_SCHEMA.names()).with_columns(relpath=prefix + pl.col("relpath")).lazy()
+        return matched.inputs.select(INPUT_SCHEMA.names()).with_columns(relpath=prefix + pl.col("relpath"))
 
     return inputs
 
 
-def _class_gaps(inputs: pl.DataFrame) -> Iterator[str]:
+def _class_gaps(inputs: pl.LazyFrame) -> Iterator[str]:
     """A line for each split that lacks classes others have: SparseSync refuses such data."""
-    labels = inputs.filter(pl.col("refused").is_null() & pl.col("label").is_not_null())
+    usable = inputs.filter(pl.col("refused").is_null() & pl.col("label").is_not_null())
+    labels = usable.select("label", "split").unique().collect(engine="streaming")
     every = labels["label"].n_unique()
     for split in labels["split"].drop_nulls().unique().sort():
         here = labels.filter(pl.col("split") == split)["label"].n_unique()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from javisc.compiler.inputs.corpora import corpus_of
@@ -15,10 +17,13 @@ from javisc.compiler.sparsesync.rules import Grid
 from javisc.compiler.store.commits import BUILD
 from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
+from javisc.manifests.io import ROW_GROUP
 from javisc.manifests.schema import MANIFEST_SCHEMA
+from javisc.manifests.spool import regrouped, spool
 
 #: The splits that are evaluated.
 EVALUATED = ("val", "test")
+_COLUMNS = ("offset_sec", "vstart_sec")
 #: How a dataset's offsets were chosen: every later merge of it chooses them so, too.
 SAVED = (BUILD, "offsets.json")
 
@@ -64,27 +69,39 @@ class Offsets:
     corpus: str | None = None
     fixed: pl.DataFrame | None = None
 
-    def choose(self, manifest: pl.DataFrame) -> tuple[pl.DataFrame, OffsetsReport]:
-        """The manifest with both columns, chosen anew for every clip."""
+    def choose(self, manifest: pl.LazyFrame, folder: Path) -> tuple[pl.LazyFrame, OffsetsReport]:
+        """The manifest with both columns, chosen anew for every clip, some rows at a time. folder: scratch for it."""
         clip_of = clip_namer(self.corpus)
-        listed = {} if self.fixed is None else {clip: (offset, start) for clip, offset, start in self.fixed.iter_rows()}
-        pairs: list[tuple[float, float] | None] = []
-        named, drawn, short = set(), 0, 0
-        for relpath, split, seconds in manifest.select("relpath", "split", "duration").iter_rows():
-            clip = clip_of(relpath)
-            pair = listed.get(clip)
-            if pair is not None:
-                named.add(clip)
-            elif split in EVALUATED:
-                pair = self.grid.draw(clip, seconds)
-                drawn, short = drawn + (pair is not None), short + (pair is None)
-            pairs.append(pair)
-        columns = {
-            name: pl.Series([None if pair is None else pair[place] for pair in pairs], dtype=MANIFEST_SCHEMA[name])
-            for place, name in enumerate(("offset_sec", "vstart_sec"))
-        }
-        report = OffsetsReport(sum(pair is not None for pair in pairs) - drawn, drawn, short, len(listed) - len(named))
-        return manifest.with_columns(**columns), report
+        schema = pl.Schema({"clip": pl.String, **dict.fromkeys(_COLUMNS, pl.Float64)})
+        fixed = (pl.DataFrame(schema=schema) if self.fixed is None else self.fixed).with_row_index("place")
+        used = np.zeros(fixed.height, bool)
+        listed = drawn = short = 0
+
+        def chosen(frame: pl.DataFrame) -> pl.DataFrame:
+            nonlocal listed, drawn, short
+            clips = pl.DataFrame(
+                {"clip": [clip_of(relpath) for relpath in frame["relpath"]]}, schema={"clip": pl.String}
+            )
+            said = clips.join(fixed, on="clip", how="left", maintain_order="left")
+            pairs: list[tuple[float, float] | None] = []
+            for row, split, seconds in zip(said.iter_rows(), frame["split"], frame["duration"], strict=True):
+                clip, place, *values = row
+                pair = None if place is None else (values[0], values[1])
+                if pair is not None:
+                    used[place] = True
+                    listed += 1
+                elif split in EVALUATED:
+                    pair = self.grid.draw(clip, seconds)
+                    drawn, short = drawn + (pair is not None), short + (pair is None)
+                pairs.append(pair)
+            return frame.with_columns(
+                pl.Series(name, [None if pair is None else pair[number] for pair in pairs], dtype=MANIFEST_SCHEMA[name])
+                for number, name in enumerate(_COLUMNS)
+            )
+
+        frames = map(chosen, manifest.collect_batches(chunk_size=ROW_GROUP, maintain_order=True))
+        table = spool(regrouped(frames, ROW_GROUP), folder / "offsets", manifest.collect_schema())
+        return table, OffsetsReport(listed, drawn, short, int((~used).sum()))
 
     def save(self, store: Store) -> None:
         """Keep them beside the plan. Raises UserError."""
@@ -103,7 +120,7 @@ def saved_offsets(store: Store) -> Offsets | None:
     try:
         told: dict[str, Any] = json.loads(store.read(*SAVED))
         rows = None if told["fixed"] is None else [(str(clip), float(a), float(b)) for clip, a, b in told["fixed"]]
-        schema = {"clip": pl.String, "offset_sec": pl.Float64, "vstart_sec": pl.Float64}
+        schema = {"clip": pl.String, **dict.fromkeys(_COLUMNS, pl.Float64)}
         fixed = None if rows is None else pl.DataFrame(rows, schema=schema, orient="row")
         size, largest, crop = told["grid"]
         return Offsets(Grid(int(size), float(largest), float(crop)), told["corpus"], fixed)

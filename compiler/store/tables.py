@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from javisc.compiler.store.present import strangers
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import said
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import write_header, write_table
+from javisc.manifests.io import ROW_GROUP, write_header, write_table
 from javisc.manifests.schema import REJECTED_SCHEMA, SHARDS_SCHEMA
+from javisc.manifests.spool import regrouped, spool
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Merged:
     rejected: Mapping[str, int]
 
 
-#: Gives the manifest columns that are chosen after the build, as evaluation offsets.
-Amend = Callable[[pl.DataFrame], pl.DataFrame]
+#: Gives the manifest columns that are chosen after the build, as evaluation offsets; it gets an empty local folder, too.
+Amend = Callable[[pl.LazyFrame, Path], pl.LazyFrame]
 
 
-def as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
+def as_it_is(frame: pl.LazyFrame, folder: Path) -> pl.LazyFrame:
     return frame
 
 
@@ -79,22 +81,37 @@ def publish_tables(
     header: Mapping[str, Any],
     *,
     places: pl.LazyFrame | None = None,
-    rejected: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
+    rejected: Amend = as_it_is,
     amend: Amend = as_it_is,
 ) -> Merged:
     """Publish manifest.parquet, rejected.parquet, shards.parquet and, last, dataset.json. All `shards` must be committed.
 
     Rows stand in the order of shard and key. Shards that are committed and not named are removed. header: what dataset.json says
     beside tools, counts and digest. places: (key, shard) of the refusals that still hold; None: all. rejected, amend: get the
-    table of refusals and the manifest, and return the ones to publish. Raises UserError.
+    table of refusals and the manifest, and return the ones to publish, in rows as many as memory need not hold. Raises UserError.
     """
+    store.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tables-", dir=store.scratch) as folder:
+        return _publish(store, shards, header, places, rejected, amend, Path(folder))
+
+
+def _publish(
+    store: Store,
+    shards: Sequence[int],
+    header: Mapping[str, Any],
+    places: pl.LazyFrame | None,
+    rejected: Amend,
+    amend: Amend,
+    folder: Path,
+) -> Merged:
     parts = Parts(store)
     rows = [{"shard": shard, **parts.commits[shard]} for shard in shards if parts.commits[shard]["samples"]]
     table = pl.DataFrame(rows, schema=SHARDS_SCHEMA, strict=False) if rows else pl.DataFrame(schema=SHARDS_SCHEMA)
-    found = rejected(_refused(parts, shards, places))
-    manifest = parts.manifest([row["shard"] for row in rows])
-    if amend is not as_it_is:
-        manifest = amend(manifest.collect(engine="streaming")).lazy()
+    found = rejected(_refused(parts, shards, places, folder), folder)
+    reasons = (
+        found.group_by("reason").len().collect(engine="streaming").sort(["len", "reason"], descending=[True, False])
+    )
+    manifest = amend(parts.manifest([row["shard"] for row in rows]), folder)
     lengths = [] if store.field else [pl.col("duration").sum(), pl.col("num_frames").cast(pl.Int64).sum()]
     totals = manifest.select(pl.len().alias("samples"), *lengths).collect(engine="streaming").row(0)
     samples, *lasting = totals
@@ -108,7 +125,7 @@ def publish_tables(
         "tools": tools() | header.get("tools", {}),
         "counts": {
             "samples": samples,
-            "rejected": found.height,
+            "rejected": int(reasons["len"].sum()),
             "shards": table.height,
             "bytes": size,
             **measures,
@@ -119,20 +136,21 @@ def publish_tables(
         write_header(local, whole)
     for shard in set(parts.commits) - set(shards):
         parts.remove(shard)
-    counts = found["reason"].value_counts(sort=True)
-    return Merged(samples, table.height, size, dict(counts.iter_rows()))
+    return Merged(samples, table.height, size, dict(reasons.iter_rows()))
 
 
-def _refused(parts: Parts, shards: Sequence[int], places: pl.LazyFrame | None) -> pl.DataFrame:
+def _refused(parts: Parts, shards: Sequence[int], places: pl.LazyFrame | None, folder: Path) -> pl.LazyFrame:
     """The refusals of some shards that still hold; see publish_tables."""
-    frames = [pl.DataFrame(schema=REJECTED_SCHEMA)]
-    for group in parts.groups(shard for shard in shards if parts.commits[shard]["rejected"]):
-        refused = parts.rejected(group)
-        if places is not None:
-            here = pl.col("shard").is_between(min(group), max(group)) & pl.col("shard").is_in(group)
-            refused = refused.join(places.filter(here), on=["key", "shard"], how="semi", maintain_order="left")
-        frames.append(refused.drop("shard").collect(engine="streaming"))
-    return pl.concat(frames, how="diagonal", rechunk=True)
+
+    def groups() -> Iterator[pl.DataFrame]:
+        for group in parts.groups(shard for shard in shards if parts.commits[shard]["rejected"]):
+            refused = parts.rejected(group)
+            if places is not None:
+                here = pl.col("shard").is_between(min(group), max(group)) & pl.col("shard").is_in(group)
+                refused = refused.join(places.filter(here), on=["key", "shard"], how="semi", maintain_order="left")
+            yield refused.select(REJECTED_SCHEMA.names()).collect(engine="streaming")
+
+    return spool(regrouped(groups(), ROW_GROUP), folder / "refused", REJECTED_SCHEMA)
 
 
 def digest_of(shards: pl.DataFrame) -> str:

@@ -29,7 +29,6 @@ from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
 from javisc.compiler.store.present import intact
-from javisc.compiler.store.rows import rejected_row
 from javisc.compiler.store.tables import Merged, publish_tables
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, absolute, scan_many
@@ -207,7 +206,7 @@ class _Work(RecipeClips):
         held = [number for number in numbers if done.commits[number]["samples"]]
         if not held:
             raise UserError("no clip could be read: run `javisc verify` on the dataset")
-        encoded = set(done.manifest(held).select("clip_key").collect()["clip_key"].to_list())
+        encoded = done.manifest(held).select(key="clip_key").unique()
         source = Dataset.open(self.data.paths[0]).header
         header = {
             "recipe": source.get("recipe"),
@@ -219,21 +218,30 @@ class _Work(RecipeClips):
             self.store,
             numbers,
             header,
-            rejected=lambda found: self._refused(found.unique("key", maintain_order=True), encoded),
+            rejected=lambda found, folder: self._refused(found, encoded),
         )
 
-    def _refused(self, unread: pl.DataFrame, encoded: set[str]) -> pl.DataFrame:
+    def _refused(self, unread: pl.LazyFrame, encoded: pl.LazyFrame) -> pl.LazyFrame:
         """The clips of the recipe's splits without a row: they could not be read in any pass, or no bucket took them."""
         splits = [self.data.train_split, self.data.valid_split]
         _, frame = scan_many(self.data.paths)
         clips = frame if None in splits else frame.filter(pl.col("split").is_in(splits))
-        failed = {str(row["key"]): row for row in unread.iter_rows(named=True)}
-        rows = [
-            failed.get(row["key"]) or rejected_row(row, "filtered", "no bucket of the recipe takes it")
-            for row in clips.collect(engine="streaming").iter_rows(named=True)
-            if row["key"] not in encoded
+        told = {"reason": pl.lit("filtered"), "message": pl.lit("no bucket of the recipe takes it")}
+        columns = [told.get(name, pl.col(name)).cast(dtype).alias(name) for name, dtype in REJECTED_SCHEMA.items()]
+        left = clips.join(encoded, on="key", how="anti").select(columns)
+        # Of a clip that several passes could not read, the first says why.
+        failed = unread.unique("key", keep="first", maintain_order=True).select(
+            "key", pl.struct(REJECTED_SCHEMA.names()).alias("failed")
+        )
+        both = left.join(failed, on="key", how="left")
+        said = [
+            pl.when(pl.col("failed").is_not_null())
+            .then(pl.col("failed").struct.field(name))
+            .otherwise(name)
+            .alias(name)
+            for name in REJECTED_SCHEMA
         ]
-        return pl.DataFrame(rows, schema=REJECTED_SCHEMA).sort("key")
+        return both.select(said).sort("key")
 
 
 def weights_digest(module: nn.Module) -> str:

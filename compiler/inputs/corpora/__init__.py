@@ -9,9 +9,10 @@ import importlib
 import pkgutil
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -20,6 +21,7 @@ import polars as pl
 from javisc.compiler.inputs.annotations import MAX_CAPTION, Problems, Source, missing
 from javisc.compiler.inputs.identity import normal
 from javisc.manifests.errors import UserError
+from javisc.manifests.partitions import ORDER
 
 Kind = Literal["audio", "video", "sync"]
 
@@ -38,10 +40,12 @@ ANNOTATION_SCHEMA = pl.Schema(
 #: Clips that must not be used, and why: two classes or two splits for one file, or a rule of the corpus.
 EXCLUDED_SCHEMA = pl.Schema({"identity": pl.String(), "message": pl.String()})
 
-_READ_SCHEMA = pl.Schema(
-    {name: ANNOTATION_SCHEMA[name] for name in ("identity", "texts", "label", "split")} | {"excluded": pl.String()}
+#: Rows of annotation files as they are read, numbered in their order.
+READ_SCHEMA = pl.Schema(
+    {name: ANNOTATION_SCHEMA[name] for name in ("identity", "texts", "label", "split")}
+    | {"excluded": pl.String(), ORDER: pl.UInt32()}
 )
-_BATCH = 100_000
+_BATCH = 50_000
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,6 @@ class Row:
     split: str | None = None
     excluded: str | None = None
     where: tuple[Path, int] = (Path(), 0)
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """`frame` (ANNOTATION_SCHEMA, one row per identity, in the order of the files), `excluded` (EXCLUDED_SCHEMA), bad rows."""
-
-    frame: pl.DataFrame
-    excluded: pl.DataFrame
-    problems: Problems
 
 
 class Corpus(ABC):
@@ -86,10 +81,11 @@ class Corpus(ABC):
     lang: ClassVar[str] = "en"
 
     @abstractmethod
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         """Yield what the annotation files under `root` say, or, in a corpus without such files, what the names of `files` say.
 
-        `files` are the media found, as paths under `root`. Raises UserError for a missing or unreadable annotation file.
+        `files` are the media found, as paths under `root`, more perhaps than memory holds. Raises UserError for a missing or
+        unreadable annotation file.
         """
 
     def identity(self, relpath: str) -> str | None:
@@ -110,26 +106,31 @@ class Corpus(ABC):
         groups = (needed if isinstance(needed, tuple) else (needed,) for needed in self.sources)
         return [report for group in groups for report in missing(group, root)]
 
-    def annotations(self, root: Path, files: Sequence[str] = ()) -> Annotations:
-        """Read the annotation files under `root`; `files` as for `rows`. Raises UserError naming the missing file or column."""
+    def batches(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[pl.DataFrame]:
+        """Yield what the annotation files under `root` say, as frames of READ_SCHEMA; `files` as for `rows`.
+
+        Bad rows go to `problems`. Raises UserError naming the missing file or column.
+        """
         if reports := self.missing(root):
             raise UserError(f"corpus {self.name} at {root}: {'; '.join(reports)}. Layout: {self.layout}")
-        problems = Problems()
-        parts, batch = [], []
-        for row in self._cleaned(root, files, problems):
-            batch.append(row)
-            if len(batch) == _BATCH:
-                parts.append(self._frame(batch))
-                batch = []
-        parts.append(self._frame(batch))
-        frame, excluded = _one_per_identity(pl.concat(parts, rechunk=True))
+        rows, read = self._cleaned(root, files, problems), 0
+        while batch := list(islice(rows, _BATCH)):
+            yield self._frame(batch, read)
+            read += len(batch)
+
+    def labels(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What all rows (READ_SCHEMA) of some identities say of them: ANNOTATION_SCHEMA and EXCLUDED_SCHEMA, one row each.
+
+        Both have the place of the identity's first row too, and are in this order.
+        """
+        frame, excluded = _one_per_identity(rows)
         spoken = pl.col("texts").list.first()
         frame = frame.with_columns(
-            text=spoken, audio_text=spoken if self.heard else pl.lit(None, pl.String()), lang=pl.lit(self.lang)
+            text=spoken, audio_text=spoken if self.heard else pl.lit(None, pl.String), lang=pl.lit(self.lang)
         )
-        return Annotations(frame.select(ANNOTATION_SCHEMA.names()).cast(ANNOTATION_SCHEMA), excluded, problems)
+        return frame.select(*(pl.col(name).cast(dtype) for name, dtype in ANNOTATION_SCHEMA.items()), ORDER), excluded
 
-    def _cleaned(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def _cleaned(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         """The rows with captions on one line each; without those that say nothing or too much, which are recorded."""
         for row in self.rows(root, files, problems):
             captions = tuple(dict.fromkeys(text for caption in row.captions if (text := _one_line(caption))))
@@ -145,7 +146,7 @@ class Corpus(ABC):
                 yield Row(row.identity, captions, row.label, row.split, row.excluded)
 
     @staticmethod
-    def _frame(batch: list[Row]) -> pl.DataFrame:
+    def _frame(batch: list[Row], read: int) -> pl.DataFrame:
         # Captions are on one line by now: joined and split again, their lists are made in one go.
         frame = pl.DataFrame(
             {
@@ -154,8 +155,9 @@ class Corpus(ABC):
                 "label": [row.label for row in batch],
                 "split": [row.split for row in batch],
                 "excluded": [row.excluded for row in batch],
+                ORDER: range(read, read + len(batch)),
             },
-            schema={**_READ_SCHEMA, "texts": pl.String()},
+            schema={**READ_SCHEMA, "texts": pl.String()},
         )
         some = pl.col("texts") != ""
         return frame.with_columns(
@@ -179,15 +181,14 @@ def _one_per_identity(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Join the captions of rows with the same identity; set aside what is excluded or stands in two classes or splits."""
     repeated = frame["identity"].is_duplicated()
     if repeated.any():
-        frame = frame.with_row_index("order")
         merged = (
             frame.filter(repeated)
             .group_by("identity", maintain_order=True)
             .agg(
-                pl.col("order").first(),
                 pl.col("texts").explode().drop_nulls().unique(maintain_order=True),
                 pl.col("label", "split").drop_nulls().unique(maintain_order=True),
                 pl.col("excluded").drop_nulls().first(),
+                pl.col(ORDER).first(),
             )
         )
         clashes = (
@@ -199,11 +200,10 @@ def _one_per_identity(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         merged = merged.with_columns(excluded=pl.coalesce("excluded", *clashes)).with_columns(
             pl.col("label", "split").list.first()
         )
-        columns = ["order", *frame.columns[1:]]
-        frame = pl.concat([frame.filter(~repeated).select(columns), merged.select(columns)]).sort("order").drop("order")
+        frame = pl.concat([frame.filter(~repeated), merged.select(frame.columns)]).sort(ORDER)
     out = pl.col("excluded").is_not_null()
-    excluded = frame.filter(out).select("identity", message="excluded")
-    return frame.filter(~out).drop("excluded"), excluded.cast(EXCLUDED_SCHEMA)
+    excluded = frame.filter(out).select("identity", pl.col("excluded").alias("message"), ORDER)
+    return frame.filter(~out).drop("excluded"), excluded
 
 
 @cache

@@ -7,7 +7,7 @@ sequence's split.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Lines, Problems
@@ -43,7 +43,7 @@ class Aist(Corpus):
     sources = ()
     heard = False
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         splits = {
             _sequence(name): split
             for split, source in SPLITS.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Json, Problems, Table
@@ -39,7 +39,7 @@ class AudioCaps(Corpus):
     )
     sources = ((*TABLES.values(), *LABELS.values()),)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for split, labels in LABELS.items():
             path = labels.find(root)
             if path is not None:

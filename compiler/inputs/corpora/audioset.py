@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Table
@@ -32,7 +32,7 @@ class AudioSet(Corpus):
     )
     sources = (NAMES, tuple(SEGMENTS.values()))
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         names = {mid: name for _, (mid, name) in NAMES.rows(root, problems)}
         for part, table in SEGMENTS.items():
             path = table.find(root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Lines, Problems, Source
@@ -33,7 +33,7 @@ class AudioSetSync(SyncCorpus):
     def needed(self, root: Path) -> tuple[Source, ...]:
         return (LIST,) if self.published(root) else ()
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for line, why, where in self.left_out(root, problems):
             if identity := self.identity(line.split(",")[0]):
                 yield Row(identity, (), excluded=why, where=where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Table
@@ -30,7 +30,7 @@ class Clotho(Corpus):
     )
     sources = (tuple(TABLES.values()),)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for part, table in TABLES.items():
             path = table.find(root)
             if path is None:

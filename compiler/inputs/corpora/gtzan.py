@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Source
@@ -22,7 +22,7 @@ class Gtzan(Corpus):
     layout = "data/genres_original/GENRE/*.wav"
     sources = (GENRES,)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for file in files:
             if identity := self.identity(file):
                 genre = identity.partition("/")[0]

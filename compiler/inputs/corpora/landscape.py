@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems
@@ -29,7 +29,7 @@ class Landscape(Corpus):
     layout = f"train/*.mp4 and test/*.mp4, or CLASS/*.mp4; names or folders start with the class: {', '.join(CLASSES)}"
     sources = ()
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for file in files:
             *folders, name = normal(file).lower().split("/")
             label = next((label for label in CLASSES if name.startswith(label) or label in folders), None)

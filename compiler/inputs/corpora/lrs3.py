@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Source
@@ -25,7 +25,7 @@ class Lrs3(SyncCorpus):
         )
     )
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         out = set()
         for line, why, where in self.left_out(root, problems):
             identity = without_extension(line).lstrip("/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Macs(Corpus):
     )
     sources = (CAPTIONS, COMPETENCE)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         competence = self._competence(root, problems)
         path = CAPTIONS.need(root)
         for number, item in CAPTIONS.items(root, "files", problems):

@@ -6,7 +6,7 @@ the table does not say, so they are set aside as ambiguous. The class is the cap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Table
@@ -31,7 +31,7 @@ class MusicInstrument(Corpus):
     )
     sources = (tuple(TABLES.values()),)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for split, table in TABLES.items():
             path = table.find(root)
             if path is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Lines, Problems
@@ -21,7 +21,7 @@ class TavgBench(Corpus):
     sources = (CAPTIONS,)
     heard = False
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         path = CAPTIONS.need(root)
         for number, line in CAPTIONS.rows(root, problems):
             name, _, caption = line.partition(" ")

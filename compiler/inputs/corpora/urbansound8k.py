@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Table
@@ -19,7 +19,7 @@ class UrbanSound8K(Corpus):
     layout = "metadata/UrbanSound8K.csv (slice_file_name, fold, class, ...), audio/fold{1..10}/*.wav"
     sources = (META,)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         path = META.need(root)
         for line, (name, fold, label) in META.rows(root, problems):
             text = label.replace("_", " ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Json, Problems
@@ -23,7 +23,7 @@ class Valor32k(Corpus):
     sources = (tuple(DESCRIPTIONS.values()),)
     heard = False
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for split, source in DESCRIPTIONS.items():
             path = source.find(root)
             if path is None:

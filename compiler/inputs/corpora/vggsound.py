@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Problems, Table
@@ -27,7 +27,7 @@ class VggSound(Corpus):
     )
     sources = (META,)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         path = META.need(root)
         for line, (youtube, start, label, split) in META.rows(root, problems):
             if not (start.isascii() and start.isdigit()):

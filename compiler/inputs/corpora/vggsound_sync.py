@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Lines, Problems, Source, Table
@@ -52,7 +52,7 @@ class VggSoundSync(SyncCorpus):
         # Only what its file holds is asked of it where the lists say the splits.
         return () if self.published(root) and META.find(self.base(META, root)) is None else (META,)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         for line, why, where in self.left_out(root, problems):
             # SparseSync compares names as they stand, so that its list of broken files, written with .mp4, has no effect there.
             if identity := self.identity(line):
@@ -85,10 +85,11 @@ class VggSoundSync(SyncCorpus):
         base = self.base(META, root)
         path = META.find(base)
         found: dict[tuple[str, int], tuple[str, str]] = {}
+        one: dict[tuple[str, str], tuple[str, str]] = {}  # of all that are equal one is held
         for line, (youtube, start, label, split) in META.rows(base, problems) if path else ():
             assert path is not None
             if start.isascii() and start.isdigit():
-                found[youtube, int(start)] = (label, split)
+                found[youtube, int(start)] = one.setdefault((label, split), (label, split))
             else:
                 problems.add(path, line, f"start second {start[:40]!r} is no whole number")
         return found
@@ -144,7 +145,7 @@ class VggSoundSparseClean(VggSoundSync):
     def offset_lists(self, root: Path) -> tuple[Path, ...]:
         return (CLEAN.need(self.base(CLEAN, root)),)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         labels = self._labels(root, problems)
         path = CLEAN.need(self.base(CLEAN, root))
         for number, (video, in_sync) in CLEAN.rows(self.base(CLEAN, root), problems):

@@ -7,7 +7,7 @@ each can be chosen or filtered: `test_ac` (test clips of AudioCaps and Clotho), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from javisc.compiler.inputs.annotations import Json, Problems
@@ -45,7 +45,7 @@ class WavCaps(Corpus):
     )
     sources = (tuple(FILES.values()),)
 
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
+    def rows(self, root: Path, files: Iterable[str], problems: Problems) -> Iterator[Row]:
         listed = {split: _blacklist(source, root) for split, source in BLACKLISTS.items() if source.find(root)}
         for part, source in FILES.items():
             path = source.find(root)

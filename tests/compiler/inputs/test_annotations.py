@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.inputs import annotations
+from javisc.compiler.inputs import annotations, json_items
 from javisc.compiler.inputs.annotations import Json, Lines, Problems, Source, Table, missing
 from javisc.manifests.errors import UserError
 
@@ -120,6 +123,41 @@ def test_json_of_another_form_is_an_error(tmp_path: Path, content: bytes, messag
     (tmp_path / "j.json").write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(Json(("j.json",)).items(tmp_path, "data", Problems()))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["data", "id", 'a"}]']), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(value=VALUES, indent=st.sampled_from([None, 1]), name=st.sampled_from([None, "data"]), data=st.data())
+def test_json_read_item_by_item_says_what_json_read_whole_says(
+    value: Any, indent: int | None, name: str | None, data: st.DataObject
+) -> None:
+    """Items, and whether there are any at all: also of files that were cut, or something was put into."""
+    raw = json.dumps(
+        {"x": [1], "data": value} if data.draw(st.booleans()) else value, indent=indent, ensure_ascii=False
+    )
+    at = data.draw(st.integers(0, len(raw)))
+    raw = raw[:at] + data.draw(st.sampled_from(["", "", ",", "]", " ", '"'])) + raw[at + data.draw(st.integers(0, 1)) :]
+    try:
+        whole = json.loads(raw)
+        wanted = whole if name is None else whole["data"]
+        assert isinstance(wanted, list)
+    except (ValueError, TypeError, KeyError, AssertionError):
+        wanted = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_items, "CHUNK", 2)
+        try:
+            found = list(json_items.items_of(io.BytesIO(raw.encode()), name, 1 << 20))
+        except ValueError:
+            found = None
+    assert found == wanted
 
 
 def test_json_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

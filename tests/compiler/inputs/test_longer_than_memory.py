@@ -14,11 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.inputs import beside, captions, local
+from javisc.compiler.inputs import beside, captions, local, matching
 from javisc.compiler.inputs.captions import attach
+from javisc.compiler.inputs.corpora import Row
 from javisc.compiler.inputs.found import SCAN_SCHEMA, ScanReport
 from javisc.compiler.inputs.local import scan
 from javisc.manifests.errors import UserError
+from support import matching_in_memory as in_memory
+from support.corpora import Made, files
 
 NAMES = st.sampled_from(["a", "b", "c", "d", "e/a", "e/b", "f", "g"])
 LINES = st.lists(
@@ -55,6 +58,49 @@ def test_captions_joined_part_by_part_are_those_of_one_join(
                 )
             except UserError as error:
                 said.append(str(error).replace(folder, ""))
+    assert said[0] == said[1]
+
+
+ANNOTATED = st.builds(
+    Row,
+    st.sampled_from(["a", "b", "e/a", "f", "gone", "g", "lost", ""]),
+    st.lists(st.sampled_from(["one", "two", " ", "rain\nfalls"]), max_size=2).map(tuple),
+    label=st.sampled_from([None, None, "dog", "cat"]),
+    split=st.sampled_from([None, "train", "train", "test", "fold1"]),
+    excluded=st.sampled_from([None, None, None, "is bad"]),
+    where=st.just((Path("/made.csv"), 3)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    names=st.lists(
+        NAMES.flatmap(lambda name: st.sampled_from([f"{name}.wav", f"{name}.flac"])), unique=True, max_size=9
+    ),
+    rows=st.lists(ANNOTATED, max_size=12),
+    asked=st.sampled_from([(), ("all",), ("test",)]),
+    broken=st.booleans(),
+)
+def test_a_corpus_matched_part_by_part_is_the_one_matched_whole(
+    names: list[str], rows: list[Row], asked: tuple[str, ...], broken: bool
+) -> None:
+    """Every cell, the order of the files and of the list, and every word, of errors too."""
+    given = files(*names)
+    if broken:
+        first = pl.col("relpath") == pl.col("relpath").first()
+        given = given.with_columns(
+            refused=pl.when(first).then(pl.lit("empty")), refused_message=pl.when(first).then("id")
+        )
+    said: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "ROWS", 2)
+        for match in (in_memory.match, in_memory.by_parts):
+            try:
+                found = match(Made(*rows, bad=1), Path("/raw"), given, asked)
+            except UserError as error:
+                said.append(str(error))
+            else:
+                said.append((found.inputs.rows(), found.inputs.schema, found.unmatched.rows(), found.said))
     assert said[0] == said[1]
 
 

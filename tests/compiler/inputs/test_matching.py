@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.inputs.annotations import Problems
-from javisc.compiler.inputs.corpora import Corpus, Row
-from javisc.compiler.inputs.matching import UNMATCHED_SCHEMA, match, wanted_split
+from javisc.compiler.inputs.corpora import Row
+from javisc.compiler.inputs.matching import UNMATCHED_SCHEMA, wanted_split
 from javisc.compiler.inputs.table import INPUT_SCHEMA
 from javisc.compiler.reasons import REASONS
 from javisc.manifests.errors import UserError
-from support.corpora import files
-
-
-class Made(Corpus):
-    """A corpus whose rows are given."""
-
-    name = "made"
-    folders = ("Made",)
-    kinds = frozenset({"audio"})
-    layout = "anything"
-    sources = ()
-
-    def __init__(self, *rows: Row, bad: int = 0) -> None:
-        self._rows, self._bad = rows, bad
-
-    def rows(self, root: Path, files: Sequence[str], problems: Problems) -> Iterator[Row]:
-        for line in range(1, self._bad + 1):
-            problems.add(root / "made.csv", line, "a bad row")
-        yield from self._rows
+from support.corpora import Made, files
+from support.matching_in_memory import by_parts as match
 
 
 def test_every_side_is_accounted_for(tmp_path: Path) -> None:
@@ -107,6 +88,7 @@ def test_nothing_in_common_is_an_error_with_an_example_of_both(tmp_path: Path) -
         match(Made(Row("a", ("x",))), tmp_path, files("x.wav"))
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.permutations(["a.wav", "b.wav", "a.flac", "c/a.wav", "z.wav"]))
 def test_the_order_of_the_scan_changes_nothing(names: list[str]) -> None:
     found = match(Made(Row("a", ("x",)), Row("b", ("y",))), Path("/"), files(*names)).inputs.sort("relpath")

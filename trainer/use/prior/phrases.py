@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,37 +47,52 @@ def phrases(caption: str) -> list[str]:
 
 class Descriptions:
     """Descriptions of clips from a table (CSV, TSV, parquet, JSONL: one of key, relpath and id, and a `description` a row or a
-    list of `descriptions`) or from JSON as the reference's, {name: [descriptions]}. Raises UserError."""
+    list of `descriptions`) or from JSON as the reference's, {name: [descriptions]}.
 
-    def __init__(self, path: str) -> None:
+    items: the clips, as often as they are asked for. Raises UserError, also if no row belongs to a clip, or none can be used.
+    """
+
+    def __init__(self, path: str, items: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
         self.path = path
         self.found: dict[str, list[str]] = {}
         for name, texts in _json(path) if Path(path).suffix.lower() == ".json" else _table(path):
             self.found.setdefault(name, []).extend(texts)
-
-    def join(self, items: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-        """For each clip what the table says of it: by key, by path, or by id where that is one clip's. Raises UserError if no row
-        belongs to a clip, or none can be used."""
-        ids = Counter(str(item["id"]) for item in items)
-        joined, named = [], 0
-        for item in items:
-            names = [item["key"], item["relpath"] or "", stem(item["relpath"] or "")]
-            names += [str(item["id"])] if ids[str(item["id"])] == 1 else []
-            texts = next((self.found[name] for name in names if name in self.found), None)
-            named += texts is not None
-            joined.append(usable(texts or []))
-        if not any(joined):
-            if named:
-                raise UserError(
-                    f"--descriptions {self.path}: {named} clips are in it, and nothing that it says of them can be looked for: "
-                    'texts with parentheses, with "background", and "None" are left out'
-                )
-            example = next(iter(self.found), "nothing")
+        self._shared = self._repeated(items())
+        named, first = 0, None
+        for item in items():
+            first = first or item
+            if (texts := self._said(item)) is not None:
+                named += 1
+                if usable(texts):
+                    return
+        if named:
             raise UserError(
-                f"--descriptions {self.path}: none of its {len(self.found)} names is a clip's: it has {example[:100]!r}, a "
-                f"clip is {str(items[0]['relpath'])[:100]!r} with the key {items[0]['key']!r}"
+                f"--descriptions {self.path}: {named} clips are in it, and nothing that it says of them can be looked for: "
+                'texts with parentheses, with "background", and "None" are left out'
             )
-        return joined
+        example = next(iter(self.found), "nothing")
+        assert first is not None, "a dataset has clips"
+        raise UserError(
+            f"--descriptions {self.path}: none of its {len(self.found)} names is a clip's: it has {example[:100]!r}, a "
+            f"clip is {str(first['relpath'])[:100]!r} with the key {first['key']!r}"
+        )
+
+    def of(self, item: Mapping[str, Any]) -> list[str]:
+        """What the table says of a clip: by key, by path, or by id where that is one clip's."""
+        return usable(self._said(item) or [])
+
+    def _said(self, item: Mapping[str, Any]) -> list[str] | None:
+        names = [item["key"], item["relpath"] or "", stem(item["relpath"] or "")]
+        names += [name for name in [str(item["id"])] if name not in self._shared]
+        return next((self.found[name] for name in names if name in self.found), None)
+
+    def _repeated(self, items: Iterable[Mapping[str, Any]]) -> set[str]:
+        """Ids that are in the table and more than one clip's."""
+        once, several = set[str](), set[str]()
+        for item in items:
+            if (name := str(item["id"])) in self.found:
+                (several if name in once else once).add(name)
+        return several
 
 
 def _texts(value: Any) -> list[str]:

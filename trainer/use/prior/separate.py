@@ -16,7 +16,7 @@ from javisc.manifests.members import MemberReader, ShardAway
 from javisc.trainer.data.bytes.decode import DecodeError
 from javisc.trainer.data.sources.pool_names import SEPARATED
 from javisc.trainer.use.prior.activity import KIND, Asked, active
-from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, refused, sound_row, wave_of
+from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, items, refused, sound_row, wave_of
 from javisc.trainer.use.prior.phrases import Descriptions, phrases
 from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, Weighted, seed_of
 
@@ -84,14 +84,14 @@ class Separate(Weighted):
 
     def items(self, scratch: Path) -> Iterator[dict[str, Any]]:
         """The clips, each with the `queries` to look for."""
-        found = list(clips(self.dataset))
-        if self.network is not None:
-            told = [phrases(caption(item) or "") for item in found]
-            if self.descriptions:
-                told = Descriptions(self.descriptions).join(found)
-            for item, queries in zip(found, told, strict=True):
-                item["queries"] = queries
-        yield from found
+        table = clips(self.dataset, scratch)
+        if self.network is None:
+            yield from items(table)
+            return
+        descriptions = Descriptions(self.descriptions, lambda: items(table)) if self.descriptions else None
+        for item in items(table):
+            queries = phrases(caption(item) or "") if descriptions is None else descriptions.of(item)
+            yield item | {"queries": queries}
 
     def load(self, device: str) -> Any:
         """The network on the device."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,17 @@ import polars as pl
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, absolute, complete, write_view
 from javisc.manifests.members import MemberReader, ShardAway
+from javisc.manifests.partitions import ORDER, ROWS, Partitions, in_order, left_join, place
+from javisc.manifests.spool import spool
 from javisc.trainer.data.bytes.decode import DecodeError
-from javisc.trainer.use.prior.clips import Wave, caption, clips, flac, refused, sound_row, wave_of
+from javisc.trainer.use.prior.clips import WHERE, Wave, caption, clips, flac, items, refused, sound_row, wave_of
+from javisc.trainer.use.prior.donors import deranged
 from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA, Made, Part, Weighted, seed_of
 
 BASELINES = ("other", "phase")
 SCHEMA = pl.Schema({**POOL_SCHEMA, "unpaired_seconds": pl.Float64()})
+#: What an item says of the clip whose sound it gets.
+_OF_DONOR = ("key", "flac_crc32", "audio_fps")
 #: No sound comes louder out of `phase` than this.
 _PEAK = 0.999
 
@@ -61,27 +66,59 @@ class Unpaired(Weighted):
 
     def items(self, scratch: Path) -> Iterator[dict[str, Any]]:
         """The clips, each with its `donor` where sounds are exchanged; `refused` says why one gets none."""
-        found = list(clips(self.dataset))
-        for item in found:
-            if self.baseline and item[PLACE]["flac_offset"] is None:
-                item["refused"] = ["no_audio", "the clip has no sound"]
-            elif self.baseline != "phase" and caption(item) is None:
-                item["refused"] = ["no_caption", "the clip has neither audio_text nor text"]
-            elif not item["audio_fps"]:
-                item["refused"] = ["no_audio", "its row has no audio_fps: nothing says how a sound of it is stored"]
-        if self.baseline == "other":
-            self._exchange([item for item in found if "refused" not in item])
-        yield from found
+        table = clips(self.dataset, scratch)
+        donors = self._donors(table, scratch / "donors") if self.baseline == "other" else None
+        for item in items(table):
+            if why := self._lacks(item):
+                item["refused"] = why
+            elif donors is not None:
+                if (donor := next(donors)) is None:
+                    item["refused"] = ["filtered", "no other clip has another caption"]
+                else:
+                    item["donor"] = {name: donor[name] for name in _OF_DONOR}
+                    item[PLACE] = {**item[PLACE], "donor": {name: donor[name] for name in item[PLACE]}}
+            yield item
 
-    def _exchange(self, found: Sequence[dict[str, Any]]) -> None:
-        donors = deranged([(item["key"], str(caption(item))) for item in found], self.seed)
-        for item, place in zip(found, donors, strict=True):
-            if place is None:
-                item["refused"] = ["filtered", "no other clip has another caption"]
-                continue
-            donor = found[place]
-            item["donor"] = {name: donor[name] for name in ("key", "flac_crc32", "audio_fps")}
-            item[PLACE] = {**item[PLACE], "donor": donor[PLACE]}
+    def _lacks(self, item: Mapping[str, Any]) -> list[str] | None:
+        """Why a clip gets no sound: a code of compiler.reasons, and words."""
+        if self.baseline and item[PLACE]["flac_offset"] is None:
+            return ["no_audio", "the clip has no sound"]
+        if self.baseline != "phase" and caption(item) is None:
+            return ["no_caption", "the clip has neither audio_text nor text"]
+        if not item["audio_fps"]:
+            return ["no_audio", "its row has no audio_fps: nothing says how a sound of it is stored"]
+        return None
+
+    def _donors(self, table: pl.LazyFrame, scratch: Path) -> Iterator[dict[str, Any] | None]:
+        """For each clip that can have a sound the clip that it gets it from, or None where none has another caption."""
+        fit = np.fromiter((self._lacks(item) is None for item in items(table)), bool)
+        heard = (item for item, fits in zip(items(table), fit, strict=True) if fits)
+        donors = deranged(((item["key"], str(caption(item))) for item in heard), self.seed)
+        if not len(donors) or donors[0] < 0:
+            yield from (None for _ in donors)
+            return
+        count = -(-len(donors) // ROWS)
+        numbers = pl.Schema({ORDER: pl.UInt32(), "donor": pl.UInt32()})
+        told = table.select(*WHERE, *_OF_DONOR)
+        schema = told.collect_schema()
+        part = pl.col("donor").cast(pl.Int64) * count // len(donors)
+        asked = Partitions(scratch / "asked", count, numbers)
+        for first in range(0, len(donors), ROWS):
+            here = donors[first : first + ROWS]
+            asked.add(
+                pl.DataFrame({ORDER: np.arange(first, first + len(here)), "donor": here}).cast(dict(numbers)), part
+            )
+        there = Partitions(scratch / "there", count, pl.Schema({**schema, "donor": pl.UInt32()}))
+        seen = taken = 0
+        for batch in told.collect_batches(chunk_size=ROWS, maintain_order=True):
+            kept = batch.filter(pl.Series(fit[seen : seen + batch.height])).with_row_index("donor", offset=taken)
+            there.add(kept, part)
+            seen, taken = seen + batch.height, taken + kept.height
+        given = Partitions(scratch / "given", count, pl.Schema({**schema, ORDER: pl.UInt32()}))
+        for wanted, some in zip(asked, there, strict=True):
+            given.add(wanted.join(some, on="donor", how="left"), place(count, len(donors)))
+        for frame in in_order(given):
+            yield from frame.iter_rows(named=True)
 
     def load(self, device: str) -> Any:
         """The generator on the device."""
@@ -149,41 +186,6 @@ def random_phases(wave: Wave, seed: int) -> Wave:
     return out * min(1.0, _PEAK / max(float(np.abs(out).max()), 1e-12))
 
 
-def deranged(clips: Sequence[tuple[str, str]], seed: int) -> list[int | None]:
-    """For each (key, caption) the place of a clip with another caption, by a keyed shuffle: None where there is none.
-
-    Clips are laid in a circle, those of one caption side by side, captions and clips in the order of hashes; each takes from
-    the one that is as far ahead as the largest caption has clips. So it is a permutation, unless one caption has more than half
-    of all clips; then what is not of that caption is used several times.
-    """
-
-    def mark(what: str, text: str) -> bytes:
-        return hashlib.sha256(f"other\0{seed}\0{what}\0{text}".encode()).digest()
-
-    def plain(text: str) -> str:
-        return " ".join(text.casefold().split())
-
-    said = [plain(text) for _, text in clips]
-    order = sorted(range(len(clips)), key=lambda place: (mark("caption", said[place]), mark("clip", clips[place][0])))
-    counts: dict[str, int] = {}
-    for text in said:
-        counts[text] = counts.get(text, 0) + 1
-    if len(counts) < 2:
-        return [None] * len(clips)
-    most = max(counts, key=lambda text: (counts[text], text))
-    donors: list[int | None] = [None] * len(clips)
-    for at, place in enumerate(order):
-        donors[place] = order[(at + counts[most]) % len(order)]
-    if 2 * counts[most] > len(order):
-        others = [place for place in order if said[place] != most]
-        for number, place in enumerate(place for place in order if said[place] == most):
-            donors[place] = others[number % len(others)]
-        many = [place for place in order if said[place] == most]
-        for number, place in enumerate(others):
-            donors[place] = many[number % len(many)]
-    return donors
-
-
 def name_sounds(dataset: str, pool: str, view: str) -> int:
     """Write the view `view` of a dataset whose `unpaired_audio_path` names a sound of the pool, where there is one, and is empty
     elsewhere. Returns the rows that have one. Raises UserError."""
@@ -191,9 +193,16 @@ def name_sounds(dataset: str, pool: str, view: str) -> int:
     sounds = made.select(pl.col("clip_key").alias("key"), pl.col("relpath").alias("_made"))
     named = pl.format("{}/{}", pl.lit(absolute(pool.rstrip("/"))), pl.col("_made"))
     frame = Dataset.open(dataset).located()
-    order = frame.collect_schema().names()
-    joined = frame.drop("unpaired_audio_path").join(sounds, on="key", how="left", maintain_order="left")
-    joined = joined.with_columns(unpaired_audio_path=pl.when(pl.col("_made").is_not_null()).then(named)).select(order)
-    write_view(joined, view, made_by={"command": "build prior unpaired", "inputs": [dataset], "pool": pool})
-    counted = joined.select(pl.col("unpaired_audio_path").is_not_null().sum()).collect(engine="streaming").item()
+    schema = frame.collect_schema()
+    with tempfile.TemporaryDirectory(prefix="javisc-sounds-") as folder:
+        scratch = Path(folder)
+        joined = (
+            part.with_columns(unpaired_audio_path=pl.when(pl.col("_made").is_not_null()).then(named)).select(
+                schema.names()
+            )
+            for part in left_join(frame.drop("unpaired_audio_path"), sounds, "key", scratch)
+        )
+        table = spool(joined, scratch / "named", schema)
+        write_view(table, view, made_by={"command": "build prior unpaired", "inputs": [dataset], "pool": pool})
+        counted = table.select(pl.col("unpaired_audio_path").is_not_null().sum()).collect(engine="streaming").item()
     return int(counted)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from javisc.compiler.inputs.corpora import of_kind
-from support.corpora import ANNOTATIONS, real, row
+from support.corpora import ANNOTATIONS, annotations, real, row
 from support.shared import need
 
 
@@ -25,7 +25,7 @@ def test_the_label_json_alone_is_enough(tmp_path: Path) -> None:
     place = tmp_path / "dataset/metadata/audiocaps/datafiles/audiocaps_train_label.json"
     place.parent.mkdir(parents=True)
     shutil.copy(need(ANNOTATIONS / "AudioCaps/audiocaps_train_label.json"), place)
-    found = of_kind("audio")["audiocaps"].annotations(tmp_path)
+    found = annotations(of_kind("audio")["audiocaps"], tmp_path)
     assert found.frame.rows(named=True)[0]["identity"] == "r1nicOVtvkQ" and found.frame.height == 1
 
 
@@ -50,5 +50,5 @@ def test_labels_of_another_form_are_listed_not_fatal(tmp_path: Path) -> None:
         7,
     ]
     (tmp_path / "audiocaps_train_label.json").write_text(json.dumps({"data": items}))
-    found = of_kind("audio")["audiocaps"].annotations(tmp_path)
+    found = annotations(of_kind("audio")["audiocaps"], tmp_path)
     assert found.frame.height == 1 and found.problems.count == 3

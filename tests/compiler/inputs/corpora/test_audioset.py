@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from javisc.compiler.inputs.corpora import of_kind
-from support.corpora import ANNOTATIONS, real, row
+from support.corpora import ANNOTATIONS, annotations, real, row
 from support.shared import need
 
 
@@ -26,6 +26,6 @@ def test_an_unknown_label_is_listed_and_the_others_stand(tmp_path: Path) -> None
     (tmp_path / "eval_segments.csv").write_text(
         '# a comment\n--4gqARaEJE, 0.000, 10.000, "/m/09x0r,/m/none"\n--BfvyPmVMo, 20.000, 30.000, "/m/none"\n'
     )
-    found = of_kind("audio")["audioset"].annotations(tmp_path)
+    found = annotations(of_kind("audio")["audioset"], tmp_path)
     assert found.frame["text"].to_list() == ["speech"] and found.frame["split"].to_list() == ["test"]
     assert [line for _, line, _ in found.problems.rows] == [2, 3, 3]

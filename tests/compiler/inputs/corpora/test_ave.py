@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from javisc.compiler.inputs.corpora import of_kind
-from support.corpora import row
+from support.corpora import annotations, row
 
 
 def test_split_files_with_and_without_header(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_split_files_with_and_without_header(tmp_path: Path) -> None:
         "Church bell&a-_456789xy&good&4&9\nbroken line\n"
     )
     (tmp_path / "testSet.txt").write_text("Bark&AAAAAAAAAAA&good&0&10\n")
-    found = of_kind("video")["ave"].annotations(tmp_path)
+    found = annotations(of_kind("video")["ave"], tmp_path)
     assert found.frame.select("identity", "split").rows() == [
         ("RUhOCu3LNXM", "train"),
         ("a-_456789xy", "train"),

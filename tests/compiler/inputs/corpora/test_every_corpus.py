@@ -12,6 +12,7 @@ from javisc.compiler.inputs.annotations import Json, Lines, Source, Table, Yaml
 from javisc.compiler.inputs.corpora import ANNOTATION_SCHEMA, EXCLUDED_SCHEMA, Corpus, of_kind, registry
 from javisc.compiler.inputs.sync_lists import SyncCorpus
 from javisc.manifests.errors import UserError
+from support.corpora import annotations
 
 CORPORA = registry()
 NAMES = [f"{corpus.name}-{'-'.join(sorted(corpus.kinds))}" for corpus in CORPORA]
@@ -78,7 +79,7 @@ def test_any_bytes_are_read_or_refused(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(whole[:at] + junk + whole[at + data.draw(st.integers(0, 3)) :])
     try:
-        found = corpus.annotations(root, ["a.wav", "pretrain/v/00001.mp4", "AAAAAAAAAAA_0_10000.mp4"])
+        found = annotations(corpus, root, ["a.wav", "pretrain/v/00001.mp4", "AAAAAAAAAAA_0_10000.mp4"])
     except UserError:
         return
     assert found.frame.schema == ANNOTATION_SCHEMA and found.excluded.schema == EXCLUDED_SCHEMA

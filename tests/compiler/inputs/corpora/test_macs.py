@@ -8,7 +8,7 @@ import pytest
 
 from javisc.compiler.inputs.corpora import of_kind
 from javisc.manifests.errors import UserError
-from support.corpora import row
+from support.corpora import annotations, row
 
 MACS = """\
 files:
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_most_competent_speaks_first_and_all_are_kept(root: Path) -> None:
-    found = of_kind("audio")["macs"].annotations(root)
+    found = annotations(of_kind("audio")["macs"], root)
     assert row(found, "airport-barcelona-0-0-a")["texts"] == [
         "a crowd: walking and talking, with a sentence so long that the writer of the file folds it",
         "people are talking",
@@ -62,10 +62,10 @@ def test_the_most_competent_speaks_first_and_all_are_kept(root: Path) -> None:
 def test_yaml_of_another_form_is_refused(root: Path, content: str, message: str) -> None:
     (root / "MACS.yaml").write_text(content)
     with pytest.raises(UserError, match=message):
-        of_kind("audio")["macs"].annotations(root)
+        annotations(of_kind("audio")["macs"], root)
 
 
 def test_a_competence_that_is_no_number_is_listed(root: Path) -> None:
     (root / "MACS_competence.csv").write_text("annotator_id\tcompetence\n7\tnan\n30\thigh\n")
-    found = of_kind("audio")["macs"].annotations(root)
+    found = annotations(of_kind("audio")["macs"], root)
     assert found.problems.count == 2 and row(found, "airport-barcelona-0-0-a")["text"] == "people are talking"

@@ -9,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from javisc.compiler.inputs.corpora import Annotations, of_kind
+from javisc.compiler.inputs.corpora import of_kind
 from javisc.compiler.inputs.corpora.vggsound_sync import SPARSE
 from javisc.compiler.inputs.sync_lists import SyncCorpus
-from support.corpora import ANNOTATIONS
+from support.corpora import ANNOTATIONS, Annotations, annotations
 from support.shared import need
 
 
@@ -36,7 +36,7 @@ def vggsound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_lrs3_published_lists() -> None:
-    found = corpus("lrs3").annotations(need(ANNOTATIONS / "LRS3"))
+    found = annotations(corpus("lrs3"), need(ANNOTATIONS / "LRS3"))
     assert counts(found) == {"train": 46387, "val": 5631, "test": 5966}
     assert found.excluded.height == 59447 and found.problems.count == 0
 
@@ -47,7 +47,7 @@ def test_lrs3_without_lists_is_split_by_the_rule(tmp_path: Path) -> None:
     (tmp_path / "filtered_examples_lrs/less_than_9s.txt").write_text(
         "/pretrain/video00/00000.mp4\npretrain/video00/00001\n"
     )
-    found = corpus("lrs3").annotations(tmp_path, files)
+    found = annotations(corpus("lrs3"), tmp_path, files)
     videos = found.frame.with_columns(pl.col("identity").str.split("/").list.get(1).alias("video"))
     assert found.frame.height == 58
     assert {split: videos.filter(split=split)["video"].n_unique() for split in ("train", "val", "test")} == {
@@ -73,19 +73,19 @@ def test_lrs3_clips_are_known_by_video_and_number(relpath: str, identity: str | 
 
 
 def test_vggsound_published_lists_less_the_filters(vggsound: Path) -> None:
-    found = corpus("vggsound").annotations(vggsound)
+    found = annotations(corpus("vggsound"), vggsound)
     assert counts(found) == {"train": 154078, "val": 18371, "test": 14022}
     assert found.excluded.height == 3605 and found.problems.count == 0
 
 
 def test_the_lists_may_lie_elsewhere(vggsound: Path, tmp_path: Path) -> None:
     (tmp_path / "vggsound.csv").write_text("---g-f_I2yQ,1,people marching,test\n")
-    found = corpus("vggsound").with_lists(vggsound).annotations(tmp_path)
+    found = annotations(corpus("vggsound").with_lists(vggsound), tmp_path)
     assert counts(found) == {"train": 154078, "val": 18371, "test": 14022}
 
 
 def test_sparse_takes_the_picked_classes_alone(vggsound: Path) -> None:
-    found = corpus("vggsound-sparse").annotations(vggsound)
+    found = annotations(corpus("vggsound-sparse"), vggsound)
     assert set(found.frame["label"]) == SPARSE and len(SPARSE) == 12
     with (vggsound / "picked_sparse_classes.csv").open(newline="") as file:
         assert {row["class"] for row in csv.DictReader(file, delimiter="\t") if row["is_sparse"] == "y"} == SPARSE
@@ -94,7 +94,7 @@ def test_sparse_takes_the_picked_classes_alone(vggsound: Path) -> None:
 
 def test_vggsound_without_lists_is_split_by_the_rule(tmp_path: Path) -> None:
     shutil.copy(need(ANNOTATIONS / "VGGSound/vggsound_derived.csv"), tmp_path / "vggsound.csv")
-    found = corpus("vggsound").annotations(tmp_path)
+    found = annotations(corpus("vggsound"), tmp_path)
     assert found.frame.height == 135942 and counts(found)["test"] == 15446
     videos = found.frame.with_columns(pl.col("identity").str.head(11).alias("video"))
     counted = videos.group_by("label", "split").agg(pl.col("video").n_unique())
@@ -126,7 +126,7 @@ def test_audioset_of_synchformer_is_split_by_its_folders(tmp_path: Path, listed:
     if listed:
         rows = [f'{clip}.mp4,0,10,"/m/1,/m/2",x\n' for clip in CLIPS]
         (lists / "audioset.csv").write_text("path,start,end,labels,phase\n" + "".join(rows[1:]) + "nonsense,0,10,,x\n")
-    found = corpus("audioset").with_lists(lists).annotations(tmp_path, [f"{clip}.mp4" for clip in CLIPS])
+    found = annotations(corpus("audioset").with_lists(lists), tmp_path, [f"{clip}.mp4" for clip in CLIPS])
     wanted = {"balanced/bbbbbbbbbbb_30000_40000": "val", "eval/ccccccccccc_5000_15000": "test"}
     assert dict(found.frame.select("identity", "split").iter_rows()) == (
         wanted if listed else {"unbalanced/--aaaaaaaaa_0_10000": "train", **wanted}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from javisc.compiler.inputs.corpora import of_kind
+from support.corpora import annotations
 
 
 def test_lines_of_name_and_caption(tmp_path: Path) -> None:
@@ -13,7 +14,7 @@ def test_lines_of_name_and_caption(tmp_path: Path) -> None:
         "---ISVHfTDo_0_10000.mp4 A man plays the guitar  and sings.\r\nnot_a_clip caption\none_underscore.mp4 x\n"
         "a_b_c_1_2.mp4\n\nZYc410CE4Rg_0_10000.MP4\ttab is no separator\n"
     )
-    found = of_kind("video")["tavgbench"].annotations(tmp_path)
+    found = annotations(of_kind("video")["tavgbench"], tmp_path)
     assert found.frame.rows(named=True)[0]["text"] == "A man plays the guitar and sings."
     assert found.frame.height == 1 and found.frame["audio_text"][0] is None
     assert [line for _, line, _ in found.problems.rows] == [2, 3, 4, 6]

@@ -10,7 +10,7 @@ import pytest
 
 from javisc.compiler.inputs.corpora import of_kind
 from javisc.manifests.errors import UserError
-from support.corpora import ANNOTATIONS, real, row
+from support.corpora import ANNOTATIONS, annotations, real, row
 from support.shared import need
 
 
@@ -31,7 +31,7 @@ def test_four_sources_and_the_splits_that_the_real_blacklists_make(tmp_path: Pat
     for name, clips in ids.items():
         data = [{"id": clip, "caption": f"caption of {clip}"} for clip in clips]
         (tmp_path / f"json_files/{name}_final.json").write_text(json.dumps({"num_captions_per_audio": 1, "data": data}))
-    found = of_kind("audio")["wavcaps"].annotations(tmp_path)
+    found = annotations(of_kind("audio")["wavcaps"], tmp_path)
     splits = dict(found.frame.select("identity", "split").iter_rows())
     assert splits == {
         "AudioSet_SL/YvfY_TJq7n_U": "test_ac",
@@ -68,4 +68,4 @@ def test_a_blacklist_of_another_form_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "json_files/sb_final.json").write_text('{"data": []}')
     (tmp_path / "json_files/blacklist/blacklist_exclude_all_ac.json").write_text('["a"]')
     with pytest.raises(UserError, match="is no blacklist"):
-        of_kind("audio")["wavcaps"].annotations(tmp_path)
+        annotations(of_kind("audio")["wavcaps"], tmp_path)

@@ -123,21 +123,26 @@ def test_phrases_come_in_the_order_of_the_text(caption: str, found: list[str]) -
 def test_descriptions_come_from_tables_and_from_the_references_json(tmp_path: Path) -> None:
     items = [{"key": "k1", "relpath": "a/1.mp4", "id": "1"}, {"key": "k2", "relpath": "b/1.mp4", "id": "1"}]
     items.append({"key": "k3", "relpath": "c/3.mp4", "id": "3"})
+
+    def told(name: str) -> list[list[str]]:
+        descriptions = Descriptions(str(tmp_path / name), lambda: items)
+        return [descriptions.of(item) for item in items]
+
     (tmp_path / "t.csv").write_text(
         "relpath,description\na/1.mp4,wind\na/1.mp4,a dog\na/1.mp4,Wind\nb/1,some (odd)\nc/3,x\n"
     )
-    assert Descriptions(str(tmp_path / "t.csv")).join(items) == [["wind", "a dog"], [], ["x"]]
+    assert told("t.csv") == [["wind", "a dog"], [], ["x"]]
     (tmp_path / "t.json").write_text(json.dumps({"1": ["not told which"], "3": ["None", "b", "a/c", "b"], "k2": ["d"]}))
-    assert Descriptions(str(tmp_path / "t.json")).join(items) == [[], ["d"], ["b", "a/c"]]
+    assert told("t.json") == [[], ["d"], ["b", "a/c"]]
     (tmp_path / "t.csv").write_text("id,description\nnobody,wind\n")
     with pytest.raises(UserError, match="none of its 1 names is a clip's: it has 'nobody', a clip is 'a/1.mp4'"):
-        Descriptions(str(tmp_path / "t.csv")).join(items)
+        told("t.csv")
     (tmp_path / "t.csv").write_text("id,description\n3,None\n3,some (odd)\n")
     with pytest.raises(UserError, match="1 clips are in it, and nothing that it says of them can be looked for"):
-        Descriptions(str(tmp_path / "t.csv")).join(items)
+        told("t.csv")
     (tmp_path / "t.csv").write_text("who,what\nnobody,wind\n")
     with pytest.raises(UserError, match="needs one of key, relpath, id, and one of description"):
-        Descriptions(str(tmp_path / "t.csv"))
+        told("t.csv")
 
 
 @pytest.mark.usefixtures("here")
