@@ -82,7 +82,7 @@ def from_sync(
     def inputs(folder: Path) -> pl.LazyFrame:
         (scratch := folder / f"corpus-{source.corpus.name}").mkdir(exist_ok=True)
         frames = scan([source.root], VIDEO_SUFFIXES, out=out, report=ScanReport(), scratch=scratch)
-        videos = (frame.select(INPUT_SCHEMA.names()) for frame in frames)
+        videos: Iterator[pl.DataFrame] = (frame.select(INPUT_SCHEMA.names()) for frame in frames)
         unused = pl.DataFrame(schema=UNMATCHED_SCHEMA)
         if source.meta is not None:
             clips, unused = cut(pl.concat(videos), source.meta, source.face)

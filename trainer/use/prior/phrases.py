@@ -61,9 +61,9 @@ class Descriptions:
         named, first = 0, None
         for item in items():
             first = first or item
-            if (texts := self._said(item)) is not None:
+            if (said := self._said(item)) is not None:
                 named += 1
-                if usable(texts):
+                if usable(said):
                     return
         if named:
             raise UserError(

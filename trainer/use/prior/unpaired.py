@@ -106,7 +106,7 @@ class Unpaired(Weighted):
         for first in range(0, len(donors), ROWS):
             here = donors[first : first + ROWS]
             asked.add(
-                pl.DataFrame({ORDER: np.arange(first, first + len(here)), "donor": here}).cast(dict(numbers)), part
+                pl.DataFrame({ORDER: np.arange(first, first + len(here)), "donor": here}).cast(numbers), part
             )
         there = Partitions(scratch / "there", count, pl.Schema({**schema, "donor": pl.UInt32()}))
         seen = taken = 0
