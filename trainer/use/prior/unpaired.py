@@ -105,9 +105,7 @@ class Unpaired(Weighted):
         asked = Partitions(scratch / "asked", count, numbers)
         for first in range(0, len(donors), ROWS):
             here = donors[first : first + ROWS]
-            asked.add(
-                pl.DataFrame({ORDER: np.arange(first, first + len(here)), "donor": here}).cast(numbers), part
-            )
+            asked.add(pl.DataFrame({ORDER: np.arange(first, first + len(here)), "donor": here}).cast(numbers), part)
         there = Partitions(scratch / "there", count, pl.Schema({**schema, "donor": pl.UInt32()}))
         seen = taken = 0
         for batch in told.collect_batches(chunk_size=ROWS, maintain_order=True):
