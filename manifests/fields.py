@@ -5,7 +5,7 @@
     DS/fields/NAME/field.json            what made it, and the digest of the base's shard that each of its shards belongs to
 
 A field may hold fewer keys than its base, and says so. Its columns stand in the dataset's manifest, too: those of annotations by
-their own names, where a member lies and how large its pictures are as NAME_mp4_offset, NAME_height and so on.
+their own names, where a member lies and what it is of as NAME_mp4_offset, NAME_height and so on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import HEADER, Dataset, read_header, scan_table
 from javisc.manifests.kinds import PARTS, kind_of
 from javisc.manifests.members import MemberReader, check_key
-from javisc.manifests.schema import DATASET_COLUMN
+from javisc.manifests.schema import DATASET_COLUMN, FIELD_LATENTS
 from javisc.manifests.urls import filesystem, is_url, join
 
 FOLDER = "fields"
@@ -34,8 +34,8 @@ FIELD_HEADER = "field.json"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 #: What JSON texts do not hold as it is.
 _ESCAPED = r'["\\\x00-\x1f]'
-#: What a field says of its pictures, beside the place of its member.
-OF_PICTURES = ("height", "width")
+#: What a field says of its member, beside its place: the clip has columns of these names, and so may another field.
+OF_MEMBER = ("height", "width", *(column.name for column in FIELD_LATENTS if column.name not in ("height", "width")))
 
 
 def check_name(name: str, option: str = "--as") -> str:
@@ -116,8 +116,8 @@ class Field:
         shown = {name: name for name in self.columns}
         if self.member == "json":
             return shown
-        shown = {name: f"{self.name}_{name}" for name in self.columns if name in OF_PICTURES} | {
-            name: name for name in self.columns if name not in OF_PICTURES
+        shown = {name: f"{self.name}_{name}" for name in self.columns if name in OF_MEMBER} | {
+            name: name for name in self.columns if name not in OF_MEMBER
         }
         places_of = (f"{self.member}_{part}" for part in PARTS)
         return {**{name: f"{self.name}_{name}" for name in places_of if name in schema}, **shown}

@@ -239,6 +239,17 @@ LATENTS = _columns(
     ("clip_seed", pl.Int64, "the seed of whatever was drawn for the row: posteriors, negatives"),
 )
 LATENTS_SCHEMA = pl.Schema({**MANIFEST_SCHEMA, **{column.name: column.dtype for column in LATENTS}})
+#: What a field of latents says of each of them; its dataset's manifest has them as NAME_num_frames and so on.
+FIELD_LATENTS = _columns(
+    ("num_frames", pl.Int32, "frames of the window"),
+    ("height", pl.Int32, "height of the window's pictures, in pixels"),
+    ("width", pl.Int32, "width of the window's pictures, in pixels"),
+    ("fps", pl.Float64, "frames a second"),
+    ("num_samples", pl.Int64, "samples of sound in the window"),
+    ("clip_first", pl.Int64, "the clip's frame that the window starts at"),
+    ("clip_seed", pl.Int64, "the seed of whatever was drawn for it: posteriors, negatives"),
+    ("encoded_part", pl.Int32, "the stretch of its pass that it was encoded in: training reads in that order"),
+)
 
 #: What `javisc score` adds. A manifest has these columns only after it; null where a clip gave no score.
 SCORES = _columns(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import polars as pl
 
 from javisc.compiler.fields.render import remake
@@ -10,7 +12,7 @@ from javisc.compiler.store.fields import base_shards, field_store, fold, follow,
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.present import expected_digests
 from javisc.manifests.damage import POLARS_FAULTS
-from javisc.manifests.fields import Field, fields_of
+from javisc.manifests.fields import FIELD_HEADER, Field, fields_of
 from javisc.manifests.files import sha256_of
 
 
@@ -37,12 +39,37 @@ def mend_fields(base: Store, *, workers: int | None = None) -> list[str]:
                     Parts(store).remove(shard)
                 remake(base.root, field.name, workers=workers)
                 said.append(f"field {field.name}: {len(lost)} shards rendered again ({shards})")
+            elif again := _again(base, field):
+                said.append(
+                    f"field {field.name}: {len(lost)} shards were lost or damaged ({shards}) and are taken out; its networks make "
+                    f"them again: {again}"
+                )
+                _take_out(base, store, field, lost)
             else:
                 said.append(
                     f"field {field.name}: {len(lost)} shards are lost or damaged ({shards}): make the field again"
                 )
     fold(base)
     return said
+
+
+def _again(base: Store, field: Field) -> str:
+    """What to type for latents, which only their networks can make again; nothing for other fields."""
+    told = field.header.get("made_by")
+    if not isinstance(told, dict) or told.get("command") != "encode" or not isinstance(told.get("set"), list):
+        return ""
+    words = ["javisc", "encode", base.root, *(f"--{name}={told.get(name)}" for name in ("recipe", "as", "passes", "batches"))]
+    return shlex.join([*words, *(f"--set={one}" for one in told["set"])])
+
+
+def _take_out(base: Store, store: Store, field: Field, lost: set[int]) -> None:
+    """Publish a field without some of its shards; one that has no others goes, all but what it was begun with."""
+    for shard in lost:
+        Parts(store).remove(shard)
+    if lost == set(field.parents):
+        store.remove(FIELD_HEADER)
+    else:
+        publish_field(base, store, field.name, field.header["settings"], field.header["made_by"], lay=False)
 
 
 def _lost(base: Store, store: Store, field: Field) -> set[int]:

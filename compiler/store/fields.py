@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from javisc.manifests.io import HEADER, read_header, write_header, write_table
 from javisc.manifests.kinds import PARTS, kind_of
 
 OWN = (FOLDER, "own.parquet")
+#: In a field's working folder: what waits there until shards of it are whole, as a dataset.
+STAGE = "stage"
 #: Of an annotation, the digest of its sample's source: it follows the sample into another shard, but not another source.
 OF = "of_sha256"
 
@@ -70,7 +72,7 @@ def commit_field_shard(
     schema: pl.Schema,
     member: str,
     frame: pl.DataFrame,
-    contents: Sequence[Content],
+    contents: Iterable[Content],
     shard: int,
     parent: str,
     rejects: Sequence[dict[str, Any]] = (),
@@ -330,9 +332,11 @@ def drop(base: Store, name: str) -> None:
     fold(base, leave=(name,))
     store = field_store(base.root, name, base.scratch)
     store.remove(FIELD_HEADER)
-    for folder in ((BUILD, "parts"), (BUILD,), ()):
+    staged = (BUILD, STAGE)
+    below = ((*staged, BUILD, "parts"), (*staged, BUILD), (*staged, "shards"), (BUILD, "parts"), (BUILD,), ())
+    for folder in below:
         for file in sorted(store.names(*folder)):
-            if file not in ("parts", BUILD):
+            if file not in ("parts", BUILD, STAGE):
                 store.remove(*folder, file)
     store.remove_tree()
     if not base.remote and not base.names(FOLDER):

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import is_fake
 from javisc.manifests.errors import UserError
 from javisc.trainer.data.index import draws
 from javisc.trainer.data.index.lengths import LATENT_RATE, audio_lengths, latent_frames
-from javisc.trainer.data.sources.encoded import is_encoded
+from javisc.trainer.data.sources.encoded import stores_latents
 from javisc.trainer.data.sources.held_out import HeldOut
 from javisc.trainer.data.sources.noise import generators, normal, uniform
 from javisc.trainer.engine.distributed import autocast
@@ -112,7 +112,7 @@ class DiTTask(ABC):
         """The model with its starting weights. Raises UserError if those, or the frozen networks, are not there; an encoded
         dataset needs the prior alone."""
         needed = ["t5", "audio_vae", *(["video_vae"] if self.with_video else [])]
-        needed = [] if is_encoded(self.recipe.data.paths) else needed
+        needed = [] if stores_latents(self.recipe.data) else needed
         self.encoders(torch.device("cpu")).check([*needed, *(["prior"] if self.config.has_prior else [])])
         model, begin = self.model(), self.recipe.start
         initialise(model)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from javisc.trainer.data.sources.clips import ClipData, Clips, ClipSource
-from javisc.trainer.data.sources.encoded import Encoded, EncodedSource, is_encoded
+from javisc.trainer.data.sources.encoded import Encoded, EncodedSource, stores_latents
 from javisc.trainer.data.sources.noise import generators
 from javisc.trainer.engine.moving import to_device
 from javisc.trainer.models.encoders import Encoders
@@ -105,8 +105,8 @@ def source(
     train: bool = True,
     width: int = 1152,
 ) -> Source[Batch]:
-    """The batches of a split: latents where the dataset is an encoded one, else clips. `width` is the model's, for costs."""
-    if data.paths and is_encoded(data.paths):
+    """The batches of a split: latents where `javisc encode` stored them, else clips. `width` is the model's, for costs."""
+    if data.paths and stores_latents(data):
         needs = ("audio", "text", "mask", *(["video"] if with_video else []))
         make = _with_video if with_video else _without_video
         return EncodedSource(data, split, make, needs=needs, seed=seed, rank=rank, world=world, train=train)

@@ -23,7 +23,7 @@ from javisc.trainer.data.index import draws
 from javisc.trainer.data.index.catalog import Catalog, split_of
 from javisc.trainer.data.index.lengths import LATENT_RATE, latent_frames
 from javisc.trainer.data.sources.clips import ClipData, Clips
-from javisc.trainer.data.sources.encoded import Encoded, EncodedSource, is_encoded
+from javisc.trainer.data.sources.encoded import Encoded, EncodedSource, stores_latents
 from javisc.trainer.data.sources.held_out import HeldOut
 from javisc.trainer.data.sources.noise import generators, normal
 from javisc.trainer.data.sources.pools import Pools
@@ -122,7 +122,7 @@ class PriorTask:
     def build(self) -> PriorInTraining:
         """The model, fresh or from `start`. Raises UserError if that, or a frozen network, is not there."""
         tower = [] if self.recipe.encoders.prior else ["imagebind"]  # a prior's file may hold the text tower
-        if not is_encoded(self.recipe.data.paths):
+        if not stores_latents(self.recipe.data):
             self.encoders(torch.device("cpu")).check([*tower, "video_vae", "audio_vae"])
         model = self.model()
         if self.recipe.start:
@@ -158,7 +158,7 @@ class PriorTask:
 
     def _source(self, split: str | None, rank: int, world: int, *, train: bool) -> Source[Batch]:
         data, seed = self.recipe.data, self.recipe.seed
-        if data.paths and is_encoded(data.paths):
+        if data.paths and stores_latents(data):
             return EncodedSource(data, split, lambda e: e, needs=STORED, seed=seed, rank=rank, world=world, train=train)
         return self.clips(split, rank, world, train=train)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from javisc.compiler.store.tables import Merged, publish_tables
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, absolute, scan_many
 from javisc.manifests.schema import REJECTED_SCHEMA
+from javisc.trainer.data.sources.clips import ClipSource
 from javisc.trainer.data.sources.encoded import is_encoded
 from javisc.trainer.engine.config import as_dict, differences
 from javisc.trainer.tasks.prior import PriorTask
@@ -46,7 +47,7 @@ PLAN = "encode.json"
 THREADS, MOST_THREADS = "threads", 4096
 #: Settings that change what is stored.
 _SHAPING = ("task", "seed", "data", "encoders", "negatives", "pools")
-_NOT_SHAPING = ("threads", "ahead", "decoder", "shards_together")
+_NOT_SHAPING = ("latents", "threads", "ahead", "decoder", "shards_together")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def encode(
     with tempfile.TemporaryDirectory(prefix="javisc-encode-") as folder, stoppable():
         store = Store(out, Path(folder) / "uploads")
         with locked(store):
-            work = _Work(recipe, overrides, store, options)
+            work = Work(recipe, overrides, options)
             plan = work.plan()
             threads: Any = None
             if store.exists(BUILD, PLAN):
@@ -88,23 +89,23 @@ def encode(
             done = intact(store)
             left = [part for part in parts if part.number not in done]
             workers = work.workers(len(left))
-            threads = int(threads) if threads in range(1, MOST_THREADS) else work.threads(workers)
+            threads = work.threads(workers, threads)
             store.write(json.dumps({**plan, THREADS: threads}, indent=1, sort_keys=True).encode(), BUILD, PLAN)
             say(f"{len(parts)} shards, {len(left)} to make")
-            for number in work.made(left, folder, workers, threads):
+            for number in work.made(left, store, folder, workers, threads):
                 say(f"shard {number}")
-            merged = work.merge(parts, plan)
+            merged = work.merge(store, parts, plan)
             for reason, count in sorted(merged.rejected.items()):
                 say(f"{count} clips refused: {reason}, see {out}/rejected.parquet")
             return merged.samples
 
 
-class _Work(RecipeClips):
+class Work(RecipeClips):
     """The driver's side: what there is to do, and the tables when it is done."""
 
-    def __init__(self, recipe: str, overrides: list[str], store: Store, options: EncodeOptions) -> None:
+    def __init__(self, recipe: str, overrides: list[str], options: EncodeOptions) -> None:
         loaded, task = load(recipe, overrides)
-        self.store, self.options = store, options
+        self.options = options
         if loaded.task not in ("prior", "audio", "jav"):
             raise UserError(
                 f"recipe {recipe}: task {loaded.task} learns from clips themselves; encode for prior, audio or jav"
@@ -150,48 +151,73 @@ class _Work(RecipeClips):
     def parts(self) -> list[Part]:
         """The parts in order: a function of the datasets and the settings alone."""
         out: list[Part] = []
-        _, frame = scan_many(self.data.paths)
-        held = set(frame.select(pl.col("split").unique()).collect(engine="streaming")["split"].to_list())
-        for split, train in ((self.data.train_split, True), (self.data.valid_split, False)):
-            if not train and (split is None or split not in held):
-                continue
+        for split, train in self.splits():
             source = self.source(split, train)
             for turn in range(self.options.passes if train else 1):
-                stand(source, turn, 0)
-                plan, _ = source.loader.sampler.plan()
-                counts = (plan.stop - plan.start)[:, 0]
-                for first in range(0, len(counts), self.options.batches):
-                    last = min(first + self.options.batches, len(counts))
-                    out.append(Part(len(out), split, train, turn, first, last, int(counts[first:last].sum())))
+                out += self.stretches(source, Part(len(out), split, train, turn, 0, 0, 0))
             source.close()
         return out
+
+    def splits(self) -> list[tuple[str | None, bool]]:
+        """What is encoded: the split that is trained on (True) in every pass and, if there is one, the held-out one in the first."""
+        _, frame = scan_many(self.data.paths)
+        held = set(frame.select(pl.col("split").unique()).collect(engine="streaming")["split"].to_list())
+        valid = self.data.valid_split
+        return [(self.data.train_split, True), *([(valid, False)] if valid is not None and valid in held else [])]
+
+    def stretches(self, source: ClipSource, begin: Part) -> list[Part]:
+        """The parts of a pass over a split, numbered from `begin` on; the source stands at its first batch afterwards."""
+        stand(source, begin.turn, 0)
+        plan, _ = source.loader.sampler.plan()
+        counts = (plan.stop - plan.start)[:, 0]
+        bounds = [(at, min(at + self.options.batches, len(counts))) for at in range(0, len(counts), self.options.batches)]
+        return [
+            replace(begin, number=begin.number + n, first=first, last=last, clips=int(counts[first:last].sum()))
+            for n, (first, last) in enumerate(bounds)
+        ]
 
     def workers(self, parts: int) -> int:
         """How many processes make so many parts, at most."""
         return max(1, min(self.devices.workers or len(self.devices.gpus) or parts, parts))
 
-    def threads(self, workers: int) -> int:
-        """Threads of a process. They have a say in the last bits of sums, so a run that goes on takes what it was begun with,
+    def threads(self, workers: int, begun: Any = None) -> int:
+        """Threads of a process. They have a say in the last bits of sums, so a run that goes on takes what it was `begun` with,
         however many processes it has then."""
+        if begun in range(1, MOST_THREADS):
+            return int(begun)
         if self.options.engine != "local":
             return 1
         return torch.get_num_threads() if workers == 1 else max(1, usable_cores() // workers)
 
-    def made(self, parts: list[Part], folder: str, workers: int, threads: int) -> Iterator[int]:
-        """Have parts made, here or on a cluster; their numbers as they are published. Raises UserError."""
+    def made(
+        self,
+        parts: list[Part],
+        store: Store,
+        folder: str,
+        workers: int,
+        threads: int,
+        only: Mapping[int, Sequence[int]] | None = None,
+    ) -> Iterator[int]:
+        """Have parts made, here or on a cluster; their numbers as they are published. Raises UserError.
+
+        only: by part, the numbers of the clips that are wanted; None: all.
+        """
         if not parts:
             return
         here = self.options.engine == "local"
         common = {
             "settings": everywhere(self.recipe),
-            "out": absolute(self.store.root),
+            "out": absolute(store.root),
             "device": self.devices.torch,
             "threads": threads,
             "folder": folder if here else None,
         }
         needs = Resources(gpus=int(self.devices.kind == "cuda"), memory=TORCH + self.bytes)
         job = Job(f"{make.__module__}:{make.__name__}", needs, items=ITEMS)
-        wanted = (Wanted(part.number, {**common, "part": asdict(part)}, range(part.clips)) for part in parts)
+        wanted = (
+            Wanted(part.number, {**common, "part": asdict(part)}, range(part.clips) if only is None else only[part.number])
+            for part in parts
+        )
         published = publish(
             job, wanted, workers=workers, devices=self.devices.gpus[:workers], engine=self.options.engine,
             address=self.options.address, smaller="--batches",
@@ -199,9 +225,9 @@ class _Work(RecipeClips):
         for part in published:
             yield part.number
 
-    def merge(self, parts: list[Part], plan: Mapping[str, Any]) -> Merged:
+    def merge(self, store: Store, parts: list[Part], plan: Mapping[str, Any]) -> Merged:
         """Publish the tables and, last, dataset.json."""
-        done = Parts(self.store)
+        done = Parts(store)
         numbers = [part.number for part in parts]
         held = [number for number in numbers if done.commits[number]["samples"]]
         if not held:
@@ -215,7 +241,7 @@ class _Work(RecipeClips):
             "tools": {"torch": torch.__version__},
         }
         return publish_tables(
-            self.store,
+            store,
             numbers,
             header,
             rejected=lambda found, folder: self._refused(found, encoded),

@@ -71,12 +71,16 @@ class RecipeClips:
         return {str(row["key"]): row for row in found.iter_rows(named=True)}
 
 
+def networks_places() -> list[str]:
+    """The settings `encoders.*` that say where networks lie."""
+    return [field.name for field in fields(EncodersConfig) if field.type == "str" and field.name not in _NO_PLACE]
+
+
 def everywhere(recipe: Recipe) -> dict[str, Any]:
     """A recipe's settings as another process, or another machine that sees the same places, takes them: no path is relative."""
     settings: dict[str, Any] = json.loads(json.dumps(as_dict(recipe)))
     settings["data"]["paths"] = [absolute(path) for path in settings["data"]["paths"]]
-    networks = [field.name for field in fields(EncodersConfig) if field.type == "str" and field.name not in _NO_PLACE]
-    for section, names in (("encoders", networks), ("pools", list(settings.get("pools", {})))):
+    for section, names in (("encoders", networks_places()), ("pools", list(settings.get("pools", {})))):
         for name in names:
             if place := settings[section][name]:
                 settings[section][name] = absolute(place)
@@ -102,15 +106,20 @@ def make(
     threads: int,
     folder: str | None = None,
 ) -> bool:
-    """Encode a part and publish it: shard, index, tables, and last the commit. See `parts.publish`; items are its clips.
+    """Encode a part and publish it: shard, index, tables, and last the commit. See `parts.publish`; items are the numbers of those
+    of its clips that are wanted.
 
     settings: the recipe's. device: by torch's name. threads: torch's. folder: for what is temporary. Raises UserError.
     """
     clips = _loaded(settings, threads)
     chosen, gone = split_items(items, lost)
+    numbers = dict(items)
+    left = {numbers[place]: how for place, how in gone.items()}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         try:
-            samples, rejects = _encoded(clips, Part(**part), set(chosen), gone, torch.device(device), Path(scratch))
+            samples, rejects = _encoded(
+                clips, Part(**part), set(chosen.values()), left, torch.device(device), Path(scratch)
+            )
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{device} has too little memory for a batch: make data.buckets' batches smaller, with another --out"

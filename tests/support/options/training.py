@@ -121,10 +121,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "encode": Command(
         "encode A --out {folder}/out --recipe audio",
-        {"javisc.trainer.use.encode:encode": 5},
+        {"javisc.trainer.use.encode:encode": 5, "javisc.trainer.use.encode_field:encode_fields": []},
         {
             "DATASETS": Row("B", "encode.overrides", ['data.paths=["A", "B"]']),
             "--out": Row("--out {folder}/other", "encode.out", "{folder}/other", alone=("--out",)),
+            "--as": Row("--as small", "encode_fields.name", "small", alone=("--out",)),
             "--recipe": Row("--recipe prior", "encode.recipe", "prior", alone=("--recipe",)),
             "--set": Row("--set a.b=1 --set c=2", "encode.overrides", ['data.paths=["A"]', "a.b=1", "c=2"]),
             "--passes": Row("--passes 3", "encode.options.passes", 3),

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -169,7 +170,7 @@ class Catalog:
         *,
         split: Split | None = None,
         strings: Sequence[str] = STRINGS,
-    ) -> Catalog:
+    ) -> Self:
         """Read the manifests of datasets, views or tables; keep rows of the split for which every expression of `where` is true.
 
         `where`: expressions by what they ask of a row ("a sound"). `strings`: the text columns that `labels` gives; `key` must be
@@ -177,6 +178,18 @@ class Catalog:
         there.
         """
         _, whole = scan_many(paths)
+        return cls._of(whole, ", ".join(map(os.fspath, paths)), where, split, strings)
+
+    @classmethod
+    def _of(
+        cls,
+        whole: pl.LazyFrame,
+        told: str,
+        where: Mapping[str, pl.Expr] | None,
+        split: Split | None,
+        strings: Sequence[str],
+    ) -> Self:
+        """The same of located rows. told: what they are of, for messages."""
         have = whole.collect_schema().names()
         conditions = dict(where or {})
         if split is not None:
@@ -190,7 +203,6 @@ class Catalog:
         wanted += [column for name in beside for part in parts if (column := f"{name}_{part}") in have]
         rows = frame.select(wanted).collect(engine="streaming")
         if rows.height == 0:
-            told = ", ".join(os.fspath(path) for path in paths)
             raise UserError(f"{told}: no sample is left {_why(whole, conditions, split)}")
         if split is not None and split.train and split.say:
             _tell_unsplit(frame, have, split)

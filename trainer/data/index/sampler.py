@@ -179,6 +179,13 @@ class Sampler:
                 found[bucket.name] = self.catalog.drawn_from(mine, bucket.height, bucket.width)
         return found
 
+    def rows(self, first: int, last: int) -> NDArray[np.int64]:
+        """The catalog's rows of this rank's steps first … last − 1 of the epoch, in the order of their batches."""
+        steps, _ = self.plan()
+        bounds = zip(steps.start[first:last, self.rank], steps.stop[first:last, self.rank], strict=True)
+        every = self._batches(self.epoch).rows
+        return np.concatenate([every[:0], *(every[start:stop] for start, stop in bounds)])
+
     def __len__(self) -> int:
         """Steps left in the epoch."""
         steps, taken = self.plan()

@@ -61,10 +61,13 @@ class ClipData:
     of `aspects`, or one size as "HEIGHTxWIDTH". `aspects` keeps the ratios named of a resolution's table; none keeps all.
     `stride`: source frames per frame. `clean_captions` cleans them as sampling does (the reference does not in training).
     `mel_padding`: "zero", as the official weights saw, or "silence". `decoder`: gpu, cpu, or auto: where there is one.
-    `shards_together`: as in `SamplerOptions`.
+    `shards_together`: as in `SamplerOptions`. `latents`: the field that is trained from in place of clips.
     """
 
     paths: list[str] = setting([], "The datasets; --data sets it.")
+    latents: str | None = setting(
+        None, "The field of the datasets that holds latents, which `javisc encode` made; null reads clips."
+    )
     train_split: str | None = setting(
         "train", "Rows that are trained on, by the manifest's column split; null takes all."
     )

@@ -1,4 +1,4 @@
-"""Batches from a dataset that `javisc encode` made: latents and text states of windows, as the frozen networks gave them.
+"""Batches of what `javisc encode` made, fields or a dataset: latents and text states of windows, as the frozen networks gave them.
 
 A row is a window of a clip, with whatever a recipe's task reads. Rows of one pass are an epoch; later epochs go round the passes.
 """
@@ -26,6 +26,7 @@ from javisc.trainer.data.bytes.reader import CorruptSample
 from javisc.trainer.data.index import draws
 from javisc.trainer.data.index.assign import Bucket, BucketTable
 from javisc.trainer.data.index.catalog import Catalog, split_of
+from javisc.trainer.data.index.latents import LatentCatalog
 from javisc.trainer.data.index.sampler import Batch, Clip, Sampler, SamplerOptions
 from javisc.trainer.data.sources.clips import ClipData, full_steps
 from javisc.trainer.data.sources.loading import LoaderSource
@@ -54,6 +55,11 @@ def is_encoded(paths: Sequence[str | os.PathLike[str]]) -> bool:
     if len(found) > 1:
         raise UserError("data.paths: some datasets hold latents and some hold clips; train on one kind at a time")
     return found == {True}
+
+
+def stores_latents(data: ClipData) -> bool:
+    """True if training reads latents: of a field (`data.latents`), or of datasets that hold nothing else. Raises UserError."""
+    return bool(data.latents) or is_encoded(data.paths)
 
 
 def pack(row: Mapping[str, Tensor]) -> bytes:
@@ -158,7 +164,11 @@ class EncodedSource(LoaderSource, Generic[Made]):
     ) -> None:
         where = {"stored latents": pl.col("safetensors_size") > 0}
         where |= {} if train else {"the first pass": pl.col("encoded_pass") == 0}
-        self.catalog = Catalog.open(data.paths, where, split=split_of(split, train, rank))
+        chosen = split_of(split, train, rank)
+        if data.latents:
+            self.catalog: Catalog = LatentCatalog.of_fields(data.paths, data.latents, where, split=chosen)
+        else:
+            self.catalog = Catalog.open(data.paths, where, split=chosen)
         self.make, self.needs, self.paths = make, needs, data.paths
         options = SamplerOptions(
             seed=seed,

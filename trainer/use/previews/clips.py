@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from javisc.trainer.data.index.lengths import audio_lengths
-from javisc.trainer.data.sources.encoded import is_encoded
+from javisc.trainer.data.sources.encoded import stores_latents
 from javisc.trainer.engine.hooks import Run
 from javisc.trainer.models.dit import VASTDiT3
 from javisc.trainer.models.encoders import Encoders
@@ -87,7 +87,7 @@ class Clips:
             return Encoders(recipe.encoders, run.world.device, c.model_max_length, decode=True)
 
         # Training on stored latents keeps no text encoders.
-        texts = apart if is_encoded(recipe.data.paths) else lambda: shared
+        texts = apart if stores_latents(recipe.data) else lambda: shared
         self._models = Models(
             dit,
             Remembered(lambda: texts().text),
