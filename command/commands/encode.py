@@ -53,8 +53,8 @@ def encode(
 ) -> None:
     """Store what the frozen networks make of the clips of datasets DS, for the stage that RECIPE trains.
 
-    The latents become a field of DS, beside its shards, or with --out a dataset of their own. Killed, the same command goes on where
-    it was; after a build has added clips, it makes theirs. Training from latents needs no frozen autoencoder.
+    The latents become a field of DS, beside its shards, or with --out a dataset of their own. Killed, the same command goes on
+    where it was; after a build has added clips, it makes theirs. Training from latents needs no frozen autoencoder.
 
     \b
         javisc encode DS --recipe prior --set encoders.imagebind=… --passes 2

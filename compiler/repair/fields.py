@@ -41,8 +41,8 @@ def mend_fields(base: Store, *, workers: int | None = None) -> list[str]:
                 said.append(f"field {field.name}: {len(lost)} shards rendered again ({shards})")
             elif again := _again(base, field):
                 said.append(
-                    f"field {field.name}: {len(lost)} shards were lost or damaged ({shards}) and are taken out; its networks make "
-                    f"them again: {again}"
+                    f"field {field.name}: {len(lost)} shards were lost or damaged ({shards}) and are taken out; its "
+                    f"networks make them again: {again}"
                 )
                 _take_out(base, store, field, lost)
             else:
@@ -58,8 +58,8 @@ def _again(base: Store, field: Field) -> str:
     told = field.header.get("made_by")
     if not isinstance(told, dict) or told.get("command") != "encode" or not isinstance(told.get("set"), list):
         return ""
-    words = ["javisc", "encode", base.root, *(f"--{name}={told.get(name)}" for name in ("recipe", "as", "passes", "batches"))]
-    return shlex.join([*words, *(f"--set={one}" for one in told["set"])])
+    words = [f"--{name}={told.get(name)}" for name in ("recipe", "as", "passes", "batches")]
+    return shlex.join(["javisc", "encode", base.root, *words, *(f"--set={one}" for one in told["set"])])
 
 
 def _take_out(base: Store, store: Store, field: Field, lost: set[int]) -> None:

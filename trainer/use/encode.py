@@ -159,7 +159,7 @@ class Work(RecipeClips):
         return out
 
     def splits(self) -> list[tuple[str | None, bool]]:
-        """What is encoded: the split that is trained on (True) in every pass and, if there is one, the held-out one in the first."""
+        """What is encoded: in every pass the split that is trained on (True), in the first the held-out one, too, if any."""
         _, frame = scan_many(self.data.paths)
         held = set(frame.select(pl.col("split").unique()).collect(engine="streaming")["split"].to_list())
         valid = self.data.valid_split
@@ -170,7 +170,9 @@ class Work(RecipeClips):
         stand(source, begin.turn, 0)
         plan, _ = source.loader.sampler.plan()
         counts = (plan.stop - plan.start)[:, 0]
-        bounds = [(at, min(at + self.options.batches, len(counts))) for at in range(0, len(counts), self.options.batches)]
+        bounds = [
+            (at, min(at + self.options.batches, len(counts))) for at in range(0, len(counts), self.options.batches)
+        ]
         return [
             replace(begin, number=begin.number + n, first=first, last=last, clips=int(counts[first:last].sum()))
             for n, (first, last) in enumerate(bounds)
@@ -215,7 +217,9 @@ class Work(RecipeClips):
         needs = Resources(gpus=int(self.devices.kind == "cuda"), memory=TORCH + self.bytes)
         job = Job(f"{make.__module__}:{make.__name__}", needs, items=ITEMS)
         wanted = (
-            Wanted(part.number, {**common, "part": asdict(part)}, range(part.clips) if only is None else only[part.number])
+            Wanted(
+                part.number, {**common, "part": asdict(part)}, range(part.clips) if only is None else only[part.number]
+            )
             for part in parts
         )
         published = publish(

@@ -1,8 +1,8 @@
 """`javisc encode` without --out: latents as fields of their dataset, a shard of them for each of its own, a field for each pass.
 
-Clips are encoded in the batches in which a dataset of latents would hold them (`use.encode`), which mix shards, so the members have
-the same bytes either way. A part waits in the field's working folder until every part with clips of a shard is there. Then the
-field's shard is packed, and what nobody waits for any more goes.
+Clips are encoded in the batches in which a dataset of latents would hold them (`use.encode`), which mix shards, so the members
+have the same bytes either way. A part waits in the field's working folder until every part with clips of a shard is there. Then
+the field's shard is packed, and what nobody waits for any more goes.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def encode_fields(
 ) -> list[EncodedField]:
     """Encode the clips of each of the datasets into fields of it, one for each pass: NAME, NAME_p1, NAME_p2 …
 
-    name: None takes the recipe's `data.latents`, else `latents`. Run again after a kill, it goes on; after a build has added clips,
-    it makes theirs. Raises UserError: no clips, the field was made with other settings, networks are missing.
+    name: None takes the recipe's `data.latents`, else `latents`. Run again after a kill, it goes on; after a build has added
+    clips, it makes theirs. Raises UserError: no clips, the field was made with other settings, networks are missing.
     """
     check_engine(options.engine, EngineOptions(address=options.address))
     made = []
@@ -82,8 +82,8 @@ def encode_fields(
             opened = Dataset.open(path)
             if opened.bare or "datasets" in opened.header:
                 raise UserError(
-                    f"{path} is a view or a table, and latents become a field of the dataset that holds the clips: give that one, or "
-                    "--out for a dataset of their own"
+                    f"{path} is a view or a table, and latents become a field of the dataset that holds the clips: give that "
+                    "one, or --out for a dataset of their own"
                 )
             work = Work(recipe, [f"data.paths={json.dumps([path])}", *overrides], options)
             chosen = name or work.data.latents or NAME
@@ -119,11 +119,13 @@ def check_other(base: Store, name: str, settings: Mapping[str, Any]) -> None:
     if begun is None or not (store.exists(FIELD_HEADER) or intact(store)):
         return
     if MADE_BY not in begun:
-        raise UserError(f"--as {name}: the dataset has a field of that name that something else made: give another name")
+        raise UserError(
+            f"--as {name}: the dataset has a field of that name that something else made: give another name"
+        )
     if changed := differences(begun[MADE_BY], settings):
         raise UserError(
-            f"field {name} of {base.root} was made with other settings ({changed[0]}): set them back, give another name with --as, or "
-            f"undo it first (`javisc annotate {base.root} --undo {name}`)"
+            f"field {name} of {base.root} was made with other settings ({changed[0]}): set them back, give another name with "
+            f"--as, or undo it first (`javisc annotate {base.root} --undo {name}`)"
         )
 
 
@@ -144,7 +146,14 @@ class _Pass:
         self.work, self.base, self.name, self.turn, self.folder, self.say = work, base, name, turn, folder, say
         self.plan = {**plan, "pass": turn}
         self.writer = FieldWriter(
-            base.root, name, member=MEMBER, columns=COLUMNS, settings={MADE_BY: self.plan}, made_by=made_by, scratch=folder, held=True
+            base.root,
+            name,
+            member=MEMBER,
+            columns=COLUMNS,
+            settings={MADE_BY: self.plan},
+            made_by=made_by,
+            scratch=folder,
+            held=True,
         )
         self.store = self.writer.store
         self.stage = Store(self.store.path(BUILD, STAGE), Path(folder) / "uploads")
@@ -169,8 +178,8 @@ class _Pass:
         return EncodedField(self.base.root, self.name, merged.samples, int(field.header["of"]), dict(merged.rejected))
 
     def _laid_out(self) -> list[Part]:
-        """The pass's parts. Afterwards `clips` has part, place in it, key and shard of each of their clips, `order` is a digest of what
-        is drawn for which clip, and `wanted` are the manifest's rows that should have latents."""
+        """The pass's parts. Afterwards `clips` has part, place in it, key and shard of each of their clips, `order` is a digest
+        of what is drawn for which clip, and `wanted` are the manifest's rows that should have latents."""
         splits = [(split, train) for split, train in self.work.splits() if train or self.turn == 0]
         parts: list[Part] = []
         frames, order = [], hashlib.sha256()
@@ -228,8 +237,8 @@ class _Pass:
     def _begun(self) -> tuple[bool, Any]:
         """Whether batches are encoded whole, and the threads that a process had before.
 
-        Of a dataset that has grown, or whose clips have other splits now, only the clips are encoded that have no latents yet; whole
-        batches give the same last bits as the first time. Parts of another order are of no use any more.
+        Of a dataset that has grown, or whose clips have other splits now, only the clips are encoded that have no latents yet;
+        whole batches give the same last bits as the first time. Parts of another order are of no use any more.
         """
         was: Any = json.loads(self.store.read(BUILD, PLAN)) if self.store.exists(BUILD, PLAN) else {}
         same = isinstance(was, dict) and was.get("plan") == json.loads(json.dumps(self.plan))
@@ -273,8 +282,10 @@ class _Pass:
                 parts.remove(number)
 
     def _commit(self, shard: int, rows: pl.DataFrame, rejects: Sequence[dict[str, Any]]) -> None:
-        """Publish a shard of the field. rows: its latents' places in parts, and what is said of them. rejects: its other clips."""
-        frame = rows.select("key", pl.col("shard").cast(pl.Int32), *(pl.col(name).cast(kind) for name, kind in COLUMNS.items()))
+        """Publish a shard of the field. rows: its latents' places in parts and what is said of them. rejects: its other clips."""
+        frame = rows.select(
+            "key", pl.col("shard").cast(pl.Int32), *(pl.col(name).cast(kind) for name, kind in COLUMNS.items())
+        )
         at = (shard, self.writer.parents[shard])
         commit_field_shard(self.store, self.writer.schema, MEMBER, frame, self._contents(rows), *at, rejects)
 
@@ -286,7 +297,9 @@ class _Pass:
                 yield self.reader.read(shard_path(self.stage.root, part), [Member(MEMBER, *place)], None)[MEMBER]
             except CorruptSample as error:
                 Parts(self.stage).remove(part)
-                raise UserError(f"{error}: run the same command again, it encodes that part anew", exit_code=1) from error
+                raise UserError(
+                    f"{error}: run the same command again, it encodes that part anew", exit_code=1
+                ) from error
 
 
 def _located(parts: Parts, numbers: Sequence[int]) -> pl.LazyFrame:

@@ -106,8 +106,8 @@ def make(
     threads: int,
     folder: str | None = None,
 ) -> bool:
-    """Encode a part and publish it: shard, index, tables, and last the commit. See `parts.publish`; items are the numbers of those
-    of its clips that are wanted.
+    """Encode a part and publish it: shard, index, tables, and last the commit. See `parts.publish`; items are the numbers
+    of those of its clips that are wanted.
 
     settings: the recipe's. device: by torch's name. threads: torch's. folder: for what is temporary. Raises UserError.
     """

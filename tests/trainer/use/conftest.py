@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from javisc.compiler.run import parts
-from javisc.compiler.run.calls import Call, Outcome
-from javisc.manifests.entries import named
-from support import demonstration, tiny_networks
+from support import demonstration, inline, tiny_networks
 
 
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have parts made in the test's process, which has torch already."""
-
-    def spread(job: Any, calls: Any, **_: Any) -> Iterator[Outcome]:
-        for tag, arguments, limit in calls:
-            value = named(job.function)(**json.loads(json.dumps(arguments)))
-            yield Outcome(Call(tag, job.function, arguments, limit), value=value)
-
-    monkeypatch.setattr(parts, "spread", spread)
+    monkeypatch.setattr(parts, "spread", inline.spread)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-import numpy as np
 import polars as pl
 
 from javisc.manifests.errors import UserError
@@ -46,7 +45,7 @@ class LatentCatalog(Catalog):
         *,
         split: Split | None = None,
     ) -> Self:
-        """Read the manifests of datasets and views whose latents lie in the fields `name`. See `Catalog.open`. Raises UserError."""
+        """Read the manifests of datasets or views whose latents are the fields `name`, see `Catalog.open`. Raises UserError."""
         check_name(name, "data.latents")
         frames = [frame for number, path in enumerate(paths) for frame in _passes(number, path, name)]
         whole = pl.concat(frames).sort("path", DATASET_COLUMN, "encoded_pass", "encoded_part", "key").drop("path")
@@ -85,6 +84,7 @@ def _passes(number: int, path: str | os.PathLike[str], name: str) -> Iterator[pl
         yield rows.filter(pl.col(f"{of}_{MEMBER}_size") > 0).select(
             "shard",
             "split",
+            "audio_fps",
             DATASET_COLUMN,
             *(pl.col(f"{of}_{column}").alias(column) for column in COLUMNS),
             *(pl.col(f"{of}_{MEMBER}_{part}").alias(f"{MEMBER}_{part}") for part in PARTS),

@@ -1,4 +1,4 @@
-"""Batches of what `javisc encode` made, fields or a dataset: latents and text states of windows, as the frozen networks gave them.
+"""Batches of what `javisc encode` made: latents and text states of windows, as the frozen networks gave them.
 
 A row is a window of a clip, with whatever a recipe's task reads. Rows of one pass are an epoch; later epochs go round the passes.
 """
