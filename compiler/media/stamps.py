@@ -226,15 +226,15 @@ class SampleClock:
             return False
         jump = max(abs(ahead - was) for _, was, _, _ in before) / self.rate
         usual = float(np.median([deviation for _, _, deviation, _ in before]))
-        return (abs(level) >= CLEAR and jump >= abs(level) / 2) or (level - usual) / level >= 0.7
+        return (abs(level) >= CLEAR and jump >= abs(level) / 2) or (level - usual) / level >= LEAP / (LEAP + ROUNDING)
 
     def _lasts(self, stamps: _Stamps, last: bool) -> bool:
         """True if the first stamp's deviation is no jitter: the stamps to come do not take it back."""
         first = float(stamps.deviations[0])
         sign = 1.0 if first > 0 else -1.0
         away = sign * stamps.deviations
-        if abs(first) > FAR:
-            return bool((away[stamps.seconds < SOON] > FAR).all())
+        if abs(first) > FAR and bool((away[stamps.seconds < SOON] > FAR).all()):
+            return True
         if stamps.agree >= STAYS:
             return True
         swing = 0.0
@@ -244,8 +244,8 @@ class SampleClock:
             if self._past:
                 _, _, swung, seconds = np.array(self._past).T
                 swing = max(median(sign * swung, seconds, 1 - STRAYS), 0.0)
-            if swing > ROUNDING and len(stamps.deviations) < FEW:
-                return False
+                if len(stamps.deviations) < FEW and (sign * swung).max() > ROUNDING:
+                    return False
         return float(stamps.weights[away > ROUNDING + swing].sum()) >= (1 - STRAYS) * float(stamps.weights.sum())
 
     def _level(self, stamps: _Stamps) -> float:
@@ -273,6 +273,7 @@ class SampleClock:
         if seconds[-1] >= STRAIGHT:
             slope, offset = np.polyfit(seconds, deviations, 1).tolist()
             straight = bool(np.abs(deviations - offset - slope * seconds).max() <= QUIET)
+            straight = straight and (seconds[-1] >= STAYS or self._came_along(slope, offset, STAYS - seconds[-1]))
         if straight:
             self._slope = max(-MAX_SPEED, min(MAX_SPEED, slope))
         else:  # they swing, or leap soon: go on as before, and correct only what they all say
@@ -282,6 +283,18 @@ class SampleClock:
             return 0.0
         wanted = max(-MAX_SPEED, min(MAX_SPEED, self._slope + offset / CATCH_UP))
         return wanted if not self._speed else self._speed + 0.25 * (wanted - self._speed)
+
+    def _came_along(self, slope: float, offset: float, seconds: float) -> bool:
+        """True if the stamps of the last `seconds`, too, lie on a line: a short piece of slow jitter looks as straight as a drift."""
+        now = self._queue[0].at / self.rate
+        when, aheads, _, _ = np.array(self._past or [(now, 0.0, 0.0, 0.0)]).T
+        deviations = (aheads - self._offset) / self.rate
+        jumps = np.flatnonzero(np.abs(np.diff(deviations)) > QUIET)
+        begin = int(jumps[-1]) + 1 if jumps.size else 0
+        begin = max(begin, int(np.searchsorted(when, now - seconds)) - 1)
+        if now - when[begin] < seconds:
+            return False
+        return bool(np.abs(deviations[begin:] - offset - slope * (when[begin:] - now)).max() <= QUIET)
 
     # -- the line
 
