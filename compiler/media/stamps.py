@@ -38,7 +38,7 @@ FAR, SOON = 0.075, 0.3
 ABRUPT = 0.12
 #: At the end of the sound, a step is believed if this much follows it, seconds.
 BELIEVED = 0.12
-#: Where stamps have swung, a step at the end needs so many of them beyond the swing: two or three are that far by chance.
+#: Where stamps have swung, a step at the end needs so many of them beyond the swing: two or three are by chance.
 FEW = 4
 #: Stamps that agree for so long at the start say where the sound begins: anyhow, and if what follows never comes back, seconds.
 BEGINS, BEGINS_ONCE = 0.2, 0.1
@@ -285,7 +285,7 @@ class SampleClock:
         return wanted if not self._speed else self._speed + 0.25 * (wanted - self._speed)
 
     def _came_along(self, slope: float, offset: float, seconds: float) -> bool:
-        """True if the stamps of the last `seconds`, too, lie on a line: a short piece of slow jitter looks as straight as a drift."""
+        """True if the stamps of the last `seconds` lie on it, too: a short piece of slow jitter is as straight as a drift."""
         now = self._queue[0].at / self.rate
         when, aheads, _, _ = np.array(self._past or [(now, 0.0, 0.0, 0.0)]).T
         deviations = (aheads - self._offset) / self.rate

@@ -59,7 +59,7 @@ def test_rounded_time_stamps_change_nothing(start_ms: int, rate: int, seed: int)
 )
 @example("sine", 0.021, 2.0, (48000, 4096), 0)
 @example("random", 0.015625, 1.0, (48000, 4096), 9720)  # the last two stamps lie far out by chance
-@example("late packets", 0.003779153204618262, 0.9715003416912934, (16000, 1024), 3229822117)  # so do two, and no others
+@example("late packets", 0.003779153204618262, 0.9715003416912934, (16000, 1024), 3229822117)  # and no others
 @example("random", 0.014445225141975404, 1.0, (16000, 1024), 249)  # the first two agree, at the jitter's edge
 @settings(max_examples=40, deadline=None)
 def test_jitter_of_any_shape_leaves_samples_alone(
