@@ -1,6 +1,6 @@
 """Time, CPU and memory of `javisc annotate` on a manifest of many rows, as a user runs it.
 
-    python -P benchmarks/annotate.py --rows 1000000 --scratch /tmp/annotate
+    python benchmarks/annotate.py --rows 1000000 --scratch /tmp/annotate
 
 Makes a dataset's tables (every column of the schema filled, a thousand rows a shard, no media) and a table with a caption and a
 score for each row, then joins it as parquet, CSV and JSONL. Outputs are removed as soon as they are measured.

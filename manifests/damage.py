@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
@@ -30,8 +31,19 @@ def sized(path: str, content: bytes | Path | None = None) -> None:
 
     Raises UserError if they cannot be true, OSError if the file cannot be read.
     """
-    with io.BytesIO(content) if isinstance(content, bytes) else (content or Path(path)).open("rb") as stream:
-        try:
-            check_sizes(stream)
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read as parquet: {error}") from None
+    try:
+        if isinstance(content, bytes):
+            check_sizes(io.BytesIO(content))
+            return
+        local = content or Path(path)
+        found = local.stat()
+        _looked_at(local, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as parquet: {error}") from None
+
+
+@lru_cache(64)
+def _looked_at(path: Path, *_: int) -> None:
+    """Look at a file once as long as it is the same: millions of rows have thousands of pages."""
+    with path.open("rb") as stream:
+        check_sizes(stream)

@@ -24,6 +24,7 @@ from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import HEADER, Dataset, read_header, scan_table
 from javisc.manifests.kinds import PARTS, kind_of
+from javisc.manifests.laying import Stretch
 from javisc.manifests.members import MemberReader, check_key
 from javisc.manifests.schema import DATASET_COLUMN, FIELD_LATENTS
 from javisc.manifests.urls import filesystem, is_url, join
@@ -194,15 +195,21 @@ def own_manifest(dataset: Dataset) -> pl.LazyFrame:
     return unfolded(dataset.manifest(), dataset.header, join(dataset.path, FOLDER, "own.parquet"))
 
 
-def unfolded(manifest: pl.LazyFrame, header: Mapping[str, Any], own: str) -> pl.LazyFrame:
-    """A manifest without its fields' columns, and with what stood under them. own: the table of that. Raises UserError."""
+def unfolded(
+    manifest: pl.LazyFrame, header: Mapping[str, Any], own: str, stretch: Stretch | None = None
+) -> pl.LazyFrame:
+    """A manifest without its fields' columns, and with what stood under them. own: the table of that. Raises UserError.
+
+    stretch: the rows of both tables that are wanted.
+    """
     shown = {column for columns in folded(header).values() for column in columns}
+    manifest = manifest if stretch is None else stretch.of(manifest)
     if not shown:
         return manifest
     order = manifest.collect_schema().names()
     kept = pl.LazyFrame(schema={"key": pl.String()})
     if own and _there(own):
-        kept = scan_table(own)
+        kept = scan_table(own) if stretch is None else stretch.of(scan_table(own))
     under = [name for name in kept.collect_schema().names() if name in shown]
     bare = manifest.drop([name for name in order if name in shown and name not in under])
     if not under:
@@ -222,15 +229,17 @@ def unfolded(manifest: pl.LazyFrame, header: Mapping[str, Any], own: str) -> pl.
     return joined.with_columns(values).select(bare.collect_schema().names())
 
 
-def laid(manifest: pl.LazyFrame, fields: list[Field]) -> tuple[pl.LazyFrame, dict[str, list[str]]]:
+def laid(
+    manifest: pl.LazyFrame, fields: list[Field], stretch: Stretch | None = None
+) -> tuple[pl.LazyFrame, dict[str, list[str]]]:
     """A manifest with the columns of its fields, later ones on top, and which columns each of them shows.
 
-    A field's nulls change nothing. Captions: `text` is the newest, `texts` has all, the newest first. Raises UserError for a
-    field whose column has another type than the one that is there.
+    stretch: the rows that `manifest` has, of a whole one. A field's nulls change nothing. Captions: `text` is the newest, `texts`
+    has all, the newest first. Raises UserError for a field whose column has another type than the one that is there.
     """
     shown: dict[str, list[str]] = {}
     for field in fields:
-        table = field.table()
+        table = field.table() if stretch is None else field.table().filter(stretch.within)
         schema, have = table.collect_schema(), manifest.collect_schema()
         over = field.overlay(schema)
         shown[field.name] = list(over.values())
@@ -276,7 +285,8 @@ def canonical_many(frame: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
             text = pl.format('"{}"', value)
         elif dtype == pl.List(pl.String):
             odd.append(value.list.join("", ignore_nulls=True).str.contains(_ESCAPED))
-            odd.append(value.list.eval(pl.element().is_null()).list.any())
+            if frame[name].explode(empty_as_null=False, keep_nulls=False).has_nulls():
+                odd.append(value.list.eval(pl.element().is_null()).list.any())
             text = pl.when(value.list.len() == 0).then(pl.lit("[]")).otherwise(
                 pl.format('["{}"]', value.list.join('","', ignore_nulls=True))
             )  # fmt: skip
@@ -286,9 +296,8 @@ def canonical_many(frame: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
         elif dtype.is_integer():
             text = value.cast(pl.String)
         elif dtype.is_float():
-            numbers = [None if number is None else repr(number) for number in frame[name].to_list()]
             odd.append(~value.is_finite())  # which JSON has no word for: the definition refuses them
-            text = pl.lit(pl.Series(numbers, dtype=pl.String))
+            text = pl.lit(_numbers(frame[name]))
         else:
             return [canonical(row) for row in frame.select(columns).iter_rows(named=True)]
         pieces.append(pl.concat_str(pl.lit(f",{json.dumps(name, ensure_ascii=False)}:"), text))
@@ -303,6 +312,17 @@ def canonical_many(frame: pl.DataFrame, columns: Sequence[str]) -> list[bytes]:
     for row in made["odd"].arg_true().to_list():
         texts[row] = canonical(frame.select(columns).row(row, named=True))
     return texts
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    """Reals as JSON says them: the shortest digits that come to the same number. Python and polars write these alike, but for an
+    exponent: what would have one is left to Python.
+    """
+    wide = column.cast(pl.Float64)
+    size = wide.abs()
+    digits = wide.cast(pl.String)
+    rows = (~(size.is_between(1e-4, 1e16, closed="left") | (size == 0))).arg_true()
+    return digits.scatter(rows, [repr(number) for number in wide.gather(rows).to_list()]) if len(rows) else digits
 
 
 def canonical(row: Mapping[str, Any]) -> bytes:

@@ -69,12 +69,17 @@ class Partitions:
             for part in range(self.count):
                 yield held.pop(part, nothing)
             return
-        self._write()
         for part in range(self.count):
-            place = self.folder / f"{part:06d}"
-            files = sorted(place.iterdir()) if place.is_dir() else []
-            yield pl.read_parquet(files, glob=False) if files else nothing
-            shutil.rmtree(place, ignore_errors=True)
+            yield self.part(part)
+            shutil.rmtree(self.folder / f"{part:06d}", ignore_errors=True)
+
+    def part(self, number: int) -> pl.DataFrame:
+        """The rows of one part, which stay where they are. Nothing may be added afterwards."""
+        if self._waiting:
+            self._write()
+        place = self.folder / f"{number:06d}"
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        return pl.read_parquet(files, glob=False) if files else pl.DataFrame(schema=self.schema)
 
 
 def by(name: str) -> pl.Expr:

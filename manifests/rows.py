@@ -186,30 +186,37 @@ def read_plain_csv(path: str) -> pl.DataFrame | None:
     Plain is a table each of whose lines is a row of the header's width, in UTF-8, with quotes only around whole cells: of such
     a table read_rows says the same, many times slower.
     """
-    delimiter = "\t" if path.lower().endswith(".tsv") else ","
     try:
-        with open(path, "rb") as stream:  # noqa: PTH123
-            first = stream.readline(MAX_FIELD + 1).removeprefix(b"\xef\xbb\xbf").decode().rstrip("\r\n")
-        names = first.split(delimiter)
-        if '"' in first or " " in first or not all(names) or len(set(names)) < len(names) or "line" in names:
+        if (plainly := scan_plain_csv(path)) is None:
             return None
-        cell = rf'(?:[^"{delimiter}\x00\r]*|"(?:[^"\x00\r]|"")*")'
-        whole = rf"^{cell}(?:{delimiter}{cell}){{{len(names) - 1}}}\r?$"
-        blank = rf'^[\s"{delimiter}]*$'
-        lines = pl.scan_lines(path, name="line", glob=False)
-        fit = pl.col("line").str.contains(whole) & (pl.col("line").str.len_bytes().is_between(1, MAX_FIELD - 2))
-        rows, good = lines.select(pl.len(), (fit & ~pl.col("line").str.contains(blank)).sum().alias("good")).collect(
-            engine="streaming"
-        ).row(0)  # fmt: skip
-        if good < rows:
-            return None
-        frame = pl.read_csv(path, separator=delimiter, infer_schema=False, glob=False)
+        lazy, rows = plainly
+        frame = lazy.collect()
     except (OSError, UnicodeDecodeError, *POLARS_FAULTS):
         return None
-    if frame.columns != names or frame.height != rows - 1:
+    return frame if frame.height == rows else None
+
+
+def scan_plain_csv(path: str) -> tuple[pl.LazyFrame, int] | None:
+    """What read_plain_csv reads, and how many rows it must come to. Raises OSError, UnicodeDecodeError and what polars does."""
+    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    with open(path, "rb") as stream:  # noqa: PTH123
+        first = stream.readline(MAX_FIELD + 1).removeprefix(b"\xef\xbb\xbf").decode().rstrip("\r\n")
+    names = first.split(delimiter)
+    if '"' in first or " " in first or not all(names) or len(set(names)) < len(names) or "line" in names:
+        return None
+    cell = rf'(?:[^"{delimiter}\x00\r]*|"(?:[^"\x00\r]|"")*")'
+    whole = rf"^{cell}(?:{delimiter}{cell}){{{len(names) - 1}}}\r?$"
+    blank = rf'^[\s"{delimiter}]*$'
+    lines = pl.scan_lines(path, name="line", glob=False)
+    fit = pl.col("line").str.contains(whole) & (pl.col("line").str.len_bytes().is_between(1, MAX_FIELD - 2))
+    rows, good = lines.select(pl.len(), (fit & ~pl.col("line").str.contains(blank)).sum().alias("good")).collect(
+        engine="streaming"
+    ).row(0)  # fmt: skip
+    lazy = pl.scan_csv(path, separator=delimiter, infer_schema=False, glob=False)
+    if good < rows or lazy.collect_schema().names() != names:
         return None
     empty = [pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in names]
-    return frame.select(pl.int_range(2, pl.len() + 2).alias("line"), *empty)
+    return lazy.with_row_index("line", 2).select(pl.col("line").cast(pl.Int64), *empty), rows - 1
 
 
 def _width(row: list[str], names: list[str], delimiter: str) -> str:

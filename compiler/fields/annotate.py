@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 
+from javisc.compiler.fields.long import LongTable
+from javisc.compiler.fields.sources import long_source
 from javisc.compiler.fields.table import held, joined, name_of, read
 from javisc.compiler.store.fields import OF, FieldWriter, undo
 from javisc.manifests.errors import UserError
@@ -47,46 +52,122 @@ def annotate(
     opened = Dataset.open(dataset)
     if opened.bare or "datasets" in opened.header:
         raise UserError(f"{dataset} is a view or a table: annotate the dataset that holds its samples")
-    rows, joined_by, unused = joined(read(table, OPTION), opened.manifest(), by, table, OPTION)
-    if "texts" in rows.columns:
-        rows = rows.with_columns(text=pl.col("texts").list.first())
-        if keep_text:
-            rows = rows.rename({"text": f"{chosen}_text"}).drop("texts")
-    elif keep_text:
-        raise UserError(f"--keep-text: {table} has no captions, and leaves text alone anyway: leave the option out")
-    rows = _fitted(rows, opened, table)
-    columns = {column: dtype for column, dtype in rows.schema.items() if column not in ("key", "shard", OF)}
-    settings = {"table_sha256": _digest(table), "by": joined_by, "keep_text": keep_text}
-    made_by = {"command": "annotate", "table": table}
-    with FieldWriter(dataset, chosen, columns=columns, settings=settings, made_by=made_by) as writer:
-        writer.commit_rows(rows)
+    with tempfile.TemporaryDirectory(prefix="javisc-annotate-") as folder:
+        rows = _rows(table, opened, by, Path(folder))
+        make = _Making(rows, opened, table, chosen, keep_text)
+        columns = make.columns()
+        settings = {"table_sha256": _digest(table), "by": rows.by, "keep_text": keep_text}
+        made_by = {"command": "annotate", "table": table}
+        writing = FieldWriter(dataset, chosen, columns=columns, settings=settings, made_by=made_by)
+        with writing as writer, ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(make.part, 0)
+            for number in range(len(rows)):
+                part = ahead.result()
+                if number + 1 < len(rows):  # it is made ready while this one is written
+                    ahead = pool.submit(make.part, number + 1)
+                writer.commit_rows(part)
     field = open_field(opened.folder, chosen)
     total = int(field.header["of"])
-    return Annotated(chosen, field.header["counts"]["samples"], total, joined_by, unused, tuple(columns))
+    return Annotated(chosen, field.header["counts"]["samples"], total, rows.by, rows.unused, tuple(columns))
 
 
-def _fitted(rows: pl.DataFrame, dataset: Dataset, table: str) -> pl.DataFrame:
-    """The rows with the types that the manifest's columns of those names have. Raises UserError where they cannot have them."""
-    have = dataset.manifest().collect_schema()
-    places = {
-        column
-        for field in dataset.fields()
-        if field.member != "json"
-        for column in field.overlay(field.table().collect_schema()).values()
-    }
-    for column, dtype in rows.schema.items():
-        if column in places:
-            raise UserError(f"{OPTION} {table}: column {column} is where a field's members lie: rename it")
-        if column in ("key", "shard", OF) or column not in have or have[column] == dtype:
-            continue
-        empty = rows[column].null_count() == rows.height
-        made, bad = held(rows[column], have[column])
-        if bad.any() or not (empty or (made.dtype.is_numeric() and dtype.is_numeric())):
+class _Rows(Protocol):
+    """A table's rows joined to samples, in parts: what joined them, how many belong to none, whether names were repeated."""
+
+    by: str
+    unused: int
+    repeated: bool
+
+    def __len__(self) -> int: ...
+
+    def part(self, number: int) -> pl.DataFrame: ...
+
+
+@dataclass
+class _Whole:
+    """A table that is short: one part."""
+
+    rows: pl.DataFrame
+    by: str
+    unused: int
+    repeated: bool = False  # what names had to say is known
+
+    def __len__(self) -> int:
+        return 1
+
+    def part(self, number: int) -> pl.DataFrame:
+        return self.rows
+
+
+def _rows(table: str, dataset: Dataset, by: str | None, folder: Path) -> _Rows:
+    manifest = dataset.manifest()
+    if (source := long_source(table, OPTION, folder / "rows")) is not None:
+        return LongTable(source, manifest, by, folder)
+    return _Whole(*joined(read(table, OPTION), manifest, by, table, OPTION))
+
+
+class _Making:
+    """What a field says of the samples, part by part, with types that the manifest's columns of those names have."""
+
+    def __init__(self, rows: _Rows, dataset: Dataset, table: str, name: str, keep_text: bool) -> None:
+        self.rows, self.table, self.name, self.keep_text = rows, table, name, keep_text
+        self.have = dataset.manifest().collect_schema()
+        self.places = {
+            column
+            for field in dataset.fields()
+            if field.member != "json"
+            for column in field.overlay(field.table().collect_schema()).values()
+        }
+        #: Columns that say nothing of any sample, which fit any type.
+        self.empty: frozenset[str] = frozenset()
+
+    def columns(self) -> dict[str, pl.DataType]:
+        """The field's columns, once it is certain that all parts can be made. Raises UserError where one cannot."""
+        first = self._captioned(self.rows.part(0))
+        for column in first.columns:
+            if column in self.places:
+                raise UserError(f"{OPTION} {self.table}: column {column} is where a field's members lie: rename it")
+        other = self._other(first)
+        if other:
+            said = {column for part in self._parts() for column in other if part[column].count()}
+            self.empty = frozenset(other) - said
+        if other or self.rows.repeated:
+            for part in self._parts():
+                self._fitted(part)
+        return {name: dtype for name, dtype in self._fitted(first).schema.items() if name not in ("key", "shard", OF)}
+
+    def part(self, number: int) -> pl.DataFrame:
+        """The rows of a part. Raises UserError."""
+        return self._fitted(self._captioned(self.rows.part(number)))
+
+    def _parts(self) -> Iterator[pl.DataFrame]:
+        return (self._captioned(self.rows.part(number)) for number in range(len(self.rows)))
+
+    def _captioned(self, rows: pl.DataFrame) -> pl.DataFrame:
+        if "texts" in rows.columns:
+            rows = rows.with_columns(text=pl.col("texts").list.first())
+            return rows.rename({"text": f"{self.name}_text"}).drop("texts") if self.keep_text else rows
+        if self.keep_text:
             raise UserError(
-                f"{OPTION} {table}: column {column} is {dtype}, the manifest's is {have[column]}: rename or mend it"
+                f"--keep-text: {self.table} has no captions, and leaves text alone anyway: leave the option out"
             )
-        rows = rows.with_columns(made)
-    return rows
+        return rows
+
+    def _other(self, rows: pl.DataFrame) -> list[str]:
+        """Columns of another type than the manifest's."""
+        own = ("key", "shard", OF)
+        return [n for n, dtype in rows.schema.items() if n not in own and n in self.have and self.have[n] != dtype]
+
+    def _fitted(self, rows: pl.DataFrame) -> pl.DataFrame:
+        for column in self._other(rows):
+            dtype, wanted = rows.schema[column], self.have[column]
+            made, bad = held(rows[column], wanted)
+            if bad.any() or not (column in self.empty or (made.dtype.is_numeric() and dtype.is_numeric())):
+                raise UserError(
+                    f"{OPTION} {self.table}: column {column} is {dtype}, the manifest's is {wanted}: rename or mend it"
+                )
+            rows = rows.with_columns(made)
+        return rows
 
 
 def _digest(table: str) -> str:

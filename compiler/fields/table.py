@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ JOIN_BY = ("key", "path", "relpath", "id")
 _FIXED = {column.name for column in (*JAVISDIT, *WHERE, *SOURCE)} - {"text", "audio_text", "unpaired_audio_path"}
 _FIXED |= {f"{kind.extension}_{part}" for kind in MEMBERS for part in PARTS} | {"dataset", "of_sha256"}
 #: Types of columns that a manifest has, which a table's column of that name must be able to hold.
-_KNOWN = {**MANIFEST_SCHEMA, **SCORES_SCHEMA}
+KNOWN = {**MANIFEST_SCHEMA, **SCORES_SCHEMA}
 _NUMERIC = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.Float32, pl.Float64, pl.Boolean)
 _NAME = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 
@@ -40,17 +41,16 @@ def read(path: str, option: str) -> pl.DataFrame:
         frame = _parquet(path, option)
     else:
         plainly = read_plain_csv(path) if path.lower().endswith((".csv", ".tsv")) and not is_url(path) else None
-        frame = _rows(path, option) if plainly is None else _cleared(plainly)
+        frame = _rows(path, option) if plainly is None else cleared(plainly)
     if not frame.height:
         raise UserError(f"{option} {path} has no rows: nothing can be joined")
-    if not (by := [name for name in JOIN_BY if name in frame.columns]):
-        raise UserError(f"{option} {path} has no column to join by: it needs one of {', '.join(JOIN_BY)}")
-    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in by)
-    if "path" in by:
-        folder = folder_of(path)
-        whole = lambda text: text if is_url(text := resolved(text, folder)) else os.path.normpath(text)  # noqa: E731
-        frame = frame.with_columns(pl.col("path").map_elements(whole, return_dtype=pl.String))
-    frame = _captions(frame)
+    return shaped(frame, path, option)
+
+
+def shaped(frame: pl.DataFrame, path: str, option: str) -> pl.DataFrame:
+    """Rows of a table as `read` gives them; whatever is said of a row is said of it alone. Raises UserError."""
+    frame = _captions(names_of(frame, path, option))
+    by = [name for name in JOIN_BY if name in frame.columns]
     columns = [name for name in frame.columns if name not in (*JOIN_BY, "line")]
     if not columns:
         raise UserError(
@@ -68,6 +68,19 @@ def read(path: str, option: str) -> pl.DataFrame:
     return frame.select(*by, "line", *(_typed(frame, name, path, option) for name in columns))
 
 
+def names_of(frame: pl.DataFrame, path: str, option: str) -> pl.DataFrame:
+    """Rows with what names their samples in one form. Raises UserError if nothing does."""
+    by = candidates(frame.columns, None, path, option)
+    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in by)
+    if "path" not in by:
+        return frame
+    folder = folder_of(path)
+    whole = lambda text: text if is_url(text := resolved(text, folder)) else os.path.normpath(text)  # noqa: E731
+    plainly = pl.col("path").str.starts_with("/") & ~pl.col("path").str.contains(r"/\.{0,2}(/|$)")
+    odd = pl.when(~plainly).then(pl.col("path")).map_elements(whole, return_dtype=pl.String)
+    return frame.with_columns(path=pl.when(plainly).then(pl.col("path")).otherwise(odd))
+
+
 def _parquet(path: str, option: str) -> pl.DataFrame:
     try:
         sized(path)
@@ -76,6 +89,11 @@ def _parquet(path: str, option: str) -> pl.DataFrame:
         raise UserError(f"{option} {path} is not there") from None
     except (OSError, *POLARS_FAULTS) as error:
         raise UserError(f"{option} {path} cannot be read: {error}") from error
+    return native(frame, path, option).with_row_index("line", 1)
+
+
+def native(frame: pl.DataFrame, path: str, option: str) -> pl.DataFrame:
+    """Rows of a parquet table with types that annotations have, each row by itself. Raises UserError."""
     for name, dtype in frame.schema.items():
         if name in CAPTION_NAMES or dtype in (pl.String, *_NUMERIC, pl.List(pl.String), pl.Null):
             continue
@@ -95,10 +113,10 @@ def _parquet(path: str, option: str) -> pl.DataFrame:
             )
     words = [pl.when(pl.col(name).str.strip_chars().is_in([*WORDS, ""])).then(None).otherwise(pl.col(name)).alias(name)
              for name, dtype in frame.schema.items() if dtype == pl.String and name not in JOIN_BY]  # fmt: skip
-    return frame.with_columns(words).with_row_index("line", 1)
+    return frame.with_columns(words)
 
 
-def _cleared(frame: pl.DataFrame) -> pl.DataFrame:
+def cleared(frame: pl.DataFrame, narrow: bool = True) -> pl.DataFrame:
     """A table of texts as `_rows` would make it: cells without blanks around them, nulls where they say nothing."""
     made = []
     for name in frame.columns:
@@ -107,7 +125,7 @@ def _cleared(frame: pl.DataFrame) -> pl.DataFrame:
             continue
         text = frame[name].str.strip_chars()
         made.append(frame.select(pl.when(~text.is_in([*WORDS, ""])).then(text).alias(name)).to_series())
-        if name not in CAPTION_NAMES and name not in _KNOWN:
+        if narrow and name not in CAPTION_NAMES and name not in KNOWN:
             made[-1] = _narrow(made[-1])
     return pl.DataFrame(made)
 
@@ -123,14 +141,14 @@ def _rows(path: str, option: str) -> pl.DataFrame:
                 cells[name] = [None] * len(lines)
         lines.append(line)
         for name, values in cells.items():
-            values.append(_cell(name, row.get(name), line, faults))
+            values.append(cell(name, row.get(name), line, faults))
     faults.check()
     made = {name: _series(name, values, lines, faults) for name, values in cells.items()}
     faults.check()
     return pl.DataFrame({"line": lines, **made})
 
 
-def _cell(name: str, value: Any, line: int, faults: Faults) -> Any:
+def cell(name: str, value: Any, line: int, faults: Faults) -> Any:
     if name in CAPTION_NAMES:
         return captions_in({name: value})
     if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
@@ -153,7 +171,7 @@ def _series(name: str, values: list[Any], lines: list[int], faults: Faults) -> p
     kinds = {type(value) for value in values if value is not None}
     if name in JOIN_BY or kinds <= {str} or not kinds:
         texts = pl.Series(name, [None if value is None else str(value) for value in values], pl.String)
-        return texts if name in JOIN_BY or name in _KNOWN else _narrow(texts)
+        return texts if name in JOIN_BY or name in KNOWN else _narrow(texts)
     if kinds <= {int, float}:
         whole = kinds == {int} and all(value is None or abs(value) < 2**63 for value in values)
         return pl.Series(name, values, pl.Int64 if whole else pl.Float64, strict=False)
@@ -165,17 +183,27 @@ def _series(name: str, values: list[Any], lines: list[int], faults: Faults) -> p
     return pl.Series(name, [None] * len(values), pl.String)
 
 
-def _narrow(texts: pl.Series) -> pl.Series:
+def narrower(texts: pl.Series) -> list[pl.DataType]:
+    """The types beside text that every cell of a column of texts has, the narrowest first."""
     given = texts.drop_nulls()
-    if not len(given):
-        return texts
+    found: list[pl.DataType] = []
     if given.str.contains(r"^[+-]?(0|[1-9]\d{0,17})$").all():
-        return texts.cast(pl.Int64)
+        found.append(pl.Int64())
     if given.str.contains(r"^[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?$").all():
-        return texts.cast(pl.Float64)
+        found.append(pl.Float64())
     if given.str.to_lowercase().is_in(["true", "false"]).all():
-        return texts.str.to_lowercase() == "true"
-    return texts
+        found.append(pl.Boolean())
+    return found
+
+
+def as_type(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """A column of texts as a type that each of them has."""
+    return texts.str.to_lowercase() == "true" if dtype == pl.Boolean() else texts.cast(dtype)
+
+
+def _narrow(texts: pl.Series) -> pl.Series:
+    types = narrower(texts) if texts.count() else []
+    return as_type(texts, types[0]) if types else texts
 
 
 def _captions(frame: pl.DataFrame) -> pl.DataFrame:
@@ -218,7 +246,7 @@ def _typed(frame: pl.DataFrame, name: str, path: str, option: str) -> pl.Series:
     column = frame[name]
     if column.dtype == pl.Null:
         column = column.cast(pl.String)
-    dtype = _KNOWN.get(name)
+    dtype = KNOWN.get(name)
     if dtype is not None and column.dtype != dtype:
         made, bad = held(column, dtype)
         if bad.any():
@@ -257,51 +285,78 @@ def joined(
     are refused.
     Raises UserError where the table matches nothing, names several samples by one name, or contradicts itself.
     """
-    names = [by] if by else [name for name in JOIN_BY if name in table.columns]
-    if by and by not in table.columns:
-        raise UserError(
-            f"--by {by}: {option} {path} has no such column; it has {', '.join(set(JOIN_BY) & set(table.columns))}"
-        )
-    wanted = ["key", "shard", pl.col("source_sha256").alias(OF), *(name for name in names if name != "key")]
-    samples = manifest.select(wanted).collect(engine="streaming")
+    names = candidates(table.columns, by, path, option)
     best, count = names[0], -1
     for name in names if len(names) > 1 else ():
-        keyed = samples.select(joinable(name).alias("on"))
-        matches = keyed.join(table.select(joinable(name).alias("on")), on="on", how="semi").height
-        if matches > count:
+        given = table.lazy().select(joinable(name).alias("on"))
+        semi = manifest.select(joinable(name).alias("on")).join(given, on="on", how="semi")
+        if (matches := semi.select(pl.len()).collect(engine="streaming").item()) > count:
             best, count = name, matches
-    columns = [name for name in table.columns if name not in (*JOIN_BY, "line")]
-    rows = table.select(joinable(best).alias("on"), *columns, "line").drop_nulls("on")
+    rows = named(table, best)
+    columns = [name for name in rows.columns if name not in ("on", "line")]
     if rows["on"].n_unique() < rows.height:
-        rows = _gathered(rows, columns, best, path, option)
-    keyed = samples.select("key", "shard", OF, joinable(best).alias("on"))
-    made = keyed.join(rows.drop("line"), on="on", how="inner", maintain_order="left")
+        rows = gathered(rows, best, path, option)
+    keyed = manifest.select("key", "shard", pl.col("source_sha256").alias(OF), joinable(best).alias("on"))
+    # Samples pass by; the table is what is held of the two.
+    made = keyed.join(rows.lazy().drop("line"), on="on", how="inner", maintain_order="left").collect(engine="streaming")
     if not made.height:
-        example = table.drop_nulls(best)[best].head(1).to_list()
-        raise UserError(
-            f"{option} {path}: none of its {table.height} rows belongs to a sample: by {best} it names {example[0][:200]!r}, "
-            f"a sample is {samples[best][0][:200]!r}; mend the column, or give another of {', '.join(JOIN_BY)}"
-            if example and samples.height
-            else f"{option} {path}: its column {best} is empty: nothing can be joined"
-        )
+        raise nothing(table.drop_nulls(best)[best].head(1).to_list(), table.height, manifest, best, path, option)
     used = made.height if best == "key" else made["on"].n_unique()
     if best in ("id", "relpath") and used < made.height:
         name = made.filter(pl.col("on").is_duplicated())["on"][0]
-        twice = made.filter(pl.col("on") == name)["key"].head(2).to_list()
-        shown = " and ".join(manifest.filter(pl.col("key").is_in(twice)).select("path").collect()["path"])
+        raise several(name, best, made.filter(pl.col("on") == name)["key"].head(2).to_list(), manifest, path, option)
+    return told(made, columns), best, rows.height - used
+
+
+def candidates(columns: Sequence[str], by: str | None, path: str, option: str) -> list[str]:
+    """What a table of these columns may be joined by. Raises UserError."""
+    if by and by not in columns:
         raise UserError(
-            f"{option} {path}: the {best} {name!r} stands for several samples ({shown}): give the column key, which tells "
-            "them apart"
+            f"--by {by}: {option} {path} has no such column; it has {', '.join(set(JOIN_BY) & set(columns))}"
         )
-    told = [name for name in columns if name in made.columns]
-    kept = made.filter(~pl.all_horizontal(pl.col(told).is_null())).select("key", "shard", OF, *told)
+    names = [by] if by else [name for name in JOIN_BY if name in columns]
+    if not names:
+        raise UserError(f"{option} {path} has no column to join by: it needs one of {', '.join(JOIN_BY)}")
+    return names
+
+
+def named(table: pl.DataFrame, by: str) -> pl.DataFrame:
+    """The rows that name a sample, by the column `on`; the table's own columns and `line`."""
+    columns = [name for name in table.columns if name not in (*JOIN_BY, "line")]
+    return table.select(joinable(by).alias("on"), *columns, "line").drop_nulls("on")
+
+
+def told(made: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The samples of which something is said, in the order of shard and key."""
+    kept = made.filter(~pl.all_horizontal(pl.col(columns).is_null())).select("key", "shard", OF, *columns)
     before = kept.select("key", "shard").shift(1)
     ordered = (kept["shard"] > before["shard"]) | ((kept["shard"] == before["shard"]) & (kept["key"] > before["key"]))
-    return kept if ordered.slice(1).all() else kept.sort("shard", "key"), best, rows.height - used
+    return kept if ordered.slice(1).all() else kept.sort("shard", "key")
 
 
-def _gathered(rows: pl.DataFrame, columns: list[str], by: str, path: str, option: str) -> pl.DataFrame:
-    """One row for each name: captions are gathered in the table's order, other columns must agree."""
+def nothing(example: Sequence[str], height: int, manifest: pl.LazyFrame, by: str, path: str, option: str) -> UserError:
+    """What to say of a table that names no sample. example: its first name, if it has one."""
+    sample = manifest.select(by).head(1).collect()[by].to_list()
+    return UserError(
+        f"{option} {path}: none of its {height} rows belongs to a sample: by {by} it names {example[0][:200]!r}, "
+        f"a sample is {str(sample[0])[:200]!r}; mend the column, or give another of {', '.join(JOIN_BY)}"
+        if example and sample
+        else f"{option} {path}: its column {by} is empty: nothing can be joined"
+    )
+
+
+def several(name: str, by: str, keys: Sequence[str], manifest: pl.LazyFrame, path: str, option: str) -> UserError:
+    """What to say of a name that several samples have."""
+    shown = " and ".join(manifest.filter(pl.col("key").is_in(list(keys))).select("path").collect()["path"])
+    return UserError(
+        f"{option} {path}: the {by} {name!r} stands for several samples ({shown}): give the column key, which tells "
+        "them apart"
+    )
+
+
+def gathered(rows: pl.DataFrame, by: str, path: str, option: str) -> pl.DataFrame:
+    """One row for each name: captions are gathered in the table's order, other columns must agree. rows: of `named`."""
+    columns = [name for name in rows.columns if name not in ("on", "line")]
     plain_columns = [name for name in columns if name != "texts"]
     twice = rows.filter(pl.col("on").is_duplicated())
     for name in plain_columns:
@@ -316,12 +371,11 @@ def _gathered(rows: pl.DataFrame, columns: list[str], by: str, path: str, option
                 f"{', '.join(map(str, torn['line'][0].to_list()[:4]))}): leave one"
             )
     texts = [pl.col("texts").explode().drop_nulls().unique(maintain_order=True)] if "texts" in columns else []
-    gathered = rows.group_by("on", maintain_order=True).agg(
+    made = rows.group_by("on", maintain_order=True).agg(
         *texts, *(pl.col(name).drop_nulls().first() for name in plain_columns), pl.col("line").first()
     )
-    if texts:
-        gathered = gathered.with_columns(pl.when(pl.col("texts").list.len() > 0).then(pl.col("texts")).alias("texts"))
-    return gathered
+    said = pl.when(pl.col("texts").list.len() > 0).then(pl.col("texts")).alias("texts")
+    return made.with_columns(said) if texts else made
 
 
 def name_of(path: str) -> str:

@@ -15,7 +15,7 @@ from javisc.manifests.fields import canonical_many
 from javisc.manifests.kinds import PARTS
 
 #: Shards that are on their way to the disk together, and how many such batches are at work side by side.
-BATCH, SIDE_BY_SIDE = 64, 2
+BATCH, SIDE_BY_SIDE = 32, 2
 
 
 def commit_annotations(
@@ -42,12 +42,12 @@ def _commit_batch(
     store: Store, schema: pl.Schema, columns: Sequence[str], rows: pl.DataFrame, parents: Mapping[int, str]
 ) -> int:
     texts = canonical_many(rows, columns)
-    files: dict[tuple[str, ...], bytes] = {}
+    files: dict[tuple[str, ...], bytes | bytearray] = {}
     commits: dict[tuple[str, ...], bytes] = {}
     at = 0
     for (number,), part in rows.group_by("shard", maintain_order=True):
         shard = int(number)  # type: ignore[call-overload]
-        tar, idx, made, members = small_shard("json", part["key"].to_list(), texts[at : at + part.height])
+        tar, idx, made, members = small_shard("json", part["key"], texts[at : at + part.height])
         at += part.height
         places = [pl.Series(f"json_{name}", told, pl.Int64) for name, told in zip(PARTS, members, strict=True)]
         table = part.with_columns(places).select(schema.names())

@@ -37,6 +37,7 @@ from javisc.manifests.fields import (
 )
 from javisc.manifests.io import HEADER, read_header, write_header, write_table
 from javisc.manifests.kinds import PARTS, kind_of
+from javisc.manifests.laying import Stretch, stretched, stretches
 
 OWN = (FOLDER, "own.parquet")
 #: In a field's working folder: what waits there until shards of it are whole, as a dataset.
@@ -280,7 +281,12 @@ def publish_field(
 
 def own_rows(base: Store, manifest: pl.LazyFrame, header: Mapping[str, Any]) -> pl.LazyFrame:
     """A dataset's manifest without what its fields lay over it. header: the dataset's. Raises UserError."""
-    return unfolded(manifest, header, str(base.fetch(*OWN)) if folded(header) and base.exists(*OWN) else "")
+    return unfolded(manifest, header, _under(base, header))
+
+
+def _under(base: Store, header: Mapping[str, Any]) -> str:
+    """A local copy of the table of what fields lie over; empty where they lie over nothing."""
+    return str(base.fetch(*OWN)) if folded(header) and base.exists(*OWN) else ""
 
 
 def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
@@ -295,11 +301,16 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     if not fields and not before:
         return []
     local = base.fetch("manifest.parquet")
-    own = own_rows(base, pl.scan_parquet(local, glob=False), header)
+    whole, kept = pl.scan_parquet(local, glob=False), _under(base, header)
+    own = unfolded(whole, header, kept)
     schema = own.collect_schema()
     manifest, shown = laid(own, fields)
     wanted = {**before, **shown}
     under = sorted({column for columns in wanted.values() for column in columns if column in schema})
+    if (parts := _stretches(base, whole, kept, fields)) is not None:  # the same, without holding a table
+        bare = lambda part: unfolded(whole, header, kept, part)  # noqa: E731
+        manifest = stretched(parts, lambda part: laid(bare(part), fields, part)[0], manifest.collect_schema())
+        own = stretched(parts, bare, schema)
     with base.publish("manifest.parquet") as table:
         write_table(manifest, table)  # it reads own.parquet as it was: written whole before that is another
         if under:
@@ -314,6 +325,14 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     if not shown:
         base.remove(*OWN)
     return fields
+
+
+def _stretches(base: Store, manifest: pl.LazyFrame, under: str, fields: Sequence[Field]) -> list[Stretch] | None:
+    """A long manifest in stretches that fields are laid over one by one; None where one of them may have its rows elsewhere."""
+    parents = base_shards(base)
+    if any(parents.get(shard) != digest for field in fields for shard, digest in field.parents.items()):
+        return None
+    return stretches(manifest, [pl.scan_parquet(under, glob=False)] if under else [])
 
 
 def undo(dataset: str, name: str, scratch: Path) -> None:

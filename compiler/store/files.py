@@ -176,13 +176,13 @@ class Store:
         except OSError as error:
             raise unwritable(self.path(*parts), error) from error
 
-    def write_many(self, contents: Mapping[tuple[str, ...], bytes]) -> None:
+    def write_many(self, contents: Mapping[tuple[str, ...], bytes | bytearray]) -> None:
         """Publish many small files, in no order; those that are there when this fails say nothing. Raises UserError."""
         try:
             if not self.remote:
                 publish_many({Path(self.root, *parts): content for parts, content in contents.items()})
                 return
-            objects = {join(self.base, *parts): content for parts, content in contents.items()}
+            objects = {join(self.base, *parts): bytes(content) for parts, content in contents.items()}
             self._ask(lambda: self.fs.pipe(objects))
         except OSError as error:
             raise unwritable(error.filename or self.root, error) from error

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.fields.table import _cleared, _rows, read
+from javisc.compiler.fields.table import _rows, cleared, read
 from javisc.compiler.store.shard import small_shard, write_shard
 from javisc.manifests.errors import UserError
 from javisc.manifests.fields import canonical, canonical_many
@@ -59,7 +59,7 @@ def test_what_json_cannot_say_is_refused_by_columns_too() -> None:
 def test_a_small_shard_made_in_memory_has_the_bytes_of_the_definition(tmp_path_factory, files) -> None:
     folder = tmp_path_factory.mktemp("small")
     wanted = write_shard(((key, {"json": content}) for key, content in files.items()), folder / "tar", folder / "idx")
-    tar, idx, made, members = small_shard("json", list(files), list(files.values()))
+    tar, idx, made, members = small_shard("json", pl.Series(list(files)), list(files.values()))
     assert (tar, idx, made) == ((folder / "tar").read_bytes(), (folder / "idx").read_bytes(), wanted.made)
     assert list(zip(*members, strict=True)) == [(one.offset, one.size, one.crc32) for (one,) in wanted.samples]
 
@@ -79,7 +79,7 @@ def test_a_csv_read_at_once_says_what_the_strict_reader_says(tmp_path_factory, r
     if plainly is None:
         return
     slow = _rows(str(path), "annotate")
-    fast = _cleared(plainly)
+    fast = cleared(plainly)
     assert fast["line"].to_list() == slow["line"].to_list()
     for name in ("key", "score"):
         assert fast[name].to_list() == slow[name].to_list(), name
