@@ -308,7 +308,10 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     wanted = {**before, **shown}
     under = sorted({column for columns in wanted.values() for column in columns if column in schema})
     if (parts := _stretches(base, whole, kept, fields)) is not None:  # the same, without holding a table
-        bare = lambda part: unfolded(whole, header, kept, part)  # noqa: E731
+
+        def bare(part: Stretch) -> pl.LazyFrame:
+            return unfolded(whole, header, kept, part)
+
         manifest = stretched(parts, lambda part: laid(bare(part), fields, part)[0], manifest.collect_schema())
         own = stretched(parts, bare, schema)
     with base.publish("manifest.parquet") as table:
