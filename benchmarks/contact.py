@@ -1,15 +1,14 @@
-"""What javisc whole does on this machine, a JSON line a cell: the second half of `first_contact.sh`, for sounding clips.
-
-    python -P benchmarks/contact.py DATASET --budget 120 --results contact.jsonl
+"""What javisc whole does on this machine, a function a stage of `kernels.py`: it needs what `pip install 'javisc[train]'` brings.
 
 load: batches of the loader's path on the device (NVDEC and DALI where there are), their checksums on an idle device and beside a
 busy stream, which must be the same bits. step: a training step of each family at the size of its tiny recipe, and how often the
-host waited for the device in it. encode, score: the commands, timed whole. What cannot run is "not measured", with the reason.
+host waited for the device in it. encode, score: the commands, timed whole. programs: other benchmarks and the tests that need a
+GPU. Without a dataset one is made of clips that `javisc demo` draws; the sync families always take clips of their own, of 25
+frames a second.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -20,32 +19,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from cells import Log, Record
+from checkout import ROOT
 
-sys.path.insert(0, str(Path(__file__).parent))
-from kernels import Log, Record, device
-
-#: A recipe of each family, and what makes it start from nothing.
+#: A recipe of each family, the dataset it takes, and what makes it start from nothing.
 FAMILIES = {
-    "jav": ("jav-tiny", "data.valid_split=null"),
-    "audio": ("audio-tiny", "data.valid_split=null"),
-    "prior": ("prior-tiny", "data.valid_split=null"),
+    "jav": ("jav-tiny", "whole", "data.valid_split=null"),
+    "audio": ("audio-tiny", "whole", "data.valid_split=null"),
+    "prior": ("prior-tiny", "whole", "data.valid_split=null"),
+    "sync": ("sync-demo", "sync", "data.batch_size=4"),
     "synchformer": (
-        "synchformer-tiny",
-        "data.valid_split=null",
-        "model.train_extractors=true",
-        "data.feature_cache_mb=0",
+        *("synchformer-tiny", "sync", "data.batch_size=4"),
+        *("model.train_extractors=true", "data.feature_cache_mb=0"),
     ),
-    "synchformer-avclip": ("synchformer-avclip-tiny", "data.valid_split=null"),
-    "sync-audio": ("sync-audio-tiny",),
+    "synchformer-avclip": ("synchformer-avclip-tiny", "sync", "data.batch_size=4"),
+    "sync-audio": ("sync-audio-tiny", "sync", "data.batch_size=4", "model.classes=2"),
 }
-STAGES = ("load", *(f"step/{family}" for family in FAMILIES), "encode", "score")
 BATCHES = 4
 
 
 @contextmanager
 def waits() -> Iterator[list[str]]:
     """The places where the host waited for the device, as PyTorch warns of them; empty without one."""
+    import torch
+
     found: list[str] = []
     if not torch.cuda.is_available():
         yield found
@@ -64,6 +61,8 @@ def waits() -> Iterator[list[str]]:
 
 def checksums(dataset: str, busy: bool) -> tuple[list[int], float]:
     """CRC-32 of the first batches' pictures and sound, and seconds; busy: while products fill a stream of their own."""
+    import torch
+
     from javisc.trainer.data.bytes.graph import GraphOptions
     from javisc.trainer.data.bytes.loader import Loader, LoaderOptions
     from javisc.trainer.data.index.assign import single_bucket
@@ -75,7 +74,7 @@ def checksums(dataset: str, busy: bool) -> tuple[list[int], float]:
     sampler = Sampler(Catalog.open([dataset]), single_bucket(*size), SamplerOptions(remainder="drop"))
     graph = GraphOptions(device="gpu" if cuda else "cpu", threads=4 if cuda else 1, max_batch_size=size[3])
     found: list[int] = []
-    side = torch.randn(4096, 4096, device=device(), dtype=torch.bfloat16) if busy and cuda else None
+    side = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) if busy and cuda else None
     stream = torch.cuda.Stream() if side is not None else None
     started = time.perf_counter()
     with Loader(sampler, LoaderOptions(threads=graph.threads, graph=graph)) as loader:
@@ -100,12 +99,14 @@ def load(dataset: str) -> Record:
 
 def step(dataset: str, family: str) -> Record:
     """The second training step: the first one compiles and fills caches."""
+    import torch
+
     from javisc.trainer.engine.distributed import autocast
     from javisc.trainer.tasks import registry
 
-    name, *changes = FAMILIES[family]
+    name, _, *changes = FAMILIES[family]
     recipe, task = registry.load(name, [*changes, f"data.paths=[{dataset}]"])
-    place = device()
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = task.build().to(place).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
@@ -143,66 +144,134 @@ def command(*arguments: str) -> float:
 def encode(dataset: str) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         changes = ("--set", "data.valid_split=null")
-        return {"seconds": command("encode", dataset, "--recipe", "audio-tiny", "--out", f"{folder}/latents", *changes)}
+        return {"took": command("encode", dataset, "--recipe", "audio-tiny", "--out", f"{folder}/latents", *changes)}
 
 
 def score(dataset: str) -> Record:
     """With the weights of one step: how fast, not how well."""
     with tempfile.TemporaryDirectory() as folder:
-        name, *changes = FAMILIES["synchformer"]
+        name, _, *changes = FAMILIES["synchformer"]
         command("train", name, "--data", dataset, "--run", f"{folder}/run", "run.steps=1", *changes)
         taken = command("score", dataset, "--checkpoint", f"{folder}/run", "--out", f"{folder}/scored.parquet")
-        return {"seconds": taken}
+        return {"took": taken}
 
 
-def stage(log: Log, name: str, dataset: str) -> None:
+#: Makes clips of 25 frames a second with labels, which the sync families take: of FOLDER, CLIPS.
+SYNC = """
+import sys
+from pathlib import Path
+import polars as pl
+from javisc.compiler.demo.sync import make_datasets
+made = make_datasets(Path(sys.argv[1]), clips=int(sys.argv[2]), test_clips=1, say=print)
+table = made.learn / "manifest.parquet"
+pl.read_parquet(table).with_columns(label=(pl.int_range(pl.len()) % 2).cast(pl.String)).write_parquet(table)
+"""
+
+
+def made(kind: str, folder: str, tiny: bool) -> Record:
+    """Draw clips and compile them into FOLDER/KIND/…: "whole", as `javisc demo` does, or "sync"."""
+    started = time.perf_counter()
+    if kind == "whole":
+        clips, seconds = ("4", "2") if tiny else ("32", "4")
+        call = (
+            "-m",
+            "javisc",
+            "demo",
+            "--out",
+            f"{folder}/whole",
+            "--clips",
+            clips,
+            "--seconds",
+            seconds,
+            "--train",
+            "no",
+        )
+    else:
+        call = ("-c", SYNC, f"{folder}/sync", "12" if tiny else "48")
+    done = subprocess.run([sys.executable, "-P", *call], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"not measured": " ".join(done.stderr.split())[-250:], "folder": folder}
+    return {"made in": time.perf_counter() - started, "folder": folder}
+
+
+MADE = {"whole": "whole/dataset", "sync": "sync/learn"}
+
+
+#: Other programs: their arguments to Python, with words in capitals to be filled in.
+PROGRAMS = {
+    "tests that need a GPU": (
+        *("-m", "pytest", "-c", f"{ROOT}/pyproject.toml", "--rootdir", f"{ROOT}", "-q", "-p", "no:cacheprovider"),
+        *("-m", "gpu", "FILES"),
+    ),
+    "step of the joint DiT beside plain torch": (
+        *["benchmarks/train.py", "--model", "dit", "--repeats"],
+        "REPEATS",
+        "TINY",
+    ),
+    "step of the sync model beside plain torch": (
+        *["benchmarks/train.py", "--model", "sync", "--repeats"],
+        "REPEATS",
+        "TINY",
+    ),
+    "loading beside others": ("benchmarks/load.py", "DATASET"),
+}
+
+
+def program(name: str, dataset: str, tiny: bool) -> Record:
+    """Seconds of a program and the end of what it printed; raises if it fails."""
+    marked = [str(f) for f in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in f.read_text()]
+    filled = {
+        "DATASET": [dataset],
+        "REPEATS": ["1" if tiny else "3"],
+        "TINY": ["--tiny"] if tiny else [],
+        "FILES": marked,
+    }
+    arguments = [a for argument in PROGRAMS[name] for a in filled.get(argument, [argument])]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-P", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    words = done.stdout.strip()[-4000:]
+    if done.returncode and not (done.returncode == 5 and "pytest" in arguments):  # 5: no test was wanted
+        raise RuntimeError(f"ended with {done.returncode}: {' '.join(words.split())[-250:]}")
+    return {"took": time.perf_counter() - started, "printed": words}
+
+
+def wants(name: str) -> str:
+    """Which dataset a stage takes: "whole", "sync", or none, ""."""
+    kind, _, rest = name.partition("/")
+    if kind == "step":
+        return FAMILIES[rest][1]
+    if kind == "program":
+        return "whole" if "DATASET" in PROGRAMS[rest] else ""
+    return "sync" if kind == "score" else "whole"
+
+
+def stage(log: Log, tiny: bool, name: str, dataset: str, folder: str) -> None:
+    """One of load, step/FAMILY, encode, score, program/NAME; on the dataset given, else on one that is made in `folder` first."""
+    wanted = wants(name)
+    if name in log:
+        return
+    if wanted == "sync" or (wanted and not dataset):
+        dataset = f"{folder}/{MADE[wanted]}"
+        if log.cells.get(f"dataset/{wanted}", {}).get("folder") != folder:
+            log.cells.pop(f"dataset/{wanted}", None)  # an earlier call's, whose folder is gone
+        cell = log.measure(f"dataset/{wanted}", lambda: made(wanted, folder, tiny))
+        if "not measured" in cell:
+            log.measure(
+                name, lambda: {"not measured": f"there is no dataset: {cell['not measured']}"[:300], "again": True}
+            )
+            return
     kind, _, rest = name.partition("/")
     runs = {"load": load, "encode": encode, "score": score}
-    log.measure(name, lambda: step(dataset, rest) if kind == "step" else runs[kind](dataset))
-
-
-def main() -> int:
-    """Every stage in a process of its own, within the budget; 1 if a batch's bits depended on what ran beside it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset")
-    parser.add_argument("--budget", type=float, default=120, metavar="SECONDS")
-    parser.add_argument(
-        "--results", type=Path, default=Path("contact.jsonl"), metavar="FILE", help="measured cells are kept"
-    )
-    parser.add_argument("--only", nargs="+", choices=STAGES)
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.stage:
-        stage(Log(options.results), options.stage, options.dataset)
-        return 0
-    end = time.monotonic() + options.budget
-    for name in options.only or STAGES:
-        if name in Log(options.results).cells:
-            continue
-        left, ended = end - time.monotonic(), ""
-        if left < 1:
-            ended = "the budget is spent"
-        else:
-            command_ = [sys.executable, "-P", "-W", "ignore", __file__, options.dataset, "--stage", name]
-            try:
-                done = subprocess.run(
-                    [*command_, "--results", str(options.results)],
-                    timeout=left,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    check=False,
-                )
-                ended = " ".join(done.stderr.split())[-300:] if done.returncode else ""
-            except subprocess.TimeoutExpired:
-                ended = "stopped: the budget is spent"
-        if ended:
-            Log(options.results).write({"cell": name, "not measured": ended})
-    cells = Log(options.results).cells
-    for name in STAGES:
-        if name in cells:
-            print({k: v for k, v in cells[name].items() if k not in ("checksums", "where")}, flush=True)
-    return int(cells.get("load", {}).get("same") is False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if kind == "step":
+        log.measure(name, lambda: step(dataset, rest))
+    elif kind == "program":
+        log.measure(name, lambda: program(rest, dataset, tiny))
+    else:
+        log.measure(name, lambda: runs[kind](dataset))

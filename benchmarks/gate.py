@@ -1,5 +1,5 @@
 """Whether a kernel may be timed: outputs and gradients of a call against its definition in float64, for random output gradients,
-on poisoned memory, twice with the same bits."""
+on poisoned memory, twice with the same bits though other numbers went through in between."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def _run(
     leaves = {n: x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for n, x in inputs.items()}
     out = function(**leaves)
     outs = out if isinstance(out, tuple) else (out,)
-    random = torch.Generator().manual_seed(seed)
-    grads = [torch.randn(o.shape, generator=random).to(t).to(o) for o, t in zip(outs, types or [o.dtype for o in outs])]
+    place = outs[0].device
+    random = torch.Generator(place).manual_seed(seed)
+    drawn = [torch.randn(o.shape, generator=random, device=place, dtype=torch.float32) for o in outs]
+    grads = [g.to(t).to(o.dtype) for g, o, t in zip(drawn, outs, types or [o.dtype for o in outs])]
     wanted = {n: x for n, x in leaves.items() if isinstance(x, Tensor) and x.requires_grad}
     found = torch.autograd.grad(outs, list(wanted.values()), grads)
     return {f"out{i}": o.detach() for i, o in enumerate(outs)} | {f"d{n}": g for n, g in zip(wanted, found)}
@@ -51,6 +53,14 @@ def error(got: Tensor, want: Tensor) -> float:
     return float((got.double() - want.double()).abs().max() / (want.double().abs().max().item() or 1.0))
 
 
+def _other(value: Any) -> Any:
+    """Other numbers with the same strides; what is no floating-point tensor stays."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    other = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    return other.normal_().requires_grad_(value.requires_grad)
+
+
 def gate(
     function: Callable[..., Any], definition: Callable[..., Any], inputs: dict[str, Any], seed: int = 0
 ) -> dict[str, Any]:
@@ -63,7 +73,11 @@ def gate(
 
     dtype = next(x.dtype for x in inputs.values() if isinstance(x, Tensor) and x.is_floating_point())
     with poisoned():
-        first, second = (_run(function, inputs, seed) for _ in range(2))
+        first = _run(function, inputs, seed)
+        _run(
+            function, {n: _other(x) for n, x in inputs.items()}, seed + 1
+        )  # what a kernel leaves lying is wrong for the next
+        second = _run(function, inputs, seed)
     types = [x.dtype for n, x in first.items() if n.startswith("out")]
     want = _run(definition, {n: wide(x) for n, x in inputs.items()}, seed, types)
     errors = {n: error(first[n], want[n]) for n in want}

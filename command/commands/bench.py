@@ -17,7 +17,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "load": ("javisc.commands.bench:load", "batches beside webdataset, PyAV and DataLoader"),
     "plan": ("javisc.commands.bench:plan", "scan and plan of up to a million inputs"),
     "tables": ("javisc.commands.bench:tables", "merge, filter and export of ten million rows"),
-    "kernels": ("javisc.commands.bench:kernels", "every kernel beside PyTorch's, xformers' and torch.compile's"),
+    "kernels": ("javisc.commands.bench:kernels", "the first call on a GPU: kernels judged, then beside their peers"),
     "train": ("javisc.commands.bench:train", "training steps beside plain torch and the reference's arithmetic"),
     "selector": ("javisc.commands.bench:selector", "growth of time and memory with the number of keys"),
 }
@@ -53,7 +53,9 @@ def benchmark(name: str, script: str, line: str) -> click.Command:
     return run
 
 
-kernels = benchmark("kernels", "kernels.py", "Time every kernel forward and backward beside its peers.")
+kernels = benchmark(
+    "kernels", "kernels.py", "Judge every kernel, time it beside its peers, then javisc whole, within --budget SECONDS."
+)
 train = benchmark("train", "train.py", "Time a training step of the sync selector or the joint DiT beside its peers.")
 selector = benchmark("selector", "selector.py", "Fit how time and peak memory grow with the number of keys.")
 compile_ = benchmark(

@@ -20,7 +20,7 @@ ENDS = 'data.buckets={144p: {"51": [1.0, 16]}, 480p: {"51": [1.0, 2]}, 720p: {"5
 LAUNCHED = """
 import json, sys
 from dataclasses import asdict, replace
-from javisc.kernels import aot
+from javisc.kernels import aot, calls
 from javisc.trainer.forecast.variants import variants
 from javisc.trainer.tasks import registry
 known = set(json.load(sys.stdin))
@@ -28,9 +28,23 @@ launched = {aot.key(v): v for arch in (80, 90, 100) for v in aot.variants(arch)}
 new = {k: v for k, v in launched.items() if k not in known or v.name == "attention_delta"}
 rows = aot.compile_all(list(new.values())) if len(new) > 10 else map(aot.compile_variant, new.values())
 steps = variants(*registry.load("jav", [sys.argv[1]]), 90)
+def kinds(sizes, arch, dtype):
+    found = set()
+    for call in calls.calls(sizes):
+        with aot.capturing(arch) as seen:
+            call.run(aot.torch.device("meta"), dtype)
+        found |= {(v.name, v.label) for v in seen}
+    return found
+half, whole = aot.torch.bfloat16, aot.torch.float32
+judged = {(arch, dtype): kinds(calls.GATE, arch, dtype) for arch in (80, 90) for dtype in (half, whole)}
+ungated = {(v.name, v.label, v.arch) for v in launched.values() if v.arch < 100} - {
+    (*kind, arch) for (arch, dtype), found in judged.items() for kind in found if dtype == half
+}
+ungated |= {(*kind, 90) for kind in kinds(calls.MODELS, 90, whole) - judged[90, whole]}
 print(json.dumps({
     "launched": [(v.name, v.label, v.arch) for v in launched.values()],
     "rows": [asdict(replace(row, key=k)) for k, row in zip(new, rows)],
+    "ungated": sorted(ungated),
     "steps": [(v.name, v.label, aot.key(v) in launched) for v in steps],
 }))
 """
@@ -63,6 +77,11 @@ def test_the_calls_launch_what_training_steps_of_the_recipe_launch(seen):
     which are what is compiled, judged and timed."""
     assert len(seen["steps"]) > 10
     assert not [step for step in seen["steps"] if not step[2]]
+
+
+def test_the_gate_judges_every_variant_that_the_models_launch(seen):
+    """What the benchmark compares with float64 on a device: not a kernel, constant or type less, in bfloat16 and float32."""
+    assert not seen["ungated"]
 
 
 def test_the_table_lists_every_variant_that_the_models_launch(seen):
