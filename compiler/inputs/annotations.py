@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from javisc.compiler.inputs.json_items import items_of
 from javisc.manifests.errors import UserError
 from javisc.manifests.rows import MAX_FIELD
@@ -226,6 +224,8 @@ class Yaml(Source):
     def items(self, root: Path, name: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (position from 1, item) of the list under `name`. Raises UserError: no such list, aliases."""
         path = self.need(root)
+        import yaml
+
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         content = _content(path, MAX_YAML)
         try:

@@ -9,13 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from javisc.compiler.inputs.annotations import Problems, Table
 from javisc.compiler.inputs.sync_lists import SEED
 from javisc.manifests.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: Clips below this cannot hold every offset of the largest grid: 7 s and 2 s, 8 s and 1 s.
 MIN_SECONDS = 9.0
@@ -44,6 +47,8 @@ class Grid:
     @property
     def values(self) -> np.ndarray:
         """The offsets, float32 from a grid computed in float64."""
+        import numpy as np  # no other build needs it
+
         return np.linspace(-self.largest, self.largest, self.size).astype(np.float32)
 
     def file_name(self, split: str) -> str:
@@ -78,6 +83,8 @@ def offset_grid(text: str) -> Grid:
 
 
 def _half(value: float) -> float:
+    import numpy as np
+
     return round(float(np.float16(value)), 2)
 
 

@@ -8,15 +8,16 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from javisc.compiler.store.files import Store
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import extensions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
 
 BLOCK = 512
 #: USTAR writes sizes as eleven octal digits.
@@ -140,6 +141,9 @@ def small_shard(
     (tar, index, what a commit says of them, offsets and sizes and CRC-32 of the members, in order.) Raises ValueError for a name
     that one field of the header does not hold.
     """
+    import numpy as np  # here, so that workers start without both
+    import polars as pl
+
     names = keys + f".{extension}"
     if not len(names) or names.str.len_bytes().max() > _NAME or names.str.contains("/", literal=True).any():  # type: ignore[operator]
         raise ValueError("names must have 1 to 100 bytes, none of them a slash")
@@ -176,6 +180,8 @@ def small_shard(
 
 def _octal(values: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
     """Each value as so many octal digits in ASCII."""
+    import numpy as np
+
     return ((values[:, None] >> (3 * np.arange(digits - 1, -1, -1))) & 7).astype(np.uint8) + np.uint8(48)
 
 

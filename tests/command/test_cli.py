@@ -47,6 +47,19 @@ def test_compiler_and_manifests_import_no_torch() -> None:
     assert loaded("import javisc.compiler, javisc.manifests", heavy) == []
 
 
+def test_a_build_starts_with_what_it_needs() -> None:
+    """A worker starts before its parent imports tables; workers make no tables, not even where they pack shards."""
+    heavy = {"polars", "numpy", "av", "rich", "yaml", "asyncio", "fsspec"}
+    assert (
+        loaded("import javisc.commands.build_audio, javisc.commands.build_jav, javisc.compiler.run.early", heavy) == []
+    )
+    parent = "import javisc.compiler.build, javisc.compiler.inputs.raw, javisc.compiler.run.local"
+    assert loaded(parent, heavy - {"polars", "av"}) == []
+    worker = "import javisc.compiler.run.worker, javisc.compiler.run.measure, javisc.compiler.run.packing, {}"
+    media = "javisc.compiler.media.transcode, javisc.compiler.media.sound_only"
+    assert loaded(worker.format(media), heavy - {"numpy", "av"}) == []
+
+
 def test_help_imports_no_heavy_library() -> None:
     code = "sys.argv = ['javisc', '--help']; from javisc.cli import main; main()"
     assert loaded(code, {"torch", "polars", "av", "numpy"}) == []

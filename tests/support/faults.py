@@ -30,6 +30,13 @@ def fake(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, fl
     return Clip({"mp4": mp4, "flac": flac}, columns)
 
 
+def seen(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
+    """Like `fake`; the process writes down its number."""
+    with Path(os.environ["JAVISC_TEST_SEEN"]).open("a") as notes:
+        notes.write(f"{os.getpid()}\n")
+    return fake(source, recipe, scratch, window=window)
+
+
 def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
     """Like `fake`, but does what the file's content says."""
     order, _, argument = source.read_text(errors="replace").partition(" ")
