@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from javisc.compiler.inputs.corpora import corpus_of
@@ -74,6 +73,8 @@ class Offsets:
         clip_of = clip_namer(self.corpus)
         schema = pl.Schema({"clip": pl.String, **dict.fromkeys(_COLUMNS, pl.Float64)})
         fixed = (pl.DataFrame(schema=schema) if self.fixed is None else self.fixed).with_row_index("place")
+        import numpy as np  # every build imports this module, few come here
+
         used = np.zeros(fixed.height, bool)
         listed = drawn = short = 0
 
