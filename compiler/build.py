@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -30,7 +31,6 @@ from javisc.compiler.run.progress import Reporter
 from javisc.compiler.run.state import State
 from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.sparsesync.offsets import saved_offsets
-from javisc.compiler.store.carried import carried
 from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.fields import field_store, reconcile
 from javisc.compiler.store.files import Store, unwritable
@@ -277,7 +277,7 @@ class _Build:
         if held.alone:
             sweep(self.store, self.work)
         mixed = settings.get("mixed_tools", [])
-        kept, more = carried(self.store) if self.options.repair else (as_it_is, {})
+        kept, more = self._carried() if self.options.repair else (as_it_is, {})
         amend = self._offsets(kept)
         whole = merge(
             self.store, path, shards["shard"].to_list(), self.recipe, amend=amend, mixed_tools=mixed, more=more
@@ -289,6 +289,12 @@ class _Build:
             for line in unused(pl.scan_parquet(self.store.fetch("manifest.parquet"), glob=False), self.options.split):
                 self._note(line)
         return self._result(whole.samples, whole.shards, whole.bytes, whole.rejected, 0)
+
+    def _carried(self) -> tuple[Amend, dict[str, Any]]:
+        """What a repair keeps of tables that something was added to."""
+        from javisc.compiler.store.carried import carried  # numpy comes with it, which a build starts without
+
+        return carried(self.store)
 
     def _rest_of(self, side: int) -> None:
         """Make what shards of older builds lack of a rendition, and publish it."""
