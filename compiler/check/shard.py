@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -200,15 +203,15 @@ def _readers(tar: Path, idx: Path, members: dict[str, list[Member]], right: bool
 
     right: the index says what the tar holds. DALI follows one that does not wherever it leads, out of its own memory, too.
     """
-    import webdataset
-
     sizes = {key: {m.extension: m.size for m in found} for key, found in members.items()}
-    # Of a list it takes names as they are; in a name alone, braces and colons would stand for others.
-    source = webdataset.WebDataset(
-        [str(tar)], shardshuffle=False, empty_check=False, handler=webdataset.reraise_exception
-    )
     try:
-        read = {s["__key__"]: {end: len(s[end]) for end in extensions() if end in s} for s in source}
+        with _without_torch():
+            webdataset = _webdataset()
+            # Of a list it takes names as they are; in a name alone, braces and colons would stand for others.
+            source = webdataset.WebDataset(
+                [str(tar)], shardshuffle=False, empty_check=False, handler=webdataset.reraise_exception
+            )
+            read = {s["__key__"]: {end: len(s[end]) for end in extensions() if end in s} for s in source}
     except Exception as error:  # noqa: BLE001 (whatever the reader raises is the defect)
         yield f"tar: webdataset cannot read it: {type(error).__name__}: {error}"
         read = sizes
@@ -216,6 +219,29 @@ def _readers(tar: Path, idx: Path, members: dict[str, list[Member]], right: bool
         yield f"tar: webdataset reads {len(read)} samples, of which {sum(sizes.get(k) == v for k, v in read.items())} are right"
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali") and sizes and right:
         yield from _dali(tar, idx, list(sizes.values()))
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """webdataset imports torch wherever it is installed, for loaders: two seconds of each process that checks shards."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment] (as if it were not installed)
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+@cache
+def _webdataset() -> Any:
+    """The module, which is this check's own if it has no torch: who imports it later gets another, whole one."""
+    webdataset = importlib.import_module("webdataset")
+    if sys.modules.get("torch") is None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "webdataset"]:
+            del sys.modules[name]
+    return webdataset
 
 
 def _dali(tar: Path, idx: Path, expected: list[dict[str, int]]) -> Iterator[str]:

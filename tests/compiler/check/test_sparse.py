@@ -110,3 +110,24 @@ def test_streams_and_bytes_are_judged_alike(films: Films) -> None:
             == list(judge(path.read_bytes()[part._offset :][: len(part)], wrong, recipe))
             != []
         )
+
+
+def test_a_reader_is_tried_without_torch_and_whole_for_who_comes_later(films: Films) -> None:
+    """A check costs no import of torch; loaders of the same process get webdataset's as they are."""
+    code = (
+        "import sys, polars as pl\n"
+        "from javisc.compiler.check.shard import packed, verify_shard\n"
+        "row = pl.read_parquet(sys.argv[1] + '/shards.parquet').row(0, named=True)\n"
+        "rows = packed(pl.read_parquet(sys.argv[1] + '/manifest.parquet').filter(pl.col('shard') == 0))\n"
+        "for level in ('structure', 'frames'):\n"
+        "    assert not verify_shard(sys.argv[1], row, rows, None, level, False, None)['defects']\n"
+        "assert 'torch' not in sys.modules\n"
+        "import webdataset, torch.utils.data as data\n"
+        "tar = [f'{sys.argv[1]}/shards/000000.tar']\n"
+        "found = data.DataLoader(webdataset.WebDataset(tar, shardshuffle=False), batch_size=None, num_workers=1)\n"
+        "print(sum(1 for _ in found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(films.dataset)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "4", done.stderr
