@@ -97,6 +97,17 @@ def in_order(pieces: Partitions) -> Iterator[pl.DataFrame]:
     return (frame.sort(ORDER).drop(ORDER) for frame in pieces)
 
 
+def numbered(frame: pl.LazyFrame, rows: int = ROWS) -> Iterator[pl.DataFrame]:
+    """The rows of a table with their numbers ORDER, so many at a time.
+
+    They are numbered here: a lazy row index lets polars read on ahead of who takes the batches, up to the whole table.
+    """
+    taken = 0
+    for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
+        yield batch.with_row_index(ORDER, offset=taken)
+        taken += batch.height
+
+
 def left_join(
     left: pl.LazyFrame, right: pl.LazyFrame, on: str, folder: Path, rows: int = ROWS
 ) -> Iterator[pl.DataFrame]:
@@ -106,15 +117,14 @@ def left_join(
     """
     sizes = [int(frame.select(pl.len()).collect(engine="streaming").item()) for frame in (left, right)]
     count = max(1, -(-max(sizes) // rows))
-    numbered = left.with_row_index(ORDER)
-    sides = []
-    for name, frame in (("left", numbered), ("right", right)):
-        side = Partitions(folder / name, count, frame.collect_schema())
-        for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
-            side.add(batch, by(on))
-        sides.append(side)
-    joined = numbered.join(right, on=on, how="left").collect_schema()
-    ranges = Partitions(folder / "joined", count, joined)
-    for some, said in zip(*sides, strict=True):
+    mine = Partitions(folder / "left", count, pl.Schema({**left.collect_schema(), ORDER: pl.UInt32()}))
+    for batch in numbered(left, rows):
+        mine.add(batch, by(on))
+    theirs = Partitions(folder / "right", count, right.collect_schema())
+    for batch in right.collect_batches(chunk_size=rows, maintain_order=True):
+        theirs.add(batch, by(on))
+    joined = left.join(right, on=on, how="left").collect_schema()
+    ranges = Partitions(folder / "joined", count, pl.Schema({**joined, ORDER: pl.UInt32()}))
+    for some, said in zip(mine, theirs, strict=True):
         ranges.add(some.join(said, on=on, how="left"), place(count, sizes[0]))
     yield from in_order(ranges)

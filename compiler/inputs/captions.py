@@ -15,7 +15,7 @@ from javisc.compiler.inputs.joining import joinable
 from javisc.compiler.inputs.lists import folder_of, resolved
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
 from javisc.manifests.errors import UserError
-from javisc.manifests.partitions import Partitions, by
+from javisc.manifests.partitions import ORDER, Partitions, by, numbered
 from javisc.manifests.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, raw_lines, read_rows
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
@@ -163,8 +163,9 @@ def _joined(
         _refuse_stranger(inputs, table)
     schema = pl.Schema({**inputs.collect_schema(), "on": pl.String()})
     keyed = _parts(inputs.with_columns(on=joinable(name)), scratch / "uncaptioned", count, schema)
-    rows = table.by(name).with_row_index("order")
-    labels = _parts(rows, scratch / "labels", count, pl.Schema({**_SCHEMA, "order": pl.UInt32()}))
+    labels = Partitions(scratch / "labels", count, pl.Schema({**_SCHEMA, "order": pl.UInt32()}))
+    for batch in numbered(table.by(name), _CHUNK):
+        labels.add(batch.rename({ORDER: "order"}), by("on"))
     report.unused = table.height - labels.height  # rows without the name
     unclear = _Unclear()
 

@@ -15,7 +15,7 @@ from javisc.compiler.inputs.corpora import READ_SCHEMA, Corpus
 from javisc.compiler.inputs.table import BESIDE, INPUT_SCHEMA
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import write_table
-from javisc.manifests.partitions import ORDER, Partitions, by, in_order, place
+from javisc.manifests.partitions import ORDER, Partitions, by, in_order, numbered, place
 from javisc.manifests.spool import spool
 
 #: What no file was built from: corpus, the file's identity or the place in the annotation file, why.
@@ -84,7 +84,7 @@ def match(corpus: Corpus, root: Path, files: pl.LazyFrame, splits: Collection[st
     for batch in read.collect_batches(chunk_size=_CHUNK, maintain_order=True):
         annotated.add(batch, by("identity"))
     there = Partitions(scratch / "there", count, _NAMED_SCHEMA)
-    for batch in files.with_row_index(ORDER).collect_batches(chunk_size=_CHUNK, maintain_order=True):
+    for batch in numbered(files, _CHUNK):
         # What is no file of the corpus meets nothing, wherever it lies.
         there.add(_named(corpus, batch), pl.coalesce("identity", "relpath").hash())
 

@@ -38,6 +38,8 @@ OOM_RETRIES = 2
 MAX_CALLS = 64
 #: Worker processes of one unit where the user does not say; larger units leave cores idle at their ends.
 WORKERS = 4
+#: Seconds between looks at whether the node on this machine still stands.
+_LOOK = 3.0
 #: Events travel in batches: at most so many seconds old.
 _BATCH_SECONDS = 0.5
 
@@ -310,6 +312,39 @@ def _our_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _standing(ray: Any) -> Iterator[None]:
+    """Raise UserError when the node is gone through which this process talks to the cluster: Ray itself then waits for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own, main = ray.get_runtime_context().get_node_id(), threading.get_ident()
+    ended, lost = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK):
+            if any(node["NodeID"] == own and not node["Alive"] for node in ray.nodes()):
+                lost.set()
+                signal.pthread_kill(main, signal.SIGINT)  # which is all that Ray's waiting hears
+                return
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise UserError(
+            "the Ray node on this machine is gone, and with it the way to the cluster: start it again (`ray start`), and run the "
+            "same command again, it resumes",
+            exit_code=1,
+        ) from None
+    finally:
+        ended.set()
+        watch.join(_LOOK)
+
+
+@contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster for as long as this lasts. Its chatter and its statistics stay at home."""
     os.environ.setdefault("RAY_task_oom_retries", str(OOM_RETRIES))
@@ -336,7 +371,8 @@ def connected(address: str) -> Iterator[Any]:
                 include_dashboard=False if address == "local" else None,
                 namespace=f"javisc-{uuid.uuid4().hex}",
             )
-        yield ray
+        with _standing(ray):
+            yield ray
     except ConnectionError as error:
         raise _no_cluster(address) from error
     finally:

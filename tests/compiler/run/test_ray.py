@@ -403,3 +403,18 @@ def test_a_check_on_a_cluster_finds_what_the_local_one_finds(nodes: Nodes, tmp_p
     needy = spread(Job("support.faults:squares", Resources(gpus=1)), [], engine="ray", options=options)
     with pytest.raises(UserError, match="no node of the cluster has 1 CPUs, 1 GPUs"):
         list(needy)
+
+
+def test_a_driver_whose_own_node_is_gone_ends_in_one_line(
+    nodes: Nodes, plain: tuple[pl.DataFrame, dict[str, str]], tmp_path: Path
+) -> None:
+    """Where Ray itself waits for ever. The last test of this file, since it takes the head along."""
+    nodes.want(1)
+    driver = started(plain[0], tmp_path, nodes.scratch, "ray", nodes.address)
+    parts, until = tmp_path / "ds" / ".build" / "parts", time.monotonic() + 300
+    while not list(parts.glob("*.json")):
+        assert time.monotonic() < until and driver.poll() is None
+        time.sleep(0.02)
+    nodes.cluster.head_node.kill_raylet()
+    said, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 1 and said.startswith("the Ray node on this machine is gone") and "it resumes" in said
