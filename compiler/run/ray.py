@@ -38,6 +38,10 @@ OOM_RETRIES = 2
 MAX_CALLS = 64
 #: Worker processes of one unit where the user does not say; larger units leave cores idle at their ends.
 WORKERS = 4
+_NODE_GONE = (
+    "the Ray node on this machine is gone, and with it the way to the cluster: start it again (`ray start`), and run the same "
+    "command again, it resumes"
+)
 #: Seconds between looks at whether the node on this machine still stands.
 _LOOK = 3.0
 #: Events travel in batches: at most so many seconds old.
@@ -241,6 +245,8 @@ class _Run:
                 "and run the same command again, it resumes",
                 exit_code=1,
             ) from error
+        except errors.LocalRayletDiedError as error:
+            raise UserError(_NODE_GONE, exit_code=1) from error
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
             raise UserError(
                 f"shard {unit.shard:06d} was lost {MAX_RETRIES + 1} times with its node or process ({type(error).__name__}): "
@@ -334,11 +340,7 @@ def _standing(ray: Any) -> Iterator[None]:
     except KeyboardInterrupt:
         if not lost.is_set():
             raise
-        raise UserError(
-            "the Ray node on this machine is gone, and with it the way to the cluster: start it again (`ray start`), and run the "
-            "same command again, it resumes",
-            exit_code=1,
-        ) from None
+        raise UserError(_NODE_GONE, exit_code=1) from None
     finally:
         ended.set()
         watch.join(_LOOK)
