@@ -7,6 +7,20 @@ import os
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+#: What processes of tests import in the end. PyTorch imports its compiler when an optimizer takes its first step.
+_PRELOADED = [
+    "javisc.trainer.engine.loop",
+    "javisc.trainer.data.bytes.loader",
+    "javisc.trainer.models.dit",
+    "javisc.trainer.models.sync.model",
+    "javisc.trainer.tasks.prior",
+    "javisc.trainer.tasks.jav",
+    "javisc.trainer.use.encode_part",
+    "javisc.trainer.use.score_worker",
+    "javisc.trainer.use.previews",
+    "torch._dynamo",
+]
+
 
 def forkserver() -> ForkServerContext:
     """Processes that have torch and DALI imported when they start: seconds of this machine each.
@@ -14,9 +28,7 @@ def forkserver() -> ForkServerContext:
     Python 3.11's server knows nothing of our sys.path, and passes over silently what it cannot import: installed modules only.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["javisc.trainer.engine.loop", "javisc.trainer.data.bytes.loader", "javisc.trainer.models.dit"]
-    )
+    context.set_forkserver_preload(_PRELOADED)
     return context
 
 

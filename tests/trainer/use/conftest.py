@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from javisc.compiler.run import parts
-from support import demonstration, inline, tiny_networks
-
-
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have parts made in the test's process, which has torch already."""
-    monkeypatch.setattr(parts, "spread", inline.spread)
+from support import demonstration, tiny_networks
+from support.warm import in_this_process, warm
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +45,12 @@ def networks(generator: Path, separator: Path, segmenter: Path) -> dict[str, Pat
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts are made in the test's process: processes are for the tests that kill and count them."""
     in_this_process(monkeypatch)
+
+
+@pytest.fixture
+def warmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of this machine's pools have torch imported when they start."""
+    warm(monkeypatch)
 
 
 @pytest.fixture(scope="module")

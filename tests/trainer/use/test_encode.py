@@ -29,6 +29,7 @@ from javisc.trainer.tasks.prior import STORED, PriorTask
 from javisc.trainer.tasks.registry import load
 from javisc.trainer.use.encode import EncodeOptions, encode
 from support import compiled
+from support.warm import warm
 
 CPU = torch.device("cpu")
 BUCKETS = "data.buckets.48x64.17=[1.0,2]"
@@ -53,7 +54,9 @@ def settings(*paths: Path) -> list[str]:
 def encoded(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """By a process of its own, as a user has it."""
     out = tmp_path_factory.mktemp("encode") / "ds2"
-    assert encode("prior-tiny", settings(dataset), str(out), EncodeOptions(passes=2, batches=1)) == 9
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        warm(monkeypatch)
+        assert encode("prior-tiny", settings(dataset), str(out), EncodeOptions(passes=2, batches=1)) == 9
     return out
 
 
@@ -170,6 +173,7 @@ def test_a_run_learns_from_the_store_without_the_networks(encoded: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.usefixtures("warmed")
 def test_killed_and_continued_by_two_processes_gives_the_same_bytes(
     dataset: Path, encoded: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ from support import compiled
 FRAMES = [150, 119, 125, 275]
 #: Of those that have room for a window: all of them are looked at.
 SEGMENTS = 17 + 14 + 33
+pytestmark = pytest.mark.usefixtures("all_here")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def written(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kept(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept(checkpoints: dict[str, Path], all_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset that a score with the first checkpoint left features in."""
     folder = written(tmp_path_factory.mktemp("kept") / "ds")
     done = scored(folder, checkpoints["first"], "--part-size", 1, "--keep-features", "segments")
