@@ -10,7 +10,7 @@ demo:  ## make sounding clips, build and verify them, say where to look, and tra
 	set -e; env=$$(.ci/env full); "$$env/bin/javisc" demo --out "$(OUT)"
 
 test:  ## every test, on the built wheel's code; ARGS go to pytest
-	set -e; env=$$(.ci/env full); JAVISC_SHARED="$${JAVISC_SHARED:-$(CURDIR)/../shared}" "$$env/bin/python" -m pytest -n 3 $(ARGS)
+	set -e; env=$$(.ci/env full); JAVISC_SHARED="$${JAVISC_SHARED:-$(CURDIR)/../shared}" "$$env/bin/python" -m pytest -n 3 --dist worksteal $(ARGS)
 
 mutants:  ## put faults into FILE (N of them, SEED) or, without one, those of tests/faults.toml, and see whether the tests find them
 	set -e; env=$$(.ci/env full edit); "$$env/bin/python" -P tests/mutants.py $(FILE) $(if $(N),-n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(TESTS),--tests "$(TESTS)")
