@@ -65,11 +65,12 @@ class Warm:
         words = command[command.index("-m") + 1 :]
         assert words[0] == worker.__name__
         preload = [word for word in words[3:] if not word.startswith("-")]
-        line = Connection(os.dup(pass_fds[0]))
-        given = (line, stdout.name, dict(env), preload)
-        self.process = forkserver().Process(target=_serve, args=given)
+        # Connections, since those are handed on to a process.
+        line, log = Connection(os.dup(pass_fds[0])), Connection(os.dup(stdout.fileno()))
+        self.process = forkserver().Process(target=_serve, args=(line, log, dict(env), preload))
         self.process.start()
         line.close()
+        log.close()
         assert self.process.pid is not None
         self.pid = self.process.pid
 
@@ -83,11 +84,11 @@ class Warm:
         return self.process.exitcode
 
 
-def _serve(line: Connection, log: str, environment: dict[str, str], preload: list[str]) -> None:
+def _serve(line: Connection, log: Connection, environment: dict[str, str], preload: list[str]) -> None:
     os.setpgid(0, 0)
-    said = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    log.close()
     os.environ.clear()
     os.environ.update(environment)
     descriptor = os.dup(line.fileno())
