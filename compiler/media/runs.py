@@ -36,7 +36,8 @@ class Stamp(NamedTuple):
     @classmethod
     def of(cls, frame: AudioFrame) -> Stamp | None:
         """The stamp of a frame, None where it has none."""
-        return None if frame.pts is None or frame.time_base is None else cls(frame.pts, frame.time_base)
+        stamp, base = frame.pts, frame.time_base  # each look makes a fraction anew
+        return None if stamp is None or base is None else cls(stamp, base)
 
     @property
     def time(self) -> Fraction:

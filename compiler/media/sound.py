@@ -83,7 +83,7 @@ class SoundTrack:
         self._resampler: Resampler | None = None
         self._gaps: list[tuple[int, int]] = []  # silence inside the sound, samples of the recipe
         self._ended = False
-        self._clip: tuple[Fraction, Fraction, int | None] | None = None
+        self._clip: tuple[object, Fraction, int | None] | None = None
         self._stamps: tuple[int, int | None] = (0, None)
 
     @property
@@ -124,11 +124,11 @@ class SoundTrack:
         """True if a packet's sound belongs to the clip, as far as that is known."""
         if packet.pts is None or self._origin is None:
             return True
-        clip = (packet.time_base, self._origin, self.limit)
-        if clip != self._clip:  # what of the clip's bounds in the packets' own units is the same for all of them
-            self._clip = clip
-            first = (self._origin - self.edit.shift) / packet.time_base
-            length = None if self.limit is None else Fraction(self.limit, self.recipe.sample_rate) / packet.time_base
+        clip = (packet.stream, self._origin, self.limit)
+        if clip != self._clip:  # what of the clip's bounds in the packets' own units is the same for all of a stream's
+            self._clip, unit = clip, packet.time_base
+            first = (self._origin - self.edit.shift) / unit
+            length = None if self.limit is None else Fraction(self.limit, self.recipe.sample_rate) / unit
             self._stamps = math.ceil(first), None if length is None else math.ceil(first + length)
         first_stamp, end = self._stamps
         return packet.pts >= first_stamp and (end is None or packet.pts < end)

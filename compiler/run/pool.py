@@ -6,6 +6,7 @@ import heapq
 import itertools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
@@ -171,6 +172,8 @@ class Pool:
         self.workers: list[_Worker] = []
         self.finished: list[Outcome] = []
         self.false_starts = 0
+        self._asked: list[int] = []
+        self._poll = select.poll()
 
     def __enter__(self) -> Pool:
         return self
@@ -223,9 +226,9 @@ class Pool:
         if not self.workers and self.later:
             time.sleep(until)
         if self.workers:
-            ready = set(wait([*self.connections, *also], until))
+            ready = self._told((*self.connections, *also), until)
             for worker in list(self.workers):
-                if worker.connection in ready:
+                if worker.connection.fileno() in ready:
                     self._read(worker)
                 elif words := worker.overdue:
                     self._fail(worker, "timeout", words)
@@ -235,6 +238,18 @@ class Pool:
         self._dispatch()
         finished, self.finished = self.finished, []
         return finished
+
+    def _told(self, connections: Sequence[Connection], timeout: float) -> set[int]:
+        """Wait up to `timeout` seconds for one of them; the descriptors of those that tell something, or have ended.
+
+        What is asked stays registered: `multiprocessing.connection.wait` begins anew for each short file.
+        """
+        asked = [connection.fileno() for connection in connections]
+        if asked != self._asked:
+            self._asked, self._poll = asked, select.poll()
+            for descriptor in asked:
+                self._poll.register(descriptor, select.POLLIN)
+        return {descriptor for descriptor, _ in self._poll.poll(timeout * 1000)}
 
     def _dispatch(self) -> None:
         """Start retries in fresh workers first, then give waiting calls to idle workers, then start what is missing."""

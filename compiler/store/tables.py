@@ -7,6 +7,7 @@ import importlib.metadata
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,11 @@ def digest_of(shards: pl.DataFrame) -> str:
 
 def tools() -> dict[str, str]:
     """Versions of what has a say in the bytes."""
+    return dict(_tools())
+
+
+@cache
+def _tools() -> dict[str, str]:
     import av
 
     versions = {
