@@ -81,5 +81,8 @@ def encode(
         return
     from javisc.trainer.use.encode_field import encode_fields
 
-    for made in encode_fields(recipe, overrides, paths, name, options, say):
+    found = encode_fields(recipe, overrides, paths, name, options, say)
+    for made in found:
         click.echo(f"field {made.name} of {made.dataset}: latents of {made.samples} of {made.of} clips")
+    for made in found[:1]:  # later passes come with the first
+        click.echo(f"train from it: javisc train {recipe} --data {' --data '.join(paths)} data.latents={made.name}")

@@ -11,6 +11,7 @@ from javisc.compiler.store.commits import Parts
 from javisc.compiler.store.fields import base_shards, field_store, fold, follow, publish_field, reconcile
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.present import expected_digests
+from javisc.compiler.store.renditions import made_as_now
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.fields import FIELD_HEADER, Field, fields_of
 from javisc.manifests.files import sha256_of
@@ -34,17 +35,17 @@ def mend_fields(base: Store, *, workers: int | None = None) -> list[str]:
                 follow(base, store, field, rows, base_shards(base))
                 publish_field(base, store, field.name, field.header["settings"], field.header["made_by"], lay=False)
                 said.append(f"field {field.name}: {len(lost)} shards made again ({shards})")
+            elif again := _again(base, field):
+                said.append(
+                    f"field {field.name}: {len(lost)} shards were lost or damaged ({shards}) and are taken out; to make them "
+                    f"again: {again}"
+                )
+                _take_out(base, store, field, lost)
             elif "recipe" in field.header["settings"]:
                 for shard in lost:
                     Parts(store).remove(shard)
                 remake(base.root, field.name, workers=workers)
                 said.append(f"field {field.name}: {len(lost)} shards rendered again ({shards})")
-            elif again := _again(base, field):
-                said.append(
-                    f"field {field.name}: {len(lost)} shards were lost or damaged ({shards}) and are taken out; its "
-                    f"networks make them again: {again}"
-                )
-                _take_out(base, store, field, lost)
             else:
                 said.append(
                     f"field {field.name}: {len(lost)} shards are lost or damaged ({shards}): make the field again"
@@ -54,8 +55,13 @@ def mend_fields(base: Store, *, workers: int | None = None) -> list[str]:
 
 
 def _again(base: Store, field: Field) -> str:
-    """What to type for latents, which only their networks can make again; nothing for other fields."""
-    told = field.header.get("made_by")
+    """What to type for a field that is not made again here: latents, which their networks make, and renditions that an older
+    javisc made otherwise, which are made anew as a whole. Nothing for others."""
+    settings, told = field.header["settings"], field.header.get("made_by")
+    if "recipe" in settings and not made_as_now(settings):
+        render = ["--short-side", str(settings["recipe"]["short_side"]), "--as", field.name]
+        undo = shlex.join(["javisc", "annotate", base.root, "--undo", field.name])
+        return f"{undo} && {shlex.join(['javisc', 'render', base.root, *render])} (an older javisc made it, with other sizes)"
     if not isinstance(told, dict) or told.get("command") != "encode" or not isinstance(told.get("set"), list):
         return ""
     words = [f"--{name}={told.get(name)}" for name in ("recipe", "as", "passes", "batches")]

@@ -44,6 +44,12 @@ def settings_of(recipe: Recipe, made_from: str) -> dict[str, Any]:
     return {"recipe": told, "from": made_from, "scaler": "area", "sizes": "nearest even"}
 
 
+def made_as_now(settings: Mapping[str, Any]) -> bool:
+    """True if a rendition of these settings would be made with the same bytes today: an older javisc made other sizes."""
+    now = settings_of(Recipe.from_json(settings["recipe"]), settings.get("from", CLIPS))
+    return all(settings.get(name) == value for name, value in now.items() if name != "recipe")
+
+
 def begun_with(base: Store, name: str) -> dict[str, Any] | None:
     """The settings that a field was begun with, None where there is none."""
     store = field_store(base.root, name, base.scratch)

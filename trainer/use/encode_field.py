@@ -132,6 +132,13 @@ def check_other(base: Store, name: str, settings: Mapping[str, Any]) -> None:
 class _Pass:
     """A pass over a dataset's clips, which becomes a field."""
 
+    clips: pl.DataFrame
+    wanted: pl.LazyFrame
+    order: str
+    #: Shards that are to be made, and for how many parts each of them waits.
+    left: set[int]
+    waits: dict[int, int]
+
     def __init__(
         self,
         work: Work,
@@ -167,7 +174,6 @@ class _Pass:
             wanted = self.wanted.select("shard").unique().collect(engine="streaming")["shard"].to_list()
             self.left = {int(shard) for shard in wanted if not self.writer.has(shard)}
             self.clips = self.clips.filter(pl.col("shard").is_in(list(self.left)))
-            #: For how many parts each shard waits.
             self.waits = dict.fromkeys(self.left, 0) | dict(_parts_of(self.clips))
             self._make(parts)
             self._clear()

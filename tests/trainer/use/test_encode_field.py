@@ -201,7 +201,7 @@ def test_from_a_damaged_shard_back_to_the_bytes_it_had(films: Films, tmp_path: P
         shard.write(b"\xff\xff")
     lines = [line for line in repair(ds, workers=1).lines if "small" in line]
     assert len(lines) == 1 and "1 shards were lost or damaged (000001) and are taken out" in lines[0]
-    words = lines[0].partition("its networks make them again: ")[2]
+    words = lines[0].partition("to make them again: ")[2]
     assert "--as=small" in words and "'--set=data.buckets.48x64.17=[1.0,2]'" in words
     assert about_fields(ds) == [] and sane(ds, media=0)["small_safetensors_size"].null_count() == 2
     done = CliRunner().invoke(cli, shlex.split(words)[1:], catch_exceptions=False, standalone_mode=False)

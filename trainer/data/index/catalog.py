@@ -178,7 +178,7 @@ class Catalog:
         there.
         """
         _, whole = scan_many(paths)
-        return cls._of(whole, ", ".join(map(os.fspath, paths)), where, split, strings)
+        return cls._of(whole, ", ".join(os.fspath(path) for path in paths), where, split, strings)
 
     @classmethod
     def _of(

@@ -49,7 +49,8 @@ class LatentCatalog(Catalog):
         check_name(name, "data.latents")
         frames = [frame for number, path in enumerate(paths) for frame in _passes(number, path, name)]
         whole = pl.concat(frames).sort("path", DATASET_COLUMN, "encoded_pass", "encoded_part", "key").drop("path")
-        made = cls._of(whole, f"{', '.join(map(os.fspath, paths))}, field {name}", where, split, ("key",))
+        told = f"{', '.join(os.fspath(path) for path in paths)}, field {name}"
+        made = cls._of(whole, told, where, split, ("key",))
         turns = made.numbers["encoded_pass"]
         fields = tuple(field_name(name, turn) for turn in range(int(turns.max()) + 1))
         digests = {}
