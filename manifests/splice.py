@@ -115,12 +115,12 @@ def _write(files: list[_File], columns: Sequence[str], form: _File, out: BinaryI
             sizes[_UNPACKED] += chunk.unpacked
             sizes[_PACKED] += chunk.packed
         groups.append(replaced(group, {**sizes, _GROUP_START: start}))
-    bounds = [[_bounds(out, chunk) for chunk, _, _ in group] for group in moved]
-    pages = [[_pages(out, chunk, by) for chunk, _, by in group] for group in moved]
-    for at, group in enumerate(moved):
+    bounds = [[_bounds(out, chunk) for chunk, _, _ in those] for those in moved]
+    pages = [[_pages(out, chunk, by) for chunk, _, by in those] for those in moved]
+    for at, those in enumerate(moved):
         told = [
             replaced(chunk, {**bound, **page})
-            for (_, chunk, _), bound, page in zip(group, bounds[at], pages[at], strict=True)
+            for (_, chunk, _), bound, page in zip(those, bounds[at], pages[at], strict=True)
         ]
         groups[at] = replaced(groups[at], {_CHUNKS: (_STRUCTS, told)})
     rows = value_of(files[0].footer, _ROWS)
