@@ -193,11 +193,15 @@ def read_plain_csv(path: str) -> pl.DataFrame | None:
         frame = lazy.collect()
     except (OSError, UnicodeDecodeError, *POLARS_FAULTS):
         return None
-    return frame if frame.height == rows else None
+    lines = pl.int_range(2, frame.height + 2, eager=True).alias("line")
+    return frame.insert_column(0, lines) if frame.height == rows else None
 
 
 def scan_plain_csv(path: str) -> tuple[pl.LazyFrame, int] | None:
-    """What read_plain_csv reads, and how many rows it must come to. Raises OSError, UnicodeDecodeError and what polars does."""
+    """What read_plain_csv reads but `line`, and how many rows it must come to.
+
+    Raises OSError, UnicodeDecodeError and what polars does.
+    """
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     with open(path, "rb") as stream:  # noqa: PTH123
         first = stream.readline(MAX_FIELD + 1).removeprefix(b"\xef\xbb\xbf").decode().rstrip("\r\n")
@@ -216,7 +220,7 @@ def scan_plain_csv(path: str) -> tuple[pl.LazyFrame, int] | None:
     if good < rows or lazy.collect_schema().names() != names:
         return None
     empty = [pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in names]
-    return lazy.with_row_index("line", 2).select(pl.col("line").cast(pl.Int64), *empty), rows - 1
+    return lazy.select(empty), rows - 1
 
 
 def _width(row: list[str], names: list[str], delimiter: str) -> str:

@@ -53,19 +53,34 @@ def long_source(path: str, option: str, folder: Path) -> Source | None:
 
 
 def _in_batches(
-    lazy: pl.LazyFrame, path: str, option: str, shape: Callable[[pl.DataFrame], pl.DataFrame], rows: int | None = None
+    lazy: pl.LazyFrame,
+    path: str,
+    option: str,
+    made: Callable[[pl.DataFrame], pl.DataFrame],
+    rows: int | None = None,
+    *,
+    whole: bool = True,
 ) -> Iterator[pl.DataFrame]:
-    """The rows of a scan, numbered by `line`. rows: how many there must be."""
-    seen = 0
+    """The rows of a scan by their lines, those of a CSV after its header. rows: how many of a CSV there must be.
+
+    made: gives cells their types. whole: not only what names samples.
+
+    They are numbered here: a lazy row index lets polars read on ahead of who takes the batches, up to the whole table.
+    """
+    first = seen = 1 if rows is None else 2
     try:
         for batch in lazy.collect_batches(chunk_size=ROWS, maintain_order=True):
+            lines = pl.int_range(seen, seen + batch.height, eager=True).alias("line")
             seen += batch.height
             if batch.height:
-                yield shape(batch)
+                frame = made(batch).insert_column(0, lines)
+                yield shaped(frame, path, option) if whole else names_of(frame, path, option)
     except (OSError, *POLARS_FAULTS) as error:
         raise UserError(f"{option} {path} cannot be read: {error}") from error
-    if rows is not None and seen != rows:
-        raise UserError(f"{option} {path}: {seen} rows were read of {rows}: it changed meanwhile, or is no table")
+    if rows is not None and seen - first != rows:
+        raise UserError(
+            f"{option} {path}: {seen - first} rows were read of {rows}: it changed meanwhile, or is no table"
+        )
 
 
 def _parquet(path: str, option: str) -> Source | None:
@@ -74,18 +89,14 @@ def _parquet(path: str, option: str) -> Source | None:
     if lazy.select(pl.len()).collect().item() <= LONG:
         return None
     columns = lazy.collect_schema().names()
-    numbered = lazy.with_row_index("line", 1)
     by = [name for name in JOIN_BY if name in columns]
-
-    def shape(batch: pl.DataFrame) -> pl.DataFrame:
-        return shaped(native(batch.drop("line"), path, option).insert_column(0, batch["line"]), path, option)
-
+    typed = lambda batch: native(batch, path, option)  # noqa: E731
     return Source(
         path,
         option,
         columns,
-        lambda: _in_batches(numbered, path, option, shape),
-        lambda: _in_batches(lazy.select(by), path, option, lambda batch: names_of(batch, path, option)),
+        lambda: _in_batches(lazy, path, option, typed),
+        lambda: _in_batches(lazy.select(by), path, option, typed, whole=False),
     )
 
 
@@ -97,14 +108,15 @@ def _plain_csv(path: str, option: str) -> Source | None:
     if found is None:
         return None
     lazy, rows = found
+    typed = lambda batch: cleared(batch, narrow=False)  # noqa: E731
     columns = lazy.collect_schema().names()
     by = [name for name in JOIN_BY if name in columns]
     return Source(
         path,
         option,
         columns,
-        lambda: _in_batches(lazy, path, option, lambda batch: shaped(cleared(batch, narrow=False), path, option), rows),
-        lambda: _in_batches(lazy.select(by), path, option, lambda batch: names_of(batch, path, option), rows),
+        lambda: _in_batches(lazy, path, option, typed, rows),
+        lambda: _in_batches(lazy.select(by), path, option, typed, rows, whole=False),
         [name for name in columns if name not in (*CAPTION_NAMES, *JOIN_BY, *KNOWN, "line")],
     )
 
