@@ -16,7 +16,9 @@ from javisc.compiler.media.clock import Hold, Slots, nearest_tick, samples_for
 from javisc.compiler.media.copying import Copier, NotCopyable
 from javisc.compiler.media.edits import Edit
 from javisc.compiler.media.encode import MAX_PIXELS, Converter, Crop, Deinterlacer, Encoder, pixel_aspect
+from javisc.compiler.media.landing import RUN_UP, SEEKABLE, land
 from javisc.compiler.media.luma import Luma, LumaSampler
+from javisc.compiler.media.onward import NotAlike, Onward, Passed, forget
 from javisc.compiler.media.open import Source, open_source, packets
 from javisc.compiler.media.orientation import display_matrix, orientation
 from javisc.compiler.media.pictures import PictureClock
@@ -29,10 +31,6 @@ from javisc.compiler.recipe import Recipe
 
 #: More damaged packets and pictures than this share, and the file is refused.
 MAX_DAMAGED_PICTURES = 0.1
-#: A window is looked for from this many seconds before it, so that decoders and filters have settled when it begins.
-RUN_UP = Fraction(2)
-#: Containers with an index of key frames.
-SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
 
 def transcode(
@@ -65,9 +63,12 @@ def transcode(
         with open_source(source) as opened, nullcontext() if sound is None else open_source(sound) as beside:
             return _Pass(opened, recipe, scratch, window, crop, may_copy, beside, smaller, whole).run()
 
+    if window is None:
+        forget()
     try:
         columns = once(may_copy=whole and window is None and crop is None)
-    except NotCopyable:
+    except (NotCopyable, NotAlike):
+        forget()
         columns = once(may_copy=False)
     made = {"mp4": scratch / "clip.mp4", "flac": scratch / "clip.flac", **files_of(smaller)}
     return Clip({end: path for end, path in made.items() if path.exists()}, columns, sizes_of(smaller))
@@ -129,17 +130,25 @@ class _Pass:
         self.message = ""
         self.done = self.inside = False
         self._shown: tuple[VideoFrame, VideoFrame] | None = None
+        self.pictures: Onward | None = None
+        self._passed = False
 
     def run(self) -> dict[str, object]:
         """Decode everything; return the columns."""
         try:
             if self.start > 2 * RUN_UP and self.container.format.name in SEEKABLE:
-                self._seek()
+                zero, self.pictures, self.message = land(self.container, self.video, self.clock, self.start)
+                if zero is not None:
+                    self.file_start, self.origin = zero, zero + self.start
             self._read()
             self._end()
             if self.beside is not None and self.audio is not None:
                 self._hear(self.sound.take)
             return self._finish()
+        except Rejected as error:
+            if self.pictures is not None and self.pictures.shared:
+                raise NotAlike(f"{error.reason}: {error.message}") from error
+            raise
         finally:
             self.sound.close()
             if self.encoder is not None:
@@ -148,34 +157,6 @@ class _Pass:
                 rendition.abandon()
             if self.copier is not None:
                 self.copier.close()
-
-    def _seek(self) -> None:
-        """Go to shortly before the window, once the file's first picture has said where zero is."""
-        first = self._first_picture()
-        if first is None:
-            return
-        self.file_start, self.origin = first, first + self.start
-        base = self.video.time_base or Fraction(1, 1000)
-        for before in (self.start - RUN_UP, Fraction(0)):
-            self.container.seek(round((first + before - self.clock.edit.shift) / base), stream=self.video)
-            landed = self._first_picture()
-            if landed is not None and (landed <= self.origin or before == 0):
-                self.container.seek(round((first + before - self.clock.edit.shift) / base), stream=self.video)
-                return
-
-    def _first_picture(self) -> Fraction | None:
-        """The time of the next picture that decodes, on a clock of its own; the place in the file is lost."""
-        clock = PictureClock(self.video, self.clock.edit, None, self.clock.max_hold)
-        try:
-            for packet in packets(self.container, self.video):
-                for frame in packet.decode():
-                    assert isinstance(frame, VideoFrame)
-                    clock.stamp(frame)
-                    for _, time in clock.place(frame):
-                        return time
-        except (av.error.FFmpegError, OSError) as error:
-            self.message = f"seek: {error}"
-        return None
 
     def _read(self) -> None:
         audio = self.audio if self.beside is None else None
@@ -197,7 +178,7 @@ class _Pass:
         if self.slots is not None and packet.size > 0 and packet.dts is not None:
             self.slots.add(packet.dts * packet.time_base)
         try:
-            frames = packet.decode()
+            frames = packet.decode() if self.pictures is None else self.pictures.decode(packet)
         except av.error.FFmpegError as error:
             if self.copier is not None:
                 raise NotCopyable(str(error)) from error
@@ -207,7 +188,6 @@ class _Pass:
                 self.slots.drop()
             return
         for frame in frames:
-            assert isinstance(frame, VideoFrame)
             self.clock.stamp(frame)
             if frame.is_corrupt:
                 self.damaged += 1
@@ -226,6 +206,12 @@ class _Pass:
     def _placed(self, frame: VideoFrame, time: Fraction) -> None:
         if self.done:
             return
+        passed, self._passed = self._passed, isinstance(frame, Passed)
+        if self._passed or passed:
+            if self.converter is None or self.origin is None or time >= self.origin:
+                raise NotAlike("a picture that is looked at has passed")
+            if self._passed:
+                return
         if self.converter is None:
             if self.origin is None:
                 self.file_start, self.origin = time, time + self.start

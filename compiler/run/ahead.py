@@ -24,6 +24,8 @@ from javisc.manifests.urls import is_url
 FETCHERS = 4
 #: Digests that are remembered: a film of many windows is met again in other shards.
 REMEMBERED = 20_000
+#: Windows that are further apart, in seconds, have no pictures in common that were decoded; and so many are left to one worker.
+NEAR, LONGEST = 30.0, 16
 #: The names of a row's sources: column of the path and of its size, the argument of its copy, and the column of its digest.
 _NAMES = (
     ("path", "source_bytes", "fetched", "source_sha256"),
@@ -52,6 +54,21 @@ class Group:
             return True
         paths = [_local(self.rows[0], path) for path, *_ in _NAMES]
         return len(self.rows) > 1 and any(path is not None and path not in _REMEMBERED for path in paths)
+
+    @property
+    def runs(self) -> list[str | None]:
+        """For each row the run that it belongs to: windows close to each other, which one worker makes best."""
+        if len(self.rows) == 1:
+            return [None]
+        found: list[str | None] = []
+        end, first, length = 0.0, "", LONGEST
+        for row in self.rows:
+            if length == LONGEST or (row["window_start"] or 0.0) - end > NEAR:
+                first, length = f"{self.shard}:{row['key']}", 0
+            found.append(first)
+            length += 1
+            end = float("inf") if row["window_end"] is None else row["window_end"]
+        return found
 
 
 def groups(shard: int, rows: Sequence[dict[str, Any]]) -> list[Group]:

@@ -15,6 +15,7 @@ class Call:
     before: a call that the same worker makes first, as to fetch what this one reads. Its value is dropped; that it dies or takes
     too long is the storage's fault. tries: how often it may kill its worker or overrun its time. short: it takes milliseconds, so
     that a worker is told of a few ahead and never waits for the parent; each is still its own call, with its own limit.
+    run: calls of one run are best made by one worker, one after the other; None: anybody may make it. Nobody waits for it.
     """
 
     tag: Any
@@ -24,6 +25,7 @@ class Call:
     before: Call | None = None
     tries: int = 2
     short: bool = False
+    run: str | None = None
     attempts: int = 0
     prepared: bool = False
     refusals: int = 0

@@ -93,8 +93,8 @@ class LocalEngine:
         """Submit the clips whose sources are ready; the outcomes of those whose sources are not to be had."""
         failed = []
         for group, outcome in self.ahead.wait(0.0 if pool.busy else 0.5):
-            for row in group.rows:
-                call = self._call(open_shards[group.shard], row)
+            for row, run in zip(group.rows, group.runs, strict=True):
+                call = self._call(open_shards[group.shard], row, run)
                 if outcome.error is None:
                     pool.submit(call)
                 else:
@@ -123,15 +123,15 @@ class LocalEngine:
             if group.waits:
                 self.ahead.push(group)
             else:
-                for row in group.rows:
-                    pool.submit(self._call(opened, row))
+                for row, run in zip(group.rows, group.runs, strict=True):
+                    pool.submit(self._call(opened, row, run))
         open_shards[unit.shard] = opened
         if opened.left == 0 and (result := self._full(opened, pool)):
             del open_shards[unit.shard]
             yield result
 
-    def _call(self, opened: _Open, source: dict[str, Any]) -> Call:
-        """The call that compiles a row whose sources are at hand."""
+    def _call(self, opened: _Open, source: dict[str, Any], run: str | None) -> Call:
+        """The call that compiles a row whose sources are at hand, in a run of windows."""
         raw, size = source["raw_path"], (source["source_bytes"] or 0) + (source["audio_bytes"] or 0)
         arguments = {
             "key": source["key"],
@@ -149,9 +149,10 @@ class LocalEngine:
         if self.job.renditions:
             arguments["renditions"] = [recipe.to_json() for recipe in self.job.renditions]
         tag = ("clip", opened.unit.shard, source)
-        short = size <= SHORT and self.job.recipe.kind == "audio"
+        sound = self.job.recipe.kind == "audio"
         limit = limit_of(size, self.job.time_limit)
-        return Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, short=short)
+        call = Call(tag, "javisc.compiler.run.unit:compile_input", arguments, limit, short=sound and size <= SHORT)
+        return call if sound else replace(call, run=run)
 
     def _collect(
         self, opened: _Open, source: dict[str, Any], outcome: Outcome, report: Callable[[Event], None]

@@ -73,6 +73,7 @@ class _Worker:
         theirs.close()
         self.connection = Connection(ours.detach())
         self.call: Call | None = None
+        self.run: str | None = None
         self.ahead: deque[Call] = deque()
         self.ready = False
         self.since = time.monotonic()
@@ -103,7 +104,7 @@ class _Worker:
             self._charge(self.ahead.popleft())
 
     def _charge(self, call: Call) -> None:
-        self.call = call
+        self.call, self.run = call, call.run or self.run
         self.since = time.monotonic()
         self.meter, self.granted = Meter(self.process.pid), 0.0
 
@@ -265,11 +266,24 @@ class Pool:
             starting += 1
         for worker in idle:
             if self.waiting:
-                self._begin(worker, self.waiting.popleft())
+                self._begin(worker, self._next(worker))
         self._announce()
         coming = sum(not worker.ready and not worker.alone for worker in self.workers)
         for _ in range(min(self.size - len(self.workers), len(self.waiting) - coming)):
             self._start(alone=False)
+
+    def _next(self, worker: _Worker) -> Call:
+        """The first call that waits; where that is of a run, first the next of the worker's own, then one of no other worker's."""
+        place = 0
+        if self.waiting[0].run is not None:
+            runs = [call.run for call in self.waiting]
+            others = {one.run for one in self.workers if one is not worker}
+            own = (place for place, run in enumerate(runs) if run is not None and run == worker.run)
+            free = (place for place, run in enumerate(runs) if run is None or run not in others)
+            place = next(own, next(free, 0))
+        call = self.waiting[place]
+        del self.waiting[place]
+        return call
 
     def _announce(self) -> None:
         """Tell workers that make short calls of the next ones, to each in turn."""

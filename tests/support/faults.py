@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from javisc.compiler.media.transcode import Clip
+from javisc.compiler.media.transcode import Clip, transcode
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.effort import LINE
@@ -35,6 +35,21 @@ def seen(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, fl
     with Path(os.environ["JAVISC_TEST_SEEN"]).open("a") as notes:
         notes.write(f"{os.getpid()}\n")
     return fake(source, recipe, scratch, window=window)
+
+
+def film(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:
+    """The real compiler, whose process is killed once, at the window that a file beside the source names, which then goes."""
+    deadly = source.with_suffix(".deadly")
+    if window is not None and deadly.exists() and float(deadly.read_text()) == window[0]:
+        deadly.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return transcode(source, recipe, scratch, window=window)
+
+
+def who(seconds: float) -> int:
+    """The process that was called, after a while."""
+    time.sleep(seconds)
+    return os.getpid()
 
 
 def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, float] | None = None) -> Clip:

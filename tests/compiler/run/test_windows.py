@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.compiler.inputs.table import table
+from javisc.compiler.media.onward import forget
+from javisc.compiler.media.transcode import transcode
 from javisc.compiler.reasons import Rejected
+from javisc.compiler.recipe import PRESETS
 from javisc.compiler.run import ahead, digests, node
 from javisc.compiler.run.ahead import Ahead, Group, groups
+from javisc.compiler.run.calls import Call
 from javisc.compiler.run.copies import Copies
+from javisc.compiler.run.pool import Pool
 from javisc.manifests.files import sha256_of
 from javisc.manifests.urls import filesystem
 from support import faults
 from support.engines import digests as shards
 from support.engines import rejects, run, sources, windows
 from support.faulty_store import s3_server
+from support.media import Spec, write
 
 TESTS = Path(__file__).resolve().parents[2]
 #: Films whose compiler dies at a second of theirs, or never.
@@ -99,6 +108,55 @@ def test_every_row_is_in_one_group_of_its_sources(rows: list[tuple[str, str | No
     for group in found:
         assert len({(row["path"], row["audio_path"]) for row in group.rows}) == 1
         assert [row["window_start"] for row in group.rows] == sorted(row["window_start"] for row in group.rows)
+
+
+def test_windows_of_a_film_are_what_each_is_by_itself_also_where_a_worker_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    film = tmp_path / "film.mp4"
+    write(Spec(seconds=14.0, size=(96, 64), video_options=(("g", "60"), ("sc_threshold", "0"))), film)
+    film.with_suffix(".deadly").write_text("7.0")
+    rows = windows(table([{"path": str(film), "relpath": "film.mp4", "source_bytes": film.stat().st_size}]), 13)
+    run(rows, tmp_path / "ds", compiler="support.faults:film", shard_samples=13, time_limit=60.0)
+    assert not film.with_suffix(".deadly").exists()
+    manifest = pl.read_parquet(tmp_path / "ds" / "manifest.parquet")
+    assert manifest.height == 13
+    with tarfile.open(tmp_path / "ds" / "shards" / "000000.tar") as shard:
+        for key, start, end in manifest.select("key", "clip_start", "clip_end").iter_rows():
+            forget()
+            (folder := tmp_path / key).mkdir()
+            for extension, made in transcode(film, PRESETS["jav"], folder, window=(start, end)).files.items():
+                member = shard.extractfile(f"{key}.{extension}")
+                assert member is not None and member.read() == made.read_bytes(), (start, extension)
+
+
+def test_calls_of_a_run_go_to_one_worker_and_none_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    found: list[tuple[str, int]] = []
+    with Pool(2, tmp_path / "logs", ("support.faults",)) as pool:
+        for run_ in "aaaaaabbbbbbcccccc":
+            pool.submit(Call(run_, "support.faults:who", {"seconds": 0.02}, 60.0, run=run_))
+        while pool.busy:
+            found += [(outcome.call.tag, outcome.value) for outcome in pool.wait()]
+    assert len(found) == 18
+    # Two workers in turn would be both in all three; one that has nothing of its own left helps the other.
+    assert len(set(found)) <= 4
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.floats(0, 500), st.floats(1, 20)), min_size=2, max_size=40))
+def test_runs_are_windows_that_lie_close(given: list[tuple[float, float]]) -> None:
+    rows = [
+        {"key": str(n), "window_start": at, "window_end": at + length} for n, (at, length) in enumerate(sorted(given))
+    ]
+    runs = Group(0, rows).runs
+    for (before, one), (row, other) in pairwise(zip(rows, runs, strict=True)):
+        assert one != other or row["window_start"] - before["window_end"] <= ahead.NEAR
+    assert max(Counter(runs).values()) <= ahead.LONGEST
+    assert len(set(runs)) == sum(1 for _ in groupby(runs)), "a run is taken up again"
 
 
 def test_a_digest_that_is_known_is_not_taken_again_unless_the_file_changed(
