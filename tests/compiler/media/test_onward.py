@@ -131,3 +131,16 @@ def test_damage_is_that_of_the_window_by_itself(films: Path, tmp_path: Path, nam
     expected = each_apart(film, WINDOWS[:4], tmp_path / "clip")
     for window, one in expected.items():
         assert made(film, window, tmp_path / "clip") == one, window
+
+
+@pytest.mark.parametrize("name", list(FILMS))
+def test_pictures_that_reset_are_told_from_others(films: Path, name: str) -> None:
+    """All key frames of closed groups of pictures; of open ones the first alone."""
+    with av.open(str(films / name)) as container:
+        context = container.streams.video[0].codec_context
+        coded = [packet for packet in container.demux(video=0) if packet.size]
+        resets = [onward._Coded(packet, context).resets for packet in coded]
+        assert all(onward._Coded(packet, context).plain for packet in coded)
+    keys = [packet.is_keyframe for packet in coded]
+    assert resets == ([True] + [False] * (len(keys) - 1) if name == "open.mkv" else keys)
+    assert sum(keys) > 1 or name == "far.mkv"
