@@ -24,8 +24,8 @@ from javisc.manifests.urls import is_url
 FETCHERS = 4
 #: Digests that are remembered: a film of many windows is met again in other shards.
 REMEMBERED = 20_000
-#: Windows that are further apart, in seconds, have no pictures in common that were decoded; and so many are left to one worker.
-NEAR, LONGEST = 30.0, 16
+#: Windows that are further apart, in seconds, have hardly any pictures in common that are decoded for them.
+NEAR = 30.0
 #: The names of a row's sources: column of the path and of its size, the argument of its copy, and the column of its digest.
 _NAMES = (
     ("path", "source_bytes", "fetched", "source_sha256"),
@@ -61,13 +61,12 @@ class Group:
         if len(self.rows) == 1:
             return [None]
         found: list[str | None] = []
-        end, first, length = 0.0, "", LONGEST
+        end, first = -2 * NEAR, ""
         for row in self.rows:
-            if length == LONGEST or (row["window_start"] or 0.0) - end > NEAR:
-                first, length = f"{self.shard}:{row['key']}", 0
+            if (row["window_start"] or 0.0) - end > NEAR:
+                first = f"{self.shard}:{row['key']}"
             found.append(first)
-            length += 1
-            end = float("inf") if row["window_end"] is None else row["window_end"]
+            end = max(end, float("inf") if row["window_end"] is None else row["window_end"])
         return found
 
 

@@ -273,14 +273,17 @@ class Pool:
             self._start(alone=False)
 
     def _next(self, worker: _Worker) -> Call:
-        """The first call that waits; where that is of a run, first the next of the worker's own, then one of no other worker's."""
-        place = 0
-        if self.waiting[0].run is not None:
-            runs = [call.run for call in self.waiting]
-            others = {one.run for one in self.workers if one is not worker}
-            own = (place for place, run in enumerate(runs) if run is not None and run == worker.run)
-            free = (place for place, run in enumerate(runs) if run is None or run not in others)
-            place = next(own, next(free, 0))
+        """The first that waits; where that is of a run, the next of the worker's own, or of no other worker's, or half of one."""
+        runs = [call.run for call in self.waiting] if self.waiting[0].run is not None else [None]
+        others = {one.run for one in self.workers if one is not worker}
+        own = (place for place, run in enumerate(runs) if run is not None and run == worker.run)
+        free = (place for place, run in enumerate(runs) if run is None or run not in others)
+        if (place := next(own, next(free, None))) is None:
+            first = [place for place, run in enumerate(runs) if run == runs[0]]
+            half = first[len(first) // 2 :]
+            apart, place = f"{runs[0]}/{next(self.order)}", half[0]
+            for each in half:
+                self.waiting[each].run = apart
         call = self.waiting[place]
         del self.waiting[place]
         return call
