@@ -32,7 +32,7 @@ FILMS = {
         BASE, video="libx265", video_options=(("x265-params", "log-level=0:keyint=40:open-gop=0:scenecut=0:pools=1"),)
     ),
     "vp9.webm": replace(
-        BASE, container="webm", video="libvpx-vp9", audio="libopus", rate=48000,
+        BASE, size=(97, 65), container="webm", video="libvpx-vp9", audio="libopus", rate=48000,
         video_options=(("g", "40"), ("deadline", "realtime"), ("cpu-used", "8")),
     ),
 }  # fmt: skip
