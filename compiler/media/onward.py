@@ -33,8 +33,6 @@ HELD, HELD_BYTES, LEAST = 8, 64_000_000, 3
 REMEMBERED = 30_000
 #: Pictures between two whose content is remembered, for comparison.
 _APART = 12
-#: What a packet may bring beside its bytes that changes how they are decoded.
-_CHANGES = ("new_extradata", "param_change", "palette")
 
 
 class _Coding(NamedTuple):
@@ -279,7 +277,7 @@ def _content(frame: VideoFrame) -> bytes | None:
     width = 2 if frame.format.components[0].bits > 8 else 1
     for plane in frame.planes:
         lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
-        found.update(np.ascontiguousarray(lines[: plane.height, : plane.width * width]))
+        found.update(lines[: plane.height, : plane.width * width].tobytes())
     return found.digest()
 
 
@@ -291,8 +289,13 @@ class _Coded:
         data, header = bytes(packet), context.extradata or b""
         said = (packet.pts, packet.dts, packet.duration, packet.is_keyframe)
         self.digest = hashlib.blake2b(data + repr(said).encode(), digest_size=16).digest()
-        faulty = packet.is_corrupt or packet.is_discard or any(map(packet.has_sidedata, _CHANGES))
-        self.plain = bool(data) and packet.pts is not None and not faulty
+        # What comes beside the bytes of a packet and changes how they are decoded.
+        told = (
+            packet.has_sidedata("new_extradata")
+            or packet.has_sidedata("param_change")
+            or packet.has_sidedata("palette")
+        )
+        self.plain = bool(data) and packet.pts is not None and not (told or packet.is_corrupt or packet.is_discard)
         self.resets = False
         coding = _CODINGS.get(context.name)
         if coding is not None:
