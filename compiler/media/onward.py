@@ -276,6 +276,8 @@ def _content(frame: VideoFrame) -> bytes | None:
     found = hashlib.blake2b(digest_size=16)
     width = 2 if frame.format.components[0].bits > 8 else 1
     for plane in frame.planes:
+        if plane.line_size <= 0:  # upside down
+            return None
         lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
         found.update(lines[: plane.height, : plane.width * width].tobytes())
     return found.digest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,3 +58,22 @@ class Outcome:
         """Raise Unavailable where storage did not answer: the work stops, and nothing is held against a file."""
         if self.error == "unavailable":
             raise Unavailable(self.message, waited=True)
+
+
+def take(waiting: deque[Call], own: str | None, others: Collection[str | None]) -> Call:
+    """Take out the call that a worker makes next: the first; where that is of a run, the next of the worker's `own` run.
+
+    If there is none, the first that is of none of the runs of the `others`, or the later half of one of these becomes a run.
+    """
+    runs = [call.run for call in waiting] if waiting[0].run is not None else [None]
+    mine = (place for place, run in enumerate(runs) if run is not None and run == own)
+    free = (place for place, run in enumerate(runs) if run is None or run not in others)
+    if (place := next(mine, next(free, None))) is None:
+        of_first = [place for place, run in enumerate(runs) if run == runs[0]]
+        half = of_first[len(of_first) // 2 :]
+        place, apart = half[0], f"{runs[0]}/{len(half)}"
+        for each in half:
+            waiting[each].run = apart
+    call = waiting[place]
+    del waiting[place]
+    return call

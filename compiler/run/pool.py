@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
-from javisc.compiler.run.calls import Call, Outcome
+from javisc.compiler.run.calls import Call, Outcome, take
 from javisc.compiler.run.effort import MAX_SECONDS, Meter, resident
 from javisc.manifests.environment import patience, pause
 from javisc.manifests.errors import UserError
@@ -266,27 +266,13 @@ class Pool:
             starting += 1
         for worker in idle:
             if self.waiting:
-                self._begin(worker, self._next(worker))
+                self._begin(
+                    worker, take(self.waiting, worker.run, {one.run for one in self.workers if one is not worker})
+                )
         self._announce()
         coming = sum(not worker.ready and not worker.alone for worker in self.workers)
         for _ in range(min(self.size - len(self.workers), len(self.waiting) - coming)):
             self._start(alone=False)
-
-    def _next(self, worker: _Worker) -> Call:
-        """The first that waits; where that is of a run, the next of the worker's own, or of no other worker's, or half of one."""
-        runs = [call.run for call in self.waiting] if self.waiting[0].run is not None else [None]
-        others = {one.run for one in self.workers if one is not worker}
-        own = (place for place, run in enumerate(runs) if run is not None and run == worker.run)
-        free = (place for place, run in enumerate(runs) if run is None or run not in others)
-        if (place := next(own, next(free, None))) is None:
-            first = [place for place, run in enumerate(runs) if run == runs[0]]
-            half = first[len(first) // 2 :]
-            apart, place = f"{runs[0]}/{next(self.order)}", half[0]
-            for each in half:
-                self.waiting[each].run = apart
-        call = self.waiting[place]
-        del self.waiting[place]
-        return call
 
     def _announce(self) -> None:
         """Tell workers that make short calls of the next ones, to each in turn."""
