@@ -131,13 +131,16 @@ def step(dataset: str, family: str) -> Record:
 
 
 def command(*arguments: str) -> float:
-    """Seconds of a javisc command; raises with its last words if it fails."""
+    """Seconds of a javisc command, in this process, which has imported what commands import; raises what it raises."""
+    from javisc.cli import cli
+
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "javisc", *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(" ".join(done.stderr.split())[-250:])
+    try:
+        code = cli.main(list(arguments), standalone_mode=False, prog_name="javisc")
+    except SystemExit as stopped:
+        code = stopped.code
+    if code:
+        raise RuntimeError(f"javisc {arguments[0]} ended with {code}")
     return time.perf_counter() - started
 
 
@@ -152,7 +155,7 @@ def score(dataset: str) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         name, _, *changes = FAMILIES["synchformer"]
         command("train", name, "--data", dataset, "--run", f"{folder}/run", "run.steps=1", *changes)
-        taken = command("score", dataset, "--checkpoint", f"{folder}/run", "--out", f"{folder}/scored.parquet")
+        taken = command("score", dataset, "--checkpoint", f"{folder}/run/best", "--out", f"{folder}/scored.parquet")
         return {"took": taken}
 
 

@@ -74,7 +74,9 @@ def main() -> int:
         "--results", type=Path, default=Path("kernels.jsonl"), metavar="FILE", help="a JSON line a cell"
     )
     parser.add_argument("--resume", action="store_true", help="keep what --results holds and measure the rest")
-    parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="STAGE", help=", ".join(GROUPS))
+    parser.add_argument(
+        "--only", nargs="+", metavar="STAGE", help=f"{', '.join(GROUPS)}, or one of them such as step/jav"
+    )
     parser.add_argument("--tiny", action="store_true", help="toy sizes, once (always so without a CUDA device)")
     parser.add_argument("--dataset", type=Path, metavar="DIR", help="of sounding clips (default: one is made)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there instead of printing it")
@@ -105,7 +107,12 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="javisc-", ignore_cleanup_errors=True) as folder:
         dataset = str(options.dataset.resolve()) if options.dataset else ""
-        wanted = [s for s in stages(options.budget, dataset, folder) if not options.only or _group(s) in options.only]
+        every = stages(options.budget, dataset, folder)
+        if unknown := sorted(set(options.only or ()) - {s.name for s in every} - set(GROUPS)):
+            parser.error(
+                f"--only {unknown[0]}: it may be {', '.join(GROUPS)}, or one of {', '.join(s.name for s in every)}"
+            )
+        wanted = [s for s in every if not options.only or {s.name, _group(s)} & set(options.only)]
         if "device" in device:
             Log(options.results, device["on"]).write({"cell": "ceilings/device", **device})
         say(f"device: {device.get('device') or device['failed']}")

@@ -183,7 +183,7 @@ def sweep(log: Log, tiny: bool, op: str) -> None:
             for place in used(call, folder, dtype, device()):
                 served.setdefault(place, []).append(call)
     winners: dict[Entry, Any] = {}
-    for (entry, kind), calls in served.items():
+    for (entry, kind), calls in list(served.items())[: 2 if tiny else None]:
         tried = candidates(entry, kind, tiny)
         if compilers is not None:
             for value in tried:
@@ -215,9 +215,13 @@ def _trial(entry: Entry, value: Any, kind: str, call: Any, dtype: torch.dtype, t
     def run() -> Record:
         torch.manual_seed(0)
         inputs = call.make(device(), dtype)
-        wanted = results(call, inputs)
+        wanted = results(call, inputs) if value != entry.value else []
         with entry.holding(value):
-            off = max(error(got, want) for got, want in zip(results(call, inputs), wanted))
+            off = (
+                max((error(got, want) for got, want in zip(results(call, inputs), wanted)), default=0.0)
+                if wanted
+                else 0.0
+            )
             if not off <= TOLERANCE[dtype]:
                 raise ValueError(f"computes something else: off by {off:.2g}")
             return {"ms": phase(call, inputs, kind, tiny), "config": list(value)}
