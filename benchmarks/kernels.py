@@ -113,8 +113,10 @@ def main() -> int:
                 f"--only {unknown[0]}: it may be {', '.join(GROUPS)}, or one of {', '.join(s.name for s in every)}"
             )
         wanted = [s for s in every if not options.only or {s.name, _group(s)} & set(options.only)]
+        write(now=True)
         if "device" in device:
-            Log(options.results, device["on"]).write({"cell": "ceilings/device", **device})
+            if "ceilings/device" not in (log := Log(options.results, device["on"])):
+                log.write({"cell": "ceilings/device", **device})
         say(f"device: {device.get('device') or device['failed']}")
         runner = Runner(
             options.results,

@@ -37,6 +37,9 @@ class Stage:
     patience: float | None = None
 
 
+SILENT = "no answer"
+
+
 class Spent(Exception):
     """The budget ended while a process was being started."""
 
@@ -115,10 +118,10 @@ class Runner:
         left = self.end - time.monotonic()
         if left < 1:
             return "not started: the budget is spent"
-        stop = min(time.monotonic() + max(left * stage.share, 20.0), self.end)
+        share, silent = max(left * stage.share, 20.0), 0
         while True:
             try:
-                code, doing, why = self._once(stage, stop)
+                code, doing, why, took = self._once(stage, share)
             except Spent:
                 return "stopped: the budget is spent"
             said = " ".join(self.words.read_text(errors="replace").split())[-300:]
@@ -128,13 +131,17 @@ class Runner:
                 why = why or f"its process ended with {_ended(code)}" + (f": {said}" if said else "")
                 Log(self.path, self.on).write({"cell": doing, "not measured": why})
                 self.say(f"{doing}: {why}")
+                share, silent = share - took, silent + why.startswith(SILENT)
+                if silent == 2:
+                    return "stopped: twice there was no answer"
             elif code == 0:
                 return "done"
             elif code != Log.BROKEN:
                 return f"failed: {_ended(code)}: {said}"
 
-    def _once(self, stage: Stage, stop: float) -> tuple[int | None, str, str]:
-        """One process of the stage: its exit code, the cell that it was at ("": none), and why it was ended ("": it was not)."""
+    def _once(self, stage: Stage, share: float) -> tuple[int | None, str, str, float]:
+        """One process of the stage: its exit code, the cell that it was at ("": none), why it was ended ("": it was not),
+        and for how many seconds it ran."""
         self.words.write_bytes(b"")
         ours, theirs = self.context.Pipe(duplex=False)
         process = self.context.Process(
@@ -146,6 +153,8 @@ class Runner:
             self._serve()
             process.start()
         theirs.close()
+        began = time.monotonic()  # the server has imported what it imports
+        stop = min(began + share, self.end)
         doing, why, patience = "", "killed", stop
         try:
             while True:
@@ -168,7 +177,7 @@ class Runner:
                     why = f"stopped: {'the' if stop >= self.end else 'its share of the'} budget is spent"
                     break
                 if now >= patience:
-                    why = f"no answer within {stage.patience:.0f} s"
+                    why = f"{SILENT} within {stage.patience:.0f} s"
                     break
         finally:
             if not why:
@@ -179,7 +188,7 @@ class Runner:
                 process.kill()
                 process.join(5.0)
             ours.close()
-        return process.exitcode, doing, why
+        return process.exitcode, doing, why, time.monotonic() - began
 
 
 def _ended(code: int | None) -> str:
