@@ -114,9 +114,8 @@ def main() -> int:
             )
         wanted = [s for s in every if not options.only or {s.name, _group(s)} & set(options.only)]
         write(now=True)
-        if "device" in device:
-            if "ceilings/device" not in (log := Log(options.results, device["on"])):
-                log.write({"cell": "ceilings/device", **device})
+        if "device" in device and "ceilings/device" not in (log := Log(options.results, device["on"])):
+            log.write({"cell": "ceilings/device", **device})
         say(f"device: {device.get('device') or device['failed']}")
         runner = Runner(
             options.results,

@@ -17,10 +17,10 @@ from support.films import Films
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "JAVISC_KERNELS")}
-#: Of all stages those that have no test elsewhere: not other programs, and steps of two families.
+#: Of the whole call a step of one family, three forms of tables, and no other programs: what would show the same again is left out.
 STAGES = (
     "ceilings compile gate attention norms prior_attention bidirectional_attention temporal_attention selector_attention block "
-    "load step/jav step/synchformer encode score sweep"
+    "load step/jav encode score sweep/attention sweep/temporal_attention sweep/norms"
 )
 KERNELS = [sys.executable, "-P", "-W", "ignore", "benchmarks/kernels.py"]
 BLOCK = "block/144p 51 frames, 16 clips/javisc"
@@ -117,7 +117,7 @@ def test_every_stage_is_exercised(killed: tuple[list[str], str, Path]) -> None:
         )
     assert found["load"]["same"] and found["load"]["batches"] > 1 and len(set(found["load"]["checksums"])) > 2
     steps = [c for n, c in found.items() if n.startswith("step/")]
-    assert len(steps) == 2 and all(c["host waits"] == 0 and c["seconds a step"] > 0 for c in steps)
+    assert len(steps) == 1 and all(c["host waits"] == 0 and c["seconds a step"] > 0 for c in steps)
     assert found["encode"]["took"] > 0 and found["score"]["took"] > 0
     report = (killed[2] / "report.md").read_text()
     assert "Gate: 13 of 13 calls pass." in report and "missed" not in report and "Left out" not in report
@@ -143,13 +143,7 @@ def test_winners_are_whole_tables_that_can_be_pasted_back(
         stands = getattr(importlib.import_module(f"javisc.kernels.{folder}.configs"), table)
         assert space[table].keys() == stands.keys()
         pasted[folder] = space[table]
-    assert set(pasted) >= {
-        "attention",
-        "bidirectional_attention",
-        "temporal_attention",
-        "selector_attention",
-        "modulated_norm",
-    }
+    assert set(pasted) == {"attention", "temporal_attention", "modulated_norm"}
 
 
 def test_a_budget_that_is_spent_starts_nothing_and_says_so(tmp_path: Path) -> None:
