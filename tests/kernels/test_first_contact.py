@@ -17,7 +17,7 @@ from support.films import Films
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "JAVISC_KERNELS")}
-#: Of the whole call a step of one family, three forms of tables, and no other programs: what would show the same again is left out.
+#: Of the whole call a step of one family, three forms of tables, no other programs: what would show the same again is left out.
 STAGES = (
     "ceilings compile gate attention norms prior_attention bidirectional_attention temporal_attention selector_attention block "
     "load step/jav encode score sweep/attention sweep/temporal_attention sweep/norms"
