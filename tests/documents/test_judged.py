@@ -18,7 +18,6 @@ OTHERWISE = {
     "tests/compiler/run/test_ray.py": "byte for byte the dataset of a build that was judged",
     "tests/compiler/test_build.py": "byte for byte the dataset of a build that was judged",
     "tests/manifests/test_io.py": "builds in this process, where it is judged; others are started for tables",
-    "tests/trainer/test_sync_audio.py": "builds in this process, where it is judged; others are started to train",
 }
 
 

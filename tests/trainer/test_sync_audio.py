@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +28,8 @@ from javisc.trainer.tasks.sync_audio import SyncAudioRecipe
 from javisc.trainer.transforms.draws import SeededDraws
 from javisc.trainer.transforms.sync_chain import AudioClipTransforms, audio_clip
 from support import compiled
-from support.toy_training import digest
+from support.recipe_training import PROGRAM
+from support.toy_training import Ranks, digest
 
 #: Hz of the classes: sounds of a class are near each other, of different loudness, and in noise.
 CLASSES = {"bell": 1760, "buzz": 110, "hum": 440, "whistle": 3520}
@@ -99,18 +97,11 @@ def test_it_learns_and_its_trunk_starts_a_sync_model(dataset: Path, tmp_path: Pa
 
 @pytest.mark.dist
 def test_killed_and_resumed_is_the_run_that_was_not(dataset: Path, tmp_path: Path) -> None:
-    common = ["run.checkpoint_every=2", "run.validate_every=0", "run.patience=0", "transforms.p_audio_aug=0.5"]
-    command = [sys.executable, "-P", "-m", "javisc", "train", "sync-audio-tiny", "--data", str(dataset)]
-    command += ["--run", str(tmp_path / "killed"), *SETTINGS, *common, "run.steps=5000"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 120
-        while len(list((tmp_path / "killed").glob("checkpoints/step-*/complete.json"))) < 2:
-            assert time.monotonic() < end and process.poll() is None
-            time.sleep(0.02)
-    finally:
-        process.kill()
-    assert process.wait() == -signal.SIGKILL
+    common = ["run.validate_every=0", "run.patience=0", "transforms.p_audio_aug=0.5", "run.checkpoint_every=0"]
+    overrides = [f"data.paths=[{dataset}]", *SETTINGS, *common, "run.log_every=1", "run.steps=5000"]
+    overrides += ["run.checkpoint_every=2"]
+    killed = Ranks(tmp_path / "killed", overrides, program=PROGRAM, recipe="sync-audio-tiny")
+    assert killed.kill(tmp_path / "killed", 5) == [-signal.SIGKILL], killed.told()
     complete = (tmp_path / "killed").glob("checkpoints/step-*/complete.json")
     steps = max(int(path.parent.name.removeprefix("step-")) for path in complete) + 5
     resumed = run(dataset, tmp_path / "killed", *common, f"run.steps={steps}", resume=True)

@@ -34,6 +34,7 @@ from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.use.selector import load_selector
 from support import compiled, recipe_training
 from support.toy_training import Ranks
+from support.warm import in_this_process
 
 #: The tiny recipes, tinier: an extractor's block of width 16, a few steps.
 EXTRACTORS = [
@@ -49,7 +50,7 @@ RUN = [
     "data.batch_size=2",
     "run.log_every=1",
     "run.validate_every=4",
-    "run.checkpoint_every=2",
+    "run.checkpoint_every=0",
     "run.tensorboard=false",
     "schedule.warmup_steps=1",
 ]
@@ -122,13 +123,16 @@ def test_resumes_bitwise(dataset: Path, first: Path, second: Path, tmp_path: Pat
     """Features that were kept before the stop are computed again after it: to the bit the same."""
     given = ["train", "synchformer-tiny", "--data", dataset, "--run", tmp_path, *OFFSETS]
     given.append(f"start.extractors={first / 'best'}")
-    done(*given, "run.steps=2")
+    done(*given, "run.steps=2", "run.checkpoint_every=2")
     done(*given, "run.steps=4", "--resume")
     whole, cut = read_weights(second / "last"), read_weights(tmp_path / "last")
     assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_the_third_stage_tells_what_can_be_synchronised(dataset: Path, second: Path, tmp_path: Path) -> None:
+def test_the_third_stage_tells_what_can_be_synchronised(
+    dataset: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
     done("train", "synchformer-synchability-tiny", "--data", dataset, "--run", tmp_path, *EXTRACTORS, *RUN, *JOIN,
          "run.steps=4", f"start.model={second / 'best'}")  # fmt: skip
     (measured,) = rows_of(tmp_path, "validate")

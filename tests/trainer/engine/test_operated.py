@@ -47,7 +47,7 @@ def test_checkpointed_blocks_count_a_batch_once(trained: bool, tmp_path: Path) -
     states = []
     for checkpointing in (False, True):
         settings = recipe(tmp_path, "all_blocks=true", f"parallel.checkpoint_blocks={str(checkpointing).lower()}")
-        settings.frozen_trunks = not trained
+        settings.frozen_trunks, settings.resting_pictures = not trained, False
         task = ToyTask(settings)
         with world() as here:
             key_random(1)
@@ -72,7 +72,7 @@ def test_checkpointed_blocks_count_a_batch_once(trained: bool, tmp_path: Path) -
 
 @pytest.mark.dist
 def test_norms_over_all_processes_count_once_too(tmp_path: Path) -> None:
-    common = ["all_blocks=true", "run.steps=3", *QUICK]
+    common = ["all_blocks=true", "resting_pictures=false", "run.steps=3", *QUICK]
     plain = Ranks(tmp_path / "plain", common, world=2).digests()
     assert Ranks(tmp_path / "saved", [*common, "parallel.checkpoint_blocks=true"], world=2).digests() == plain
 

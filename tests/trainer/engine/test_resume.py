@@ -159,6 +159,7 @@ def test_one_two_and_three_processes_learn_the_same(tmp_path: Path) -> None:
             f"batch_size={12 // world}",
             "samples=36",
             "dropout=0",
+            "resting_pictures=false",
             "optimizer.scale_lr_by_world=false",
             "run.log_every=1",
             "run.steps=6",

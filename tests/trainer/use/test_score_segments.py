@@ -157,6 +157,7 @@ def test_the_cost_is_told_before(dataset: Path, checkpoint: str) -> None:
 
 
 @pytest.mark.dist
+@pytest.mark.usefixtures("here")
 def test_killed_is_the_run_that_was_not(checkpoint: str, tmp_path: Path) -> None:
     whole = compiled.write(tmp_path / "whole", [125] * 4, fps=25, size=(32, 40), hiss=True)
     killed = tmp_path / "killed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from javisc.cli import cli
 from javisc.compiler.demo.acts import HELD_OUT, LEARNT
+from javisc.compiler.demo.sync import fresh
 from javisc.manifests.errors import UserError
 from javisc.trainer.use.sync_demo import LATE, learn, told
 from support.sane import split_by_hash
@@ -19,8 +21,11 @@ from support.sane import split_by_hash
 @pytest.mark.slow
 def test_clips_are_made_learnt_measured_and_a_late_one_is_rated(tmp_path: Path) -> None:
     out, said = tmp_path / "sync", []
-    for seed in (1, 2):  # the second run replaces the first
-        made = learn(out, clips=22, test_clips=2, steps=2, seed=seed, workers=2, say=said.append)
+    fresh(out)
+    (out / "run").mkdir()
+    (out / "run" / "metrics.jsonl").write_text("{}\n")  # of an earlier one, which is replaced
+    made = learn(out, clips=22, test_clips=2, steps=2, seed=2, workers=2, say=said.append)
+    assert json.loads((out / "run" / "metrics.jsonl").read_text().splitlines()[0])["kind"]
     rows = {name: pl.read_parquet(out / name / "manifest.parquet") for name in ("learn", "test")}
     kinds = {name: set(row["id"].str.split("_").list.first()) for name, row in rows.items()}
     assert kinds == {"learn": set(LEARNT), "test": set(HELD_OUT)}
