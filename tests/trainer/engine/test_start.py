@@ -61,7 +61,7 @@ def test_what_rests_is_written_once(tmp_path: Path) -> None:
     assert held(tmp_path, 12) | set(rests) == set(last)
     states = [json.loads((path / STATE).read_text())["frozen"] for path in steps(tmp_path)]
     assert set(states) == {digest(rests)}
-    run(tmp_path / "all", ["run.steps=1"])
+    run(tmp_path / "all", ["run.steps=1", "resting_pictures=false"])
     assert not (tmp_path / "all" / "frozen").exists()
 
 
