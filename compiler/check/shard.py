@@ -227,7 +227,7 @@ def _without_torch() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment] (as if it were not installed)
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
     try:
         yield
     finally:
