@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import tempfile
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 
 import polars as pl
 
 from javisc.manifests.errors import UserError
+from javisc.manifests.io import ROW_GROUP, scan_many, write_view
+from javisc.manifests.spool import in_slices, regrouped, spool
 
 
 def parse_ratios(text: str, option: str = "--ratios") -> dict[str, float]:
@@ -63,6 +67,28 @@ def assign(frame: pl.LazyFrame, ratios: Mapping[str, float], *, by: str = "group
     source = [pl.col("source_sha256")] if by == "group" and "source_sha256" in names else []
     group = pl.coalesce(pl.col(by).cast(pl.String), *source, pl.col("key"))
     return frame.with_columns(group.map_batches(place, return_dtype=pl.String, is_elementwise=True).alias("split"))
+
+
+def split_view(
+    inputs: Sequence[str],
+    out: str,
+    ratios: Mapping[str, float],
+    *,
+    by: str = "group",
+    seed: int = 0,
+    relative: bool = False,
+) -> None:
+    """Write the rows of datasets, views and tables as the view `out`, with `split` as `assign` fills it. Raises UserError.
+
+    Some rows at a time: polars reads on ahead of `assign`, up to the whole table.
+    """
+    _, frame = scan_many(inputs)
+    schema = assign(frame, ratios, by=by, seed=seed).collect_schema()
+    made = (assign(some.lazy(), ratios, by=by, seed=seed).collect() for some in in_slices(frame, ROW_GROUP))
+    made_by = {"command": "split", "inputs": list(inputs), "ratios": dict(ratios), "by": by, "seed": seed}
+    with tempfile.TemporaryDirectory(prefix="javisc-split-") as folder:
+        table = spool(regrouped(made, ROW_GROUP), Path(folder), schema)
+        write_view(table, out, made_by=made_by, relative=relative)
 
 
 def unused(frame: pl.LazyFrame, ratios: Mapping[str, float]) -> list[str]:

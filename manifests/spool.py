@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -33,3 +34,16 @@ def regrouped(frames: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFram
             waiting, held = [whole.tail(held - end)], held - end
     if held:
         yield pl.concat(waiting, rechunk=True)
+
+
+def in_slices(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """The rows of a scanned table, nothing filtered, so many at a time.
+
+    Of one long file polars' `collect_batches` reads on ahead, up to the whole table; a slice reads its own rows.
+    """
+    for start in itertools.count(0, rows):
+        some = frame.slice(start, rows).collect(engine="streaming")
+        if some.height:
+            yield some
+        if some.height < rows:
+            return

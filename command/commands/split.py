@@ -30,15 +30,13 @@ def split(inputs: tuple[str, ...], ratios: str, by: str, seed: int, out: str, re
 
     A row's split depends on its group and the seed alone: adding samples moves none, and `javisc build --split` gives the same.
     """
-    from javisc.manifests.io import check_output, scan_many, write_view
-    from javisc.manifests.splits import assign, parse_ratios, unused
+    from javisc.manifests.io import check_output, scan_many
+    from javisc.manifests.splits import parse_ratios, split_view, unused
     from javisc.manifests.stats import totals
 
     shares = parse_ratios(ratios)
     check_output(out, force=force)
-    _, frame = scan_many(inputs)
-    made_by = {"command": "split", "inputs": list(inputs), "ratios": shares, "by": by, "seed": seed}
-    write_view(assign(frame, shares, by=by, seed=seed), out, made_by=made_by, relative=relative)
+    split_view(inputs, out, shares, by=by, seed=seed, relative=relative)
     for row in totals(scan_many([out])[1], ["split"]).iter_rows(named=True):
         click.echo(f"{row['samples']:>12} {row['split']} ({row['hours']:.1f} h)")
     for line in unused(scan_many([out])[1], shares):

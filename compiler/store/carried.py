@@ -17,7 +17,7 @@ from javisc.manifests.io import ROW_GROUP
 from javisc.manifests.merge import repeats
 from javisc.manifests.partitions import left_join
 from javisc.manifests.schema import MANIFEST_SCHEMA
-from javisc.manifests.spool import regrouped, spool
+from javisc.manifests.spool import in_slices, regrouped, spool
 
 #: What every merge writes anew.
 _MERGED = frozenset({"format_version", "recipe", "recipe_digest", "tools", "mixed_tools", "counts", "digest", "fields"})
@@ -68,4 +68,4 @@ def _added(old: pl.LazyFrame, laid: Collection[str], folder: Path) -> pl.LazyFra
     if not extra or "key" not in names or any(table.height for table in repeats(old, ["key"])):
         return None
     kept = old.select("key", *extra)
-    return spool(kept.collect_batches(chunk_size=ROW_GROUP), folder, kept.collect_schema())
+    return spool(in_slices(kept, ROW_GROUP), folder, kept.collect_schema())

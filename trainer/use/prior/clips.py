@@ -17,7 +17,7 @@ from javisc.manifests.io import Dataset
 from javisc.manifests.members import MemberReader
 from javisc.manifests.partitions import ORDER, ROWS, Partitions, by, in_order, place
 from javisc.manifests.schema import DATASET_COLUMN
-from javisc.manifests.spool import spool
+from javisc.manifests.spool import in_slices, spool
 from javisc.trainer.data.bytes.decode import DecodeError
 from javisc.trainer.data.sources.pool_names import stem
 from javisc.trainer.use.prior.stage import PLACE, POOL_SCHEMA
@@ -73,7 +73,7 @@ def _named(frame: pl.LazyFrame, places: NDArray[np.uint32], schema: pl.Schema, f
     """Clips with their names, dealt by their places. Those of one name lie together once, which tells whether it is unique."""
     together = Partitions(folder / "names", count, pl.Schema({**schema, ORDER: pl.UInt32()}))
     taken = 0
-    for batch in frame.collect_batches(chunk_size=ROWS, maintain_order=True):
+    for batch in in_slices(frame, ROWS):
         names = [stem(relpath or key) for relpath, key in batch.select("relpath", "key").iter_rows()]
         here = pl.Series(ORDER, places[taken : taken + batch.height])
         together.add(batch.with_columns(here, name=pl.Series(names, dtype=pl.String)), by("name"))
