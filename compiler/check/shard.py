@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -227,7 +227,7 @@ def _without_torch() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
+    sys.modules.update({"torch": cast(Any, None)})  # as if it were not installed
     try:
         yield
     finally:
