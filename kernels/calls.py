@@ -163,7 +163,6 @@ def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
     from javisc.kernels.modulated_norm import reference as norms
     from javisc.kernels.prior_attention import prior_attention
     from javisc.kernels.prior_attention import reference as prior
-    from javisc.kernels.selector_attention import reference as selector
     from javisc.kernels.selector_attention import selector_attention
     from javisc.kernels.temporal_attention import temporal_attention
     from javisc.kernels.temporal_attention.reference import temporal_attention_reference
@@ -179,15 +178,8 @@ def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
         yield Call("attention", f"text, {name}", attention, attention_reference, bound(_text, **v), texts)
         yield Call("temporal_attention", name, temporal_attention, temporal_attention_reference, bound(_temporal, **v))
         for scope in ("batch", "sample"):
-            options = {"scope": scope}
-            yield Call(
-                "prior_attention",
-                f"{scope}, {name}",
-                prior_attention,
-                prior.prior_attention,
-                bound(_prior, **v),
-                options,
-            )
+            shape, options = f"{scope}, {name}", {"scope": scope}
+            yield Call("prior_attention", shape, prior_attention, prior.prior_attention, bound(_prior, **v), options)
         for masked in (False, True):
             for op, modulations in names.items():
                 make = bound(_norm, modulations, "x" if op == "modulated_layer_norm" else "xy", masked, **v)
@@ -199,6 +191,4 @@ def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
             yield Call("bidirectional_attention", f"{audio} audio, {name}", both, definition, bound(_both, audio, **v))
     for clips, keys in sizes.selector:
         make = bound(partial(_select, clips=clips, keys=keys))
-        yield Call(
-            "selector_attention", f"{clips} clips, {keys} keys", selector_attention, selector.selector_attention, make
-        )
+        yield Call("selector_attention", f"{clips} clips, {keys} keys", selector_attention, attention_reference, make)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("triton", "xformers", "torch")
 VARIABLE = "JAVISC_KERNELS"
@@ -28,8 +29,8 @@ class BackendError(ValueError):
 class Request:
     """What a choice may depend on.
 
-    device, dtype: of the op's main input, after autocast. head_dim: 0 where the op has none. features: names of what the
-    call uses ("norm", "lengths", "mask"), as the op's module documents them.
+    device, dtype, head_dim (width of its rows): of the op's main input, after autocast. features: names of what the call uses
+    ("norm", "lengths", "mask"), as the op's module documents them.
     """
 
     op: str
@@ -37,6 +38,12 @@ class Request:
     dtype: torch.dtype
     head_dim: int = 0
     features: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, op: str, x: Tensor, **features: bool) -> Request:
+        """A call whose main input is x, with these features as far as they are true."""
+        used = frozenset(name for name, on in features.items() if on)
+        return cls(op, x.device, x.dtype, x.shape[-1], used)
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,6 @@ def register_op(
 
 #: Which of the optional packages are installed, found without importing them (once: `choose` runs under tracing too).
 INSTALLED = {package: importlib.util.find_spec(package) is not None for package in ("triton", "xformers")}
-
-
 _broken: dict[str, str] = {}
 
 
@@ -232,12 +237,11 @@ def requested(op: str) -> str:
 def judge(request: Request, backend: str | None = None) -> list[Verdict]:
     """Every row of the op's table with its answer to the request; at most one is chosen. Raises nothing for want of a backend."""
     asked = backend or requested(request.op)
-    verdicts, taken = [], False
+    verdicts: list[Verdict] = []
     for row in TABLE[request.op]:
         reason = row.refuse(request)
-        chosen = not taken and reason is None and (row.name == asked if asked != "auto" else row.prefer(request))
-        taken |= chosen
-        verdicts.append(Verdict(row, reason, chosen))
+        wanted = row.prefer(request) if asked == "auto" else row.name == asked
+        verdicts.append(Verdict(row, reason, wanted and reason is None and not any(v.chosen for v in verdicts)))
     return verdicts
 
 
@@ -250,23 +254,18 @@ def choose(request: Request, backend: str | None = None) -> str:
     asked = backend or requested(request.op)
     if asked not in ("auto", *BACKENDS):
         raise ValueError(f"backend={asked!r}: allowed are auto, {', '.join(BACKENDS)}")
-    refusals = []
+    why = f"it has {', '.join(row.name for row in TABLE[request.op])}"
     for row in TABLE[request.op]:
-        if asked not in ("auto", row.name):
-            continue
-        if asked == "auto" and not row.prefer(request):  # asked first: it costs nothing, a refusal may try the backend
-            refusals.append(f"{row.name}: not preferred")
-            continue
+        if not (row.prefer(request) if asked == "auto" else row.name == asked):
+            continue  # its refusal, which may try the backend, is not asked for
         reason = row.refuse(request)
         if reason is None:
             for recorder in _recorders:
                 recorder.append((request, row.name))
             return row.name
-        refusals.append(f"{row.name}: {reason}")
-    have = ", ".join(row.name for row in TABLE[request.op])
+        why = reason
     if asked == "auto":
-        raise BackendError(f"{request.op}: no backend can run this call ({'; '.join(refusals)})")
-    why = "; ".join(refusals).removeprefix(f"{asked}: ") or f"it has {have}"
+        raise BackendError(f"{request.op}: no backend can run this call ({why})")
     raise BackendError(
         f"{request.op}: backend {asked!r} was asked for and cannot run: {why}. Use another backend= or {VARIABLE}"
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from javisc.kernels import dispatch
-from javisc.kernels.layout import ceil_div
+from javisc.kernels.layout import ceil_div, head_blocks
 
 #: Programs in one launch along x. Kernels use x alone: y and z end at 65,535, which batch × positions passes. Half of what x
 #: takes, so that `first` + program_id(0) stays within 32 bits as long as `first` is passed as 32.
@@ -33,9 +33,22 @@ class Config(NamedTuple):
 
 
 def launches(programs: int) -> Iterator[tuple[int, int]]:
-    """Split `programs` into launches that fit the grid: yields (first, how many). Kernels add the first to program_id(0)."""
+    """Split `programs` into launches that fit the grid: yields (first, how many)."""
     for first in range(0, programs, MAX_PROGRAMS):
         yield first, min(MAX_PROGRAMS, programs - first)
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
+    """Run a Triton kernel's programs, in as many launches as the grid asks for. Its first argument is the number of a launch's
+    first program, which kernels add to program_id(0)."""
+    for first, count in launches(programs):
+        kernel[(count,)](first, *arguments, **options)
+
+
+def head_class(dim: int) -> int:
+    """The class of a head's width that configurations are keyed by: 64 (d ≤ 64), 96 (two blocks, 72…96) or 128."""
+    width = sum(size for size, _ in head_blocks(dim))
+    return 64 if width <= 64 else 96 if width <= 96 else 128
 
 
 def architecture(device: torch.device) -> int:

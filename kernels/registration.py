@@ -43,9 +43,17 @@ def define(
     qualified = f"{NAMESPACE}::{name}"
     names = [argument.name for argument in torch._C.parse_schema(qualified + schema).arguments]
     assert set(strided) <= set(names), f"{name} has no argument {sorted(set(strided) - set(names))}"
+
+    def read(*args: Any) -> list[Any]:
+        return [a if n in strided else _each(a, Tensor.contiguous) for n, a in zip(names, args)]
+
+    def shape_of(*args: Any) -> Any:
+        """The fake; while launches are captured, the implementation itself, whose launches then run nothing."""
+        return fake(*args) if dispatch.pretended is None else implementation(*read(*args))
+
     torch.library.define(qualified, schema)
-    torch.library.impl(qualified, ("CPU", "CUDA"), _runner(implementation, fake, names, strided))
-    torch.library.register_fake(qualified, _shape_of(implementation, fake, names, strided))
+    torch.library.impl(qualified, ("CPU", "CUDA"), _runner(implementation, fake, read))
+    torch.library.register_fake(qualified, shape_of)
     packet = getattr(getattr(torch.ops, NAMESPACE), name)
     if flops is not None:
         register_flop_formula(packet, get_raw=True)(flops)
@@ -60,13 +68,14 @@ def must_save() -> tuple[Any, ...]:
 
 
 def _runner(
-    implementation: Callable[..., Any], fake: Callable[..., Any], names: Sequence[str], strided: Collection[str]
+    implementation: Callable[..., Any], fake: Callable[..., Any], read: Callable[..., list[Any]]
 ) -> Callable[..., Any]:
-    """Run on the first tensor's device; under the interpreter, whose bfloat16 arithmetic is wrong, compute in float32."""
+    """Run on the first tensor's device, on arguments as `read`; under the interpreter, whose bfloat16 arithmetic is wrong, compute in
+    float32."""
 
     @functools.wraps(implementation)
     def run(*args: Any) -> Any:
-        given = [a if n in strided else _each(a, Tensor.contiguous) for n, a in zip(names, args)]
+        given = read(*args)
         tensors = [x for a in given for x in (a if isinstance(a, list | tuple) else [a]) if isinstance(x, Tensor)]
         if tensors[0].is_cuda:
             with torch.cuda.device(tensors[0].device):
@@ -78,20 +87,6 @@ def _runner(
         if isinstance(results, Tensor):
             return results.to(like.dtype)
         return [result.to(model.dtype) for result, model in zip(results, like, strict=True)]
-
-    return run
-
-
-def _shape_of(
-    implementation: Callable[..., Any], fake: Callable[..., Any], names: Sequence[str], strided: Collection[str]
-) -> Callable[..., Any]:
-    """The fake; while launches are captured, the implementation itself, whose launches then run nothing."""
-
-    @functools.wraps(fake)
-    def run(*args: Any) -> Any:
-        if dispatch.pretended is None:
-            return fake(*args)
-        return implementation(*(a if n in strided else _each(a, Tensor.contiguous) for n, a in zip(names, args)))
 
     return run
 
@@ -218,11 +213,10 @@ def differentiable(
     return Differentiable(apply, forward, backward)
 
 
-def autocast(*tensors: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+def autocast(*tensors: Tensor) -> Sequence[Tensor]:
     """Cast floating tensors as `scaled_dot_product_attention` does under autocast: to its dtype, never from float64."""
-    first = next(tensor for tensor in tensors if tensor is not None)
-    kind = first.device.type
+    kind = tensors[0].device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
-    return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+    return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]

@@ -7,13 +7,15 @@ Loops carry scalar base pointers and add offsets within a tile, of 32 bits unles
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from javisc.kernels.launch import launches
-from javisc.kernels.layout import ceil_div
+from javisc.kernels.launch import launch
+from javisc.kernels.layout import ceil_div, head_blocks
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -114,19 +116,13 @@ def zero_vector(BLOCKS: tl.constexpr):
 @triton.jit
 def wide(rows):
     """The rows in float32."""
-    out = ()
-    for i in tl.static_range(len(rows)):
-        out = out + (rows[i].to(tl.float32),)
-    return out
+    return [x.to(tl.float32) for x in rows]
 
 
 @triton.jit
 def scaled(rows, factor):
     """Every block times the factor, which broadcasts against it."""
-    out = ()
-    for i in tl.static_range(len(rows)):
-        out = out + (rows[i] * factor,)
-    return out
+    return [x * factor for x in rows]
 
 
 @triton.jit
@@ -141,10 +137,7 @@ def added(rows, others):
 @triton.jit
 def chosen(condition, rows):
     """The rows where the condition (rows, 1) holds, zeros elsewhere."""
-    out = ()
-    for i in tl.static_range(len(rows)):
-        out = out + (tl.where(condition, rows[i], 0.0),)
-    return out
+    return [tl.where(condition, x, 0.0) for x in rows]
 
 
 @triton.jit
@@ -168,10 +161,7 @@ def dot_rows(a, b):
 @triton.jit
 def dot(p, rows):
     """p · rows, a tuple of blocks in float32."""
-    out = ()
-    for i in tl.static_range(len(rows)):
-        out = out + (tl.dot(p, rows[i], input_precision=PRECISION),)
-    return out
+    return [tl.dot(p, x, input_precision=PRECISION) for x in rows]
 
 
 @triton.jit
@@ -180,6 +170,18 @@ def dot_add(p, rows, sums):
     out = ()
     for i in tl.static_range(len(rows)):
         out = out + (tl.dot(p, rows[i], sums[i], input_precision=PRECISION),)
+    return out
+
+
+@triton.jit
+def norm_bwd(x, g, w, r, D: tl.constexpr):
+    """Gradient of x from g, that of its norm times w: r·(g·w − x·r·mean), with mean over D of x·r·g·w."""
+    mean = tl.sum(x[0] * g[0] * w[0][None, :], 1) * r / D
+    for i in tl.static_range(1, len(x)):
+        mean += tl.sum(x[i] * g[i] * w[i][None, :], 1) * r / D
+    out = ()
+    for i in tl.static_range(len(x)):
+        out = out + ((g[i] * w[i][None, :] - x[i] * (r * mean)[:, None]) * r[:, None],)
     return out
 
 
@@ -203,38 +205,103 @@ def sequence(bounds, b, length, rows, MODE: tl.constexpr):
     return start, n, owned
 
 
-@triton.jit(do_not_specialize=["first", "count", "pieces"])
+@triton.jit(do_not_specialize=["first", "splits", "rows", "L", "low", "slb", "slh"])
+def merge_kernel(
+    first, PART, LSE_PART, O, LSE, splits, rows, H, L, low, slb, slh,
+    D: tl.constexpr, BLOCKS: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """Join softmaxes over disjoint keys, each by its share: PART (B, H, splits, rows, D) and LSE_PART (B, H, splits, rows), base 2,
+    into the rows from `low` on of O (B, L, H, D) and of LSE, by its strides. Program: one row of one head, PIECES parts at a time.
+    """
+    pid = first + tl.program_id(0).to(tl.int64)
+    row = low + pid % rows
+    h = pid // rows % H
+    b = pid // rows // H
+    if row >= L:
+        return
+    slot = pid // rows * splits * rows + pid % rows
+    part = tl.arange(0, PIECES)
+    top = float("-inf")
+    for start in range(0, splits, PIECES):
+        lse = tl.load(LSE_PART + slot + (start + part) * rows, mask=start + part < splits, other=float("-inf"))
+        top = tl.maximum(top, tl.max(lse, 0))
+    # A row that sees nothing in any part is zero.
+    floor = tl.where(top == float("-inf"), 0.0, top)
+    mass = 0.0
+    out = zero_vector(BLOCKS)
+    for start in range(0, splits, PIECES):
+        inside = start + part < splits
+        at = slot + (start + part) * rows
+        weight = tl.exp2(tl.load(LSE_PART + at, mask=inside, other=float("-inf")) - floor)
+        mass += tl.sum(weight, 0)
+        values = scaled(load(PART, at * D, inside, D, BLOCKS), weight[:, None])
+        out = added(out, [tl.sum(x, 0) for x in values])
+    mass = tl.where(mass > 0, mass, 1.0)
+    tl.store(LSE + b * slb + h * slh + row, tl.where(top == float("-inf"), top, floor + tl.log2(mass)))
+    store_vector(O + ((b * L + row) * H + h) * D, [x / mass for x in out], D, BLOCKS)
+
+
+#: Parts that one step of merging takes: as many as most calls have.
+MERGE_PIECES = 16
+
+
+def merge(part: Tensor, lse_part: Tensor, out: Tensor, lse: Tensor, low: int = 0) -> None:
+    """Join attention over disjoint ranges of keys: part (B, H, splits, rows, D) and lse_part (B, H, splits, rows; base 2) into out
+    (B, L, H, D) and lse (B, H, L), from row `low` on as far as there are rows."""
+    (b, length, h, d), (splits, rows) = out.shape, lse_part.shape[2:]
+    sizes = (splits, rows, h, length, low, *lse.stride()[:2], d, head_blocks(d), MERGE_PIECES)
+    launch(merge_kernel, b * h * rows, part, lse_part, out, lse, *sizes, num_warps=1)
+
+
+@triton.jit(do_not_specialize=["first", "count", "pieces", "samples", "each"])
 def ordered_sum_kernel(
-    PART, OUT, first, count, pieces, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EACH: tl.constexpr
-):
-    """OUT[slot, piece] = Σ_p PART[slot, p] over the EACH p of that piece. Program: COLUMNS columns of one piece."""
+    first, PART, MASK, OUT, count, pieces, samples, each, C,
+    GROUPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EACH: tl.constexpr,
+):  # fmt: skip
+    """OUT[slot, piece] = Σ_p PART[slot, p] over the EACH p of that piece. Program: COLUMNS columns of one piece.
+
+    GROUPED: OUT[kind, group, sample, piece], of PART[kind, sample, p]; group 0 takes the p of which `each` share a true element of
+    MASK, group 1 the others.
+    """
     blocks = tl.cdiv(C, COLUMNS)
     program = first + tl.program_id(0)
-    out = (program // blocks).to(tl.int64)
+    out = program // blocks
     columns = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     slot = out // pieces
-    low = (out % pieces).to(tl.int32) * EACH
+    if GROUPED:
+        sample = slot % samples
+        first_group = slot // samples % 2 == 0
+        slot = slot // samples // 2 * samples + sample
+    low = out % pieces * EACH
     last = tl.minimum(low + EACH, count)
     total = tl.zeros([COLUMNS], tl.float32)
     for start in range(low, last, ROWS):
         p = start + tl.arange(0, ROWS)
-        inside = (p < last)[:, None] & (columns < C)[None, :]
-        part = tl.load(PART + (slot * count + p)[:, None] * C + columns[None, :], mask=inside, other=0.0)
-        total += tl.sum(part, 0)
-    tl.store(OUT + out * C + columns, total.to(OUT.dtype.element_ty), mask=columns < C)
+        inside = p < last
+        if GROUPED:
+            true = tl.load(MASK + (sample * count + p) // each, mask=inside, other=0) != 0
+            inside = inside & (true == first_group)
+        at = PART + (slot.to(tl.int64) * count + p)[:, None] * C + columns[None, :]
+        total += tl.sum(tl.load(at, mask=inside[:, None] & (columns < C)[None, :], other=0.0), 0)
+    tl.store(OUT + out.to(tl.int64) * C + columns, total.to(OUT.dtype.element_ty), mask=columns < C)
 
 
 SUM_ROWS, SUM_COLUMNS, SUM_EACH = 16, 128, 256
 
 
-def ordered_sum(partial: Tensor, dtype: torch.dtype) -> Tensor:
+def ordered_sum(partial: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
     """Return the sum of `partial` (K, P, C) float32 over P in an order that depends on P alone: the same bits every time, without
-    atomics. Many terms are summed in pieces of SUM_EACH first: one program would take them one after another."""
-    slots, count, width = partial.shape
+    atomics. Many terms are summed in pieces of SUM_EACH first: one program would take them one after another.
+
+    With a mask (B, T) of booleans, each of whose elements is for P / T terms: partial (K, B, P, C) → (K, 2, B, C), the sums of the
+    terms where it is true, and of the others.
+    """
+    count, width = partial.shape[-2:]
+    lead = partial.shape[:1] if mask is None else (partial.shape[0], 2, partial.shape[1])
+    samples, each = (1, 1) if mask is None else (mask.shape[0], count // max(mask.shape[1], 1))
     pieces = max(ceil_div(count, SUM_EACH), 1)
-    out = partial.new_empty((slots, pieces, width), dtype=dtype if pieces == 1 else torch.float32)
-    for first, programs in launches(slots * pieces * ceil_div(width, SUM_COLUMNS)):
-        ordered_sum_kernel[(programs,)](
-            partial, out, first, count, pieces, width, SUM_ROWS, SUM_COLUMNS, SUM_EACH, num_warps=4
-        )
-    return out[:, 0] if pieces == 1 else ordered_sum(out, dtype)
+    out = partial.new_empty((*lead, pieces, width), dtype=dtype if pieces == 1 else torch.float32)
+    programs = math.prod(lead) * pieces * ceil_div(width, SUM_COLUMNS)
+    sizes = (count, pieces, samples, each, width, mask is not None, SUM_ROWS, SUM_COLUMNS, SUM_EACH)
+    launch(ordered_sum_kernel, programs, partial, mask, out, *sizes, num_warps=4)
+    return out[..., 0, :] if pieces == 1 else ordered_sum(out.flatten(0, -3), dtype).view(*lead, width)

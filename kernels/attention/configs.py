@@ -3,11 +3,9 @@ compiled code (benchmarks/results/aot.md); no search at run time, so the first s
 
 from __future__ import annotations
 
-from javisc.kernels.launch import Config
-from javisc.kernels.layout import head_blocks
+from javisc.kernels.launch import Config, head_class
 
-#: (pass, head class, architecture) → rows of a query tile, rows of a key tile, warps, stages. Head class: 64 (d ≤ 64), 96 (two
-#: blocks, 72…96), 128.
+#: (pass, head class, architecture) → rows of a query tile, rows of a key tile, warps, stages.
 TABLE: dict[tuple[str, int, int], Config] = {
     ("fwd", 64, 90): Config(128, 64, 4, 3),
     ("fwd", 96, 90): Config(128, 64, 8, 3, 128),
@@ -40,6 +38,8 @@ MIDDLE: dict[tuple[str, int, int], Config] = {
 }
 #: Sequences of at most 32 rows on the tile's own side (audio frames, few latent times), for every head dim.
 SHORT = {"fwd": Config(32, 32, 4, 2), "dkv": Config(16, 16, 2, 2), "dq": Config(16, 16, 2, 2)}
+#: At most 16 queries of many keys (a selector's), heads of at most 64: the tile of queries beside a long one of keys.
+FEW = {"fwd": Config(16, 128, 4, 3), "dkv": Config(16, 64, 4, 3), "dq": Config(16, 64, 4, 3)}
 #: float32, for every head dim: three TF32 products need the operands twice, so tiles are small.
 WIDE = Config(16, 16, 4, 1)
 
@@ -48,8 +48,10 @@ def configuration(kind: str, head_dim: int, arch: int, own: int, other: int, ele
     """The entry for a pass ("fwd", "dkv", "dq"); own, other: rows of the longest sequence on the tile's own and other side."""
     if element_size > 2:
         return WIDE
-    width = sum(size for size, _ in head_blocks(head_dim))
-    key = (kind, 64 if width <= 64 else 96 if width <= 96 else 128, arch)
+    key = (kind, head_class(head_dim), arch)
+    queries, keys = (other, own) if kind == "dkv" else (own, other)
+    if queries <= 16 and keys > 128 and head_dim <= 64:
+        return FEW[kind]
     # Few keys of many queries (the prior's): a tile of 64 keys, half of it empty, still takes fewer instructions than two of 16.
     if own <= 32 and not (kind == "dkv" and other > 32 and key in MIDDLE):
         return SHORT[kind]

@@ -37,26 +37,22 @@ def with_sdpa(
 ) -> Tensor:  # fmt: skip
     """One padded call with a key mask; packed inputs are gathered and scattered on the device, without a synchronisation."""
     packed_rows = q.shape[0] if q.ndim == 3 else None
-    cu_q, cu_k = (bounds if x.ndim == 3 else None for x, bounds in ((q, bounds_q), (k, bounds_k)))
+    sides = ((q, bounds_q, max_q), (k, bounds_k, max_k))
+    too_long = [bounds.diff() > longest for x, bounds, longest in sides if bounds is not None and x.ndim == 3]
     q, k = _normed(q, k, q_weight, k_weight, eps)
     q, q_exists = _padded(q, bounds_q, max_q)
     k, k_exists = _padded(k, bounds_k, max_k)
     v, _ = _padded(v, bounds_k, max_k)
-    too_long = torch.zeros((), dtype=torch.bool, device=q.device)
-    for bounds, longest in ((cu_q, max_q), (cu_k, max_k)):
-        if bounds is not None:
-            too_long = too_long | (bounds.diff() > longest)
     mask = None
     if k_exists is not None:
         # A sequence without keys sees its (zero) padding, which makes its output zero with finite gradients.
         mask = (k_exists | ~k_exists.any(1, keepdim=True))[:, None, None, :]
-    if max_k == 0:
-        out = 0 * q
-    else:
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
-    if cu_q is not None or cu_k is not None:  # as the kernels do, so that rows left out do not go unnoticed
-        out = torch.where(too_long[:, None, None, None], float("nan"), out)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    # Without keys the plain product is zero, and so are its gradients.
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale) if max_k else q @ k.mT @ v
+    out = out.transpose(1, 2)
+    for beyond in too_long:  # as the kernels do, so that rows left out do not go unnoticed
+        out = torch.where(beyond[:, None, None, None], float("nan"), out)
     if packed_rows is not None:
         assert bounds_q is not None
         row = torch.arange(packed_rows, device=q.device)

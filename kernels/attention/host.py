@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from javisc.kernels.attention.configs import configuration
-from javisc.kernels.launch import architecture, is_long, launches, parts
+from javisc.kernels.launch import architecture, is_long, launch, parts, ranges
 from javisc.kernels.layout import ceil_div, head_blocks
 
 DENSE, PACKED, PADDED = 0, 1, 2
@@ -64,8 +64,8 @@ def delta(o: Tensor, do: Tensor) -> Tensor:
     h, d = o.shape[-2:]
     rows = o.numel() // (h * d)
     out = torch.empty((h, rows), dtype=torch.float32, device=o.device)
-    for first, programs in launches(ceil_div(rows * h, ROW_BLOCK)):
-        attention_delta[(programs,)](o, do, out, first, rows, h, d, head_blocks(d), ROW_BLOCK, num_warps=4)
+    programs = ceil_div(rows * h, ROW_BLOCK)
+    launch(attention_delta, programs, o, do, out, rows, h, d, head_blocks(d), ROW_BLOCK, num_warps=4)
     return out
 
 
@@ -76,11 +76,26 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     rows = _rows(x)
     out = torch.empty((h, rows), dtype=torch.float32, device=x.device)
     length = x.shape[1] if x.ndim == 4 else max(rows, 1)
-    for first, programs in launches(ceil_div(rows * h, ROW_BLOCK)):
-        attention_rms[(programs,)](
-            x, out, first, rows, h, *strides(x), length, eps, d, head_blocks(d), ROW_BLOCK, num_warps=4
-        )
+    sizes = (rows, h, *strides(x), length, eps, d, head_blocks(d), ROW_BLOCK)
+    launch(attention_rms, ceil_div(rows * h, ROW_BLOCK), x, out, *sizes, num_warps=4)
     return out
+
+
+def gain_parts(like: Tensor, programs: int, norm: bool) -> list[Tensor | None]:
+    """Where programs leave their parts of both gains' gradients; None without norms."""
+    return [like.new_empty((1, programs, like.shape[-1]), dtype=torch.float32) if norm else None for _ in "qk"]
+
+
+def gain_sums(
+    parts: Sequence[Tensor | None], weights: Sequence[Tensor | None], needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of both gains as far as they are needed, summed in a fixed order."""
+    from javisc.kernels.tiles import ordered_sum
+
+    return [
+        ordered_sum(part, w.dtype)[0] if need and part is not None and w is not None else None
+        for part, w, need in zip(parts, weights, needs)
+    ]
 
 
 def forward(
@@ -89,6 +104,7 @@ def forward(
 ) -> list[Tensor]:  # fmt: skip
     """Output, logsumexp (H, rows; base 2), and with norms the inverse RMS of queries and keys (H, rows)."""
     from javisc.kernels.attention.triton import attention_fwd
+    from javisc.kernels.tiles import merge
 
     q, k, v = aligned(q), aligned(k), aligned(v)
     h, d = q.shape[-2:]
@@ -96,14 +112,22 @@ def forward(
     o, lse = _empty(q, bounds_q), torch.empty((h, q_rows), dtype=torch.float32, device=q.device)
     inverses = [torch.empty_like(lse), _inverse_rms(k, eps)] if norm else []
     config = configuration("fwd", d, architecture(q.device), max_q, max_k, q.element_size(), norm)
-    tiles = ceil_div(max_q, config.rows)
-    for first, programs in launches(tiles * h * _batch(q, bounds_q)):
-        attention_fwd[(programs,)](
-            q, k, v, o, lse, *(inverses or (lse, lse)), q_weight, k_weight, bounds_q, bounds_k, first, tiles, h,
-            max_q, max_k, q_rows, k_rows, *strides(q), *strides(k), *strides(v), scale * math.log2(math.e), eps,
-            d, head_blocks(d), config.rows, config.columns, _mode(q, bounds_q), _mode(k, bounds_k), norm,
-            far_apart(128, q, k, v), **config.options,
-        )  # fmt: skip
+    tiles, batch, modes = ceil_div(max_q, config.rows), _batch(q, bounds_q), (_mode(q, bounds_q), _mode(k, bounds_k))
+    splits = 1
+    if modes == (DENSE, DENSE) and not norm:
+        splits = max(ranges(tiles * h * batch, max_k, config.columns, q.device, least=4)[0], 1)
+    part, lse_part = o, lse
+    if splits > 1:
+        part = o.new_empty((batch, h, splits, max_q, d), dtype=torch.float32)
+        lse_part = part.new_empty(part.shape[:-1])
+    launch(
+        attention_fwd, tiles * splits * h * batch,
+        q, k, v, part, lse_part, *(inverses or (lse, lse)), q_weight, k_weight, bounds_q, bounds_k, tiles, splits, h,
+        max_q, max_k, q_rows, k_rows, *strides(q), *strides(k), *strides(v), scale * math.log2(math.e), eps,
+        d, head_blocks(d), config.rows, config.columns, *modes, splits > 1, norm, far_apart(128, q, k, v), **config.options,
+    )  # fmt: skip
+    if splits > 1:
+        merge(part, lse_part, o, lse.view(h, batch, max_q).transpose(0, 1))
     return [o, lse, *inverses]
 
 
@@ -113,53 +137,43 @@ def backward(
 ) -> list[Tensor | None]:  # fmt: skip
     """Gradients of q, k, v and both gains, all summed in a fixed order; of frozen queries none, of frozen keys, values and gains
     none."""
-    from javisc.kernels.attention.triton import attention_bwd_dkv, attention_bwd_dq, attention_gains
+    from javisc.kernels.attention.triton import attention_bwd
     from javisc.kernels.tiles import ordered_sum
 
     (do,), (o, lse, *inverses) = grads, made
     rq, rk = inverses or (lse, lse)  # without norms never read
     q, k, v = aligned(q), aligned(k), aligned(v)
-    h, d = q.shape[-2:]
-    q_rows, k_rows, norm, batch = _rows(q), _rows(k), q_weight is not None, _batch(q, bounds_q)
-    arch, device = architecture(q.device), q.device
-    row_delta = delta(o, do)
-    shapes = (h, max_q, max_k, q_rows, k_rows, *strides(q), *strides(k), *strides(v), scale * math.log2(math.e), scale)
-    modes = (_mode(q, bounds_q), _mode(k, bounds_k), norm, far_apart(128, q, k, v))
-    found: dict[int, Tensor] = {}
+    (h, d), norm, batch, row_delta = q.shape[-2:], q_weight is not None, _batch(q, bounds_q), delta(o, do)
+    queries, keys = (q, do, rq, q_weight, bounds_q, max_q), (k, v, rk, k_weight, bounds_k, max_k)
 
-    if any(needs[1:]):
-        config = configuration("dkv", d, arch, max_k, max_q, q.element_size(), norm)
-        tiles = ceil_div(max_k, config.columns)
-        splits = 1 if norm else parts(tiles * h * batch, ceil_div(max_q, config.rows), device, least=4)
-        programs = tiles * splits * h * batch
-        dw = torch.empty((1, programs, d), dtype=torch.float32, device=device) if norm else None
-        lead, partial = ((splits,), torch.float32) if splits > 1 else ((), None)
-        dk, dv = _empty(k, bounds_k, *lead, dtype=partial), _empty(v, bounds_k, *lead, dtype=partial)
-        for first, count in launches(programs):
-            attention_bwd_dkv[(count,)](
-                q, k, v, do, lse, row_delta, dk, dv, rq, rk, q_weight, k_weight, dw, bounds_q, bounds_k,
-                first, tiles, splits, *shapes, d, head_blocks(d), config.rows, config.columns, *modes,
-                **config.options,
-            )  # fmt: skip
+    def gradients(kind: str, *likes: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Of queries ("dq") or of keys and values ("dkv"), and the programs' parts of the gains' of these and of the other side."""
+        (x, x2, rx, wx, bx, lx), (y, y2, ry, wy, by, ly) = (keys, queries) if kind == "dkv" else (queries, keys)
+        config = configuration(kind, d, architecture(q.device), lx, ly, q.element_size(), norm)
+        own, other = (config.columns, config.rows) if kind == "dkv" else (config.rows, config.columns)
+        programs = ceil_div(lx, own) * h * batch
+        splits = 1 if norm else parts(programs, ceil_div(ly, other), q.device, least=4)
+        lead, dtype = ((splits,), torch.float32) if splits > 1 else ((), None)
+        out = [_empty(like, bx, *lead, dtype=dtype) for like in likes]
+        dw = gain_parts(q, programs, norm and kind == "dkv")
+        launch(
+            attention_bwd, programs * splits,
+            x, x2, y, y2, lse, row_delta, out[0], out[-1], rx, ry, wx, wy, *dw, bx, by, ceil_div(lx, own), splits, h, lx, ly,
+            _rows(x), _rows(y), *strides(x), *strides(x2), *strides(y), *strides(y2), scale * math.log2(math.e), scale,
+            d, head_blocks(d), own, other, _mode(x, bx), _mode(y, by), kind == "dkv", splits > 1, norm, far_apart(128, q, k, v),
+            **config.options,
+        )  # fmt: skip
         if splits > 1:
-            dk, dv = (ordered_sum(x.view(1, splits, -1), q.dtype).view(k.shape) for x in (dk, dv))
-        found = {1: dk, 2: dv}
-        if dw is not None and q_weight is not None and k_weight is not None and any(needs[3:]):
-            found[3], found[4] = torch.empty_like(q_weight), torch.empty_like(k_weight)
-            attention_gains[(1,)](
-                ordered_sum(dw, torch.float32), q_weight, k_weight, found[3], found[4], d, head_blocks(d), num_warps=1
-            )
+            out = [ordered_sum(g.view(1, splits, -1), q.dtype).view(x.shape) for g in out]
+        return out, dw
 
+    found: list[Tensor | None] = [None] * 5
+    if any(needs[1:]):
+        found[1:3], (k_parts, q_parts) = gradients("dkv", k, v)
+        found[3:] = gain_sums((q_parts, k_parts), (q_weight, k_weight), needs[3:])
     if needs[0]:
-        dq = found[0] = _empty(q, bounds_q)
-        config = configuration("dq", d, arch, max_q, max_k, q.element_size(), norm)
-        tiles = ceil_div(max_q, config.rows)
-        for first, count in launches(tiles * h * batch):
-            attention_bwd_dq[(count,)](
-                q, k, v, do, lse, row_delta, dq, rq, rk, q_weight, k_weight, bounds_q, bounds_k, first, tiles, *shapes,
-                d, head_blocks(d), config.rows, config.columns, *modes, **config.options,
-            )  # fmt: skip
-    return [found.get(i) for i in range(5)]
+        (found[0],), _ = gradients("dq", q)
+    return found
 
 
 def forward_fake(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from javisc.kernels import dispatch
+from javisc.kernels import dispatch, operands
 from javisc.kernels.attention import host
 from javisc.kernels.dispatch import Request
-from javisc.kernels.registration import autocast, differentiable
+from javisc.kernels.registration import differentiable
 
 OP = differentiable(
     "attention",
@@ -124,37 +125,38 @@ def attention(
     a GPU, reading them would wait for it: there that sequence's results are NaN), BackendError if `backend` was given and cannot
     run.
     """
-    if (q_weight is None) != (k_weight is None):
-        raise ValueError("attention: give both q_weight and k_weight, or neither")
-    for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
-        if weight is not None and weight.shape != q.shape[-1:]:
-            raise ValueError(f"attention: {name} has shape {tuple(weight.shape)}; give ({q.shape[-1]},)")
+    operands.together("attention", q_weight=q_weight, k_weight=k_weight)
+    operands.shaped("attention", (q.shape[-1],), q_weight=q_weight, k_weight=k_weight)
     if k.shape != v.shape or k.shape[-2:] != q.shape[-2:]:
         raise ValueError(
             f"attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: "
             "k and v must agree, and heads and head dim with q"
         )
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if scale <= 0:
-        raise ValueError(f"attention: scale={scale}; it must be positive")
+    scale = operands.scaled("attention", scale, q.shape[-1])
     bounds_q, max_q, batch = _side("q", q, lengths_q, cu_seqlens_q, max_seqlen_q)
     bounds_k, max_k, batch_k = _side("k", k, lengths_k, cu_seqlens_k, max_seqlen_k)
     if batch != batch_k:
         raise ValueError(f"attention: {batch} sequences of queries, {batch_k} of keys")
-    q, k, v = (t for t in autocast(q, k, v) if t is not None)
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"attention: q, k, v have dtypes {q.dtype}, {k.dtype}, {v.dtype}; give one")
+    q, k, v = operands.of_one_dtype("attention", q=q, k=k, v=v)
     used = {
         "norm": q_weight is not None,
         "lengths": bounds_q is not None or bounds_k is not None,
         "long": max_q >= LONG,
     }
-    request = Request("attention", q.device, q.dtype, q.shape[-1], frozenset(name for name, on in used.items() if on))
-    name = dispatch.choose(request, backend)
-    arguments = (q, k, v, bounds_q, bounds_k, max_q, max_k, q_weight, k_weight, eps, scale)
-    if name == "triton":
+    name = dispatch.choose(Request.of("attention", q, **used), backend)
+    return run(name, q, k, v, bounds_q, bounds_k, max_q, max_k, q_weight, k_weight, eps, scale)
+
+
+def run(backend: str, *arguments: Any) -> Tensor:
+    """The op on a backend that can run it; arguments as in the schema of `OP`."""
+    if backend == "triton":
         out: Tensor = OP.apply(*arguments)
         return out
     from javisc.kernels.attention import fallback
 
-    return fallback.with_xformers(*arguments) if name == "xformers" else fallback.with_sdpa(*arguments)
+    return fallback.with_xformers(*arguments) if backend == "xformers" else fallback.with_sdpa(*arguments)
+
+
+def dense(backend: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """The op without lengths and norms on a backend that can run it: q (B, L, H, D), k and v (B, N, H, D)."""
+    return run(backend, q, k, v, None, None, q.shape[1], k.shape[1], None, None, 0.0, scale)

@@ -18,6 +18,12 @@ def _sequences(x: torch.Tensor, lengths: torch.Tensor | None, bounds: torch.Tens
     return list(x) if lengths is None else [row[:n] for row, n in zip(x, lengths.tolist(), strict=True)]
 
 
+def _softmax_of_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """softmax(q kᵀ · scale) v of (…, L, H, D) and twice (…, N, H, D); zero without keys."""
+    logits = torch.einsum("...ihd,...jhd->...hij", q, k) * scale
+    return torch.einsum("...hij,...jhd->...ihd", logits.softmax(-1), v)
+
+
 def attention_reference(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -38,6 +44,8 @@ def attention_reference(
     if q_weight is not None and k_weight is not None:
         q, k = rms_norm(q, q_weight, eps), rms_norm(k, k_weight, eps)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if all(bounds is None for bounds in (lengths_q, lengths_k, cu_seqlens_q, cu_seqlens_k)):
+        return _softmax_of_products(q, k, v, scale)
     outputs = []
     pairs = zip(
         _sequences(q, lengths_q, cu_seqlens_q),
@@ -45,9 +53,8 @@ def attention_reference(
         _sequences(v, lengths_k, cu_seqlens_k),
         strict=True,
     )
-    for qs, ks, vs in pairs:
-        logits = torch.einsum("ihd,jhd->hij", qs, ks) * scale
-        out = torch.einsum("hij,jhd->ihd", logits.softmax(-1), vs) if len(ks) else 0 * qs
+    for sequence in pairs:
+        out = _softmax_of_products(*sequence, scale)
         if cu_seqlens_q is None:
             out = torch.nn.functional.pad(out, (0, 0, 0, 0, 0, q.shape[1] - len(out)))
         outputs.append(out)

@@ -1,5 +1,5 @@
-"""Triton kernels of `attention`: softmax streamed over key tiles; backward in two passes that own their rows, so that no sum
-depends on timing. Logsumexps are kept in base 2.
+"""Triton kernels of `attention`: softmax streamed over key tiles; backward in two passes of one kernel, for queries and for keys,
+that own their rows, so that no sum depends on timing. Logsumexps are kept in base 2.
 
 With NORM the logits are those of RMS-normed queries and keys without these ever being stored: q̂ = q · rq · w, where rq is the
 query's inverse RMS and w the product of both gains, and the key's inverse RMS rk multiplies the logits' column. The gains'
@@ -21,6 +21,7 @@ from javisc.kernels.tiles import (
     far,
     load,
     load_vector,
+    norm_bwd,
     row_sums,
     scaled,
     sequence,
@@ -34,12 +35,12 @@ from javisc.kernels.tiles import (
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
 #: Sizes that differ from batch to batch: no variant is compiled for those that happen to be 1 or multiples of 16.
-RUNTIME = ["first", "tiles", "LQ", "LK", "q_rows", "k_rows"]
+RUNTIME = ["first", "tiles", "splits", "LQ", "LK", "q_rows", "k_rows", "LX", "LY", "x_rows", "y_rows"]
 
 
 @triton.jit(do_not_specialize=["first", "rows", "length"])
 def attention_rms(
-    X, R, first, rows, H, sxb, sxn, sxh, length, eps, D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr
+    first, X, R, rows, H, sxb, sxn, sxh, length, eps, D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr
 ):
     """R[h, row] = 1 / sqrt(mean(x²) + eps), over `rows` × H vectors. Program: BM vectors, head fastest."""
     item = (first + tl.program_id(0).to(tl.int64)) * BM + tl.arange(0, BM)
@@ -50,27 +51,12 @@ def attention_rms(
 
 
 @triton.jit(do_not_specialize=["first", "rows"])
-def attention_delta(O, DO, DELTA, first, rows, H, D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr):
+def attention_delta(first, O, DO, DELTA, rows, H, D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr):
     """DELTA[h, row] = Σ_d O·dO, both contiguous (rows, H, D). Program: BM vectors."""
     item = (first + tl.program_id(0).to(tl.int64)) * BM + tl.arange(0, BM)
     row = item // H
     sums = row_sums(load(O, item * D, row < rows, D, BLOCKS), load(DO, item * D, row < rows, D, BLOCKS))
     tl.store(DELTA + item % H * rows + row, sums, mask=row < rows)
-
-
-@triton.jit
-def attention_gains(DW, WQ, WK, DWQ, DWK, D: tl.constexpr, BLOCKS: tl.constexpr):
-    """DWQ, DWK (D) of both gains from DW (D), that of their product."""
-    dw = load_vector(DW, D, BLOCKS)
-    wq = load_vector(WQ, D, BLOCKS)
-    wk = load_vector(WK, D, BLOCKS)
-    dwq = ()
-    dwk = ()
-    for i in tl.static_range(len(BLOCKS)):
-        dwq = dwq + (dw[i] * wk[i],)
-        dwk = dwk + (dw[i] * wq[i],)
-    store_vector(DWQ, dwq, D, BLOCKS)
-    store_vector(DWK, dwk, D, BLOCKS)
 
 
 @triton.jit
@@ -94,15 +80,11 @@ def normed(rows, r, w):
 
 
 @triton.jit
-def norm_bwd(x, g, w, r, D: tl.constexpr):
-    """Gradient of x from g, that of its norm times w: r·(g·w − x·r·mean), with mean over D of x·r·g·w."""
-    mean = tl.sum(x[0] * g[0] * w[0][None, :], 1) * r / D
-    for i in tl.static_range(1, len(x)):
-        mean += tl.sum(x[i] * g[i] * w[i][None, :], 1) * r / D
-    out = ()
-    for i in tl.static_range(len(x)):
-        out = out + ((g[i] * w[i][None, :] - x[i] * (r * mean)[:, None]) * r[:, None],)
-    return out
+def _part(slot, splits, n, TILE: tl.constexpr):
+    """Of n rows, cut into as many parts of whole tiles: where a program's own starts, and how many it has."""
+    part = tl.cdiv(tl.cdiv(n, TILE), splits) * TILE
+    low = (slot % splits).to(tl.int32) * part
+    return low, tl.maximum(tl.minimum(n - low, part), 0)
 
 
 @triton.jit
@@ -128,30 +110,37 @@ def _fwd_step(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def attention_fwd(
-    Q, K, V, O, LSE, RQ, RK, WQ, WK, BQ, BK, first, tiles, H, LQ, LK, q_rows, k_rows,
+    first, Q, K, V, O, LSE, RQ, RK, WQ, WK, BQ, BK, tiles, splits, H, LQ, LK, q_rows, k_rows,
     sqb, sqn, sqh, skb, skn, skh, svb, svn, svh, scale2, eps,
     D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    MODE_Q: tl.constexpr, MODE_K: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
+    MODE_Q: tl.constexpr, MODE_K: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     """O (q_rows, H, D) and LSE (H, q_rows). Program: one query tile of one head of one sequence, tile fastest.
+
+    SPLIT, for dense sequences: against one of `splits` parts of the keys; O (B, H, splits, LQ, D) and LSE (B, H, splits, LQ).
 
     A packed sequence that is longer than LQ or LK says is NaN: nothing else would tell that some of its rows were left out.
     """
     pid = first + tl.program_id(0).to(tl.int64)
     m0 = (pid % tiles).to(tl.int32) * BM
-    h = pid // tiles % H
-    b = pid // tiles // H
+    slot = pid // tiles
+    bh = slot // splits if SPLIT else slot
+    h = bh % H
+    b = bh // H
     q_start, nq, q_owned = sequence(BQ, b, LQ, q_rows, MODE_Q)
     k_start, nk, _ = sequence(BK, b, LK, k_rows, MODE_K)
     if m0 >= q_owned:
         return
     nk = tl.where(m0 < nq, nk, 0)
+    low = 0
+    if SPLIT:
+        low, nk = _part(slot, splits, nk, BN)
     sqn = elements(sqn, LONG)
     skn = elements(skn, LONG)
     svn = elements(svn, LONG)
     q = Q + (q_start * sqn if MODE_Q == PACKED else b * far(sqb)) + h * far(sqh) + m0.to(tl.int64) * sqn
-    k = K + (k_start * skn if MODE_K == PACKED else b * far(skb)) + h * far(skh)
-    v = V + (k_start * svn if MODE_K == PACKED else b * far(svb)) + h * far(svh)
+    k = K + (k_start * skn if MODE_K == PACKED else b * far(skb)) + h * far(skh) + tl.cast(low, tl.int64) * skn
+    v = V + (k_start * svn if MODE_K == PACKED else b * far(svb)) + h * far(svh) + tl.cast(low, tl.int64) * svn
     rk = RK + h * k_rows + k_start
     rows = tl.arange(0, BM)
     cols = tl.arange(0, BN)
@@ -178,186 +167,142 @@ def attention_fwd(
         inverse = tl.where(nq > LQ, float("nan"), inverse)
     if MODE_K == PACKED:
         inverse = tl.where(nk > LK, float("nan"), inverse)
-    tl.store(
-        LSE + h * q_rows + row,
-        tl.where(seen, m + tl.log2(tl.where(seen, l, 1.0)), float("inf")),
-        mask=m0 + rows < q_owned,
-    )
+    lse = LSE + h * q_rows + q_start + m0
     o = O + ((q_start + m0) * H + h) * D
-    store(o, rows * (H * D), rows < q_owned - m0, scaled(acc, inverse[:, None]), D, BLOCKS)
+    apart = H * D
+    if SPLIT:
+        lse = LSE + slot * LQ + m0
+        o = O + (slot * LQ + m0) * D
+        apart = D
+    owned = rows < q_owned - m0
+    tl.store(lse + rows, tl.where(seen, m + tl.log2(tl.where(seen, l, 1.0)), float("inf")), mask=owned)
+    store(o, rows * apart, owned, scaled(acc, inverse[:, None]), D, BLOCKS)
 
 
 @triton.jit
-def _dkv_step(
-    k, v, dk, dv, Q, DO, LSE, DELTA, RQ, rows, sqn, son, n, scale2,
-    D: tl.constexpr, BLOCKS: tl.constexpr, NORM: tl.constexpr, MASK: tl.constexpr,
+def _bwd_step(
+    x, x2, dx, dx2, lse, delta, Y, Y2, LSE, DELTA, RY, rows, syn, sy2n, n, scale2,
+    D: tl.constexpr, BLOCKS: tl.constexpr, KEYS: tl.constexpr, NORM: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
     inside = (rows < n) if MASK else None
-    q = load(Q, rows * sqn, inside, D, BLOCKS)
-    do = load(DO, rows * son, inside, D, BLOCKS)
-    # Rows beyond n have an infinite logsumexp, hence zero probability.
-    lse = tl.load(LSE + rows, mask=rows < n, other=float("inf"))
-    delta = tl.load(DELTA + rows, mask=rows < n, other=0.0)
-    s = dot_rows(k, q)
-    r = lse
+    y = load(Y, rows * syn, inside, D, BLOCKS)
+    y2 = load(Y2, rows * sy2n, inside, D, BLOCKS)
+    if KEYS:
+        # Rows beyond n have an infinite logsumexp, hence zero probability.
+        lse = tl.load(LSE + rows, mask=rows < n, other=float("inf"))[None, :]
+        delta = tl.load(DELTA + rows, mask=rows < n, other=0.0)[None, :]
+    s = dot_rows(x, y)
+    r = delta
     if NORM:
-        r = tl.load(RQ + rows, mask=rows < n, other=0.0)
-        s *= r[None, :]
-    p = tl.exp2(s * scale2 - lse[None, :])
-    dv = dot_add(p.to(do[0].dtype), do, dv)
-    ds = p * (dot_rows(v, do) - delta[None, :])
+        r = tl.load(RY + rows, mask=rows < n, other=0.0)[None, :]
+        s *= r
+    p = tl.exp2(s * scale2 - lse)
+    if KEYS:
+        dx2 = dot_add(p.to(y2[0].dtype), y2, dx2)
+    elif MASK:
+        p = tl.where((rows < n)[None, :], p, 0.0)
+    ds = p * (dot_rows(x2, y2) - delta)
     if NORM:
-        ds *= r[None, :]
-    dk = dot_add(ds.to(q[0].dtype), q, dk)
-    return dk, dv
-
-
-@triton.jit(do_not_specialize=[*RUNTIME, "splits"])
-def attention_bwd_dkv(
-    Q, K, V, DO, LSE, DELTA, DK, DV, RQ, RK, WQ, WK, DW, BQ, BK, first, tiles, splits, H, LQ, LK, q_rows, k_rows,
-    sqb, sqn, sqh, skb, skn, skh, svb, svn, svh, scale2, scale,
-    D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    MODE_Q: tl.constexpr, MODE_K: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
-):  # fmt: skip
-    """DK, DV (splits, k_rows, H, D), and with NORM (one split) DW (programs, D), the gradient of the gains' product.
-
-    Program: one key tile of one head of one sequence, against one of `splits` parts of the queries.
-    """
-    pid = first + tl.program_id(0).to(tl.int64)
-    n0 = (pid % tiles).to(tl.int32) * BN
-    split = (pid // tiles % splits).to(tl.int32)
-    h = pid // tiles // splits % H
-    b = pid // tiles // splits // H
-    q_start, nq, _ = sequence(BQ, b, LQ, q_rows, MODE_Q)
-    k_start, nk, k_owned = sequence(BK, b, LK, k_rows, MODE_K)
-    if n0 >= k_owned:
-        if NORM:
-            store_vector(DW + pid * D, zero_vector(BLOCKS), D, BLOCKS)
-        return
-    nq = tl.where(n0 < nk, nq, 0)
-    part = tl.cdiv(tl.cdiv(nq, BM), splits) * BM
-    low = split * part
-    span = tl.minimum(nq - low, part)
-    sqn = elements(sqn, LONG)
-    skn = elements(skn, LONG)
-    svn = elements(svn, LONG)
-    q = Q + (q_start * sqn if MODE_Q == PACKED else b * far(sqb)) + h * far(sqh) + low.to(tl.int64) * sqn
-    k = K + (k_start * skn if MODE_K == PACKED else b * far(skb)) + h * far(skh) + n0.to(tl.int64) * skn
-    v = V + (k_start * svn if MODE_K == PACKED else b * far(svb)) + h * far(svh) + n0.to(tl.int64) * svn
-    do = DO + ((q_start + low) * H + h) * D
-    stat = h * q_rows + q_start + low
-    lse = LSE + stat
-    delta = DELTA + stat
-    rq = RQ + stat
-    rows = tl.arange(0, BM)
-    cols = tl.arange(0, BN)
-    exists = cols < nk - n0
-    ks = load(k, cols * skn, exists, D, BLOCKS)
-    vs = load(v, cols * svn, exists, D, BLOCKS)
-    if NORM:
-        r = tl.load(RK + h * k_rows + k_start + n0 + cols, mask=exists, other=0.0)
-        ks = normed(ks, r, gains(WQ, WK, D, BLOCKS))
-    dk = zeros(BN, BLOCKS)
-    dv = zeros(BN, BLOCKS)
-    whole = tl.maximum(span, 0) // BM * BM
-    for _ in range(0, whole, BM):
-        dk, dv = _dkv_step(ks, vs, dk, dv, q, do, lse, delta, rq, rows, sqn, H * D, BM, scale2, D, BLOCKS, NORM, False)
-        q += BM * sqn
-        do += BM * H * D
-        lse += BM
-        delta += BM
-        rq += BM
-    if whole < span:
-        dk, dv = _dkv_step(
-            ks, vs, dk, dv, q, do, lse, delta, rq, rows, sqn, H * D, span - whole, scale2, D, BLOCKS, NORM, True
-        )
-    # Keys beyond nk were zeros with probabilities of their own, without meaning and perhaps infinite.
-    dk = chosen(exists[:, None], scaled(dk, scale))
-    dv = chosen(exists[:, None], dv)
-    out = ((split.to(tl.int64) * k_rows + k_start + n0) * H + h) * D
-    owned = cols < k_owned - n0
-    store(DV + out, cols * (H * D), owned, dv, D, BLOCKS)
-    if NORM:
-        r = tl.load(RK + h * k_rows + k_start + n0 + cols, mask=exists, other=0.0)
-        x = wide(load(k, cols * skn, exists, D, BLOCKS))
-        dw = ()
-        for i in tl.static_range(len(BLOCKS)):
-            dw = dw + (tl.sum(x[i] * dk[i] * r[:, None], 0),)
-        store_vector(DW + pid * D, dw, D, BLOCKS)
-        dk = norm_bwd(x, dk, gains(WQ, WK, D, BLOCKS), r, D)
-    store(DK + out, cols * (H * D), owned, dk, D, BLOCKS)
-
-
-@triton.jit
-def _dq_step(
-    q, do, dq, lse, delta, K, V, RK, cols, skn, svn, n, scale2,
-    D: tl.constexpr, BLOCKS: tl.constexpr, NORM: tl.constexpr, MASK: tl.constexpr,
-):  # fmt: skip
-    inside = (cols < n) if MASK else None
-    k = load(K, cols * skn, inside, D, BLOCKS)
-    v = load(V, cols * svn, inside, D, BLOCKS)
-    s = dot_rows(q, k)
-    r = lse
-    if NORM:
-        r = tl.load(RK + cols, mask=cols < n, other=0.0)
-        s *= r[None, :]
-    p = tl.exp2(s * scale2 - lse[:, None])
-    if MASK:
-        p = tl.where((cols < n)[None, :], p, 0.0)
-    ds = p * (dot_rows(do, v) - delta[:, None])
-    if NORM:
-        ds *= r[None, :]
-    return dot_add(ds.to(k[0].dtype), k, dq)
+        ds *= r
+    dx = dot_add(ds.to(y[0].dtype), y, dx)
+    return dx, dx2
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def attention_bwd_dq(
-    Q, K, V, DO, LSE, DELTA, DQ, RQ, RK, WQ, WK, BQ, BK, first, tiles, H, LQ, LK, q_rows, k_rows,
-    sqb, sqn, sqh, skb, skn, skh, svb, svn, svh, scale2, scale,
-    D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    MODE_Q: tl.constexpr, MODE_K: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
+def attention_bwd(
+    first, X, X2, Y, Y2, LSE, DELTA, DX, DX2, RX, RY, WX, WY, DWX, DWY, BX, BY, tiles, splits, H, LX, LY, x_rows, y_rows,
+    sxb, sxn, sxh, sx2b, sx2n, sx2h, syb, syn, syh, sy2b, sy2n, sy2h, scale2, scale,
+    D: tl.constexpr, BLOCKS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    MODE_X: tl.constexpr, MODE_Y: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    """DQ (q_rows, H, D). Program: as in `attention_fwd`."""
+    """The gradients of one side, x. Program: one tile of one head of one sequence of x, past which the other side, y, is streamed;
+    with SPLIT one of `splits` parts of it.
+
+    Of queries: x are queries and x2 is dO, y are keys and y2 values; DX (splits, x_rows, H, D). KEYS: x are keys and x2 values, y are
+    queries and y2 is dO; DX and DX2, and with NORM (one split) DWX, DWY (programs, D): each program's part of the gains' gradients.
+    """
     pid = first + tl.program_id(0).to(tl.int64)
-    m0 = (pid % tiles).to(tl.int32) * BM
-    h = pid // tiles % H
-    b = pid // tiles // H
-    q_start, nq, q_owned = sequence(BQ, b, LQ, q_rows, MODE_Q)
-    k_start, nk, _ = sequence(BK, b, LK, k_rows, MODE_K)
-    if m0 >= q_owned:
+    x0 = (pid % tiles).to(tl.int32) * OWN
+    slot = pid // tiles
+    bh = slot // splits if SPLIT else slot
+    h = bh % H
+    b = bh // H
+    x_start, nx, owned = sequence(BX, b, LX, x_rows, MODE_X)
+    y_start, ny, _ = sequence(BY, b, LY, y_rows, MODE_Y)
+    if x0 >= owned:
+        if KEYS and NORM:
+            store_vector(DWX + pid * D, zero_vector(BLOCKS), D, BLOCKS)
+            store_vector(DWY + pid * D, zero_vector(BLOCKS), D, BLOCKS)
         return
-    nk = tl.where(m0 < nq, nk, 0)
-    sqn = elements(sqn, LONG)
-    skn = elements(skn, LONG)
-    svn = elements(svn, LONG)
-    q = Q + (q_start * sqn if MODE_Q == PACKED else b * far(sqb)) + h * far(sqh) + m0.to(tl.int64) * sqn
-    k = K + (k_start * skn if MODE_K == PACKED else b * far(skb)) + h * far(skh)
-    v = V + (k_start * svn if MODE_K == PACKED else b * far(svb)) + h * far(svh)
-    do = DO + ((q_start + m0) * H + h) * D
-    row = h * q_rows + q_start + m0
-    rk = RK + h * k_rows + k_start
-    rows = tl.arange(0, BM)
-    cols = tl.arange(0, BN)
-    exists = rows < nq - m0
-    qs = load(q, rows * sqn, exists, D, BLOCKS)
-    dos = load(do, rows * (H * D), exists, D, BLOCKS)
+    ny = tl.where(x0 < nx, ny, 0)
+    low = 0
+    if SPLIT:
+        low, ny = _part(slot, splits, ny, OTHER)
+    sxn = elements(sxn, LONG)
+    sx2n = elements(sx2n, LONG)
+    syn = elements(syn, LONG)
+    sy2n = elements(sy2n, LONG)
+    x = X + (x_start * sxn if MODE_X == PACKED else b * far(sxb)) + h * far(sxh) + x0.to(tl.int64) * sxn
+    x2 = X2 + (x_start * sx2n if MODE_X == PACKED else b * far(sx2b)) + h * far(sx2h) + x0.to(tl.int64) * sx2n
+    y = Y + (y_start * syn if MODE_Y == PACKED else b * far(syb)) + h * far(syh) + tl.cast(low, tl.int64) * syn
+    y2 = Y2 + (y_start * sy2n if MODE_Y == PACKED else b * far(sy2b)) + h * far(sy2h) + tl.cast(low, tl.int64) * sy2n
+    own = tl.arange(0, OWN)
+    rows = tl.arange(0, OTHER)
+    exists = own < nx - x0
+    xs = load(x, own * sxn, exists, D, BLOCKS)
+    x2s = load(x2, own * sx2n, exists, D, BLOCKS)
+    rx = RX + h * x_rows + x_start + x0
+    ry = RY + h * y_rows + y_start + low
     if NORM:
-        r = tl.load(RQ + row + rows, mask=exists, other=0.0)
-        qs = normed(qs, r, gains(WQ, WK, D, BLOCKS))
-    lse = tl.load(LSE + row + rows, mask=exists, other=float("inf"))
-    delta = tl.load(DELTA + row + rows, mask=exists, other=0.0)
-    dq = zeros(BM, BLOCKS)
-    whole = nk // BN * BN
-    for _ in range(0, whole, BN):
-        dq = _dq_step(qs, dos, dq, lse, delta, k, v, rk, cols, skn, svn, BN, scale2, D, BLOCKS, NORM, False)
-        k += BN * skn
-        v += BN * svn
-        rk += BN
-    if whole < nk:
-        dq = _dq_step(qs, dos, dq, lse, delta, k, v, rk, cols, skn, svn, nk - whole, scale2, D, BLOCKS, NORM, True)
-    dq = scaled(dq, scale)
+        r = tl.load(rx + own, mask=exists, other=0.0)
+        xs = normed(xs, r, gains(WX, WY, D, BLOCKS))
+    # The statistics are those of queries.
+    stat = h * y_rows + y_start + low if KEYS else h * x_rows + x_start + x0
+    lse_at = LSE + stat
+    delta_at = DELTA + stat
+    lse = 0.0
+    delta = 0.0
+    if not KEYS:
+        lse = tl.load(lse_at + own, mask=exists, other=float("inf"))[:, None]
+        delta = tl.load(delta_at + own, mask=exists, other=0.0)[:, None]
+    dx = zeros(OWN, BLOCKS)
+    dx2 = zeros(OWN, BLOCKS)
+    whole = ny // OTHER * OTHER
+    for _ in range(0, whole, OTHER):
+        dx, dx2 = _bwd_step(
+            xs, x2s, dx, dx2, lse, delta, y, y2, lse_at, delta_at, ry, rows, syn, sy2n, OTHER, scale2, D, BLOCKS, KEYS, NORM, False
+        )
+        y += OTHER * syn
+        y2 += OTHER * sy2n
+        lse_at += OTHER
+        delta_at += OTHER
+        ry += OTHER
+    if whole < ny:
+        n = ny - whole
+        dx, dx2 = _bwd_step(
+            xs, x2s, dx, dx2, lse, delta, y, y2, lse_at, delta_at, ry, rows, syn, sy2n, n, scale2, D, BLOCKS, KEYS, NORM, True
+        )
+    dx = scaled(dx, scale)
+    out = ((x_start + x0) * H + h) * D
+    if SPLIT:
+        out += slot % splits * x_rows * H * D
+    if KEYS:
+        # Keys beyond nx were zeros with probabilities of their own, without meaning and perhaps infinite.
+        dx = chosen(exists[:, None], dx)
+        store(DX2 + out, own * (H * D), own < owned - x0, chosen(exists[:, None], dx2), D, BLOCKS)
     if NORM:
-        r = tl.load(RQ + row + rows, mask=exists, other=0.0)
-        x = wide(load(q, rows * sqn, exists, D, BLOCKS))
-        dq = norm_bwd(x, dq, gains(WQ, WK, D, BLOCKS), r, D)
-    store(DQ + ((q_start + m0) * H + h) * D, rows * (H * D), rows < q_owned - m0, dq, D, BLOCKS)
+        r = tl.load(rx + own, mask=exists, other=0.0)
+        xs = wide(load(x, own * sxn, exists, D, BLOCKS))
+        if KEYS:
+            wx = load_vector(WX, D, BLOCKS)
+            wy = load_vector(WY, D, BLOCKS)
+            dwx = ()
+            dwy = ()
+            for i in tl.static_range(len(BLOCKS)):
+                dw = tl.sum(xs[i] * dx[i] * r[:, None], 0)
+                dwx = dwx + (dw * wy[i],)
+                dwy = dwy + (dw * wx[i],)
+            store_vector(DWX + pid * D, dwx, D, BLOCKS)
+            store_vector(DWY + pid * D, dwy, D, BLOCKS)
+        dx = norm_bwd(xs, dx, gains(WX, WY, D, BLOCKS), r, D)
+    store(DX + out, own * (H * D), own < owned - x0, dx, D, BLOCKS)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from javisc.kernels.launch import Config
-from javisc.kernels.layout import head_blocks
+from javisc.kernels.launch import Config, head_class
 
 #: (pass, head class, architecture) → rows of a streamed tile (the long side), columns kept resident (the short side), warps,
-#: stages. Head class: 64 (d ≤ 64), 96 (two blocks), 128.
+#: stages.
 TABLE: dict[tuple[str, int, int], Config] = {
     ("fwd", 64, 90): Config(32, 128, 8, 2),
     ("fwd", 96, 90): Config(64, 128, 8, 2),
@@ -29,8 +28,7 @@ def configuration(kind: str, head_dim: int, arch: int, columns: int, element_siz
     """The entry for a pass ("fwd", "bwd"); a resident tile is no wider than the short side, `columns`, needs (16 at least)."""
     if element_size > 2:
         return WIDE
-    width = sum(size for size, _ in head_blocks(head_dim))
-    config = TABLE[kind, 64 if width <= 64 else 96 if width <= 96 else 128, arch]
+    config = TABLE[kind, head_class(head_dim), arch]
     while config.columns > 32 and config.columns // 2 >= columns:
         config = config._replace(columns=config.columns // 2)
     return config

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from javisc.kernels.attention.host import aligned, delta, far_apart, strides
 from javisc.kernels.bidirectional_attention.configs import configuration
-from javisc.kernels.launch import architecture, launches, ranges
-from javisc.kernels.layout import head_blocks, power_of_two
+from javisc.kernels.launch import architecture, launch, ranges
+from javisc.kernels.layout import head_blocks
 
 MODES = {"and": 1, "or": 2}
 Mask = Tensor | None
@@ -29,7 +29,8 @@ def forward(
     if q.shape[1] < k.shape[1]:
         o_col, o_row, lse_col, lse_row = forward(k, q, v_col, v_row, mask_col, mask_row, mode, scale)
         return [o_row, o_col, lse_row, lse_col]
-    from javisc.kernels.bidirectional_attention.triton import bidirectional_fwd, bidirectional_merge
+    from javisc.kernels.bidirectional_attention.triton import bidirectional_fwd
+    from javisc.kernels.tiles import merge
 
     o_row, o_col, lse_row, lse_col = forward_fake(q, k)
     (b, l1, h, d), l2 = q.shape, k.shape[1]
@@ -44,22 +45,17 @@ def forward(
     masks = (_bytes(mask_row), _bytes(mask_col))
     # Rows' outputs wait in float32 between column tiles.
     waiting = torch.empty(q.shape, dtype=torch.float32, device=q.device) if l2 > config.columns else o_row
-    block = min(config.columns, 32)
     for col0 in range(0, l2, config.columns):
         out = o_row if col0 + config.columns >= l2 else waiting
         rows = min(config.rows, 32) if col0 else config.rows  # merging takes registers of its own
-        for first, count in launches(b * h * splits):
-            bidirectional_fwd[(count,)](
-                q, k, v_row, v_col, out, waiting, lse_row, partial, lse_parts, *masks, first, splits, h, l1, l2, b * l1, col0,
-                part, *strides(q), *strides(k), *strides(v_row), *strides(v_col), scale * math.log2(math.e),
-                d, head_blocks(d), config.columns, rows, mode, col0 > 0, arch == 80,
-                far_apart(128, q, k, v_row, v_col), **config.options,
-            )  # fmt: skip
-        for first, count in launches(b * h * (config.columns // block)):
-            bidirectional_merge[(count,)](
-                partial, lse_parts, o_col, lse_col, first, splits, h, l2, b * l2, col0,
-                d, power_of_two(d), config.columns, block, num_warps=4,
-            )  # fmt: skip
+        launch(
+            bidirectional_fwd, b * h * splits,
+            q, k, v_row, v_col, out, waiting, lse_row, partial, lse_parts, *masks, splits, h, l1, l2, b * l1, col0,
+            part, *strides(q), *strides(k), *strides(v_row), *strides(v_col), scale * math.log2(math.e),
+            d, head_blocks(d), config.columns, rows, mode, col0 > 0, arch == 80,
+            far_apart(128, q, k, v_row, v_col), **config.options,
+        )  # fmt: skip
+        merge(partial, lse_parts, o_col, lse_col.view(h, b, l2).transpose(0, 1), col0)
     return [o_row, o_col, lse_row, lse_col]
 
 
@@ -91,15 +87,15 @@ def backward(
     )
     for col0 in range(0, l2, config.columns):
         last = col0 + config.columns >= l2
-        for first, count in launches(b * h * splits):
-            bidirectional_bwd[(count,)](
-                q, k, v_row, v_col, do_row, do_col, lse_row, lse_col, *deltas,
-                dq if last else waiting_q, dv_col if last else waiting_v, waiting_q, waiting_v, partial[0], partial[1],
-                _bytes(mask_row), _bytes(mask_col), first, splits, h, l1, l2, b * l1, b * l2, col0, part,
-                *strides(q), *strides(k), *strides(v_row), *strides(v_col), scale * math.log2(math.e), scale,
-                d, head_blocks(d), config.columns, config.rows, mode, col0 > 0, arch == 80,
-                far_apart(128, q, k, v_row, v_col), **config.options,
-            )  # fmt: skip
+        launch(
+            bidirectional_bwd, b * h * splits,
+            q, k, v_row, v_col, do_row, do_col, lse_row, lse_col, *deltas,
+            dq if last else waiting_q, dv_col if last else waiting_v, waiting_q, waiting_v, partial[0], partial[1],
+            _bytes(mask_row), _bytes(mask_col), splits, h, l1, l2, b * l1, b * l2, col0, part,
+            *strides(q), *strides(k), *strides(v_row), *strides(v_col), scale * math.log2(math.e), scale,
+            d, head_blocks(d), config.columns, config.rows, mode, col0 > 0, arch == 80,
+            far_apart(128, q, k, v_row, v_col), **config.options,
+        )  # fmt: skip
         width = min(config.columns, l2 - col0)
         summed = ordered_sum(partial.view(2 * b * h, splits, -1), k.dtype).view(2, b, h, config.columns, d)
         dk[:, col0 : col0 + width], dv_row[:, col0 : col0 + width] = summed[:, :, :, :width].transpose(2, 3)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from javisc.kernels import dispatch
-from javisc.kernels.attention.op import refuse_heads
+from javisc.kernels import dispatch, operands
+from javisc.kernels.attention.op import dense, refuse_heads
 from javisc.kernels.bidirectional_attention import host
 from javisc.kernels.bidirectional_attention.reference import allowed_pairs
 from javisc.kernels.dispatch import Request
-from javisc.kernels.registration import autocast, differentiable
+from javisc.kernels.registration import differentiable
 
 OP = differentiable(
     "bidirectional_attention",
@@ -99,9 +99,7 @@ def bidirectional_attention(
         )
     if mask_mode not in host.MODES:
         raise ValueError(f"bidirectional_attention: mask_mode={mask_mode!r}; allowed are 'and', 'or'")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if scale <= 0:
-        raise ValueError(f"bidirectional_attention: scale={scale}; it must be positive")
+    scale = operands.scaled("bidirectional_attention", scale, q.shape[-1])
     if (mask_row is None) != (mask_col is None):
         mask_row = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device) if mask_row is None else mask_row
         mask_col = torch.ones(k.shape[:2], dtype=torch.bool, device=q.device) if mask_col is None else mask_col
@@ -110,25 +108,15 @@ def bidirectional_attention(
             raise ValueError(
                 f"bidirectional_attention: {name} is {mask.dtype} {tuple(mask.shape)}; give bool {tuple(like.shape[:2])}"
             )
-    q, k, v_row, v_col = (t for t in autocast(q, k, v_row, v_col) if t is not None)
-    if not q.dtype == k.dtype == v_row.dtype == v_col.dtype:
-        raise ValueError(
-            f"bidirectional_attention: dtypes {q.dtype}, {k.dtype}, {v_row.dtype}, {v_col.dtype}; give one"
-        )
-    heads, longest = q.shape[0] * q.shape[2], max(q.shape[1], k.shape[1])
-    used = {"mask": mask_row is not None, "small": heads * longest < SMALL}
-    features = frozenset(name for name, on in used.items() if on)
-    name = dispatch.choose(Request("bidirectional_attention", q.device, q.dtype, q.shape[-1], features), backend)
+    q, k, v_row, v_col = operands.of_one_dtype("bidirectional_attention", q=q, k=k, v_row=v_row, v_col=v_col)
+    small = q.shape[0] * q.shape[2] * max(q.shape[1], k.shape[1]) < SMALL
+    name = dispatch.choose(Request.of("bidirectional_attention", q, mask=mask_row is not None, small=small), backend)
     if name == "triton":
         mode = 0 if mask_row is None else host.MODES[mask_mode]
         row, col = OP.apply(q, k, v_row, v_col, mask_row, mask_col, mode, scale)
         return row, col
     if name == "xformers":
-        from xformers.ops import memory_efficient_attention  # type: ignore[import-untyped]
-
-        return memory_efficient_attention(q, k, v_row, scale=scale), memory_efficient_attention(
-            k, q, v_col, scale=scale
-        )
+        return dense(name, q, k, v_row, scale), dense(name, k, q, v_col, scale)
     allowed = allowed_pairs(mask_row, mask_col, mask_mode)
     across = None if allowed is None else allowed.transpose(-1, -2)
     return _one_way(q, k, v_row, allowed, scale), _one_way(k, q, v_col, across, scale)

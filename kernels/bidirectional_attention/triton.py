@@ -95,7 +95,7 @@ def _fwd_step(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def bidirectional_fwd(
-    Q, K, VR, VC, O, PREVIOUS, LSE_ROW, PART, LSE_PART, MASK_ROW, MASK_COL, first, splits, H, L1, L2, rows1, col0, part,
+    first, Q, K, VR, VC, O, PREVIOUS, LSE_ROW, PART, LSE_PART, MASK_ROW, MASK_COL, splits, H, L1, L2, rows1, col0, part,
     sqb, sqn, sqh, skb, skn, skh, swb, swn, swh, svb, svn, svh, scale2,
     D: tl.constexpr, BLOCKS: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr,
     MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, SELECT: tl.constexpr, LONG: tl.constexpr,
@@ -146,43 +146,6 @@ def bidirectional_fwd(
     store(PART + slot * D, cols * D, cols < COLS, scaled(acc, inverse[:, None]), D, BLOCKS)
 
 
-@triton.jit(do_not_specialize=["first", "splits", "L2", "cols2", "col0"])
-def bidirectional_merge(
-    PART, LSE_PART, O, LSE_COL, first, splits, H, L2, cols2, col0,
-    D: tl.constexpr, DP: tl.constexpr, COLS: tl.constexpr, BC: tl.constexpr,
-):  # fmt: skip
-    """Join the parts' column results, in order, into O (B, L2, H, D) and LSE_COL (H, B·L2). Program: BC columns of one head."""
-    pid = first + tl.program_id(0).to(tl.int64)
-    bh = pid // (COLS // BC)
-    local = (pid % (COLS // BC)).to(tl.int32) * BC + tl.arange(0, BC)
-    h = bh % H
-    b = bh // H
-    slot = bh * splits * COLS + local
-    high = tl.full([BC], float("-inf"), tl.float32)
-    for part in range(splits):
-        high = tl.maximum(high, tl.load(LSE_PART + slot + part * COLS))
-    high = tl.where(high == float("-inf"), 0.0, high)
-    columns = tl.arange(0, DP)
-    mass = tl.zeros([BC], tl.float32)
-    acc = tl.zeros([BC, DP], tl.float32)
-    for part in range(splits):
-        weight = tl.exp2(tl.load(LSE_PART + slot + part * COLS) - high)
-        mass += weight
-        values = tl.load(
-            PART + (slot + part * COLS)[:, None] * D + columns[None, :], mask=(columns < D)[None, :], other=0.0
-        )
-        acc += values * weight[:, None]
-    exists = col0 + local < L2
-    safe = tl.where(mass > 0, mass, 1.0)
-    tl.store(
-        LSE_COL + h * cols2 + b * L2 + col0 + local,
-        tl.where(mass > 0, high + tl.log2(safe), float("-inf")),
-        mask=exists,
-    )
-    out = O + ((b * L2 + col0 + local) * H + h)[:, None] * D + columns[None, :]
-    tl.store(out, (acc / safe[:, None]).to(O.dtype.element_ty), mask=exists[:, None] & (columns < D)[None, :])
-
-
 @triton.jit
 def _bwd_step(
     k, w, g, lse_col, delta_col, dk, dw, Q, V, DO, LSE, DELTA, DQ, DV, PREV_DQ, PREV_DV,
@@ -222,8 +185,8 @@ def _bwd_step(
 
 @triton.jit(do_not_specialize=[*RUNTIME, "cols2"])
 def bidirectional_bwd(
-    Q, K, VR, VC, DO_ROW, DO_COL, LSE_ROW, LSE_COL, DELTA_ROW, DELTA_COL, DQ, DVC, PREVIOUS_DQ, PREVIOUS_DVC, DK, DVR,
-    MASK_ROW, MASK_COL, first, splits, H, L1, L2, rows1, cols2, col0, part,
+    first, Q, K, VR, VC, DO_ROW, DO_COL, LSE_ROW, LSE_COL, DELTA_ROW, DELTA_COL, DQ, DVC, PREVIOUS_DQ, PREVIOUS_DVC, DK, DVR,
+    MASK_ROW, MASK_COL, splits, H, L1, L2, rows1, cols2, col0, part,
     sqb, sqn, sqh, skb, skn, skh, swb, swn, swh, svb, svn, svh, scale2, scale,
     D: tl.constexpr, BLOCKS: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr,
     MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, SELECT: tl.constexpr, LONG: tl.constexpr,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from javisc.kernels.launch import Config
 
 MAX_CHANNELS = 4096  # a row and its gradients stay in registers
-SUM_ROWS, SUM_COLUMNS = 32, 64  # tile of the second stage: partial sums × channels
 #: Rows that a program owns: a few forward, where nothing is carried from row to row; more backward, at least so many, where each
 #: program leaves sums, so that the programs make whole waves of four a multiprocessor.
 FORWARD_ROWS, BACKWARD_ROWS, BACKWARD_WAVES = 8, 16, 8

@@ -8,11 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from javisc.kernels.launch import launches, ranges
+from javisc.kernels.launch import launch, ranges
 from javisc.kernels.layout import ceil_div, column_blocks
 from javisc.kernels.modulated_norm import configs
 
 Optional = Tensor | None
+
+
+def _both(value: Optional, value0: Optional) -> tuple[Optional, Optional]:
+    """Both sets of a modulation; without a mask the second is never read, and the first stands for it."""
+    return value, value if value0 is None else value0
+
+
+def _bytes(mask: Optional, other: Tensor) -> Tensor:
+    """The mask as bytes; without one never read: any tensor's bytes, so that the kernel is the same."""
+    return (other if mask is None else mask).view(torch.uint8)
 
 
 def forward(
@@ -28,12 +38,12 @@ def forward(
     gated, norm = y is not None, shift is not None
     residual = made[0] if gated else None
     out, mean, rstd = made[-3:] if norm else (None, None, None)
-    for first, count in launches(samples * frames * chunks if x.numel() else 0):
-        modulated_norm_fwd[(count,)](
-            x, y, gate, gate0, shift, shift0, scale, scale0, mask, residual, out, mean, rstd, first,
-            frames, rows, configs.FORWARD_ROWS, chunks, eps, channels, column_blocks(channels), mask is not None, gated, norm,
-            **configs.config("fwd", channels).options,
-        )  # fmt: skip
+    launch(
+        modulated_norm_fwd, samples * frames * chunks if x.numel() else 0,
+        x, y, *_both(gate, gate0), *_both(shift, shift0), *_both(scale, scale0), _bytes(mask, x), residual, out, mean, rstd,
+        int(mask is not None), frames, rows, configs.FORWARD_ROWS, chunks, eps, channels, column_blocks(channels), gated, norm,
+        **configs.config("fwd", channels).options,
+    )  # fmt: skip
     return made
 
 
@@ -42,7 +52,8 @@ def backward(
     scale: Optional, scale0: Optional, mask: Optional, eps: float, made: Sequence[Tensor], needs: Sequence[bool],
 ) -> list[Optional]:  # fmt: skip
     """Gradients of x (where there is a norm; else it is the residual's), y, and of the modulations."""
-    from javisc.kernels.modulated_norm.triton import modulated_norm_bwd, modulated_norm_sum
+    from javisc.kernels.modulated_norm.triton import modulated_norm_bwd
+    from javisc.kernels.tiles import ordered_sum
 
     gated, norm = y is not None, scale is not None
     dresidual, dout = grads[0] if gated else None, grads[-1] if norm else None
@@ -52,45 +63,26 @@ def backward(
     chunks, own = ranges(
         samples * frames, rows, 1, grads[0].device, least=configs.BACKWARD_ROWS, most=4096, waves=configs.BACKWARD_WAVES
     )
-    programs = samples * frames * chunks if grads[0].numel() else 0
+    programs = samples * frames * chunks
     dx = grads[-1].new_empty(grads[-1].shape, dtype=normed.dtype) if norm and normed is not None else None
     dy = y.new_empty(y.shape) if y is not None else None
-    kinds = [pair for pair, has in (((shift, shift0), norm), ((scale, scale0), norm), ((gate, gate0), gated)) if has]
-    part = grads[0].new_empty((len(kinds), programs, channels), dtype=torch.float32)
-    for first, count in launches(programs):
-        modulated_norm_bwd[(count,)](
-            dresidual, dout, normed, y, gate, gate0, scale, scale0, mask, mean, rstd, dx, dy, part, first,
-            frames, rows, own, chunks, programs, channels, column_blocks(channels), mask is not None, gated, norm,
-            **configs.config("bwd", channels).options,
-        )  # fmt: skip
-    groups = 1 if mask is None else 2
+    modulations = (gate, gate0, shift, shift0, scale, scale0)
+    part = grads[0].new_empty((gated + 2 * norm, samples, frames * chunks, channels), dtype=torch.float32)
+    launch(
+        modulated_norm_bwd, programs if part.numel() else 0,
+        dresidual, dout, normed, y, *_both(gate, gate0), *_both(scale, scale0), _bytes(mask, grads[0]), mean, rstd, dx, dy, part,
+        int(mask is not None), frames, rows, own, chunks, programs, channels, column_blocks(channels), gated, norm,
+        **configs.config("bwd", channels).options,
+    )  # fmt: skip
     # Where all modulations have one dtype, as in the models, the sums are stored in it; otherwise they are cast one by one.
-    dtypes = {value.dtype for pair in kinds for value in pair if value is not None}
+    dtypes = {m.dtype for m in modulations if m is not None}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    sums = part.new_empty((len(kinds), groups, samples, channels), dtype=dtype)
-    if programs == 0:
-        sums.zero_()
-    wanted = any(needs[2:])
-    for first, count in launches(
-        sums.numel() // channels * ceil_div(channels, configs.SUM_COLUMNS) if wanted and programs else 0
-    ):
-        modulated_norm_sum[(count,)](
-            part, mask, sums, first, samples, frames, chunks,
-            channels, groups, configs.SUM_ROWS, configs.SUM_COLUMNS, num_warps=4,
-        )  # fmt: skip
-    every: list[Optional] = [dx, dy]
-    sources, targets = [], []
-    for group in ((gate, gate0), (shift, shift0), (scale, scale0)):
-        number = next((i for i, pair in enumerate(kinds) if pair[0] is group[0]), 0)
-        for i, value in enumerate(group):
-            target = None if value is None else value.new_empty(value.shape)
-            every.append(target)
-            if target is not None:
-                sources.append(sums[number, i])
-                targets.append(target)
-    if wanted:  # results of an op may share no memory; one launch copies all
-        torch._foreach_copy_(targets, sources)
-    return every
+    found = [None if m is None else m.new_empty(m.shape) for m in modulations]
+    if any(needs[2:]):
+        sums = ordered_sum(part.flatten(0, 1) if mask is None else part, dtype, mask).view(-1, samples, channels)
+        # Results of an op may share no memory; one launch copies all.
+        torch._foreach_copy_([x for x in found if x is not None], list(sums))
+    return [dx, dy, *found]
 
 
 def forward_fake(x: Tensor, y: Optional, gate: Optional, gate0: Optional, shift: Optional, *_: Any) -> list[Tensor]:

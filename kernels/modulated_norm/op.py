@@ -69,8 +69,7 @@ def _check(x: Tensor, y: Tensor | None, mask: Tensor | None, pairs: dict[str, tu
 
 
 def _backend(op: str, x: Tensor, backend: str | None) -> str:
-    features = frozenset({"wide"}) if x.shape[-1] > configs.MAX_CHANNELS else frozenset()
-    return dispatch.choose(dispatch.Request(op, x.device, x.dtype, features=features), backend)
+    return dispatch.choose(dispatch.Request.of(op, x, wide=x.shape[-1] > configs.MAX_CHANNELS), backend)
 
 
 def _rows(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,44 +12,44 @@ from javisc.kernels.tiles import load_vector, store_vector, wide, zero_vector
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
+#: Sizes, and whether there is a mask: one variant serves calls with and without.
+RUNTIME = ["first", "masked", "frames", "rows", "own", "chunks"]
+
 
 @triton.jit
-def _modulation(P, P0, sample, chosen, C: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr):
+def _modulation(P, P0, sample, chosen, C: tl.constexpr, BLOCKS: tl.constexpr):
     """The sample's row of the first set of modulations, or of the second where the frame is not chosen."""
-    if HAS_MASK:
-        if chosen:
-            out = load_vector(P + sample, C, BLOCKS)
-        else:
-            out = load_vector(P0 + sample, C, BLOCKS)
-    else:
+    if chosen:
         out = load_vector(P + sample, C, BLOCKS)
+    else:
+        out = load_vector(P0 + sample, C, BLOCKS)
     return out
 
 
 @triton.jit
-def _programs(MASK, first, frames, rows, own, chunks, C: tl.constexpr, HAS_MASK: tl.constexpr):
+def _programs(MASK, masked, first, frames, rows, own, chunks, C: tl.constexpr):
     """Of a program: its number, frame, first and last row in it, its modulations, and whether of the first set."""
     program = first + tl.program_id(0)
     frame = program // chunks
     low = (program % chunks) * own
-    chosen = True
-    if HAS_MASK:
+    chosen = masked == 0
+    if masked != 0:
         chosen = tl.load(MASK + frame) != 0
     return program, frame.to(tl.int64), low, tl.minimum(low + own, rows), (frame // frames).to(tl.int64) * C, chosen
 
 
-@triton.jit(do_not_specialize=["first", "frames", "rows", "own", "chunks"])
+@triton.jit(do_not_specialize=RUNTIME)
 def modulated_norm_fwd(
-    X, Y, GATE, GATE0, SHIFT, SHIFT0, SCALE, SCALE0, MASK, RESIDUAL, OUT, MEAN, RSTD, first, frames, rows, own, chunks, eps,
-    C: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
+    first, X, Y, GATE, GATE0, SHIFT, SHIFT0, SCALE, SCALE0, MASK, RESIDUAL, OUT, MEAN, RSTD, masked, frames, rows, own, chunks, eps,
+    C: tl.constexpr, BLOCKS: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """RESIDUAL = X + gate·Y (GATED), OUT its norm, modulated (NORM), both like X (B, T, S, C); MEAN and RSTD per row."""
-    _, frame, low, last, sample, chosen = _programs(MASK, first, frames, rows, own, chunks, C, HAS_MASK)
+    _, frame, low, last, sample, chosen = _programs(MASK, masked, first, frames, rows, own, chunks, C)
     if GATED:
-        gate = _modulation(GATE, GATE0, sample, chosen, C, BLOCKS, HAS_MASK)
+        gate = _modulation(GATE, GATE0, sample, chosen, C, BLOCKS)
     if NORM:
-        shift = _modulation(SHIFT, SHIFT0, sample, chosen, C, BLOCKS, HAS_MASK)
-        scale = _modulation(SCALE, SCALE0, sample, chosen, C, BLOCKS, HAS_MASK)
+        shift = _modulation(SHIFT, SHIFT0, sample, chosen, C, BLOCKS)
+        scale = _modulation(SCALE, SCALE0, sample, chosen, C, BLOCKS)
     for r in range(low, last):
         row = frame * rows + r
         x = load_vector(X + row * C, C, BLOCKS)
@@ -79,17 +79,17 @@ def modulated_norm_fwd(
             store_vector(OUT + row * C, out, C, BLOCKS)
 
 
-@triton.jit(do_not_specialize=["first", "frames", "rows", "own", "chunks", "programs"])
+@triton.jit(do_not_specialize=[*RUNTIME, "programs"])
 def modulated_norm_bwd(
-    DRESIDUAL, DOUT, X, Y, GATE, GATE0, SCALE, SCALE0, MASK, MEAN, RSTD, DX, DY, PART, first, frames, rows, own, chunks, programs,
-    C: tl.constexpr, BLOCKS: tl.constexpr, HAS_MASK: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
+    first, DRESIDUAL, DOUT, X, Y, GATE, GATE0, SCALE, SCALE0, MASK, MEAN, RSTD, DX, DY, PART, masked, frames, rows, own, chunks,
+    programs, C: tl.constexpr, BLOCKS: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """DX (NORM), DY (GATED) like X; PART (kind, programs, C): this program's sums for shift, scale, gate, as far as there are."""
-    program, frame, low, last, sample, chosen = _programs(MASK, first, frames, rows, own, chunks, C, HAS_MASK)
+    """DX (NORM), DY (GATED) like X; PART (kind, programs, C): this program's sums for gate, shift, scale, as far as there are."""
+    program, frame, low, last, sample, chosen = _programs(MASK, masked, first, frames, rows, own, chunks, C)
     if GATED:
-        gate = _modulation(GATE, GATE0, sample, chosen, C, BLOCKS, HAS_MASK)
+        gate = _modulation(GATE, GATE0, sample, chosen, C, BLOCKS)
     if NORM:
-        scale = _modulation(SCALE, SCALE0, sample, chosen, C, BLOCKS, HAS_MASK)
+        scale = _modulation(SCALE, SCALE0, sample, chosen, C, BLOCKS)
     dgate = zero_vector(BLOCKS)
     dshift = zero_vector(BLOCKS)
     dscale = zero_vector(BLOCKS)
@@ -138,38 +138,9 @@ def modulated_norm_bwd(
             store_vector(DX + row * C, dx, C, BLOCKS)
     at = PART + program.to(tl.int64) * C
     step = programs.to(tl.int64) * C
+    if GATED:
+        store_vector(at, dgate, C, BLOCKS)
+        at += step
     if NORM:
         store_vector(at, dshift, C, BLOCKS)
         store_vector(at + step, dscale, C, BLOCKS)
-        at += 2 * step
-    if GATED:
-        store_vector(at, dgate, C, BLOCKS)
-
-
-@triton.jit(do_not_specialize=["first", "samples", "frames", "chunks"])
-def modulated_norm_sum(
-    PART, MASK, OUT, first, samples, frames, chunks,
-    C: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """OUT (kind, group, sample, C); group 0 gathers the frames whose mask is True, group 1 the others."""
-    blocks = tl.cdiv(C, COLUMNS)
-    program = first + tl.program_id(0)
-    cols = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    slot = program // blocks
-    sample = slot % samples
-    group = slot // samples % GROUPS
-    kind = slot // samples // GROUPS
-    count = frames * chunks
-    base = (kind * samples + sample).to(tl.int64) * count
-    total = tl.zeros([COLUMNS], tl.float32)
-    for start in range(0, count, ROWS):
-        p = start + tl.arange(0, ROWS)
-        wanted = p < count
-        if GROUPS == 2:
-            chosen = tl.load(MASK + sample * frames + p // chunks, mask=wanted, other=0) != 0
-            wanted = wanted & (chosen == (group == 0))
-        part = tl.load(
-            PART + (base + p)[:, None] * C + cols[None, :], mask=wanted[:, None] & (cols < C)[None, :], other=0.0
-        )
-        total += tl.sum(part, 0)
-    tl.store(OUT + slot.to(tl.int64) * C + cols, total.to(OUT.dtype.element_ty), mask=cols < C)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from javisc.kernels import dispatch
-from javisc.kernels.attention.op import OP as ATTENTION
-from javisc.kernels.attention.op import refuse_heads
+from javisc.kernels import dispatch, operands
+from javisc.kernels.attention.op import dense, refuse_heads
+from javisc.kernels.dispatch import Request
 from javisc.kernels.prior_attention.reference import Scope
-from javisc.kernels.selector_attention.op import checked, with_torch, with_xformers
 
 #: From this many keys PyTorch's attention is taken, until ours is measured there.
 MANY = 256
@@ -36,7 +35,8 @@ def prior_attention(
 
     Raises ValueError for shapes, dtypes, a scale or a scope that do not fit, BackendError if `backend` cannot run.
     """
-    q, k, v, factor = checked("prior_attention", q, k, v, scale)
+    q, k, v = operands.few_and_many("prior_attention", q, k, v)
+    factor = operands.scaled("prior_attention", scale, q.shape[-1])
     if scope not in ("batch", "sample"):
         raise ValueError(
             f"prior_attention: scope={scope!r}: give 'batch' (prior tokens of all samples) or 'sample' (of the own one)"
@@ -44,13 +44,5 @@ def prior_attention(
     shape = q.shape
     if scope == "batch":
         q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
-    features = frozenset({"many"}) if k.shape[1] >= MANY else frozenset()
-    name = dispatch.choose(dispatch.Request("prior_attention", q.device, q.dtype, q.shape[-1], features), backend)
-    out: Tensor
-    if name == "torch":
-        out = with_torch(q, k, v, factor)
-    elif name == "xformers":
-        out = with_xformers(q, k, v, factor)
-    else:
-        out = ATTENTION.apply(q, k, v, None, None, q.shape[1], k.shape[1], None, None, 0.0, factor)
-    return out.reshape(shape)
+    name = dispatch.choose(Request.of("prior_attention", q, many=k.shape[1] >= MANY), backend)
+    return dense(name, q, k, v, factor).reshape(shape)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from javisc.kernels.selector_attention.reference import selector_attention
+from javisc.kernels.attention.reference import attention_reference
 
 Scope = Literal["batch", "sample"]
 
@@ -22,6 +22,6 @@ def prior_attention(q: Tensor, k: Tensor, v: Tensor, scope: Scope, scale: float 
     scope "sample": a query sees its own sample's tokens. `scale` is 1/√d unless given.
     """
     if scope == "sample":
-        return selector_attention(q, k, v, scale)
+        return attention_reference(q, k, v, scale=scale)
     q_all, k_all, v_all = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
-    return selector_attention(q_all, k_all, v_all, scale).reshape(q.shape)
+    return attention_reference(q_all, k_all, v_all, scale=scale).reshape(q.shape)

@@ -9,35 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from javisc.kernels.attention import host as streaming
-from javisc.kernels.launch import architecture, launches
+from javisc.kernels.attention import host as attention
+from javisc.kernels.launch import architecture, launch
 from javisc.kernels.layout import ceil_div, head_blocks
 from javisc.kernels.temporal_attention.configs import configuration, longest_tile
 
-#: Rows per program of the two kernels that frame streaming.
+#: Rows per program of the two kernels that frame attention.
 ROW_BLOCK = 32
 
 
 def _streams(qkv: Tensor) -> bool:
     return qkv.numel() > 0 and qkv.shape[1] > longest_tile(qkv.shape[-1], architecture(qkv.device))
-
-
-def _parts(like: Tensor, programs: int, norm: bool) -> list[Tensor | None]:
-    """Where the programs' parts of both gains' gradients go."""
-    return [like.new_empty((1, programs, like.shape[-1]), dtype=torch.float32) if norm else None for _ in "qk"]
-
-
-def _found(
-    dqkv: Tensor, parts: list[Tensor | None], weights: Sequence[Tensor | None], needs: Sequence[bool]
-) -> list[Tensor | None]:
-    """The gradients: qkv's, and the gains' from their parts, summed in a fixed order."""
-    from javisc.kernels.tiles import ordered_sum
-
-    wanted = [
-        ordered_sum(part, w.dtype)[0] if need and part is not None and w is not None else None
-        for part, w, need in zip(parts, weights, needs[1:])
-    ]
-    return [dqkv, *wanted]
 
 
 def forward(
@@ -58,17 +40,16 @@ def forward(
         return [o]
     if _streams(qkv):
         q, k, v = _prepare(qkv, q_weight, k_weight, cos, sin, eps)
-        out, lse = streaming.forward(q, k, v, None, None, t, t, None, None, 0.0, scale)
+        out, lse = attention.forward(q, k, v, None, None, t, t, None, None, 0.0, scale)
         o.copy_(out.view(b, s, t, h, d).transpose(1, 2))
         return [o, lse]
     config = configuration("fwd", t, d, architecture(qkv.device), qkv.element_size())
     groups = ceil_div(s, config.rows // config.columns)
-    for first, programs in launches(b * groups * h):
-        temporal_fwd[(programs,)](
-            qkv, o, q_weight, k_weight, cos, sin, first, groups, t, s, h, scale * math.log2(math.e), eps,
-            d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None,
-            **config.options,
-        )  # fmt: skip
+    launch(
+        temporal_fwd, b * groups * h,
+        qkv, o, q_weight, k_weight, cos, sin, groups, t, s, h, config.columns.bit_length() - 1, scale * math.log2(math.e), eps,
+        d, head_blocks(d), config.rows, q_weight is not None, cos is not None, **config.options,
+    )  # fmt: skip
     return [o]
 
 
@@ -87,15 +68,14 @@ def backward(
     config = configuration("bwd", max(t, 1), d, architecture(qkv.device), qkv.element_size())
     groups = ceil_div(s, config.rows // config.columns)
     programs = b * groups * h if qkv.numel() else 0
-    parts = _parts(qkv, programs, q_weight is not None)
-    for first, count in launches(programs):
-        temporal_bwd[(count,)](
-            qkv, do, dqkv, q_weight, k_weight, *parts, cos, sin, first, groups, t, s, h,
-            scale * math.log2(math.e), scale, eps,
-            d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None,
-            **config.options,
-        )  # fmt: skip
-    return _found(dqkv, parts, (q_weight, k_weight), needs)
+    parts = attention.gain_parts(qkv, programs, q_weight is not None)
+    launch(
+        temporal_bwd, programs,
+        qkv, do, dqkv, q_weight, k_weight, *parts, cos, sin, groups, t, s, h, config.columns.bit_length() - 1,
+        scale * math.log2(math.e), scale, eps,
+        d, head_blocks(d), config.rows, q_weight is not None, cos is not None, **config.options,
+    )  # fmt: skip
+    return [dqkv, *attention.gain_sums(parts, (q_weight, k_weight), needs[1:])]
 
 
 def _prepare(
@@ -106,11 +86,11 @@ def _prepare(
 
     b, t, s, _, h, d = qkv.shape
     out = qkv.new_empty((b * s, t, 3, h, d))
-    for first, programs in launches(ceil_div(b * t * s, ROW_BLOCK) * h):
-        temporal_prepare[(programs,)](
-            qkv, out, q_weight, k_weight, cos, sin, first, b * t * s, t, s, h, eps,
-            d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
-        )  # fmt: skip
+    launch(
+        temporal_prepare, ceil_div(b * t * s, ROW_BLOCK) * h,
+        qkv, out, q_weight, k_weight, cos, sin, b * t * s, t, s, h, eps,
+        d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
+    )  # fmt: skip
     return out.unbind(2)
 
 
@@ -124,15 +104,15 @@ def _stream_backward(
     q, k, v = _prepare(qkv, q_weight, k_weight, cos, sin, eps)
     o, do = (x.transpose(1, 2).contiguous().view(q.shape) for x in (made[0], do))
     inputs = (q, k, v, None, None, t, t, None, None, 0.0, scale)
-    grads = streaming.backward([do], *inputs, [o, lse], (True, True, True, False, False))[:3]
+    grads = attention.backward([do], *inputs, [o, lse], (True, True, True, False, False))[:3]
     programs = ceil_div(b * t * s, ROW_BLOCK) * h
-    parts = _parts(qkv, programs, q_weight is not None)
-    for first, count in launches(programs):
-        temporal_unprepare[(count,)](
-            qkv, *grads, dqkv, q_weight, k_weight, *parts, cos, sin, first, b * t * s, t, s, h, eps,
-            d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
-        )  # fmt: skip
-    return _found(dqkv, parts, (q_weight, k_weight), needs)
+    parts = attention.gain_parts(qkv, programs, q_weight is not None)
+    launch(
+        temporal_unprepare, programs,
+        qkv, *grads, dqkv, q_weight, k_weight, *parts, cos, sin, b * t * s, t, s, h, eps,
+        d, head_blocks(d), ROW_BLOCK, q_weight is not None, cos is not None, num_warps=4,
+    )  # fmt: skip
+    return [dqkv, *attention.gain_sums(parts, (q_weight, k_weight), needs[1:])]
 
 
 def forward_fake(qkv: Tensor, *_: Any) -> list[Tensor]:

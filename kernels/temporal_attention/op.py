@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from javisc.kernels import dispatch
+from javisc.kernels import dispatch, operands
 from javisc.kernels.attention.reference import rms_norm
 from javisc.kernels.dispatch import Request
 from javisc.kernels.registration import autocast, differentiable
@@ -73,24 +73,16 @@ def temporal_attention(
             f"temporal_attention: qkv has shape {tuple(qkv.shape)}; give (B, T, S, 3, H, D) with an even D"
         )
     t, d = qkv.shape[1], qkv.shape[-1]
-    if (q_weight is None) != (k_weight is None):
-        raise ValueError("temporal_attention: give both q_weight and k_weight, or neither")
-    if (cos is None) != (sin is None):
-        raise ValueError("temporal_attention: give both cos and sin, or neither")
-    for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
-        if weight is not None and weight.shape != (d,):
-            raise ValueError(f"temporal_attention: {name} has shape {tuple(weight.shape)}; give ({d},)")
+    operands.together("temporal_attention", q_weight=q_weight, k_weight=k_weight)
+    operands.together("temporal_attention", cos=cos, sin=sin)
+    operands.shaped("temporal_attention", (d,), q_weight=q_weight, k_weight=k_weight)
+    operands.shaped("temporal_attention", (t, d // 2), cos=cos, sin=sin)
     for name, table in (("cos", cos), ("sin", sin)):
-        if table is not None and table.shape != (t, d // 2):
-            raise ValueError(f"temporal_attention: {name} has shape {tuple(table.shape)}; give ({t}, {d // 2})")
         if table is not None and table.requires_grad:
             raise ValueError(f"temporal_attention: {name} requires a gradient, which is not computed; detach it")
-    scale = d**-0.5 if scale is None else scale
-    if scale <= 0:
-        raise ValueError(f"temporal_attention: scale={scale}; it must be positive")
+    scale = operands.scaled("temporal_attention", scale, d)
     (cast,) = autocast(qkv)
-    assert cast is not None
-    name = dispatch.choose(Request("temporal_attention", cast.device, cast.dtype, d), backend)
+    name = dispatch.choose(Request.of("temporal_attention", cast), backend)
     if name == "triton":
         result: Tensor = OP.apply(cast, q_weight, k_weight, cos, sin, eps, scale)
         return result

@@ -1,5 +1,5 @@
-"""Triton kernels of `temporal_attention`. A tile holds several spatial positions with all their times, row r being position
-r // TP and time r % TP, so a sequence is complete in it: the backward recomputes norm, rotation and softmax from the inputs.
+"""Triton kernels of `temporal_attention`. A tile holds several spatial positions with all their times, the
+lower bits of a row's number being its time and the others its position, so a sequence is complete in it: the backward recomputes norm, rotation and softmax from the inputs.
 
 Rows are read whole, 16 bytes a thread; a rotation splits and joins the pairs in each thread's registers. A table of angles has
 rows of D / 2, cut into halves of the head's blocks.
@@ -9,7 +9,7 @@ rows of D / 2, cut into halves of the head's blocks.
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from javisc.kernels.tiles import chosen, dot, dot_rows, load, load_vector, row_sums, store, store_vector, wide
+from javisc.kernels.tiles import chosen, dot, dot_rows, load, load_vector, norm_bwd, row_sums, store, store_vector, wide
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
@@ -55,46 +55,27 @@ def _prepared(
     # Changes no value. Without it the compiler moves this arithmetic behind the product's operand layout, on sm_80 a copy of the
     # keys in every warp, and spills: it moves what comes from loads alone, and `seen` does not.
     rows = chosen(seen[:, None], rows)
-    out = ()
-    for i in tl.static_range(len(BLOCKS)):
-        out = out + (rows[i].to(DTYPE),)
-    return out
+    return [x.to(DTYPE) for x in rows]
 
 
 @triton.jit
-def _rows(pid, groups, T, S, H, ROWS: tl.constexpr, TP: tl.constexpr):
-    """Of a program: sample, head (fastest, so neighbours share cache lines), row offsets in tokens, times, which rows exist."""
+def _tile(
+    first, QKV, WQ, WK, COS, SIN, groups, T, S, H, shift, eps,
+    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+):  # fmt: skip
+    """Of a program: its number, where its sample starts in O and its head in a token (head fastest, so neighbours share cache
+    lines), the rows' tokens and times, which rows exist, their inverse RMS, and queries and keys, prepared."""
+    pid = first + tl.program_id(0).to(tl.int64)
     h = pid % H
     group = (pid // H % groups).to(tl.int32)
     b = pid // H // groups
     r = tl.arange(0, ROWS)
-    t = r % TP
-    s = group * (ROWS // TP) + r // TP
-    return b, h, t.to(tl.int64) * S + s, t, (t < T) & (s < S)
-
-
-@triton.jit
-def _probabilities(q, k, seen, scale2, ROWS: tl.constexpr, TP: tl.constexpr):
-    """Softmax of the logits over each row's own position."""
-    s = dot_rows(q, k)
-    position = tl.arange(0, ROWS) // TP
-    # Rows that do not exist see themselves alone, so that no row is empty; they are never stored.
-    own = tl.arange(0, ROWS)[:, None] == tl.arange(0, ROWS)[None, :]
-    visible = ((position[:, None] == position[None, :]) & seen[None, :]) | own
-    s = tl.where(visible, s * scale2, float("-inf"))
-    p = tl.exp2(s - tl.max(s, 1)[:, None])
-    return p / tl.sum(p, 1)[:, None]
-
-
-@triton.jit(do_not_specialize=["first", "groups", "T", "S"])
-def temporal_fwd(
-    QKV, O, WQ, WK, COS, SIN, first, groups, T, S, H, scale2, eps,
-    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
-):  # fmt: skip
-    """O (B, T, S, H, D) from QKV (B, T, S, 3, H, D). Program: ROWS // TP positions of one head."""
-    pid = first + tl.program_id(0).to(tl.int64)
-    b, h, token, t, seen = _rows(pid, groups, T, S, H, ROWS, TP)
-    q = QKV + b * T * S * 3 * H * D + h * D
+    t = r & ((1 << shift) - 1)
+    s = group * (ROWS >> shift) + (r >> shift)
+    token = t.to(tl.int64) * S + s
+    seen = (t < T) & (s < S)
+    sample = b * T * S * H * D
+    q = QKV + 3 * sample + h * D
     k = q + H * D
     offsets = token * (3 * H * D)
     dtype: tl.constexpr = QKV.dtype.element_ty
@@ -105,9 +86,38 @@ def temporal_fwd(
         rk = _inverse_rms(k, offsets, seen, eps, D, BLOCKS)
     qs = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, D, BLOCKS, NORM, ROPE, dtype)
     ks = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, D, BLOCKS, NORM, ROPE, dtype)
-    p = _probabilities(qs, ks, seen, scale2, ROWS, TP).to(dtype)
-    out = dot(p, load(k + H * D, offsets, seen, D, BLOCKS))
-    store(O + b * T * S * H * D + h * D, token * (H * D), seen, out, D, BLOCKS)
+    return pid, sample, h * D, token, t, seen, rq, rk, qs, ks
+
+
+@triton.jit
+def _probabilities(q, k, seen, scale2, shift, ROWS: tl.constexpr):
+    """Softmax of the logits over each row's own position."""
+    s = dot_rows(q, k)
+    r = tl.arange(0, ROWS)
+    position = r >> shift
+    # Rows that do not exist see themselves alone, so that no row is empty; they are never stored.
+    visible = ((position[:, None] == position[None, :]) & seen[None, :]) | (r[:, None] == r[None, :])
+    s = tl.where(visible, s * scale2, float("-inf"))
+    p = tl.exp2(s - tl.max(s, 1)[:, None])
+    return p / tl.sum(p, 1)[:, None]
+
+
+#: Sizes of the batch, and how many bits of a row's number are its time.
+RUNTIME = ["first", "groups", "T", "S", "shift"]
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def temporal_fwd(
+    first, QKV, O, WQ, WK, COS, SIN, groups, T, S, H, shift, scale2, eps,
+    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+):  # fmt: skip
+    """O (B, T, S, H, D) from QKV (B, T, S, 3, H, D). Program: as many positions of one head as ROWS hold."""
+    _, sample, head, token, _, seen, _, _, qs, ks = _tile(
+        first, QKV, WQ, WK, COS, SIN, groups, T, S, H, shift, eps, D, BLOCKS, ROWS, NORM, ROPE
+    )
+    p = _probabilities(qs, ks, seen, scale2, shift, ROWS).to(QKV.dtype.element_ty)
+    out = dot(p, load(QKV + 3 * sample + head + 2 * H * D, token * (3 * H * D), seen, D, BLOCKS))
+    store(O + sample + head, token * (H * D), seen, out, D, BLOCKS)
 
 
 @triton.jit
@@ -119,48 +129,32 @@ def _unprepare(
     if ROPE:
         g = _turn(g, C, S, t, seen, -1, D, BLOCKS)
     if NORM:
-        x = load(base, offsets, seen, D, BLOCKS)
-        w = load_vector(W, D, BLOCKS)
-        hats = ()
-        grads = ()
+        x = wide(load(base, offsets, seen, D, BLOCKS))
         dw = ()
         for i in tl.static_range(len(BLOCKS)):
-            hat = x[i].to(tl.float32) * r[:, None]
-            hats = hats + (hat,)
-            dw = dw + (tl.sum(hat * g[i], 0),)
-            grads = grads + (g[i] * w[i][None, :],)
+            dw = dw + (tl.sum(x[i] * r[:, None] * g[i], 0),)
         store_vector(DW + pid * D, dw, D, BLOCKS)
-        mean = row_sums(hats, grads)
-        g = ()
-        for i in tl.static_range(len(BLOCKS)):
-            g = g + ((grads[i] - hats[i] * (mean / D)[:, None]) * r[:, None],)
+        g = norm_bwd(x, g, load_vector(W, D, BLOCKS), r, D)
     store(OUT, offsets, seen, g, D, BLOCKS)
 
 
-@triton.jit(do_not_specialize=["first", "groups", "T", "S"])
+@triton.jit(do_not_specialize=RUNTIME)
 def temporal_bwd(
-    QKV, DO, DQKV, WQ, WK, DWQ, DWK, COS, SIN, first, groups, T, S, H, scale2, scale, eps,
-    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    first, QKV, DO, DQKV, WQ, WK, DWQ, DWK, COS, SIN, groups, T, S, H, shift, scale2, scale, eps,
+    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """DQKV like QKV, and with NORM DWQ, DWK (programs, D): each program's part of the gains' gradients."""
-    pid = first + tl.program_id(0).to(tl.int64)
-    b, h, token, t, seen = _rows(pid, groups, T, S, H, ROWS, TP)
-    start = b * T * S * 3 * H * D + h * D
-    q = QKV + start
+    pid, sample, head, token, t, seen, rq, rk, qs, ks = _tile(
+        first, QKV, WQ, WK, COS, SIN, groups, T, S, H, shift, eps, D, BLOCKS, ROWS, NORM, ROPE
+    )
+    q = QKV + 3 * sample + head
     k = q + H * D
-    dq = DQKV + start
+    dq = DQKV + 3 * sample + head
     dk = dq + H * D
     offsets = token * (3 * H * D)
     dtype: tl.constexpr = QKV.dtype.element_ty
-    rq = tl.zeros([ROWS], tl.float32)
-    rk = rq
-    if NORM:
-        rq = _inverse_rms(q, offsets, seen, eps, D, BLOCKS)
-        rk = _inverse_rms(k, offsets, seen, eps, D, BLOCKS)
-    qs = _prepared(q, offsets, seen, WQ, COS, SIN, t, rq, D, BLOCKS, NORM, ROPE, dtype)
-    ks = _prepared(k, offsets, seen, WK, COS, SIN, t, rk, D, BLOCKS, NORM, ROPE, dtype)
-    p = _probabilities(qs, ks, seen, scale2, ROWS, TP)
-    do = load(DO + b * T * S * H * D + h * D, token * (H * D), seen, D, BLOCKS)
+    p = _probabilities(qs, ks, seen, scale2, shift, ROWS)
+    do = load(DO + sample + head, token * (H * D), seen, D, BLOCKS)
     store(dk + H * D, offsets, seen, dot(tl.trans(p.to(dtype)), do), D, BLOCKS)
     dp = dot_rows(do, load(k + H * D, offsets, seen, D, BLOCKS))
     ds = (p * (dp - tl.sum(p * dp, 1)[:, None]) * scale).to(dtype)
@@ -182,7 +176,7 @@ def _streamed(first, T, S, H, BM: tl.constexpr):
 
 @triton.jit(do_not_specialize=["first", "rows", "T", "S"])
 def temporal_prepare(
-    QKV, OUT, WQ, WK, COS, SIN, first, rows, T, S, H, eps,
+    first, QKV, OUT, WQ, WK, COS, SIN, rows, T, S, H, eps,
     D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """For streaming: OUT (B·S, T, 3, H, D), queries and keys normed and turned, `rows` = B·S·T. Program: BM rows of one head."""
@@ -204,7 +198,7 @@ def temporal_prepare(
 
 @triton.jit(do_not_specialize=["first", "rows", "T", "S"])
 def temporal_unprepare(
-    QKV, DQ, DK, DV, DQKV, WQ, WK, DWQ, DWK, COS, SIN, first, rows, T, S, H, eps,
+    first, QKV, DQ, DK, DV, DQKV, WQ, WK, DWQ, DWK, COS, SIN, rows, T, S, H, eps,
     D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """Backward of `temporal_prepare`: DQKV like QKV from DQ, DK, DV (rows, H, D); DWQ, DWK (programs, D)."""

@@ -33,7 +33,8 @@ knobs.compilation.listener = lambda **told: hits.append(told["cache_hit"])
 part, out = MockTensor(torch.float32), MockTensor(torch.bfloat16)
 for columns in (int(c) for c in sys.argv[1:]):
     tiles.ordered_sum_kernel.run(
-        part, out, 0, 3, 1, columns, tiles.SUM_ROWS, tiles.SUM_COLUMNS, tiles.SUM_EACH, num_warps=4, grid=(1,), warmup=True)
+        0, part, None, out, 3, 1, 1, 1, columns, False, tiles.SUM_ROWS, tiles.SUM_COLUMNS, tiles.SUM_EACH, num_warps=4, grid=(1,),
+        warmup=True)
 print(hits)
 """
 
@@ -65,7 +66,7 @@ def test_a_recipe_is_warmed_without_a_gpu_and_a_launch_finds_it(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     names = {row["kernel"] for row in rows}
-    assert {"modulated_norm_fwd", "modulated_norm_bwd", "modulated_norm_sum", "temporal_fwd"} <= names
+    assert {"modulated_norm_fwd", "modulated_norm_bwd", "ordered_sum_kernel", "temporal_fwd"} <= names
     assert all(not row["problem"] and row["arch"] == 90 for row in rows)
     assert found(cache, "1152", "1153") == "[True, False]"
 

@@ -156,12 +156,12 @@ def launched(op, *frozen, sizes=calls.GATE):
         seen.clear()
         learn = [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.requires_grad]
         torch.autograd.grad(outs, learn, [torch.empty_like(o) for o in outs])
-    return {v.name for v in seen}
-assert {"attention_bwd_dq", "attention_bwd_dkv"} <= launched("attention, text")
-assert "attention_bwd_dkv" not in launched("attention, text", "k", "v")
-assert "attention_bwd_dq" not in launched("attention, text", "q")
-assert "modulated_norm_sum" in launched("modulated_layer_norm, short")
-assert "modulated_norm_sum" not in launched("modulated_layer_norm, short", "shift", "scale")
+    return {name for v in seen for name in (v.name, *(k for k in ("KEYS=True", "KEYS=False") if k in v.label))}
+assert {"KEYS=True", "KEYS=False"} <= launched("attention, text")
+assert "KEYS=True" not in launched("attention, text", "k", "v")
+assert "KEYS=False" not in launched("attention, text", "q")
+assert "ordered_sum_kernel" in launched("modulated_layer_norm, short")
+assert "ordered_sum_kernel" not in launched("modulated_layer_norm, short", "shift", "scale")
 assert "ordered_sum_kernel" not in launched("prior_attention, sample", "k", "v")
 assert "ordered_sum_kernel" not in launched("temporal_attention", "q_weight", "k_weight")
 """

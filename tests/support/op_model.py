@@ -72,16 +72,17 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return out
 
 
-def sharded(rank: int, port: int, backend: str, folder: str) -> None:
-    """One of two processes: the sharded model's gradients, saved by the first."""
+def sharded(rank: int, port: int, backends: list[str], folder: str) -> None:
+    """One of two processes: the sharded model's gradients on each backend, saved by the first."""
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
-    model = made(backend)
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    grads = gradients(model)
-    if rank == 0:
-        torch.save(grads, Path(folder) / "grads.pt")
+    for backend in backends:
+        model = made(backend)
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        grads = gradients(model)
+        if rank == 0:
+            torch.save(grads, Path(folder) / f"{backend}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from javisc.kernels import dispatch, selector_attention
-from javisc.kernels.selector_attention import configs, op, reference
+from javisc.kernels.attention.reference import attention_reference
+from javisc.kernels.selector_attention import op
 from support.kernels import DEVICE, TOLERANCE, check, dtypes
 
 #: B, S, N, H, d: the model's 16 queries and d 64; keys past one range, odd lengths, one query, one key.
@@ -23,7 +24,7 @@ def compare(shape, dtype, scale=1.0, tolerance=None):
     inputs, grads = arguments(shape, dtype, scale)
     check(
         selector_attention.selector_attention,
-        reference.selector_attention,
+        attention_reference,
         inputs,
         grads,
         tolerance=tolerance or TOLERANCE[dtype],
@@ -51,7 +52,7 @@ def test_nothing_to_attend_to_or_from(shape, backend):
     inputs, grads = arguments(shape, torch.float32)
     check(
         selector_attention.selector_attention,
-        reference.selector_attention,
+        attention_reference,
         inputs,
         grads,
         tolerance=0,
@@ -67,20 +68,16 @@ def test_slices_are_read_in_place_and_gradients_repeat_to_the_bit():
         out = selector_attention.selector_attention(q, *kv.unbind(2), backend="triton")
         runs.append(torch.autograd.grad(out.square().sum(), (q, kv)))
     assert all(torch.equal(a, b) for a, b in zip(*runs))
-    want = reference.selector_attention(q, *kv.unbind(2))
+    want = attention_reference(q, *kv.unbind(2))
     torch.testing.assert_close(runs[0], torch.autograd.grad(want.square().sum(), (q, kv)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "dtype, limit", [(torch.float16, configs.MAX_QUERIES), (torch.float32, configs.MAX_QUERIES_WIDE)]
-)
-def test_too_many_queries_go_to_torch_and_triton_says_so(dtype, limit):
-    q, k = torch.randn(1, limit + 1, 1, 8, dtype=dtype), torch.randn(1, 3, 1, 8, dtype=dtype)
-    with pytest.raises(dispatch.BackendError, match="the queries stay resident"):
-        selector_attention.selector_attention(q, k, k, backend="triton")
+def test_many_queries_go_to_torch_unless_triton_is_named():
+    q, k = torch.randn(1, op.FEW + 1, 1, 8), torch.randn(1, 3, 1, 8)
     with dispatch.recording() as choices:
-        selector_attention.selector_attention(q, k, k)
-    assert [name for _, name in choices] == ["torch"]
+        outs = [selector_attention.selector_attention(q, k, k, backend=backend) for backend in (None, "triton")]
+    assert [name for _, name in choices] == ["torch", "triton"]
+    torch.testing.assert_close(*outs)
 
 
 def test_shapes_and_dtypes_that_do_not_fit():
@@ -89,14 +86,6 @@ def test_shapes_and_dtypes_that_do_not_fit():
         selector_attention.selector_attention(q, k, k)
     with pytest.raises(ValueError, match="give one"):
         selector_attention.selector_attention(q, q.double(), q.double())
-
-
-def test_opcheck():
-    q, k = torch.randn(1, 3, 2, 16, device=DEVICE), torch.randn(1, 9, 2, 16, device=DEVICE)
-    torch.library.opcheck(op.OP.forward, (q, k, k, 0.25))
-    made = op.OP.forward(q, k, k, 0.25)
-    for needs in ([True] * 3, [False, True, False]):
-        torch.library.opcheck(op.OP.backward, (made[:1], q, k, k, 0.25, made, needs))
 
 
 def test_flops_are_counted():
