@@ -39,7 +39,7 @@ MIDDLE: dict[tuple[str, int, int], Config] = {
 #: Sequences of at most 32 rows on the tile's own side (audio frames, few latent times), for every head dim.
 SHORT = {"fwd": Config(32, 32, 4, 2), "dkv": Config(16, 16, 2, 2), "dq": Config(16, 16, 2, 2)}
 #: At most 16 queries of many keys (a selector's), heads of at most 64: the tile of queries beside a long one of keys.
-FEW = {"fwd": Config(16, 128, 4, 3), "dkv": Config(16, 64, 4, 3), "dq": Config(16, 64, 4, 3)}
+FEW = {"fwd": Config(16, 128, 4, 3), "dkv": Config(16, 128, 4, 2), "dq": Config(16, 64, 4, 3)}
 #: float32, for every head dim: three TF32 products need the operands twice, so tiles are small.
 WIDE = Config(16, 16, 4, 1)
 

@@ -115,7 +115,7 @@ def forward(
     tiles, batch, modes = ceil_div(max_q, config.rows), _batch(q, bounds_q), (_mode(q, bounds_q), _mode(k, bounds_k))
     splits = 1
     if modes == (DENSE, DENSE) and not norm:
-        splits = max(ranges(tiles * h * batch, max_k, config.columns, q.device, least=4)[0], 1)
+        splits = max(ranges(tiles * h * batch, max_k, config.columns, q.device)[0], 1)
     part, lse_part = o, lse
     if splits > 1:
         part = o.new_empty((batch, h, splits, max_q, d), dtype=torch.float32)
@@ -143,8 +143,11 @@ def backward(
     (do,), (o, lse, *inverses) = grads, made
     rq, rk = inverses or (lse, lse)  # without norms never read
     q, k, v = aligned(q), aligned(k), aligned(v)
-    (h, d), norm, batch, row_delta = q.shape[-2:], q_weight is not None, _batch(q, bounds_q), delta(o, do)
+    (h, d), norm, batch = q.shape[-2:], q_weight is not None, _batch(q, bounds_q)
+    row_delta = torch.empty_like(lse) if needs[0] else delta(o, do)
     queries, keys = (q, do, rq, q_weight, bounds_q, max_q), (k, v, rk, k_weight, bounds_k, max_k)
+
+    dense = bounds_q is None and bounds_k is None
 
     def gradients(kind: str, *likes: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """Of queries ("dq") or of keys and values ("dkv"), and the programs' parts of the gains' of these and of the other side."""
@@ -152,13 +155,14 @@ def backward(
         config = configuration(kind, d, architecture(q.device), lx, ly, q.element_size(), norm)
         own, other = (config.columns, config.rows) if kind == "dkv" else (config.rows, config.columns)
         programs = ceil_div(lx, own) * h * batch
-        splits = 1 if norm else parts(programs, ceil_div(ly, other), q.device, least=4)
+        may_split = not norm and (dense or kind == "dkv")
+        splits = parts(programs, ceil_div(ly, other), q.device, least=4) if may_split else 1
         lead, dtype = ((splits,), torch.float32) if splits > 1 else ((), None)
         out = [_empty(like, bx, *lead, dtype=dtype) for like in likes]
         dw = gain_parts(q, programs, norm and kind == "dkv")
         launch(
             attention_bwd, programs * splits,
-            x, x2, y, y2, lse, row_delta, out[0], out[-1], rx, ry, wx, wy, *dw, bx, by, ceil_div(lx, own), splits, h, lx, ly,
+            x, x2, y, y2, o, lse, row_delta, out[0], out[-1], rx, ry, wx, wy, *dw, bx, by, ceil_div(lx, own), splits, h, lx, ly,
             _rows(x), _rows(y), *strides(x), *strides(x2), *strides(y), *strides(y2), scale * math.log2(math.e), scale,
             d, head_blocks(d), own, other, _mode(x, bx), _mode(y, by), kind == "dkv", splits > 1, norm, far_apart(128, q, k, v),
             **config.options,
@@ -168,11 +172,11 @@ def backward(
         return out, dw
 
     found: list[Tensor | None] = [None] * 5
+    if needs[0]:  # first: it leaves the sums that the other pass reads
+        (found[0],), _ = gradients("dq", q)
     if any(needs[1:]):
         found[1:3], (k_parts, q_parts) = gradients("dkv", k, v)
         found[3:] = gain_sums((q_parts, k_parts), (q_weight, k_weight), needs[3:])
-    if needs[0]:
-        (found[0],), _ = gradients("dq", q)
     return found
 
 

@@ -210,7 +210,7 @@ def _bwd_step(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def attention_bwd(
-    first, X, X2, Y, Y2, LSE, DELTA, DX, DX2, RX, RY, WX, WY, DWX, DWY, BX, BY, tiles, splits, H, LX, LY, x_rows, y_rows,
+    first, X, X2, Y, Y2, O, LSE, DELTA, DX, DX2, RX, RY, WX, WY, DWX, DWY, BX, BY, tiles, splits, H, LX, LY, x_rows, y_rows,
     sxb, sxn, sxh, sx2b, sx2n, sx2h, syb, syn, syh, sy2b, sy2n, sy2h, scale2, scale,
     D: tl.constexpr, BLOCKS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     MODE_X: tl.constexpr, MODE_Y: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
@@ -218,8 +218,9 @@ def attention_bwd(
     """The gradients of one side, x. Program: one tile of one head of one sequence of x, past which the other side, y, is streamed;
     with SPLIT one of `splits` parts of it.
 
-    Of queries: x are queries and x2 is dO, y are keys and y2 values; DX (splits, x_rows, H, D). KEYS: x are keys and x2 values, y are
-    queries and y2 is dO; DX and DX2, and with NORM (one split) DWX, DWY (programs, D): each program's part of the gains' gradients.
+    Of queries: x are queries and x2 is dO, y are keys and y2 values; DX (splits, x_rows, H, D), and DELTA (H, x_rows), Σ_d O·dO, for
+    the other pass. KEYS: x are keys and x2 values, y are queries and y2 is dO; DX and DX2, and with NORM (one split) DWX, DWY
+    (programs, D): each program's part of the gains' gradients.
     """
     pid = first + tl.program_id(0).to(tl.int64)
     x0 = (pid % tiles).to(tl.int32) * OWN
@@ -249,22 +250,24 @@ def attention_bwd(
     own = tl.arange(0, OWN)
     rows = tl.arange(0, OTHER)
     exists = own < nx - x0
-    xs = load(x, own * sxn, exists, D, BLOCKS)
-    x2s = load(x2, own * sx2n, exists, D, BLOCKS)
-    rx = RX + h * x_rows + x_start + x0
-    ry = RY + h * y_rows + y_start + low
-    if NORM:
-        r = tl.load(rx + own, mask=exists, other=0.0)
-        xs = normed(xs, r, gains(WX, WY, D, BLOCKS))
     # The statistics are those of queries.
     stat = h * y_rows + y_start + low if KEYS else h * x_rows + x_start + x0
     lse_at = LSE + stat
     delta_at = DELTA + stat
     lse = 0.0
     delta = 0.0
+    x2s = load(x2, own * sx2n, exists, D, BLOCKS)
     if not KEYS:
         lse = tl.load(lse_at + own, mask=exists, other=float("inf"))[:, None]
-        delta = tl.load(delta_at + own, mask=exists, other=0.0)[:, None]
+        o = load(O + ((x_start + x0) * H + h) * D, own * (H * D), exists, D, BLOCKS)
+        delta = row_sums(o, x2s)[:, None]
+        tl.store(delta_at + own[:, None], delta, mask=exists[:, None])
+    rx = RX + h * x_rows + x_start + x0
+    ry = RY + h * y_rows + y_start + low
+    xs = load(x, own * sxn, exists, D, BLOCKS)
+    if NORM:
+        r = tl.load(rx + own, mask=exists, other=0.0)
+        xs = normed(xs, r, gains(WX, WY, D, BLOCKS))
     dx = zeros(OWN, BLOCKS)
     dx2 = zeros(OWN, BLOCKS)
     whole = ny // OTHER * OTHER

@@ -79,7 +79,8 @@ def backward(
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     found = [None if m is None else m.new_empty(m.shape) for m in modulations]
     if any(needs[2:]):
-        sums = ordered_sum(part.flatten(0, 1) if mask is None else part, dtype, mask).view(-1, samples, channels)
+        groups = part.shape[0] * (1 if mask is None else 2)
+        sums = ordered_sum(part.flatten(0, 1) if mask is None else part, dtype, mask).view(groups, samples, channels)
         # Results of an op may share no memory; one launch copies all.
         torch._foreach_copy_([x for x in found if x is not None], list(sums))
     return [dx, dy, *found]

@@ -47,8 +47,8 @@ def forward(
     groups = ceil_div(s, config.rows // config.columns)
     launch(
         temporal_fwd, b * groups * h,
-        qkv, o, q_weight, k_weight, cos, sin, groups, t, s, h, config.columns.bit_length() - 1, scale * math.log2(math.e), eps,
-        d, head_blocks(d), config.rows, q_weight is not None, cos is not None, **config.options,
+        qkv, o, q_weight, k_weight, cos, sin, groups, t, s, h, scale * math.log2(math.e), eps,
+        d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None, **config.options,
     )  # fmt: skip
     return [o]
 
@@ -71,9 +71,9 @@ def backward(
     parts = attention.gain_parts(qkv, programs, q_weight is not None)
     launch(
         temporal_bwd, programs,
-        qkv, do, dqkv, q_weight, k_weight, *parts, cos, sin, groups, t, s, h, config.columns.bit_length() - 1,
+        qkv, do, dqkv, q_weight, k_weight, *parts, cos, sin, groups, t, s, h,
         scale * math.log2(math.e), scale, eps,
-        d, head_blocks(d), config.rows, q_weight is not None, cos is not None, **config.options,
+        d, head_blocks(d), config.rows, config.columns, q_weight is not None, cos is not None, **config.options,
     )  # fmt: skip
     return [dqkv, *attention.gain_sums(parts, (q_weight, k_weight), needs[1:])]
 

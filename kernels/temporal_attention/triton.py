@@ -1,5 +1,5 @@
-"""Triton kernels of `temporal_attention`. A tile holds several spatial positions with all their times, the
-lower bits of a row's number being its time and the others its position, so a sequence is complete in it: the backward recomputes norm, rotation and softmax from the inputs.
+"""Triton kernels of `temporal_attention`. A tile holds several spatial positions with all their times, row r being position
+r // TP and time r % TP, so a sequence is complete in it: the backward recomputes norm, rotation and softmax from the inputs.
 
 Rows are read whole, 16 bytes a thread; a rotation splits and joins the pairs in each thread's registers. A table of angles has
 rows of D / 2, cut into halves of the head's blocks.
@@ -60,8 +60,8 @@ def _prepared(
 
 @triton.jit
 def _tile(
-    first, QKV, WQ, WK, COS, SIN, groups, T, S, H, shift, eps,
-    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    first, QKV, WQ, WK, COS, SIN, groups, T, S, H, eps,
+    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """Of a program: its number, where its sample starts in O and its head in a token (head fastest, so neighbours share cache
     lines), the rows' tokens and times, which rows exist, their inverse RMS, and queries and keys, prepared."""
@@ -70,8 +70,8 @@ def _tile(
     group = (pid // H % groups).to(tl.int32)
     b = pid // H // groups
     r = tl.arange(0, ROWS)
-    t = r & ((1 << shift) - 1)
-    s = group * (ROWS >> shift) + (r >> shift)
+    t = r % TP
+    s = group * (ROWS // TP) + r // TP
     token = t.to(tl.int64) * S + s
     seen = (t < T) & (s < S)
     sample = b * T * S * H * D
@@ -90,32 +90,31 @@ def _tile(
 
 
 @triton.jit
-def _probabilities(q, k, seen, scale2, shift, ROWS: tl.constexpr):
+def _probabilities(q, k, seen, scale2, ROWS: tl.constexpr, TP: tl.constexpr):
     """Softmax of the logits over each row's own position."""
     s = dot_rows(q, k)
-    r = tl.arange(0, ROWS)
-    position = r >> shift
+    position = tl.arange(0, ROWS) // TP
     # Rows that do not exist see themselves alone, so that no row is empty; they are never stored.
-    visible = ((position[:, None] == position[None, :]) & seen[None, :]) | (r[:, None] == r[None, :])
+    own = tl.arange(0, ROWS)[:, None] == tl.arange(0, ROWS)[None, :]
+    visible = ((position[:, None] == position[None, :]) & seen[None, :]) | own
     s = tl.where(visible, s * scale2, float("-inf"))
     p = tl.exp2(s - tl.max(s, 1)[:, None])
     return p / tl.sum(p, 1)[:, None]
 
 
-#: Sizes of the batch, and how many bits of a row's number are its time.
-RUNTIME = ["first", "groups", "T", "S", "shift"]
+RUNTIME = ["first", "groups", "T", "S"]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def temporal_fwd(
-    first, QKV, O, WQ, WK, COS, SIN, groups, T, S, H, shift, scale2, eps,
-    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    first, QKV, O, WQ, WK, COS, SIN, groups, T, S, H, scale2, eps,
+    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """O (B, T, S, H, D) from QKV (B, T, S, 3, H, D). Program: as many positions of one head as ROWS hold."""
+    """O (B, T, S, H, D) from QKV (B, T, S, 3, H, D). Program: ROWS // TP positions of one head."""
     _, sample, head, token, _, seen, _, _, qs, ks = _tile(
-        first, QKV, WQ, WK, COS, SIN, groups, T, S, H, shift, eps, D, BLOCKS, ROWS, NORM, ROPE
+        first, QKV, WQ, WK, COS, SIN, groups, T, S, H, eps, D, BLOCKS, ROWS, TP, NORM, ROPE
     )
-    p = _probabilities(qs, ks, seen, scale2, shift, ROWS).to(QKV.dtype.element_ty)
+    p = _probabilities(qs, ks, seen, scale2, ROWS, TP).to(QKV.dtype.element_ty)
     out = dot(p, load(QKV + 3 * sample + head + 2 * H * D, token * (3 * H * D), seen, D, BLOCKS))
     store(O + sample + head, token * (H * D), seen, out, D, BLOCKS)
 
@@ -140,12 +139,12 @@ def _unprepare(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def temporal_bwd(
-    first, QKV, DO, DQKV, WQ, WK, DWQ, DWK, COS, SIN, groups, T, S, H, shift, scale2, scale, eps,
-    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
+    first, QKV, DO, DQKV, WQ, WK, DWQ, DWK, COS, SIN, groups, T, S, H, scale2, scale, eps,
+    D: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, TP: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
     """DQKV like QKV, and with NORM DWQ, DWK (programs, D): each program's part of the gains' gradients."""
     pid, sample, head, token, t, seen, rq, rk, qs, ks = _tile(
-        first, QKV, WQ, WK, COS, SIN, groups, T, S, H, shift, eps, D, BLOCKS, ROWS, NORM, ROPE
+        first, QKV, WQ, WK, COS, SIN, groups, T, S, H, eps, D, BLOCKS, ROWS, TP, NORM, ROPE
     )
     q = QKV + 3 * sample + head
     k = q + H * D
@@ -153,7 +152,7 @@ def temporal_bwd(
     dk = dq + H * D
     offsets = token * (3 * H * D)
     dtype: tl.constexpr = QKV.dtype.element_ty
-    p = _probabilities(qs, ks, seen, scale2, shift, ROWS)
+    p = _probabilities(qs, ks, seen, scale2, ROWS, TP)
     do = load(DO + sample + head, token * (H * D), seen, D, BLOCKS)
     store(dk + H * D, offsets, seen, dot(tl.trans(p.to(dtype)), do), D, BLOCKS)
     dp = dot_rows(do, load(k + H * D, offsets, seen, D, BLOCKS))
