@@ -123,8 +123,6 @@ def candidates(entry: Entry, kind: str, tiny: bool) -> list[Any]:
         tried = itertools.product(rows, columns, (2, 4, 8)[not small :], stages[1:], (None,) if small else (None, 128))
     elif entry.folder == "bidirectional_attention":
         tried = itertools.product((16, 32, 64), (32, 64, 128), (4, 8), stages)
-    elif entry.folder == "selector_attention":
-        tried = itertools.product((32, 64, 128), (4, 8), (2, 3))
     elif entry.folder == "temporal_attention":
         tried = itertools.product([rows for rows in (32, 64, 128) if rows >= entry.path[-1]], (4, 8))
     else:
@@ -145,7 +143,7 @@ FOLDERS = {
     "bidirectional_attention": "bidirectional_attention",
     "temporal_attention": "temporal_attention",
     "norms": "modulated_norm",
-    "selector_attention": "selector_attention",
+    "selector_attention": "attention",
 }
 
 

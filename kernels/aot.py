@@ -285,8 +285,8 @@ def table(rows: Sequence[Resources]) -> str:
         "# Kernels compiled ahead of time",
         "",
         f"What the models' calls launch, compiled by Triton {triton.__version__} without a GPU:",
-        "`python -P -m javisc.kernels.aot --write FILE`. Registers and spilled bytes are per thread, shared memory (bytes) per block",
-        "(limits: 255; 163 KB on sm_80, 227 KB on sm_90 and sm_100). Blocks: how many a multiprocessor holds at once, by",
+        "`python -P -m javisc.kernels.aot --write FILE`. Registers and spilled bytes are per thread, shared memory (bytes) per",
+        "block (limits: 255; 163 KB on sm_80, 227 KB on sm_90 and sm_100). Blocks: how many a multiprocessor holds at once, by",
         "registers and shared memory. Loop: instructions of the longest innermost loop. Key: a digest of source, launch",
         "and compiler; the tests compile again what has another one, and hold it to what is written here.",
     ]
@@ -303,7 +303,9 @@ def read(file: Path) -> list[Resources]:
     parse: dict[Any, Callable[[str], Any]] = {
         "int": int,
         "str": str,
-        "dict[str, int]": lambda text: {kind: int(count) for count, kind in (pair.split() for pair in text.split(", ") if pair)},
+        "dict[str, int]": lambda text: {
+            kind: int(count) for count, kind in (pair.split() for pair in text.split(", ") if pair)
+        },
     }
     rows = []
     for part in file.read_text().split("\n## ")[1:] if file.exists() else []:

@@ -70,8 +70,8 @@ def must_save() -> tuple[Any, ...]:
 def _runner(
     implementation: Callable[..., Any], fake: Callable[..., Any], read: Callable[..., list[Any]]
 ) -> Callable[..., Any]:
-    """Run on the first tensor's device, on arguments as `read`; under the interpreter, whose bfloat16 arithmetic is wrong, compute in
-    float32."""
+    """Run on the first tensor's device, on arguments as `read`; under the interpreter, whose bfloat16 arithmetic is wrong,
+    compute in float32."""
 
     @functools.wraps(implementation)
     def run(*args: Any) -> Any:

@@ -210,8 +210,8 @@ def merge_kernel(
     first, PART, LSE_PART, O, LSE, splits, rows, H, L, low, slb, slh,
     D: tl.constexpr, BLOCKS: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """Join softmaxes over disjoint keys, each by its share: PART (B, H, splits, rows, D) and LSE_PART (B, H, splits, rows), base 2,
-    into the rows from `low` on of O (B, L, H, D) and of LSE, by its strides. Program: one row of one head, PIECES parts at a time.
+    """Join softmaxes over disjoint keys, each by its share: PART (B, H, splits, rows, D) and LSE_PART (B, H, splits, rows), base
+    2, into rows `low`… of O (B, L, H, D) and of LSE, by its strides. Program: one row of one head, PIECES parts a step.
     """
     pid = first + tl.program_id(0).to(tl.int64)
     row = low + pid % rows
@@ -246,8 +246,8 @@ MERGE_PIECES = 16
 
 
 def merge(part: Tensor, lse_part: Tensor, out: Tensor, lse: Tensor, low: int = 0) -> None:
-    """Join attention over disjoint ranges of keys: part (B, H, splits, rows, D) and lse_part (B, H, splits, rows; base 2) into out
-    (B, L, H, D) and lse (B, H, L), from row `low` on as far as there are rows."""
+    """Join attention over disjoint ranges of keys: part (B, H, splits, rows, D) and lse_part (B, H, splits, rows; base 2) into
+    out (B, L, H, D) and lse (B, H, L), from row `low` on as far as there are rows."""
     (b, length, h, d), (splits, rows) = out.shape, lse_part.shape[2:]
     sizes = (splits, rows, h, length, low, *lse.stride()[:2], d, head_blocks(d), MERGE_PIECES)
     launch(merge_kernel, b * h * rows, part, lse_part, out, lse, *sizes, num_warps=1)
@@ -260,8 +260,8 @@ def ordered_sum_kernel(
 ):  # fmt: skip
     """OUT[slot, piece] = Σ_p PART[slot, p] over the EACH p of that piece. Program: COLUMNS columns of one piece.
 
-    GROUPED: OUT[kind, group, sample, piece], of PART[kind, sample, p]; group 0 takes the p of which `each` share a true element of
-    MASK, group 1 the others.
+    GROUPED: OUT[kind, group, sample, piece], of PART[kind, sample, p]; group 0 takes the p of which `each` share a true element
+    of MASK, group 1 the others.
     """
     blocks = tl.cdiv(C, COLUMNS)
     program = first + tl.program_id(0)
@@ -293,8 +293,8 @@ def ordered_sum(partial: Tensor, dtype: torch.dtype, mask: Tensor | None = None)
     """Return the sum of `partial` (K, P, C) float32 over P in an order that depends on P alone: the same bits every time, without
     atomics. Many terms are summed in pieces of SUM_EACH first: one program would take them one after another.
 
-    With a mask (B, T) of booleans, each of whose elements is for P / T terms: partial (K, B, P, C) → (K, 2, B, C), the sums of the
-    terms where it is true, and of the others.
+    With a mask (B, T) of booleans, each of whose elements is for P / T terms: partial (K, B, P, C) → (K, 2, B, C), the sums of
+    the terms where it is true, and of the others.
     """
     count, width = partial.shape[-2:]
     lead = partial.shape[:1] if mask is None else (partial.shape[0], 2, partial.shape[1])

@@ -150,7 +150,7 @@ def backward(
     dense = bounds_q is None and bounds_k is None
 
     def gradients(kind: str, *likes: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Of queries ("dq") or of keys and values ("dkv"), and the programs' parts of the gains' of these and of the other side."""
+        """Of queries ("dq") or of keys and values ("dkv"), and the programs' parts of the gains', own and other."""
         (x, x2, rx, wx, bx, lx), (y, y2, ry, wy, by, ly) = (keys, queries) if kind == "dkv" else (queries, keys)
         config = configuration(kind, d, architecture(q.device), lx, ly, q.element_size(), norm)
         own, other = (config.columns, config.rows) if kind == "dkv" else (config.rows, config.columns)

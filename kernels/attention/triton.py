@@ -215,11 +215,11 @@ def attention_bwd(
     D: tl.constexpr, BLOCKS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     MODE_X: tl.constexpr, MODE_Y: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of one side, x. Program: one tile of one head of one sequence of x, past which the other side, y, is streamed;
-    with SPLIT one of `splits` parts of it.
+    """The gradients of one side, x. Program: one tile of one head of one sequence of x, past which the other side, y, is
+    streamed, with SPLIT one of `splits` parts of it.
 
-    Of queries: x are queries and x2 is dO, y are keys and y2 values; DX (splits, x_rows, H, D), and DELTA (H, x_rows), Σ_d O·dO, for
-    the other pass. KEYS: x are keys and x2 values, y are queries and y2 is dO; DX and DX2, and with NORM (one split) DWX, DWY
+    Of queries: x are queries and x2 is dO, y are keys and y2 values; DX (splits, x_rows, H, D), and DELTA (H, x_rows), Σ_d O·dO,
+    for the other pass. KEYS: x are keys and x2 values, y are queries and y2 is dO; DX and DX2, and with NORM (one split) DWX, DWY
     (programs, D): each program's part of the gains' gradients.
     """
     pid = first + tl.program_id(0).to(tl.int64)
@@ -273,18 +273,19 @@ def attention_bwd(
     whole = ny // OTHER * OTHER
     for _ in range(0, whole, OTHER):
         dx, dx2 = _bwd_step(
-            xs, x2s, dx, dx2, lse, delta, y, y2, lse_at, delta_at, ry, rows, syn, sy2n, OTHER, scale2, D, BLOCKS, KEYS, NORM, False
-        )
+            xs, x2s, dx, dx2, lse, delta, y, y2, lse_at, delta_at, ry, rows, syn, sy2n, OTHER, scale2,
+            D, BLOCKS, KEYS, NORM, False,
+        )  # fmt: skip
         y += OTHER * syn
         y2 += OTHER * sy2n
         lse_at += OTHER
         delta_at += OTHER
         ry += OTHER
     if whole < ny:
-        n = ny - whole
         dx, dx2 = _bwd_step(
-            xs, x2s, dx, dx2, lse, delta, y, y2, lse_at, delta_at, ry, rows, syn, sy2n, n, scale2, D, BLOCKS, KEYS, NORM, True
-        )
+            xs, x2s, dx, dx2, lse, delta, y, y2, lse_at, delta_at, ry, rows, syn, sy2n, ny - whole, scale2,
+            D, BLOCKS, KEYS, NORM, True,
+        )  # fmt: skip
     dx = scaled(dx, scale)
     out = ((x_start + x0) * H + h) * D
     if SPLIT:

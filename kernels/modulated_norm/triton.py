@@ -40,8 +40,8 @@ def _programs(MASK, masked, first, frames, rows, own, chunks, C: tl.constexpr):
 
 @triton.jit(do_not_specialize=RUNTIME)
 def modulated_norm_fwd(
-    first, X, Y, GATE, GATE0, SHIFT, SHIFT0, SCALE, SCALE0, MASK, RESIDUAL, OUT, MEAN, RSTD, masked, frames, rows, own, chunks, eps,
-    C: tl.constexpr, BLOCKS: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
+    first, X, Y, GATE, GATE0, SHIFT, SHIFT0, SCALE, SCALE0, MASK, RESIDUAL, OUT, MEAN, RSTD, masked, frames, rows, own, chunks,
+    eps, C: tl.constexpr, BLOCKS: tl.constexpr, GATED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """RESIDUAL = X + gate·Y (GATED), OUT its norm, modulated (NORM), both like X (B, T, S, C); MEAN and RSTD per row."""
     _, frame, low, last, sample, chosen = _programs(MASK, masked, first, frames, rows, own, chunks, C)

@@ -1,4 +1,4 @@
-"""The public op `selector_attention`: checks, choice of backend. Its kernels are those of `attention`, whose programs share the keys."""
+"""The public op `selector_attention`: checks, choice of backend. Its kernels are those of `attention`, split over the keys."""
 
 from __future__ import annotations
 

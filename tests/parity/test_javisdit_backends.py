@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from parity import test_javisdit_flow
 
-from support.parity import JAVISDIT
+from javisc.kernels import dispatch
+from support.parity import JAVISDIT, files
 from support.shared import need
 
 
 @pytest.mark.slow
-def test_gradients_through_the_kernels() -> None:
-    """In a process of its own: the interpreter is chosen before Triton is first imported."""
+def test_gradients_through_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case with masks takes the kernels' paths of the case without them, and theirs."""
     need(JAVISDIT / "MANIFEST.json")
-    here = Path(__file__)
-    test = f"{here.with_name('test_javisdit_flow.py')}::test_training_gradients_of_the_whole_model"
-    environment = os.environ | {"TRITON_INTERPRET": "1", "JAVISC_KERNELS": "triton"}
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "--timeout=540",
-        test,
-        "-k",
-        "framemask",  # the case with masks takes the kernels' paths of the case without them, and theirs
-    ]
-    done = subprocess.run(command, cwd=here.parents[2], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    if not dispatch.interpreting():
+        pytest.skip("a GPU is here, and the model is judged on the CPU")
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    (fixture,) = files("vastdit3_train")
+    with dispatch.recording() as choices:
+        test_javisdit_flow.test_training_gradients_of_the_whole_model(*fixture.values, "stage3_framemask")
+    assert {request.op for request, _ in choices} >= {"attention", "temporal_attention", "bidirectional_attention"}
+    assert {name for _, name in choices} == {"triton"}

@@ -13,7 +13,7 @@ from support.kernels import DEVICE, TOLERANCE, check, dtypes
 from support.shared import PARITY, need
 
 #: B, N, P, H, d: one key block and several, odd sizes, one query, one key.
-SHAPES = [(2, 70, 32, 2, 72), (3, 50, 32, 1, 32), (2, 33, 5, 1, 64), (1, 1, 1, 1, 40)]
+SHAPES = [(2, 40, 32, 1, 72), (3, 20, 18, 2, 32), (2, 33, 5, 1, 64), (1, 1, 1, 1, 40)]
 
 
 def arguments(shape, dtype, scale=1.0):
@@ -57,7 +57,7 @@ def test_nothing_to_attend_to_or_from(shape, scope):
 
 @pytest.mark.parametrize("scope", ["batch", "sample"])
 def test_gradients_repeat_to_the_bit(scope):
-    inputs, grads = arguments((2, 200, 20, 1, 16), torch.float32)
+    inputs, grads = arguments((2, 40, 20, 1, 16), torch.float32)
     leaves = tuple(inputs.values())
     runs = [
         torch.autograd.grad(prior_attention(*leaves, scope=scope, backend="triton"), leaves, grads["out"]) for _ in "ab"
@@ -132,10 +132,12 @@ def test_fixture_of_the_prior_block(backend):
         meta = json.loads(f.metadata()["meta"])
         tensors = {key: f.get_tensor(key).to(DEVICE) for key in f.keys()}  # noqa: SIM118  safe_open has no iterator
     assert any(f"{case}/in/x_mask" in tensors for case in meta["cases"])
-    for case, scalars in meta["cases"].items():
-        for scope, key in (("batch", "x"), ("sample", "x_per_sample")):
-            want = tensors.get(f"{case}/out/{key}")
-            if want is None:
-                continue
-            got = block(tensors, case, meta["config"]["heads"], scalars["T"], scope, backend)
-            assert (got - want).abs().max() <= 2e-5 * want.abs().max(), (case, scope)
+    keys = {"batch": "x", "sample": "x_per_sample"}
+    tried = [(case, scope) for case in meta["cases"] for scope in keys if f"{case}/out/{keys[scope]}" in tensors]
+    if backend == "triton":  # slow in the interpreter: with frame masks and without, either scope
+        tried = [pair for pair in tried if pair in (("b2_framemask", "batch"), ("b2", "sample"))]
+        assert len(tried) == 2
+    for case, scope in tried:
+        want = tensors[f"{case}/out/{keys[scope]}"]
+        got = block(tensors, case, meta["config"]["heads"], meta["cases"][case]["T"], scope, backend)
+        assert (got - want).abs().max() <= 2e-5 * want.abs().max(), (case, scope)
