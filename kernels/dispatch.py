@@ -29,8 +29,8 @@ class BackendError(ValueError):
 class Request:
     """What a choice may depend on.
 
-    device, dtype, head_dim (width of its rows): of the op's main input, after autocast. features: names of what the call uses
-    ("norm", "lengths", "mask"), as the op's module documents them.
+    device, dtype: of the op's main input, after autocast. head_dim: 0 where the op has none. features: names of what the
+    call uses ("norm", "lengths", "mask"), as the op's module documents them.
     """
 
     op: str
@@ -40,10 +40,10 @@ class Request:
     features: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, op: str, x: Tensor, **features: bool) -> Request:
-        """A call whose main input is x, with these features as far as they are true."""
+    def of(cls, op: str, x: Tensor, head_dim: int | None = None, **features: bool) -> Request:
+        """A call whose main input is x, its rows a head each unless told otherwise, with these features as far as they are true."""
         used = frozenset(name for name, on in features.items() if on)
-        return cls(op, x.device, x.dtype, x.shape[-1], used)
+        return cls(op, x.device, x.dtype, x.shape[-1] if head_dim is None else head_dim, used)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _check(x: Tensor, y: Tensor | None, mask: Tensor | None, pairs: dict[str, tu
 
 
 def _backend(op: str, x: Tensor, backend: str | None) -> str:
-    return dispatch.choose(dispatch.Request.of(op, x, wide=x.shape[-1] > configs.MAX_CHANNELS), backend)
+    return dispatch.choose(dispatch.Request.of(op, x, head_dim=0, wide=x.shape[-1] > configs.MAX_CHANNELS), backend)
 
 
 def _rows(x: Tensor, mask: Tensor | None) -> Tensor:

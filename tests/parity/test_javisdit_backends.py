@@ -20,5 +20,4 @@ def test_gradients_through_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     (fixture,) = files("vastdit3_train")
     with dispatch.recording() as choices:
         test_javisdit_flow.test_training_gradients_of_the_whole_model(*fixture.values, "stage3_framemask")
-    assert {request.op for request, _ in choices} >= {"attention", "temporal_attention", "bidirectional_attention"}
     assert {name for _, name in choices} == {"triton"}
