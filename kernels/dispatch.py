@@ -41,7 +41,7 @@ class Request:
 
     @classmethod
     def of(cls, op: str, x: Tensor, head_dim: int | None = None, **features: bool) -> Request:
-        """A call whose main input is x, its rows a head each unless told otherwise, with these features as far as they are true."""
+        """A call whose main input is x, its rows a head each unless told otherwise, with the features that are true."""
         used = frozenset(name for name, on in features.items() if on)
         return cls(op, x.device, x.dtype, x.shape[-1] if head_dim is None else head_dim, used)
 
