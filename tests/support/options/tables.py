@@ -118,7 +118,7 @@ COMMANDS: dict[str, Command] = {
             "--seed": Row("--seed 4", "assign.seed", 4),
             **_view("write_view", needs_out=True),
         },
-        (*_CHECK, "javisc.manifests.splits:assign", "javisc.manifests.io:write_view"),
+        (*_CHECK, "javisc.manifests.splits:assign", "javisc.manifests.splits:write_view"),
     ),
     "stats": Command(
         "stats {ds}",
