@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +38,6 @@ from javisc.manifests.fields import (
 from javisc.manifests.io import HEADER, read_header, write_header, write_table
 from javisc.manifests.kinds import PARTS, kind_of
 from javisc.manifests.laying import Stretch, stretched, stretches
-from javisc.manifests.splice import splice
 
 OWN = (FOLDER, "own.parquet")
 #: In a field's working folder: what waits there until shards of it are whole, as a dataset.
@@ -318,11 +316,9 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
             def bare(part: Stretch) -> pl.LazyFrame:
                 return unfolded(whole, header, kept, part)
 
-            final = manifest.collect_schema()
-            manifest = stretched(parts, lambda part: laid(bare(part), fields, part)[0], final)
+            manifest = stretched(parts, lambda part: laid(bare(part), fields, part)[0], manifest.collect_schema())
             own = stretched(parts, bare, schema)
-            other = [name for name in final if any(name in columns for columns in wanted.values())]
-            _spliced(base, local, manifest, other, table)
+            write_table(manifest, table)
         if under:
             with base.publish(*OWN) as path:
                 write_table(own.select("key", *under), path)
@@ -335,24 +331,6 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     if not shown:
         base.remove(*OWN)
     return fields
-
-
-def _spliced(base: Store, local: Path, manifest: pl.LazyFrame, other: Sequence[str], out: Path) -> None:
-    """Write a manifest of which only the columns `other` are not those of the table at `local`, if these may be in it."""
-    columns = manifest.collect_schema()
-    with tempfile.TemporaryDirectory(prefix="columns-", dir=_made(base.scratch)) as folder:
-        like, beside = Path(folder, "like.parquet"), Path(folder, "beside.parquet")
-        write_table(pl.DataFrame(schema=columns), like)
-        if other:
-            write_table(manifest.select(other), beside)
-        if splice(local, beside if other else None, columns.names(), like, out):
-            return
-    write_table(manifest, out)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _stretches(base: Store, manifest: pl.LazyFrame, under: str, fields: Sequence[Field]) -> list[Stretch] | None:
