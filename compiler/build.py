@@ -24,6 +24,7 @@ from javisc.compiler.plan.saved import read_settings
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.digests import digests
+from javisc.compiler.run.early import UNPLANNED
 from javisc.compiler.run.engine import COMPILERS, EngineOptions, Job, check_engine, make_engine, modules_of
 from javisc.compiler.run.estimate import Estimate, estimate
 from javisc.compiler.run.pool import Pool
@@ -207,7 +208,7 @@ class _Build:
 
     def _interrupted(self) -> str:
         if not self.store.exists(*PLAN):
-            return "interrupted before the plan was written; nothing is published"
+            return UNPLANNED
         shards = summary(self.store.fetch(*PLAN))
         parts = Parts(self.store)
         done = sum(parts.done(shard, revision) for shard, revision in shards.select("shard", "revision").iter_rows())

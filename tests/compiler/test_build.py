@@ -306,18 +306,23 @@ def test_windows_of_one_file_are_samples_of_their_own(tmp_path: Path) -> None:
     assert (manifest["num_frames"] == 12).all()
 
 
+@pytest.mark.parametrize("planned", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_stops_cleanly_and_says_how_to_resume(raw: Path, tmp_path: Path, number: int) -> None:
+def test_an_interrupt_stops_cleanly_and_says_how_to_resume(
+    raw: Path, tmp_path: Path, number: int, planned: bool
+) -> None:
+    """From the first worker on, which begins before anything is looked at."""
     out = tmp_path / "ds"
     command = [sys.executable, "-P", "-m", "javisc", "build", "jav", str(raw), "--out", str(out), "--short-side", "32"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (workers := workers_of(process.pid)):
+    while not (workers := workers_of(process.pid)) or (planned and not (out / ".build" / "plan.parquet").exists()):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
     process.send_signal(number)
     said = process.communicate(timeout=30)[1].strip().splitlines()[-1]
-    assert process.returncode == 130 and "run the same command again, it resumes" in said, said
+    how = "run the same command again, it resumes" if planned else "nothing is published: run the same command again"
+    assert process.returncode == 130 and how in said, said
     assert not (out / ".work").exists()
     until = time.monotonic() + 5  # what is killed takes a moment to go on a busy machine
     while any(Path(f"/proc/{pid}").exists() for pid, _ in workers):
