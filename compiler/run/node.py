@@ -108,8 +108,9 @@ def _remover(folder: Path, *, shared: bool) -> Any:
     """
     code = (
         "import fcntl,os,shutil,sys\n"
+        "os.setsid()\n"  # before the fork, whose end is waited for: a whole family is killed at once
         "if os.fork(): os._exit(0)\n"
-        "os.setsid(); sys.stdin.buffer.read()\n"
+        "sys.stdin.buffer.read()\n"
         "folder = sys.argv[1]\n"
         "if len(sys.argv) > 2:\n"
         "    try:\n"

@@ -308,17 +308,15 @@ def fold(base: Store, *, leave: Sequence[str] = ()) -> list[Field]:
     wanted = {**before, **shown}
     under = sorted({column for columns in wanted.values() for column in columns if column in schema})
     parts = _stretches(base, whole, kept, fields)
+    if parts is not None:  # the same, without holding a table
+
+        def bare(part: Stretch) -> pl.LazyFrame:
+            return unfolded(whole, header, kept, part)
+
+        manifest = stretched(parts, lambda part: laid(bare(part), fields, part)[0], manifest.collect_schema())
+        own = stretched(parts, bare, schema)
     with base.publish("manifest.parquet") as table:
-        if parts is None:
-            write_table(manifest, table)  # it reads own.parquet as it was: written whole before that is another
-        else:  # the same, without holding a table
-
-            def bare(part: Stretch) -> pl.LazyFrame:
-                return unfolded(whole, header, kept, part)
-
-            manifest = stretched(parts, lambda part: laid(bare(part), fields, part)[0], manifest.collect_schema())
-            own = stretched(parts, bare, schema)
-            write_table(manifest, table)
+        write_table(manifest, table)  # it reads own.parquet as it was: written whole before that is another
         if under:
             with base.publish(*OWN) as path:
                 write_table(own.select("key", *under), path)
