@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from javisc.kernels import dispatch, operands
 from javisc.kernels.attention.op import dense, refuse_heads
 from javisc.kernels.bidirectional_attention import host
+from javisc.kernels.bidirectional_attention.configs import configuration
 from javisc.kernels.bidirectional_attention.reference import allowed_pairs
 from javisc.kernels.dispatch import Request
 from javisc.kernels.registration import differentiable
@@ -24,8 +25,14 @@ OP = differentiable(
 )
 
 
-#: Heads × rows of the longer side below which a wave of programs, each of two tiles, is not full on an H200.
-SMALL = 132 * 2 * 32
+#: Streaming multiprocessors of an H200.
+_MULTIPROCESSORS = 132
+
+
+def _small(q: Tensor, k: Tensor) -> bool:
+    """Whether programs of two tiles of the longer side each, as forward has them, are less than a wave on an H200."""
+    tile = configuration("fwd", q.shape[3], 90, k.shape[1], q.element_size()).rows
+    return q.shape[0] * q.shape[2] * max(q.shape[1], k.shape[1]) < 2 * tile * _MULTIPROCESSORS
 
 
 def _refuse_xformers(request: Request) -> str | None:
@@ -109,8 +116,8 @@ def bidirectional_attention(
                 f"bidirectional_attention: {name} is {mask.dtype} {tuple(mask.shape)}; give bool {tuple(like.shape[:2])}"
             )
     q, k, v_row, v_col = operands.of_one_dtype("bidirectional_attention", q=q, k=k, v_row=v_row, v_col=v_col)
-    small = q.shape[0] * q.shape[2] * max(q.shape[1], k.shape[1]) < SMALL
-    name = dispatch.choose(Request.of("bidirectional_attention", q, mask=mask_row is not None, small=small), backend)
+    request = Request.of("bidirectional_attention", q, mask=mask_row is not None, small=_small(q, k))
+    name = dispatch.choose(request, backend)
     if name == "triton":
         mode = 0 if mask_row is None else host.MODES[mask_mode]
         row, col = OP.apply(q, k, v_row, v_col, mask_row, mask_col, mode, scale)

@@ -47,8 +47,8 @@ def prior(scope, clips, tokens, dtype=torch.bfloat16):
     return prior_attention(heads(clips, 2160, dtype=dtype), *[heads(clips, tokens, dtype=dtype)] * 2, scope=scope)
 
 
-def both(clips, rows, dtype=torch.bfloat16):
-    q, k = heads(clips, rows, dtype=dtype), heads(clips, 208, dtype=dtype)
+def both(clips, rows, dtype=torch.bfloat16, d=72):
+    q, k = heads(clips, rows, d=d, dtype=dtype), heads(clips, 208, d=d, dtype=dtype)
     return bidirectional_attention(q, k, k, q)
 
 
@@ -76,9 +76,11 @@ def temporal(times):
         # for prior batch with B·P ≥ 256
         (partial(prior, "batch", 8, 32), "torch"),
         (partial(prior, "batch", 5, 51), "triton"),
-        # bidirectional where the grid is under one wave: of two clips and heads, tiles of 32 rows, two a program
-        (partial(both, 2, 2111), "torch"),
-        (partial(both, 2, 2112), "triton"),
+        # bidirectional where the grid is under one wave: two clips, two heads, two tiles of 64 rows a program (of 32 at 64 wide)
+        (partial(both, 2, 4223), "torch"),
+        (partial(both, 2, 4224), "triton"),
+        (partial(both, 2, 2111, d=64), "torch"),
+        (partial(both, 2, 2112, d=64), "triton"),
         # fp32 prior and selector
         (partial(prior, "sample", 2, 32, torch.float32), "torch"),
         (partial(prior, "batch", 2, 32, torch.float32), "torch"),
