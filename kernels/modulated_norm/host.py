@@ -22,7 +22,10 @@ def _both(value: Optional, value0: Optional) -> tuple[Optional, Optional]:
 
 def _bytes(mask: Optional, other: Tensor) -> Tensor:
     """The mask as bytes; without one never read: any tensor's bytes, so that the kernel is the same."""
-    return (other if mask is None else mask).view(torch.uint8)
+    if mask is not None:
+        return mask.view(torch.uint8)
+    # A dimension of none or one may have any step, and is contiguous all the same.
+    return other.view(torch.uint8) if other.stride(-1) == 1 else other.new_empty(1, dtype=torch.uint8)
 
 
 def forward(

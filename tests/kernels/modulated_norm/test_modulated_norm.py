@@ -178,3 +178,15 @@ def test_compiles_as_one_graph():
         results.append([v.grad for v in leaves.values() if v.requires_grad])
     for a, b in zip(*results):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_one_channel_of_any_step_is_contiguous(samples):
+    """Where a dimension has one element or none its step says nothing, and is not read by."""
+    x = torch.rand(samples, 1, 1, 3, dtype=torch.float16, device=DEVICE)[..., ::3].requires_grad_()
+    y, row = torch.rand(samples, 1, 1, 1, dtype=torch.float16, device=DEVICE), torch.rand(samples, 1, device=DEVICE)
+    assert x.stride(-1) == 3 and x.is_contiguous()
+    residual, out = modulated_norm.gated_residual_layer_norm(x, y, row, row, row, backend="triton")
+    (residual.sum() + out.sum()).backward()
+    assert residual.shape == out.shape == x.grad.shape == x.shape
+    assert torch.allclose(residual.float(), (x + row[:, None, None] * y).float(), atol=2e-3)
