@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_OF_NUMBERS = frozenset("0123456789+-.eE")
 
 
 def items_of(stream: BinaryIO, name: str | None, limit: int) -> Iterator[Any]:
@@ -97,7 +98,8 @@ class _Text:
                 if self._ended:
                     raise
             else:
-                if end < len(self._text) or self._ended:  # else a number might go on
+                # A number may go on behind what is there, also after its point or the e of its exponent.
+                if self._ended or (end < len(self._text) and self._text[end] not in _OF_NUMBERS):
                     self._at = end
                     return found
             self._read()

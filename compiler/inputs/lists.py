@@ -21,6 +21,13 @@ TAKEN = {
     "clip_start": "window_start",
     "clip_end": "window_end",
 }
+#: How other tables call windows: not guessed, since they may also say where a clip was cut from, but not passed over in silence.
+_LIKE_WINDOWS = (
+    *(tuple(f"{name}{end}" for name in ("start", "end")) for end in ("", "_time", "_sec", "_seconds", "_s")),
+    ("begin", "end"),
+    ("t_start", "t_end"),
+    ("start_timestamp", "end_timestamp"),
+)
 #: What a list may say of an object, so that it is not asked for.
 TOLD = ("source_bytes", "mtime_ns")
 #: Columns of an S3 Inventory, which names objects by these instead of `path`.
@@ -32,16 +39,20 @@ def read_list(path: str) -> Iterator[dict[str, Any]]:
 
     Plain text (.txt, .list): a path a line. Tables need the column `path` (any table that JavisDiT's tools wrote has it), or
     bucket and key, as an S3 Inventory has them (`stock`). TOLD: what the table says of an object's size and time.
-    Raises UserError, for bad rows when the list is at its end.
+    Raises UserError, for bad rows when the list is at its end, for windows by another name at once.
     """
     if Path(path).suffix.lower() in (".txt", ".list"):
         yield from _lines(path)
         return
     faults = Faults(path)
+    names: set[str] = set()
     for line, row in read_rows(path, faults):
         stock = "path" not in row and all(name in row for name in INVENTORY)
         if "path" not in row and not stock:
             raise UserError(f"{path}: line {line} has no `path`; a list needs the column path, one file a row")
+        if names != row.keys():  # of a table once, of JSON lines where they change
+            _check_windows(path, row)
+            names = set(row)
         if stock and (_says(row, "is_delete_marker", "true") or _says(row, "is_latest", "false")):
             continue
         found = cells(row, TAKEN, line, faults)
@@ -59,6 +70,18 @@ def read_list(path: str) -> Iterator[dict[str, Any]]:
         texts = captions_in(row)
         yield {**found, **({"text": texts[0], "texts": texts} if texts else {})}
     faults.check()
+
+
+def _check_windows(path: str, row: dict[str, Any]) -> None:
+    """Raise UserError where a table says windows by names that are not read: whole files would be built in their place."""
+    if row.keys() & {"clip_start", "clip_end", "window_start", "window_end"}:
+        return
+    for start, end in _LIKE_WINDOWS:
+        if start in row and end in row:
+            raise UserError(
+                f"{path}: the columns {start} and {end} are not read: call them clip_start and clip_end, in seconds, if they are "
+                "windows of the file in path; else leave them out"
+            )
 
 
 def _says(row: dict[str, Any], name: str, value: str) -> bool:

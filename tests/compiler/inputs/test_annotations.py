@@ -160,6 +160,14 @@ def test_json_read_item_by_item_says_what_json_read_whole_says(
     assert found == wanted
 
 
+@pytest.mark.parametrize("number", ["10.5", "-2e5", "1E+3", "7e-2", "12", "-0.25e10"])
+@pytest.mark.parametrize("chunk", range(1, 9))
+def test_a_number_is_read_whole_wherever_a_chunk_ends(number: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_items, "CHUNK", chunk)
+    text = f"[{number}, {number}]"
+    assert list(json_items.items_of(io.BytesIO(text.encode()), None, 100)) == json.loads(text)
+
+
 def test_json_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotations, "MAX_JSON", 10)
     (tmp_path / "j.json").write_text('{"data": [1, 2, 3]}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -234,3 +235,23 @@ def test_more_kinds_of_video_are_scanned(tmp_path: Path, suffix: str) -> None:
     assert found(tmp_path)[0]["relpath"].to_list() == [f"a{suffix}"]
     both = found(tmp_path, suffixes=VIDEO_SUFFIXES | AUDIO_SUFFIXES)[0]
     assert sorted(both["relpath"]) == [f"a{suffix}", "b.wav"]
+
+
+@pytest.mark.parametrize(
+    "start, end", [("start", "end"), ("start_time", "end_time"), ("begin", "end"), ("t_start", "t_end")]
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_windows_by_another_name_are_refused(tmp_path: Path, start: str, end: str, suffix: str) -> None:
+    """Whole films would be built in their place, and rows of one film count once."""
+    table = tmp_path / f"l{suffix}"
+    row = {"path": "film.mp4", start: 1.5, end: 3.0}
+    table.write_text(
+        f"path,{start},{end}\nfilm.mp4,1.5,3\n" if suffix == ".csv" else f'{{"path": "a.mp4"}}\n{json.dumps(row)}\n'
+    )
+    with pytest.raises(
+        UserError, match=f"the columns {start} and {end} are not read: call them clip_start and clip_end"
+    ):
+        list(read_list(str(table)))
+    table.write_text(json.dumps({**row, "clip_start": 1.5, "clip_end": 3.0}) + "\n")
+    if suffix == ".jsonl":  # where a film was cut from may be said beside
+        assert [one["window_start"] for one in read_list(str(table))] == [1.5]
