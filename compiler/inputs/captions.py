@@ -43,6 +43,8 @@ def attach(
     """
     report = CaptionReport(spec or "files beside the inputs")
     if spec is None:
+        if inputs.select(pl.col("text").is_not_null().any()).collect(engine="streaming").item():
+            report.source = "the list of inputs and files beside them"
         joined = beside_them(inputs, scratch, report)
     else:
         table = table or CaptionTable.read(spec, scratch)

@@ -164,3 +164,18 @@ def test_csv_captions_arrive_as_they_were_written(tmp_path: Path, captions: dict
     table, _ = attach(rows.lazy(), str(tmp_path / "c.csv"), tmp_path)
     texts = dict(table.collect().select("id", "text").iter_rows())
     assert texts == {name: captions[name].strip() if name in captions else None for name in ("a", "b", "c d")}
+
+
+@pytest.mark.parametrize(
+    "text, source", [("said", "the list of inputs and files beside them"), (None, "files beside the inputs")]
+)
+def test_where_captions_come_from_is_told(tmp_path: Path, text: str | None, source: str) -> None:
+    """A list that has words of its own is named, in the log and in what is refused for having none."""
+    (tmp_path / "raw").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "raw" / name).write_text("no film")
+    rows = pl.concat(list(scan([str(tmp_path / "raw")])))
+    rows = rows.with_columns(text=pl.when(pl.col("relpath") == "a.mp4").then(pl.lit(text)))
+    table, report = attach(rows.lazy(), None, tmp_path, require=True)
+    assert report.lines()[0].startswith(f"captions from {source}: {int(text is not None)} inputs have one")
+    assert f"no caption in {source}" in table.collect()["refused_message"].to_list()
