@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from javisc.compiler.inputs.table import conform, table
+from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS, conform, table
 from javisc.compiler.plan.layout import Changes, Layout, lay_out, write_plan
 from javisc.compiler.store.commits import PUBLISHED_SCHEMA
 from javisc.manifests.files import sha256_of
@@ -20,6 +20,13 @@ from javisc.manifests.partitions import Partitions, by
 from support import plan_in_memory as in_memory
 
 NAMES = st.sampled_from([f"{letter}.mp4" for letter in "pqrstuvw"])
+#: What a row may say beside what all of them say, two values of each column: a table of nulls is equal to any other.
+SAID = [
+    (name, {pl.String(): f"{name} {number}", pl.Float64(): number / 4, pl.List(pl.String): [f"{name} {number}"]}[dtype])
+    for name, dtype in INPUT_SCHEMA.items()
+    if name in (*(column.name for column in LABELS), "boxes") and name not in ("text", "group")
+    for number in (1, 2)
+]
 ROWS = st.fixed_dictionaries(
     {
         "root": st.sampled_from("abc"),
@@ -32,6 +39,7 @@ ROWS = st.fixed_dictionaries(
         "source_bytes": st.integers(1, 2),
         "mtime_ns": st.integers(1, 2),
         "prefixed": st.booleans(),
+        "said": st.lists(st.sampled_from(SAID), max_size=3),
     }
 )
 
@@ -41,7 +49,8 @@ def inputs(rows: list[dict[str, Any]], place: str) -> pl.DataFrame:
     made, seen = [], set()
     for row in rows:
         root, prefixed = row["root"], row["prefixed"]
-        named = {name: value for name, value in row.items() if name not in ("root", "prefixed")}
+        named = {name: value for name, value in row.items() if name not in ("root", "prefixed", "said")}
+        named |= dict(row["said"])
         named |= {"path": f"{place}/{root}/{row['relpath']}"}
         if prefixed:
             named["relpath"] = f"{root}/{row['relpath']}"
