@@ -212,11 +212,11 @@ def _run_build(
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.rejected.items()))
         where = (
-            "the parts' rejects are merged at the end"
+            "they are listed when the parts are merged"
             if chosen.partial
-            else f"{result.out.rstrip('/')}/rejected.parquet"
+            else f"see {result.out.rstrip('/')}/rejected.parquet"
         )
-        click.echo(f"{rejected} inputs were rejected ({reasons}): see {where}")
+        click.echo(f"{rejected} inputs were rejected ({reasons}): {where}")
     if result.shards_left:
         click.echo(
             f"{result.shards_left} shards are of other parts or left: `javisc status` tells which; a last call with --finish "

@@ -154,7 +154,7 @@ def score(
             f"{done.kept:>12} clips' features kept as the field {keep_features}"
             + ("" if done.kept else ": nothing new to keep")
         )
-    click.echo(f"{scored:>12} of {done.rows} scored, {done.fresh} of them now → {out or source}")
+    click.echo(f"{scored:>12} of {done.rows} scored, {done.fresh} looked at now → {out or source}")
 
 
 def _tell(cost: Any) -> None:

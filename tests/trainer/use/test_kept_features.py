@@ -164,12 +164,12 @@ def test_killed_and_resumed_keeps_the_same(kept: Path, checkpoints: dict[str, Pa
         process.send_signal(signal.SIGKILL)
     process.wait()
     done = scored(dataset, checkpoints["first"], *options)
-    assert done.exit_code == 0 and "3 of 4 scored, 4 of them now" not in done.output, done.output
+    assert done.exit_code == 0 and "3 of 4 scored, 4 looked" not in done.output, done.output
     for name in ("000000.tar", "manifest.parquet"):
         assert (dataset / "fields/segments" / name).read_bytes() == (kept / "fields/segments" / name).read_bytes()
     # Once more: nothing is left to do, and nothing is lost.
     more = scored(dataset, checkpoints["first"], *options)
-    assert more.exit_code == 0 and "3 of 4 scored, 0 of them now" in more.output, more.output
+    assert more.exit_code == 0 and "3 of 4 scored, 0 looked at now" in more.output, more.output
     assert Dataset.open(dataset).field("segments").missing == 1
 
 
