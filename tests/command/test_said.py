@@ -199,7 +199,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"raw": folder, "table": folder / "table.csv"}
 
 
-@pytest.mark.parametrize(("words", "answers", "said", "code"), SAID, ids=[f"{n} {row[0]}" for n, row in enumerate(SAID)])
+@pytest.mark.parametrize(
+    ("words", "answers", "said", "code"), SAID, ids=[f"{n} {row[0]}" for n, row in enumerate(SAID)]
+)
 def test_every_number_is_said_in_its_place(
     words: str,
     answers: Mapping[str, Any],
