@@ -133,8 +133,12 @@ def test_what_is_given_is_kept_and_the_rest_made(weights: Path, tmp_path: Path) 
     # The first latent frame is all that is given: it reaches the first pictures, not the last.
     a, b = make("image", "image", picture)
     assert apart(pictures(a)[:1], pictures(b)[:1]) < 0.7 * apart(pictures(a)[-1:], pictures(b)[-1:])
-    a, b = make("seven", "0,1,0,0,99,0,1;0,0,0,0,99,0,2", noise, film)
+    # The same film under another name is the same film.
+    moved = film.rename(tmp_path / "moved.mp4")
+    before = pictures(tmp_path / "video" / "00000.mp4")
+    a, b = make("seven", "0,1,0,0,99,0,1;0,0,0,0,99,0,2", noise, moved)
     assert apart(pictures(a), pictures(b)) < 0.1 * seen and apart(sound(a), sound(b)) < 0.1 * heard
+    assert apart(pictures(a), before) < 0.1 * seen
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from javisc.cli import cli
 from javisc.compiler.check.dataset import verify
 from javisc.compiler.media import encoders
+from javisc.compiler.media.encode import Encoder
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.io import Dataset
 from javisc.trainer.data.bytes.decode import frames
+from support.heap import filled
 from support.raw import write_clip
 from support.sane import sane
 
@@ -87,3 +90,28 @@ def test_an_encoder_that_is_missing_is_said_before_anything_is_written(
     done = CliRunner().invoke(cli, ["build", "jav", str(raw), "--out", str(tmp_path / "DS"), "--recipe", "av1"])
     assert done.exit_code != 0 and not (tmp_path / "DS").exists()
     assert "this build of PyAV has no libnone" in str(done.exception or "") + done.output
+
+
+def moving(height: int, width: int) -> list[NDArray[np.uint8]]:
+    """Blocks that move under noise, and a cut: what an encoder looks ahead for."""
+    draw = np.random.default_rng(0)
+    blocks = np.kron(draw.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1)))[:height, :width]
+    still = [np.roll(blocks, (n, 2 * n), (0, 1)) + draw.integers(-8, 9, blocks.shape) for n in range(30)]
+    return [np.clip(p if n < 17 else 255 - p, 0, 255).astype(np.uint8) for n, p in enumerate(still)]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("jav", ""), ("archive", ""), ("hevc", ""), ("av1", ""), ("jav", "veryfast"), ("frame", "slow")]
+)
+def test_bytes_do_not_follow_what_the_memory_held(tmp_path: Path, name: str, preset: str) -> None:
+    """At a size that is no whole number of macroblocks, where x264's macroblock tree took in memory of nobody."""
+    recipe = PRESETS[name].replace(encoder_preset=preset) if preset else PRESETS[name]
+    made = set()
+    for byte in (1, 85, 254):
+        with filled(byte):
+            encoder = Encoder(path := tmp_path / f"{byte}.mp4", recipe, 426, 240)
+            for picture in moving(240, 426):
+                encoder.add(VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p"))
+            encoder.close()
+        made.add(path.read_bytes())
+    assert len(made) == 1

@@ -17,6 +17,7 @@ from javisc.compiler.media.transcode import transcode
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS
 from javisc.manifests.errors import UserError
+from javisc.manifests.files import sha256_of
 from javisc.trainer.data.bytes.decode import frames, samples
 from javisc.trainer.data.bytes.framing import cover
 from javisc.trainer.data.sources.noise import generators
@@ -86,7 +87,7 @@ def reference_latents(
 ) -> dict[str, Tensor]:
     """A file's latents, "video" [c, t, h, w] and "audio" [c, t, m]: whichever it has and the model makes."""
     pictures, sound = read_reference(path, fps)
-    rows = generators([seed], "reference", str(path))
+    rows = generators([seed], "reference", sha256_of(path))  # by what it holds: the same wherever the file lies
     found = {}
     if pictures is not None and video is not None:
         found["video"] = video.encode(fitted(pictures, height, width).to(device), draws=rows)[0]
