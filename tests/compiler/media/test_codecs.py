@@ -101,7 +101,8 @@ def moving(height: int, width: int) -> list[NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [("jav", ""), ("archive", ""), ("hevc", ""), ("av1", ""), ("jav", "veryfast"), ("frame", "slow")]
+    ("name", "preset"),
+    [("jav", ""), ("archive", ""), ("hevc", ""), ("av1", ""), ("jav", "veryfast"), ("frame", "slow")],
 )
 def test_bytes_do_not_follow_what_the_memory_held(tmp_path: Path, name: str, preset: str) -> None:
     """At a size that is no whole number of macroblocks, where x264's macroblock tree took in memory of nobody."""

@@ -98,7 +98,11 @@ def test_picture_and_sound_survive_the_file(tmp_path: Path) -> None:
 def test_equal_pictures_are_equal_files(tmp_path: Path) -> None:
     """At sizes that are no whole number of macroblocks, whatever the encoder finds in new memory."""
     draw = torch.Generator().manual_seed(0)
-    blocks = torch.randint(0, 256, (30, 54, 3), dtype=torch.uint8, generator=draw).repeat_interleave(8, 0).repeat_interleave(8, 1)
+    blocks = (
+        torch.randint(0, 256, (30, 54, 3), dtype=torch.uint8, generator=draw)
+        .repeat_interleave(8, 0)
+        .repeat_interleave(8, 1)
+    )
     frames = torch.stack([blocks.roll((n, 2 * n), (0, 1)) for n in range(30)])[:, :, :426]
     clip = Generated("x", frames, torch.randn(20000, generator=draw) / 8, 24.0, 0)
     made = set()
