@@ -233,3 +233,5 @@ def test_a_plan_from_before_groups_keeps_the_splits_it_drew_and_takes_new_inputs
     drawn = dict(older.select("relpath", "split").iter_rows())
     made, changes = plan(inputs(["a", "b", "c", "d"]), Layout(2, 0), older)
     assert changes.new == 1 and dict(made.select("relpath", "split").iter_rows()) == {**drawn, "d": None}
+    said, _ = plan(inputs(["a", "b", "c"], split="dev"), Layout(2, 0), older)
+    assert said["split"].to_list() == ["dev"] * 3, "what the inputs say of it goes before what was drawn"
