@@ -18,7 +18,7 @@ from javisc.compiler.repair.dataset import repair
 from javisc.compiler.sparsesync.cuts import read_meta
 from javisc.compiler.sparsesync.rules import read_fixed_offsets
 from javisc.manifests.errors import UserError
-from support.faces import YOUTUBE, level, write_meta, write_video
+from support.faces import HEIGHT, SIDE, WIDTH, YOUTUBE, corner, level, write_meta, write_video
 from support.raw import write_clip
 from support.sane import sane
 
@@ -138,6 +138,9 @@ def test_lrs3_from_full_videos_as_files(tmp_path: Path) -> None:
         assert abs(float(pictures[0][20:200, 20:200].mean()) - (level(first) - 16) * 255 / 219) < 3
         text = read_meta(folder / f"pretrain/{YOUTUBE}/{clip}.txt")
         assert (text.youtube, text.first, len(text.boxes)) == (YOUTUBE, first, frames)
+        for number, box in text.boxes.items():  # where the face is, in a crop of the picture's own height at most
+            at, (left, top) = (box.x * WIDTH, box.y * HEIGHT), corner(number)
+            assert abs(at[0] - left) < 2 and abs(at[1] - top) < 2 and abs(box.w * WIDTH - SIDE) < 3, (number, box)
     assert not (out / ".dataset").exists()
     assert set(pl.read_parquet(out / "manifest.parquet")["id"]) == {"00005", "00020"}
     assert pl.read_parquet(out / "rejected.parquet")["relpath"].to_list() == ["LRS3/unnamedvideo.mp4"]
@@ -170,6 +173,9 @@ def test_a_folder_of_any_clips_as_files_with_its_lists(tmp_path: Path) -> None:
         run(str(tmp_path / "raw"), "--corpus", "folder", *SMALL, "--as-files", "--out", str(out))
     offsets = read_fixed_offsets([out / "data/fixed_offsets_mine/valid_size3_crop0.5_min-0.20_max0.20.csv"])
     assert set(offsets["clip"]) == set(listed["valid"])
+    manifest = pl.read_parquet(out / "manifest.parquet").filter(pl.col("split") == "val")
+    kept = {name.rpartition(".")[0]: cells for name, *cells in manifest.select("relpath", *offsets.columns[1:]).rows()}
+    assert {clip: cells for clip, *cells in offsets.rows()} == kept
 
 
 @pytest.mark.parametrize(
@@ -185,7 +191,10 @@ def test_a_folder_of_any_clips_as_files_with_its_lists(tmp_path: Path) -> None:
         (["--corpus", "lrs3", "--lrs3-meta", "nowhere"], "--lrs3-meta nowhere: is no folder"),
         (["--corpus", "folder", "--lists", "."], "--corpus folder takes every video"),
         (["--corpus", "folder", "--offset-grid", "21"], "--offset-grid '21': CLASSES:LARGEST:CROP"),
-        (["--corpus", "folder", "--as-files", "--shard-range", "0:1"], "--as-files writes a local folder"),
+        *(
+            (["--corpus", "folder", "--as-files", *words], "--as-files writes a local folder")
+            for words in (["--shard-range", "0:1"], ["--part", "0/2"], ["--write-plan"])
+        ),
         (["--corpus", "folder", "--fixed-offsets", "nowhere.csv"], "nowhere.csv is not there"),
         (["--corpus", "folder", "--short-side", "7"], "--short-side 7"),
         (["--corpus", "folder", "--min-seconds", "nan"], "--min-seconds nan"),

@@ -168,7 +168,7 @@ COMMANDS = {
             ),
             "--fixed-offsets": Row("--fixed-offsets {table}", "build.options.offsets.fixed", (Path("{table}"),)),
             "--offset-grid": Row("--offset-grid 3:0.2:0.5", "build.options.offsets.grid.size", 3),
-            "--min-seconds": Row("--min-seconds 2", "build.recipe.min_frames", 50),
+            "--min-seconds": Row("--min-seconds 1.97", "build.recipe.min_frames", 50),
             "--as-files": Row("--as-files", "write_files.dataset", "{folder}/ds/.dataset"),
         },
         _CALLS,

@@ -53,6 +53,10 @@ def test_ranks_every_offset_of_the_grid(video: Path, best: Path) -> None:
     assert again == found
     shifted = predict(model, transforms, video, offset_sec=-0.2, v_start_sec=0.2)
     assert [g.logit for g in shifted.ranked] != [g.logit for g in found.ranked]
+    assert (shifted.truth.offset_class, round(shifted.truth.offset_sec, 4)) == (5, -0.2)
+    for other in ({"v_start_sec": 0.6}, {"v_start_sec": 0.2, "fps": 30}):
+        logits = [g.logit for g in predict(model, transforms, video, offset_sec=0.4, **other).ranked]  # type: ignore[arg-type]
+        assert logits != [g.logit for g in found.ranked], other
 
 
 def test_says_it_in_the_references_words(video: Path, best: Path) -> None:
