@@ -59,7 +59,9 @@ def test_energons_shards_are_closed_at_their_limits(
     monkeypatch.setattr(energon, limit, value)
     said = run("export", films.dataset, "--energon", tmp_path / "out")
     counts = json.loads((tmp_path / "out/.nv-meta/.info.json").read_text())["shard_counts"]
-    assert list(counts.values()) == closed and f"{sum(closed)} train → " in said, "rows without a split are for training"
+    assert list(counts.values()) == closed and f"{sum(closed)} train → " in said, (
+        "rows without a split are for training"
+    )
     assert sorted(counts) == sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
     for name, count in counts.items():
         assert (tmp_path / "out" / f"{name}.idx").stat().st_size == 8 * (count + 1)
