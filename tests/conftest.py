@@ -6,6 +6,7 @@ that `support/skips.py` does not expect on this machine is a failure, and a run 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -39,10 +40,34 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Every dataset that a test builds in its own process is judged when it is published."""
+    """Every dataset that a test builds in its own process is judged when it is published. Workers of its pools are forks."""
+    from support.forked import fork_workers
     from support.sane import watch
 
     watch()
+    fork_workers()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Without the garbage collector, which a million objects of imported modules keep busy for seconds, and never look at them
+    again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+@pytest.fixture
+def cold_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of pools are fresh interpreters, as users have them, not forks of one (see support.forked)."""
+    import subprocess
+
+    from javisc.compiler.run import pool
+
+    monkeypatch.setattr(pool, "subprocess", subprocess)
 
 
 def _reason(report: Any) -> str:

@@ -71,31 +71,31 @@ def write_files(
         seen.add(clip)
         jobs.append((str(path), {key: row[key] for key in _NEEDED}))
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
-    written = 0
+    # Counted by what is there afterwards: a worker that dies has written some of its clips, and says of none.
+    absent = [path for path, _ in jobs if not Path(path).exists()]
     bad: list[tuple[str, dict[str, Any]]] = []
     call = f"{__name__}:write_chunk"
     for outcome in spread(call, ((jobs, {"jobs": jobs}, _START + len(jobs)) for jobs in chunks), workers=workers):
         bad += outcome.call.tag if outcome.error else []
-        written += outcome.value or 0
     # What a worker died on, or failed at, is tried clip by clip, so that the one at fault is named.
-    for outcome in spread(call, ((job[0], {"jobs": [job]}, _START) for job in bad), workers=workers):
-        if outcome.error:
-            raise UserError(
-                f"{outcome.call.tag} cannot be written: {outcome.error}: {outcome.message}; the others are there",
-                exit_code=1,
-            )
-        written += outcome.value
+    alone = spread(call, ((job[0], {"jobs": [job]}, _START) for job in bad), workers=workers)
+    failed = [outcome for outcome in alone if outcome.error]
+    if failed:
+        more = f" (so are {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise UserError(
+            f"{failed[0].call.tag} cannot be written{more}: {failed[0].error}: {failed[0].message}; the others are there",
+            exit_code=1,
+        )
     if name:
         _write_lists(rows.iter_rows(named=True), target.parent / "data", clip_of, name, grid)
-    return Done(written, clashes)
+    return Done(sum(Path(path).exists() for path in absent), clashes)
 
 
 _NEEDED = ("dataset", "key", "shard", "mp4_offset", "mp4_size", "flac_offset", "flac_size")
 
 
-def write_chunk(jobs: list[tuple[str, dict[str, Any]]]) -> int:
-    """In a worker: write some clips, (file, row) each; what is there stays. Returns how many were written."""
-    written = 0
+def write_chunk(jobs: list[tuple[str, dict[str, Any]]]) -> None:
+    """In a worker: write some clips, (file, row) each; what is there stays."""
     with MemberReader() as reader:
         for name, row in jobs:
             path = Path(name)
@@ -114,8 +114,6 @@ def write_chunk(jobs: list[tuple[str, dict[str, Any]]]) -> int:
             if sound is not None:
                 with published(path) as temporary:
                     _mux(video, samples, rate, temporary)
-            written += 1
-    return written
 
 
 def _write_wav(path: Path, samples: np.ndarray, rate: int) -> None:

@@ -44,7 +44,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultyPro
     s3fs = pytest.importorskip("s3fs")
     folder = tmp_path_factory.mktemp("stored")
     raw = raw_folder(folder / "raw", 3)
-    with s3_server(folder / "moto.log") as address, FaultyProxy(address) as proxy:
+    with s3_server() as address, FaultyProxy(address) as proxy:
         fs = s3fs.S3FileSystem(use_listings_cache=False)
         fs.mkdir("box")
         fs.put(f"{raw}/", "box/raw/", recursive=True)

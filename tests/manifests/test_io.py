@@ -184,7 +184,7 @@ def test_a_url_is_protected_as_a_folder_is(command: str, tmp_path: Path) -> None
     s3fs = pytest.importorskip("s3fs")
     built = write(tmp_path / "ds", [24, 30])
     more = {"filter": ["num_frames > 1"], "split": ["--ratios", "train=0.5,val=0.5"]}.get(command, [])
-    with s3_server(tmp_path / "log"):
+    with s3_server():
         fs = s3fs.S3FileSystem(use_listings_cache=False)
         fs.mkdir("kept")
         fs.put(f"{built}/", "kept/ds/", recursive=True)

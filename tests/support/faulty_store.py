@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import os
 import random
@@ -23,36 +24,73 @@ _CODES = {"403": "AccessDenied", "429": "SlowDown", "500": "InternalError", "503
 SLOW = 0.3
 
 
+class _Store:
+    """moto's server, in a process of its own."""
+
+    def __init__(self, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+                stdout=out,
+                stderr=out,
+            )
+        until = time.monotonic() + 60
+        while True:
+            with socket.socket() as knock:
+                if knock.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None and time.monotonic() < until, "the S3 server does not start"
+            time.sleep(0.1)
+
+    def empty(self) -> None:
+        """Forget every bucket."""
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        line.request("POST", "/moto-api/reset")
+        assert line.getresponse().status == 200
+        line.close()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+#: The server of this process, which takes seconds to start, and how many are at it.
+_SHARED: list[_Store] = []
+_USERS = [0]
+
+
+def _shared() -> _Store:
+    if not _SHARED:
+        _SHARED.append(_Store(Path(os.devnull)))
+        atexit.register(_SHARED[0].end)
+    elif not _USERS[0]:
+        _SHARED[0].empty()
+    return _SHARED[0]
+
+
 @contextmanager
-def s3_server(log: Path) -> Iterator[str]:
-    """Start moto's server; yield its address. The environment's credentials and endpoint are set meanwhile."""
+def s3_server(log: Path | None = None) -> Iterator[str]:
+    """A server of S3 without buckets, or with those of who is at it, too; yield its address. The environment's credentials and
+    endpoint are set meanwhile. log: have one that nobody shares, which writes its requests there."""
     import s3fs
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
-        )
-    address = f"http://127.0.0.1:{port}"
+    server = _Store(log) if log else _shared()
+    address = f"http://127.0.0.1:{server.port}"
     settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     settings |= {"AWS_ENDPOINT_URL": address, "AWS_EC2_METADATA_DISABLED": "true"}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
+    _USERS[0] += log is None
     try:
-        until = time.monotonic() + 60
-        while True:
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None and time.monotonic() < until, "the S3 server does not start"
-            time.sleep(0.1)
         s3fs.S3FileSystem.clear_instance_cache()
         yield address
     finally:
-        server.kill()
-        server.wait()
+        _USERS[0] -= log is None
+        if log:
+            server.end()
         s3fs.S3FileSystem.clear_instance_cache()
         for name, value in before.items():
             os.environ.pop(name)

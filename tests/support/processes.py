@@ -7,6 +7,8 @@ import os
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from support.forked import servers
+
 #: What processes of tests import in the end. PyTorch imports its compiler when an optimizer takes its first step.
 _PRELOADED = [
     "javisc.trainer.engine.loop",
@@ -33,7 +35,7 @@ def forkserver() -> ForkServerContext:
 
 
 def workers_of(parent: int) -> list[tuple[int, bool]]:
-    """The worker processes of a build: (process, whether it only retries one file)."""
+    """The worker processes of a build: (process, whether it only retries one file, which no fork is seen to do)."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -42,7 +44,7 @@ def workers_of(parent: int) -> list[tuple[int, bool]]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if above == parent and b"run.worker" in command:
+            if above == parent and b"run.worker" in command and int(entry.name) not in servers():
                 found.append((int(entry.name), b"--retry" in command))
     return found
 

@@ -151,7 +151,7 @@ def soak_s3(
 
     raw = raw_folder(folder / "raw", CLIPS)
     done = []
-    with s3_server(folder / "moto.log") as address:
+    with s3_server() as address:
         fs = s3fs.S3FileSystem(use_listings_cache=False)
         fs.mkdir("soak")
         fs.put(f"{raw}/", "soak/raw/", recursive=True)

@@ -23,7 +23,7 @@ def remote(films: Films, tmp_path: Path) -> Iterator[str]:
     """The six films' dataset in a bucket of a real S3 server on this machine's loopback."""
     pytest.importorskip("moto")
     s3fs = pytest.importorskip("s3fs")
-    with s3_server(tmp_path / "log"):
+    with s3_server():
         s3fs.S3FileSystem().mkdir("fields")
         fs, _ = filesystem("s3://fields")
         fs.put(f"{films.dataset}/", "fields/ds/", recursive=True)

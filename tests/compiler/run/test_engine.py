@@ -29,7 +29,8 @@ def test_every_fault_costs_its_own_file_only(tmp_path: Path) -> None:
     faults |= {"memory": "crashed", "bug": "internal", "reject": "corrupt"}
     good = {f"good {i}.mp4": f"fine {i}" for i in range(8)}
     out = tmp_path / "ds"
-    result = run(sources(tmp_path / "raw", {**{f"{name}.mp4": name for name in faults}, **good}), out)
+    files = {**{f"{name}.mp4": name for name in faults}, **good}
+    result = run(sources(tmp_path / "raw", files), out, time_limit=1.0)
     found = rejects(out)
     assert {name.removesuffix(".mp4"): reason for name, (reason, _) in found.items()} == faults
     assert result.samples == len(good)
@@ -121,6 +122,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("cold_workers")
 def test_worker_threads_and_start_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are fresh interpreters: nothing of this process's modules or threads is in them, and no threads of a library.
 

@@ -32,10 +32,10 @@ ROUNDS = int(os.environ.get("JAVISC_TEST_LOCK_ROUNDS", "8"))
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3() -> Iterator[str]:
     pytest.importorskip("moto")
     s3fs = pytest.importorskip("s3fs")
-    with s3_server(tmp_path_factory.mktemp("moto") / "log"):
+    with s3_server():
         s3fs.S3FileSystem().mkdir("locks")
         yield "s3://locks"
 

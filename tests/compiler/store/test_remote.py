@@ -22,11 +22,11 @@ RECIPE = PRESETS["jav"].replace(short_side=32, encoder_preset="ultrafast")
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3() -> Iterator[str]:
     """A real S3 server on this machine's loopback. Yields a bucket's URL."""
     pytest.importorskip("moto")
     s3fs = pytest.importorskip("s3fs")
-    with s3_server(tmp_path_factory.mktemp("moto") / "log"):
+    with s3_server():
         s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
 

@@ -79,9 +79,14 @@ def test_vggsound_published_lists_less_the_filters(vggsound: Path) -> None:
 
 
 def test_the_lists_may_lie_elsewhere(vggsound: Path, tmp_path: Path) -> None:
+    """The first lines of each of the published lists."""
+    for name, lines in {"train": 50, "valid": 30, "test": 20}.items():
+        with (vggsound / f"vggsound_{name}.txt").open() as file:
+            (tmp_path / "lists").mkdir(exist_ok=True)
+            (tmp_path / f"lists/vggsound_{name}.txt").write_text("".join(next(file) for _ in range(lines)))
     (tmp_path / "vggsound.csv").write_text("---g-f_I2yQ,1,people marching,test\n")
-    found = annotations(corpus("vggsound").with_lists(vggsound), tmp_path)
-    assert counts(found) == {"train": 154078, "val": 18371, "test": 14022}
+    found = annotations(corpus("vggsound").with_lists(tmp_path / "lists"), tmp_path)
+    assert counts(found) == {"train": 50, "val": 30, "test": 20}
 
 
 def test_sparse_takes_the_picked_classes_alone(vggsound: Path) -> None:
