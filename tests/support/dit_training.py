@@ -31,7 +31,7 @@ from javisc.trainer.task import key_random
 RECIPE = """
 task: dit
 seed: 11
-run: {steps: 3, checkpoint_every: 1, keep_checkpoints: 9, log_every: 1, tensorboard: false}
+run: {steps: 2, checkpoint_every: 1, keep_checkpoints: 9, log_every: 1, tensorboard: false}
 schedule: {warmup_steps: 0}
 optimizer: {name: adamw, lr: 0.001, scale_lr_by_world: false, eps: 1.0e-6}
 ema: {decay: 0.9}

@@ -31,13 +31,8 @@ from javisc.trainer.engine import checkpoint
 from javisc.trainer.engine.config import Recipe, load_recipe
 from javisc.trainer.engine.hooks import Hook, Run
 from javisc.trainer.engine.loop import Outcome, train
-from javisc.trainer.models.sync.config import (
-    AVSyncConfig,
-    FusionConfig,
-    SelectorConfig,
-    SyncTransformerConfig,
-    TrunkConfig,
-)
+from javisc.trainer.models.sync import resnet, s3d
+from javisc.trainer.models.sync.config import AVSyncConfig, FullAttentionConfig, FusionConfig, TrunkConfig
 from javisc.trainer.models.sync.model import AVSync
 from support.processes import forkserver
 
@@ -80,24 +75,27 @@ class ToyTask:
         return self.model()
 
     def model(self) -> nn.Module:
+        """As thin as it gets, since a checkpoint costs by the tensor: trunks of a stage or two, and blocks that are all alike."""
         drop = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), self.recipe.dropout)
         rest = self.recipe.frozen_trunks
-        return AVSync(
-            AVSyncConfig(
-                visual_trunk=TrunkConfig(size="small", trained=not (rest or self.recipe.resting_pictures)),
-                audio_trunk=TrunkConfig(size="small", trained=not rest),
-                audio_bridge="conv",
-                transformer=SyncTransformerConfig(
-                    classes=5,
-                    width=16,
-                    visual_shape=(2, 4, 4),
-                    audio_shape=(9, 4),
-                    visual_selector=SelectorConfig(n_layer=1, n_head=2, num_selectors=3, **drop),
-                    audio_selector=SelectorConfig(n_layer=1, n_head=2, num_selectors=2, **drop),
-                    fusion=FusionConfig(n_layer=1, n_head=2, **drop),
-                ),
+        with (
+            mock.patch.dict(resnet.BLOCKS, small=[1]),
+            mock.patch.dict(s3d.SPECS, small=s3d.SPECS["small"][:4]),
+        ):
+            return AVSync(
+                AVSyncConfig(
+                    visual_trunk=TrunkConfig(size="small", trained=not (rest or self.recipe.resting_pictures)),
+                    audio_trunk=TrunkConfig(size="small", trained=not rest),
+                    audio_bridge="conv",
+                    full_attention=FullAttentionConfig(
+                        classes=5,
+                        width=16,
+                        visual_shape=(1, 4, 4),
+                        audio_shape=(3, 5),
+                        stack=FusionConfig(n_layer=2, n_head=2, **drop),
+                    ),
+                )
             )
-        )
 
     def carry_over(self, model: nn.Module) -> None:
         return None
@@ -106,7 +104,7 @@ class ToyTask:
         assert isinstance(model, AVSync)
         if self.recipe.all_blocks:
             return model.blocks()
-        return [*model.transformer.v_selector.blocks, *model.transformer.global_transformer.blocks]  # type: ignore[union-attr]
+        return [*model.transformer.blocks]  # type: ignore[union-attr]
 
     def make(self, number: int, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)

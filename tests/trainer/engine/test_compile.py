@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from functools import partialmethod
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 
 from javisc.trainer.engine.distributed import ParallelConfig, spread, world
 from javisc.trainer.models.dit import PRESETS, VASTDiT3
 from javisc.trainer.models.dit.stages import freeze
-from support.toy_training import Ranks, losses, run
+from support.toy_training import Ranks, ToyTask, losses, run
 
 COMMON = ["run.steps=3", "run.log_every=1", "run.checkpoint_every=0", "dropout=0"]
+#: A block of each kind; a second one of a kind would be traced with the same code.
+CONFIG = dataclasses.replace(PRESETS["VASTDiT3-tiny"], depth=1)
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="inductor needs a C++ compiler on the CPU"
 )
@@ -31,11 +35,17 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_compiler
 @pytest.mark.slow
-def test_one_process_learns_the_same(tmp_path: Path) -> None:
+def test_one_process_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By inductor, which asks a C++ compiler for each kernel: so one block is compiled, for processors without vectors."""
+    monkeypatch.setattr(ToyTask, "blocks", lambda self, model: [*model.transformer.blocks][:1])
     run(tmp_path / "eager", COMMON)
-    run(tmp_path / "compiled", [*COMMON, "parallel.compile=true"])
+    with inductor.patch("cpp.vec_isa_ok", False):
+        run(tmp_path / "compiled", [*COMMON, "parallel.compile=true"])
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-4)
-    assert counters["stats"]["unique_graphs"] >= 2 and not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    assert counters["inductor"]["fxgraph_cache_hit"] + counters["inductor"]["fxgraph_cache_miss"] >= 2, (
+        "forward, backward"
+    )
 
 
 @pytest.mark.slow
@@ -53,7 +63,7 @@ def test_two_processes_learn_the_same(tmp_path: Path) -> None:
 def step(model: torch.nn.Module, frames: int) -> dict[str, Tensor]:
     """Loss and gradients on a bucket of so many frames."""
     torch.manual_seed(frames)
-    config, rows = PRESETS["VASTDiT3-tiny"], 2
+    config, rows = CONFIG, 2
     given = {"fps": torch.full((rows,), 24.0), "height": 64.0, "width": 96.0}
     prior = torch.randn(rows, config.spatial_prior_len, config.st_prior_channel)
     out = model(
@@ -72,17 +82,17 @@ def test_buckets_of_the_joint_dit_share_their_variants(monkeypatch: pytest.Monke
     """Traced and differentiated, but not handed to inductor: what breaks or is traced anew does so before it."""
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
     torch.manual_seed(0)
-    eager = VASTDiT3(PRESETS["VASTDiT3-tiny"]).eval()
+    eager = VASTDiT3(CONFIG).eval()
     freeze(eager)
-    model = VASTDiT3(PRESETS["VASTDiT3-tiny"]).eval()
+    model = VASTDiT3(CONFIG).eval()
     freeze(model)
     model.load_state_dict(eager.state_dict())
     variants = []
     with world() as here:
         spread(model, [modules[index] for modules, index in model.blocks()], ParallelConfig(compile=True), here)
-        for frames in (3, 4, 5, 6):
+        for frames in (3, 4, 5):
             want, got = step(eager, frames), step(model, frames)
             for name, value in want.items():
                 torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6, msg=name)
             variants.append(counters["stats"]["unique_graphs"])
-    assert not counters["graph_break"] and variants[-1] == variants[-2] <= 24, variants
+    assert not counters["graph_break"] and variants[-1] == variants[-2] <= 14, variants

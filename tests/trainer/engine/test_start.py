@@ -4,6 +4,7 @@ there are draws."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,29 @@ def held(folder: Path, step: int) -> set[str]:
     return {name.removeprefix("model.") for name in saved(folder, step) if name.startswith("model.")}
 
 
-def test_what_rests_is_written_once(tmp_path: Path) -> None:
-    run(tmp_path, COMMON)
-    rests = read_weights(tmp_path / "frozen")
-    assert rests and not held(tmp_path, 12) & set(rests)
-    last = read_weights(tmp_path / "last")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed; read, never changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, COMMON)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed behind its checkpoint of step 6; copied by who goes on with it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run(folder, COMMON, die=6)
+    return folder
+
+
+def test_what_rests_is_written_once(whole: Path, tmp_path: Path) -> None:
+    rests = read_weights(whole / "frozen")
+    assert rests and not held(whole, 12) & set(rests)
+    last = read_weights(whole / "last")
     assert all(torch.equal(last[name], value) for name, value in rests.items())
-    assert held(tmp_path, 12) | set(rests) == set(last)
-    states = [json.loads((path / STATE).read_text())["frozen"] for path in steps(tmp_path)]
+    assert held(whole, 12) | set(rests) == set(last)
+    states = [json.loads((path / STATE).read_text())["frozen"] for path in steps(whole)]
     assert set(states) == {digest(rests)}
     run(tmp_path / "all", ["run.steps=1", "resting_pictures=false"])
     assert not (tmp_path / "all" / "frozen").exists()
@@ -79,10 +95,10 @@ def other_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ToyTask, "build", perturbed)
 
 
-def test_a_resumed_run_takes_the_weights_that_it_began_with(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run(whole, COMMON)
-    run(cut, COMMON, die=6)
+def test_a_resumed_run_takes_the_weights_that_it_began_with(
+    whole: Path, stopped: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    cut = Path(shutil.copytree(stopped, tmp_path / "cut"))
     request.getfixturevalue("other_start")
     run(cut, COMMON, resume=True)
     assert losses(cut) == losses(whole) and (cut / "result-0").read_text() == (whole / "result-0").read_text()
@@ -94,10 +110,10 @@ def test_a_resumed_run_takes_the_weights_that_it_began_with(tmp_path: Path, requ
 
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_frozen_weights_that_are_not_there_are_told(
-    damage: str, tmp_path: Path, request: pytest.FixtureRequest
+    damage: str, stopped: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    run(tmp_path, COMMON, die=6)
-    path = tmp_path / "frozen" / "model.safetensors"
+    cut = Path(shutil.copytree(stopped, tmp_path / "cut"))
+    path = cut / "frozen" / "model.safetensors"
     if damage == "gone":
         path.unlink()
     else:
@@ -106,13 +122,14 @@ def test_frozen_weights_that_are_not_there_are_told(
         path.write_bytes(bytes(content))
     request.getfixturevalue("other_start")
     with pytest.raises(UserError, match=r"start\.\* gives other frozen weights than the checkpoint's, and .*frozen"):
-        run(tmp_path, COMMON, resume=True)
+        run(cut, COMMON, resume=True)
 
 
-def test_a_checkpoint_of_old_brings_its_frozen_weights(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_checkpoint_of_old_brings_its_frozen_weights(
+    whole: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Checkpoints used to hold everything, and no digest."""
-    whole, old = tmp_path / "whole", tmp_path / "old"
-    run(whole, COMMON)
+    old = tmp_path / "old"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "frozen_of", lambda model: {})
         run(old, COMMON, die=8)

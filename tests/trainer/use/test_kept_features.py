@@ -22,6 +22,7 @@ from javisc.cli import cli
 from javisc.compiler.check.latents import latent_defects
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset
+from javisc.manifests.schema import SCORES_SCHEMA
 from javisc.trainer.data.bytes.reader import CorruptSample
 from javisc.trainer.models.synchformer.config import AudioConfig, JoinConfig, SynchformerConfig, VisualConfig
 from javisc.trainer.models.synchformer.export import write_published
@@ -149,7 +150,9 @@ def safetensor_defects(folder: Path) -> Iterator[str]:
 
 @pytest.mark.dist
 def test_killed_and_resumed_keeps_the_same(kept: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """The scores too: Synchformer's, as `kept` has them of a run that nobody stopped."""
     dataset = written(tmp_path / "ds")
+    before = (dataset / "manifest.parquet").read_bytes()
     options = ("--part-size", 1, "--keep-features", "segments")
     command = [sys.executable, "-P", "-m", "javisc", "score", str(dataset), "--checkpoint", str(checkpoints["first"])]
     command += ["--workers", "1", "--short-side", "32", *map(str, options)]
@@ -162,9 +165,13 @@ def test_killed_and_resumed_keeps_the_same(kept: Path, checkpoints: dict[str, Pa
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    assert (dataset / "manifest.parquet").read_bytes() == before
     done = scored(dataset, checkpoints["first"], *options)
     assert done.exit_code == 0 and "3 of 4 scored, 4 looked" not in done.output, done.output
+    columns, whole = (pl.read_parquet(folder / "manifest.parquet") for folder in (dataset, kept))
+    assert columns.select(SCORES_SCHEMA.names()).equals(whole.select(SCORES_SCHEMA.names()))
+    assert columns["desync"].null_count() == 1, "the clip that is too short"
     for name in ("000000.tar", "manifest.parquet"):
         assert (dataset / "fields/segments" / name).read_bytes() == (kept / "fields/segments" / name).read_bytes()
     # Once more: nothing is left to do, and nothing is lost.

@@ -163,7 +163,8 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, best: str) -> None:
         run(folder, best, tmp_path / "a.parquet")
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 500) -> None:
+    """For as long as a very busy machine may need."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
@@ -172,7 +173,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
 
 def test_killed_and_resumed_is_the_run_that_was_not(tmp_path: Path, best: str) -> None:
     """SIGKILL in the middle: the manifest is untouched, workers go too; then only what is missing is done."""
-    count, few = 24, 4
+    count, few = 16, 3
     lengths = [30 + 5 * (number % 7) for number in range(count)]
     whole = compiled.write(tmp_path / "whole", lengths, fps=25, hiss=True)
     killed = tmp_path / "killed"
@@ -183,12 +184,12 @@ def test_killed_and_resumed_is_the_run_that_was_not(tmp_path: Path, best: str) -
     command += ["--workers", "2", "--part-size", "1"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: len(list(killed.glob(".score/*.parquet"))) >= few)
+        wait_for(lambda: len(list(killed.glob(".score/*.parquet"))) >= few or process.poll() is not None)
         workers = [pid for pid, _ in workers_of(process.pid)]
     finally:
         process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and workers
-    wait_for(lambda: not any(alive(pid) for pid in workers), 20)
+    wait_for(lambda: not any(alive(pid) for pid in workers))
     assert (killed / "manifest.parquet").read_bytes() == before
     parts = {path: path.stat().st_mtime_ns for path in killed.glob(".score/*.parquet")}
     assert few <= len(parts) < count

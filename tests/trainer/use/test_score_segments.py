@@ -1,17 +1,12 @@
-"""Synchformer in `javisc score`: windows by definition against what the workers make, the clock's correction, and kills."""
+"""Synchformer in `javisc score`: windows by definition against what the workers make, the clock's correction. Kills are in
+test_kept_features."""
 
 from __future__ import annotations
 
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
@@ -29,7 +24,7 @@ from javisc.trainer.transforms.segment_chain import SegmentTransforms
 from javisc.trainer.transforms.sync_chain import FixedOffset, plan
 from javisc.trainer.transforms.sync_window import Lengths
 from javisc.trainer.use.rate_segments import Rater
-from javisc.trainer.use.score import ScoreOptions, score
+from javisc.trainer.use.score import ScoreOptions
 from javisc.trainer.use.score_clip import NEEDED, CropOptions, NoScore, stretches
 from javisc.trainer.use.score_forecast import forecast
 from javisc.trainer.use.score_worker import WorkerOptions, score_rows
@@ -154,33 +149,6 @@ def test_the_cost_is_told_before(dataset: Path, checkpoint: str) -> None:
         cli, ["score", str(dataset), "--checkpoint", checkpoint, "--short-side", "32", "--dry-run"]
     )
     assert f"3 clips, {told.pieces} crops or segments, {told.windows} windows" in shown.output
-
-
-@pytest.mark.dist
-@pytest.mark.usefixtures("here")
-def test_killed_is_the_run_that_was_not(checkpoint: str, tmp_path: Path) -> None:
-    whole = compiled.write(tmp_path / "whole", [125] * 4, fps=25, size=(32, 40), hiss=True)
-    killed = tmp_path / "killed"
-    shutil.copytree(whole, killed)
-    options = ScoreOptions(workers=1, part_size=1, short_side=32)
-    assert score(str(whole), checkpoint, options=options).fresh == 4
-    command = [sys.executable, "-P", "-m", "javisc", "score", str(killed), "--checkpoint", checkpoint]
-    command += ["--workers", "1", "--part-size", "1", "--short-side", "32"]
-    before = (killed / "manifest.parquet").read_bytes()
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 240
-        while len(list(killed.glob(".score/*.parquet"))) < 2:
-            assert time.monotonic() < end and process.poll() is None
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert (killed / "manifest.parquet").read_bytes() == before
-    told = score(str(killed), checkpoint, options=options)
-    assert told.rows == 4 and told.fresh < 3
-    columns = pl.read_parquet(killed / "manifest.parquet")
-    assert columns.equals(pl.read_parquet(whole / "manifest.parquet")) and columns["desync"].null_count() == 0
 
 
 def test_predict_is_the_middle_of_the_crop(checkpoint: str) -> None:
