@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from javisc import cli
 from javisc.compiler.build import BuildResult
@@ -28,6 +29,7 @@ from javisc.compiler.report import Report
 from javisc.compiler.run.estimate import Estimate
 from javisc.compiler.sparsesync.files import Done
 from javisc.compiler.store.running import Builder
+from javisc.kernels.aot import Resources
 from javisc.manifests.errors import UserError
 from javisc.manifests.filters import Filtered, Removed
 from javisc.manifests.javisdit import Exported
@@ -38,6 +40,7 @@ from javisc.trainer.use.score_forecast import Forecast
 from javisc.trainer.use.sync_demo import LATE, Learnt
 from javisc.trainer.use.sync_demo import told as told_of
 from support.options import Command, run
+from support.options.training import COMMANDS as TRAINING
 
 _BUILD, _VERIFY = "javisc.compiler.build:build", "javisc.compiler.check.dataset:verify"
 _STATUS, _RENDER = "javisc.compiler.check.status:status", "javisc.compiler.fields.render:render"
@@ -152,6 +155,14 @@ DS: field r48: 5 of 9 samples, 7 MB
 3 clips are as small already: the loader reads them from the base
 1 clips do not decode: see DS/fields/r48/rejected.parquet
 """, 0),
+    ("render DS --short-side 48", {_RENDER: Rendered("r48", 9, 9, 3, 0, 7_000_000)}, """\
+DS: field r48: 9 of 9 samples, 7 MB
+3 clips are as small already: the loader reads them from the base
+""", 0),
+    ("render DS --short-side 48", {_RENDER: Rendered("r48", 9, 9, 0, 0, 7_000_000)}, "DS: field r48: 9 of 9 samples, 7 MB\n", 0),
+    ("annotate DS {table}", {"javisc.compiler.fields.annotate:annotate": Annotated("n", 9, 9, "id", 0, ("mood",))},
+     "DS: field n: 9 of 9 samples, joined by id: mood\n", 0),
+    ("merge A B --out ALL", {"javisc.manifests.merge:merge": Merged(8, 0)}, "8 samples of 2 inputs → ALL\n", 0),
     ("encode DS --recipe prior --passes 2", {"javisc.trainer.use.encode_field:encode_fields": [
         EncodedField("DS", "latents", 5, 9, {}), EncodedField("DS", "latents_p1", 4, 9, {})]}, """\
 field latents of DS: latents of 5 of 9 clips
@@ -196,7 +207,8 @@ again       javisc build jav R --out D --split train=0.8,val=0.2
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("said")
     (folder / "table.csv").write_text("key,mood\n")
-    return {"raw": folder, "table": folder / "table.csv"}
+    (folder / "recipe.yaml").write_text("task: sync\n")
+    return {"raw": folder, "table": folder / "table.csv", "recipe": folder / "recipe.yaml"}
 
 
 @pytest.mark.parametrize(
@@ -275,3 +287,41 @@ def test_a_command_ends_with_its_code(
         monkeypatch.setattr("sys.argv", ["javisc", "--debug", "train"])
         with pytest.raises(UserError, match=str(ends)):
             cli.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "value"),
+    [
+        ("train sync-demo data.paths=[B] --data A", "load.overrides", ["data.paths=[B]", 'data.paths=["A"]']),
+        ("train {recipe}", "train.folder", Path("runs/recipe")),
+        ("eval sync C --data A --split all", "evaluate_selector.split", None),
+        ("eval sync C --data A", "evaluate_selector.split", "test"),
+        ("encode s3://b/DS ./DS2/ --recipe jav", "encode_fields.datasets", ["s3://b/DS", "DS2"]),
+    ],
+)
+def test_what_is_said_in_short_is_what_is_meant(
+    words: str, where: str, value: Any, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The option goes before the setting of the same name, a run is called after its recipe, and `all` is no split."""
+    name = words.split()[0]
+    command = TRAINING["eval sync" if name == "eval" else name]
+    assert run(command, words, places, monkeypatch).at(where) == value
+
+
+def test_a_variant_that_does_not_compile_is_named_and_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        Resources("norm_fwd", "C=72", 90, 4, 1),
+        Resources("norm_bwd", "C=72", 90, 4, 1, problem="no registers left"),
+        Resources("norm_bwd", "C=144", 90, 4, 1),
+    ]
+    monkeypatch.setattr("javisc.kernels.dispatch.interpreting", lambda: False)
+    monkeypatch.setattr("javisc.kernels.dispatch.broken_triton", lambda: None)
+    monkeypatch.setattr("javisc.trainer.tasks.registry.load", lambda *_: (None, None))
+    monkeypatch.setattr("javisc.trainer.forecast.variants.variants", lambda *_: [])
+    for code, made in ((1, rows), (0, rows[:1])):
+        monkeypatch.setattr("javisc.kernels.aot.compile_all", lambda *_, made=made, **__: made)
+        done = CliRunner().invoke(cli.cli, ["kernels", "--warm", "jav-tiny", "--arch", "90"])
+        assert done.exit_code == code
+        good, names = (2, "norm_bwd, norm_fwd") if code else (1, "norm_fwd")
+        assert done.stdout == f"jav-tiny, sm_90: {good} of {len(made)} variants compiled ({names})\n"
+        assert done.stderr == "norm_bwd C=72: no registers left\n" * code

@@ -32,7 +32,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, Summar
     """100 rows, of which 25 have no caption, 10 are silent and 3 still, 4 refusals, and what the report gathers of them."""
     number = pl.int_range(pl.len())
     values = dict(SHOWN.values())
-    table = rows(100, corpus="c", split="train", height=480, width=1280, mp4_size=7, flac_size=5, **values)
+    words = {"label": "a bark", "source_video_codec": "vp9", "source_audio_codec": "opus"}
+    table = rows(100, corpus="c", split="train", height=480, width=1280, mp4_size=7, flac_size=5, **values, **words)
     captions = pl.when(number % 4 != 0).then(pl.lit("a dog barks at cars"))
     table = table.with_columns(
         text=captions, texts=pl.lit(None, pl.List(pl.String)), silent=number < 10, still=number >= 97
@@ -72,6 +73,7 @@ def test_every_tile_says_what_was_counted(told: tuple[pl.DataFrame, Summary]) ->
     assert tiles["Duration"] == ("12.1 min", "7.2 s on average")
     assert tiles["With caption"] == ("75.0%", "25 without")
     assert tiles["Silent or still"] == ("13", "10 silent, 3 still")
+    assert tiles["Size"] == ("1.2 kB", "5.96 kB per hour")
     assert tiles["Rejected"] == ("4", "3.8% of the inputs")
     assert [(reason.code, reason.count, reason.path) for reason in told[1].reasons] == [
         ("corrupt", 3, "/raw/0"), ("too_short", 1, "/raw/3")
@@ -81,3 +83,17 @@ def test_every_tile_says_what_was_counted(told: tuple[pl.DataFrame, Summary]) ->
 def test_the_samples_are_spread_over_the_whole(told: tuple[pl.DataFrame, Summary]) -> None:
     table, summary = told
     assert [row["key"] for row in summary.samples] == [table["key"][place] for place in (12, 37, 62, 87)]
+
+
+def test_a_card_and_a_group_say_their_own_columns(told: tuple[pl.DataFrame, Summary]) -> None:
+    text = page(told[1], ["not shown"] * 4)
+    cards = re.findall(r"<dt>([^<]+)</dt><dd>([^<]*)</dd>", text)
+    first = dict(cards[: len(cards) // 4])
+    row = told[0].row(12, named=True)
+    assert first == {
+        "key": row["key"], "shard": "000000", "corpus": "c", "split": "train", "label": "a bark", "length": "7.25 s",
+        "frames": f"{row['num_frames']:,}", "picture": "1280×480", "source": "vp9 opus", "source rate": "29.97 fps",
+        "loudness": "-31.5 LUFS", "silence": "93%", "still": "41%",
+    }  # fmt: skip
+    groups = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text[text.index(">c</t") - 20 :])[:8]
+    assert groups == ["c", "train", "100", "12.1 min", "1.2 kB", "75.0%", "10.0%", "3.0%"]

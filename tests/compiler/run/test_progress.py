@@ -43,3 +43,6 @@ def test_a_line_says_what_is_done_how_fast_and_how_long_it_will_take(tmp_path: P
         "corrupt",
         {"corrupt": 1},
     )
+    with Reporter(out, tmp_path / "log") as reporter:
+        reporter.say("of another build")
+    assert len((tmp_path / "log").read_text().splitlines()) == 7, "a log goes on, whichever build writes it"

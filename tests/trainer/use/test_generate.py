@@ -93,6 +93,9 @@ def test_picture_and_sound_survive_the_file(tmp_path: Path) -> None:
         heard = np.concatenate([samples for _, samples in decoded])
         onset = np.flatnonzero(np.abs(heard) > 0.1)[0] / 16000 + start
         assert abs(onset - 0.25) < 0.02
+    slow = write_clip(Generated("x", frames, wave, 12.5, 0), tmp_path / "slow.mp4")
+    with av.open(str(slow)) as file:
+        assert [float(frame.time) for frame in file.decode(video=0)] == pytest.approx([n / 12.5 for n in range(12)])
 
 
 def test_equal_pictures_are_equal_files(tmp_path: Path) -> None:
