@@ -35,7 +35,7 @@ def published(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def publish_many(files: Mapping[Path, bytes | bytearray]) -> None:
+def publish_many(files: Mapping[Path, bytes | memoryview]) -> None:
     """Publish many small files of one folder or several, each whole or absent, flushed side by side. Raises OSError.
 
     They appear when all of them are on the disk; a crash in between leaves some of them, which says nothing: what counts as

@@ -11,7 +11,7 @@ from polars.io.plugins import register_io_source
 from javisc.manifests.io import ROW_GROUP
 
 #: Rows of a stretch: whole groups of rows as manifests are written, so that none is read twice.
-ROWS = 3 * ROW_GROUP
+ROWS = ROW_GROUP
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import polars as pl
 
 from javisc.compiler.store.commits import commit_place, part_files
 from javisc.compiler.store.files import Store
-from javisc.compiler.store.shard import small_shard
+from javisc.compiler.store.shard import small_shards
 from javisc.manifests.fields import canonical_many
 from javisc.manifests.kinds import PARTS
 
@@ -41,17 +41,16 @@ def _batches(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def _commit_batch(
     store: Store, schema: pl.Schema, columns: Sequence[str], rows: pl.DataFrame, parents: Mapping[int, str]
 ) -> int:
-    texts = canonical_many(rows, columns)
-    files: dict[tuple[str, ...], bytes | bytearray] = {}
+    shards, counts = rows.group_by("shard", maintain_order=True).len()
+    packed = small_shards("json", rows["key"], canonical_many(rows, columns), counts.to_list())
+    told = zip(PARTS, (packed.offsets, packed.sizes, packed.crc32), strict=True)
+    whole = rows.with_columns(pl.Series(f"json_{name}", part, pl.Int64) for name, part in told).select(schema.names())
+    files: dict[tuple[str, ...], bytes | memoryview] = {}
     commits: dict[tuple[str, ...], bytes] = {}
     at = 0
-    for (number,), part in rows.group_by("shard", maintain_order=True):
-        shard = int(number)  # type: ignore[call-overload]
-        tar, idx, made, members = small_shard("json", part["key"], texts[at : at + part.height])
-        at += part.height
-        places = [pl.Series(f"json_{name}", told, pl.Int64) for name, told in zip(PARTS, members, strict=True)]
-        table = part.with_columns(places).select(schema.names())
-        tables, commit = part_files(shard, 0, table, [], made, schema, parents[shard])
+    for shard, count, tar, idx, made in zip(shards, counts, packed.tars, packed.indices, packed.made, strict=True):
+        tables, commit = part_files(shard, 0, whole.slice(at, count), [], made, schema, parents[shard])
+        at += count
         files |= {(*store.packs, f"{shard:06d}.idx"): idx, (*store.packs, f"{shard:06d}.tar"): tar, **tables}
         commits[commit_place(shard)] = commit
     store.write_many(files)

@@ -176,7 +176,7 @@ class Store:
         except OSError as error:
             raise unwritable(self.path(*parts), error) from error
 
-    def write_many(self, contents: Mapping[tuple[str, ...], bytes | bytearray]) -> None:
+    def write_many(self, contents: Mapping[tuple[str, ...], bytes | memoryview]) -> None:
         """Publish many small files, in no order; those that are there when this fails say nothing. Raises UserError."""
         try:
             if not self.remote:

@@ -133,49 +133,64 @@ def pack_shard(
     return packed
 
 
-def small_shard(
-    extension: str, keys: pl.Series, contents: Sequence[bytes]
-) -> tuple[bytearray, bytes, dict[str, Any], list[list[int]]]:
-    """The tar and the index that write_shard writes of one small member each, made at once in memory: many times faster.
+@dataclass(frozen=True)
+class Small:
+    """Shards of one small member a sample, in memory: of each the tar, the index and what a commit says of them.
 
-    (tar, index, what a commit says of them, offsets and sizes and CRC-32 of the members, in order.) Raises ValueError for a name
-    that one field of the header does not hold.
+    offsets, sizes, crc32: of the members of all of them, in order.
+    """
+
+    tars: list[memoryview]
+    indices: list[bytes]
+    made: list[dict[str, Any]]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    crc32: list[int]
+
+
+def small_shards(extension: str, keys: pl.Series, contents: Sequence[bytes], counts: Sequence[int]) -> Small:
+    """The tars and indices that write_shard writes of one small member a sample, made at once in memory: many times faster.
+
+    counts: how many samples each shard has, one at least. Raises ValueError for a name that one field of the header does not hold.
     """
     import numpy as np  # here, so that workers start without both
     import polars as pl
 
     names = keys + f".{extension}"
-    if not len(names) or names.str.len_bytes().max() > _NAME or names.str.contains("/", literal=True).any():  # type: ignore[operator]
+    if not min(counts) or names.str.len_bytes().max() > _NAME or names.str.contains("/", literal=True).any():  # type: ignore[operator]
         raise ValueError("names must have 1 to 100 bytes, none of them a slash")
-    raw = "".join(names.str.pad_end(_NAME, "\0").to_list()).encode("ascii")
+    raw = np.array(names.to_list(), f"S{_NAME}").view(np.uint8).reshape(-1, _NAME)
     lengths = list(map(len, contents))
     sizes = np.array(lengths, np.int64)
     blocks = 1 + -(-sizes // BLOCK)
-    first = np.cumsum(blocks) - blocks
-    tar = bytearray(BLOCK * (int(blocks.sum()) + 2))
-    headers = np.tile(np.frombuffer(_PLAIN, np.uint8), (len(names), 1))
-    headers[:, :_NAME] = np.frombuffer(raw, np.uint8).reshape(-1, _NAME)
-    headers[:, 124:135] = _octal(sizes, 11)
-    sums = headers[:, :_NAME].sum(1, dtype=np.int64) + headers[:, 124:135].sum(1, dtype=np.int64)
-    headers[:, 148:154] = _octal(sums + _PLAIN_SUM - 11 * 48, 6)
-    np.frombuffer(tar, np.uint8).reshape(-1, BLOCK)[first] = headers
-    offsets = ((first + 1) * BLOCK).tolist()
-    with memoryview(tar) as view:
-        for at, size, content in zip(offsets, lengths, contents, strict=True):
-            view[at : at + size] = content
-    lines = pl.select(
-        pl.concat_str(
-            pl.lit(f"{extension} "),
-            pl.Series(offsets, dtype=pl.Int64),
-            pl.lit(" "),
-            pl.Series(sizes),
-            pl.lit(" "),
-            names,
-        )
-    ).to_series()
-    idx = index_text(lines.to_list()).encode()
-    digests = (hashlib.sha256(tar).hexdigest(), len(idx), hashlib.sha256(idx).hexdigest())
-    return tar, idx, Packed(len(tar), *digests, []).made, [offsets, lengths, list(map(zlib.crc32, contents))]
+    shard = np.repeat(np.arange(len(counts)), counts)
+    first = np.cumsum(blocks) - blocks + 2 * shard  # two blocks of zeros end each shard
+    begins = first[np.cumsum(counts) - counts]
+    whole = np.zeros(BLOCK * (int(blocks.sum()) + 2 * len(counts)), np.uint8)
+    laid = whole.reshape(-1, BLOCK)
+    plain = np.frombuffer(_PLAIN.rstrip(b"\0"), np.uint8)
+    laid[first, : len(plain)] = plain
+    laid[first, :_NAME] = raw
+    digits = _octal(sizes, 11)
+    laid[first, 124:135] = digits
+    sums = raw.sum(1, dtype=np.int64) + digits.sum(1, dtype=np.int64)
+    laid[first, 148:154] = _octal(sums + _PLAIN_SUM - 11 * 48, 6)
+    view = memoryview(whole)
+    for at, size, content in zip(((first + 1) * BLOCK).tolist(), lengths, contents, strict=True):
+        view[at : at + size] = content
+    offsets = (first + 1 - begins[shard]) * BLOCK
+    parts = (pl.lit(f"{extension} "), pl.Series(offsets), pl.lit(" "), pl.Series(sizes), pl.lit(" "), names)
+    lines = pl.select(pl.concat_str(parts)).to_series().to_list()
+    found = Small([], [], [], offsets, sizes, list(map(zlib.crc32, contents)))
+    bounds = [*(begins * BLOCK).tolist(), len(whole)]
+    for start, end, count in zip(bounds, bounds[1:], counts, strict=False):
+        found.tars.append(view[start:end])
+        idx = index_text(lines[:count]).encode()
+        del lines[:count]
+        digests = (hashlib.sha256(found.tars[-1]).hexdigest(), len(idx), hashlib.sha256(idx).hexdigest())
+        found.indices.append(idx)
+        found.made.append(Packed(end - start, *digests, []).made)
+    return found
 
 
 def _octal(values: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:

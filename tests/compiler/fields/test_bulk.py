@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from javisc.compiler.fields.table import _rows, cleared, read
-from javisc.compiler.store.shard import small_shard, write_shard
+from javisc.compiler.store.shard import small_shards, write_shard
 from javisc.manifests.errors import UserError
 from javisc.manifests.fields import canonical, canonical_many
 from javisc.manifests.rows import read_plain_csv
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9) | st.sampled_from(
-    ['a "b"', "\x00\x1f", "é\n", "\\"]
+    ['a "b"', "".join(map(chr, range(128))), "é\n\u2028\x85\ufeff", "\\", "}", "{"]
 )
 ROWS = st.lists(
     st.fixed_dictionaries(
@@ -54,14 +54,31 @@ def test_what_json_cannot_say_is_refused_by_columns_too() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.dictionaries(st.from_regex(r"[a-z0-9_]{1,95}", fullmatch=True), st.binary(max_size=1500), min_size=1, max_size=5)
+    st.lists(
+        st.dictionaries(st.from_regex(r"[a-z0-9_]{1,95}", fullmatch=True), st.binary(max_size=1500), min_size=1, max_size=4),
+        min_size=1,
+        max_size=3,
+    )
 )
-def test_a_small_shard_made_in_memory_has_the_bytes_of_the_definition(tmp_path_factory, files) -> None:
+def test_small_shards_made_in_memory_have_the_bytes_of_the_definition(tmp_path_factory, shards) -> None:
     folder = tmp_path_factory.mktemp("small")
-    wanted = write_shard(((key, {"json": content}) for key, content in files.items()), folder / "tar", folder / "idx")
-    tar, idx, made, members = small_shard("json", pl.Series(list(files)), list(files.values()))
-    assert (tar, idx, made) == ((folder / "tar").read_bytes(), (folder / "idx").read_bytes(), wanted.made)
-    assert list(zip(*members, strict=True)) == [(one.offset, one.size, one.crc32) for (one,) in wanted.samples]
+    keys = pl.Series([key for files in shards for key in files])
+    contents = [content for files in shards for content in files.values()]
+    found = small_shards("json", keys, contents, list(map(len, shards)))
+    members = zip(found.offsets, found.sizes, found.crc32, strict=True)
+    for at, files in enumerate(shards):
+        samples = ((key, {"json": content}) for key, content in files.items())
+        wanted = write_shard(samples, folder / "tar", folder / "idx")
+        assert (found.tars[at], found.indices[at]) == ((folder / "tar").read_bytes(), (folder / "idx").read_bytes())
+        assert found.made[at] == wanted.made
+        assert [next(members) for _ in files] == [(one.offset, one.size, one.crc32) for (one,) in wanted.samples]
+    assert not list(members)
+
+
+@pytest.mark.parametrize("key", ["a" * 100, "a/b", "k" * 96, "é"])
+def test_a_name_that_one_field_of_the_header_does_not_hold_is_refused(key: str) -> None:
+    with pytest.raises(ValueError):
+        small_shards("json", pl.Series([key]), [b""], [1])
 
 
 CELL = st.sampled_from(
