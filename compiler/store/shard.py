@@ -151,7 +151,7 @@ class Small:
 def small_shards(extension: str, keys: pl.Series, contents: Sequence[bytes], counts: Sequence[int]) -> Small:
     """The tars and indices that write_shard writes of one small member a sample, made at once in memory: many times faster.
 
-    counts: how many samples each shard has, one at least. Raises ValueError for a name that one field of the header does not hold.
+    counts: how many samples each shard has, one at least. Raises ValueError for names that do not fit one field of the header.
     """
     import numpy as np  # here, so that workers start without both
     import polars as pl
