@@ -55,7 +55,9 @@ def test_what_json_cannot_say_is_refused_by_columns_too() -> None:
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(
-        st.dictionaries(st.from_regex(r"[a-z0-9_]{1,95}", fullmatch=True), st.binary(max_size=1500), min_size=1, max_size=4),
+        st.dictionaries(
+            st.from_regex(r"[a-z0-9_]{1,95}", fullmatch=True), st.binary(max_size=1500), min_size=1, max_size=4
+        ),
         min_size=1,
         max_size=3,
     )
