@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,8 +19,17 @@ from javisc.manifests.parquet_sizes import check_sizes
 POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
+#: What the system says of a disk or a quota that is full, as polars repeats it.
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
 def damaged(error: BaseException) -> UserError | None:
     """What to say of an error that polars raised in the middle of a parquet file; None if the file is not at fault."""
+    if any(words in str(error) for words in _FULL):
+        return UserError(
+            f"no room is left ({str(error).splitlines()[0]}): make some where the output and temporary files lie "
+            f"({tempfile.gettempdir()}, or TMPDIR), and run the same command again"
+        )
     if isinstance(error, pl.exceptions.PanicException):
         what = f"polars cannot read it: {error}"
     elif isinstance(error, pl.exceptions.ComputeError) and "parquet" in str(error).lower():
@@ -24,6 +37,24 @@ def damaged(error: BaseException) -> UserError | None:
     else:
         return None
     return UserError(f"a table is damaged ({what}): get it again, or build the dataset again")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Where polars writes a file: its faults become the OSError that the file system has for writing, if it has one.
+
+    Of a full disk polars may say no more than that a thrift transport failed, as it does of damage in what it reads.
+    """
+    try:
+        yield
+    except POLARS_FAULTS as error:
+        try:
+            with path.open("ab") as stream:
+                stream.write(bytes(1 << 16))
+                os.fsync(stream.fileno())
+        except OSError as why:
+            raise why from error
+        raise
 
 
 def sized(path: str, content: bytes | Path | None = None) -> None:

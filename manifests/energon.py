@@ -21,12 +21,15 @@ from javisc.manifests.io import complete
 from javisc.manifests.kinds import extensions, held
 from javisc.manifests.members import MemberReader
 from javisc.manifests.schema import MANIFEST_SCHEMA
+from javisc.manifests.spool import in_slices
 from javisc.manifests.urls import is_url
 
 #: The version whose layout this is.
 VERSION = "7.4.1"
 #: A shard is closed at so many samples or bytes.
 SAMPLES, BYTES = 1000, 512_000_000
+#: Rows of the manifest that are held.
+_SLICE = 20_000
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
@@ -78,16 +81,18 @@ def export_energon(frame: pl.LazyFrame, out: str) -> dict[str, int]:
         **{name: kind for name, kind in frame.collect_schema().items() if name not in MANIFEST_SCHEMA},
     }
     rows = complete(frame, pl.Schema(columns))
+    for split in rows.select(pl.col("split").drop_nulls().unique()).collect(engine="streaming")["split"].sort():
+        if split and not _SPLIT.fullmatch(split):
+            raise UserError(
+                f"--energon: the split {split[:80]!r} would be a file's name: letters, digits and _ are allowed; `javisc split` "
+                "draws others"
+            )
     shards: dict[str, _Shards] = {}
     try:
         with published_folder(Path(out)) as folder, MemberReader() as reader:
-            for batch in rows.collect_batches(chunk_size=1000, maintain_order=True):
+            for batch in (piece for some in in_slices(rows, _SLICE) for piece in some.iter_slices(1000)):
                 for row in batch.iter_rows(named=True):
                     split = row["split"] or "train"
-                    if not _SPLIT.fullmatch(split):
-                        raise UserError(
-                            f"--energon: split {split[:80]!r} of {row['key']}: letters, digits and _ are allowed"
-                        )
                     shards.setdefault(split, _Shards(folder, split)).add(row["key"], _members(row, reader))
             for one in shards.values():
                 one.close()

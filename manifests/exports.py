@@ -12,7 +12,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.fields import FOLDER
 from javisc.manifests.files import published
 from javisc.manifests.io import HEADER, Dataset, complete
-from javisc.manifests.javisdit import Exported, extracted
+from javisc.manifests.javisdit import Exported, check_target, extracted, windows
 from javisc.manifests.schema import MANIFEST_SCHEMA
 from javisc.manifests.urls import is_url
 
@@ -34,6 +34,7 @@ def export_jsonl(
     name the raw source files. Rows without a picture, and without a caption unless `allow_no_caption`, are left out and counted.
     Raises UserError if something cannot be read or written.
     """
+    check_target(out, "--jsonl", _is_export)
     rows = complete(frame, MANIFEST_SCHEMA)
     usable = pl.col("path").is_not_null() & (pl.col("num_frames") > 0)
     usable = (usable & pl.col("mp4_size").is_not_null() if media is not None else usable).fill_null(False)
@@ -48,7 +49,7 @@ def export_jsonl(
     try:
         with published(Path(out)) as temporary, temporary.open("w", encoding="utf-8") as stream:
             for batch, placed in extracted(
-                kept, "jav", None if media is None else Path(media).absolute(), audio_format
+                rows, usable & captioned, "jav", None if media is None else Path(media).absolute(), audio_format
             ):
                 files += placed
                 for path, text, sound in batch.select("path", "text", "audio_path").iter_rows():
@@ -57,7 +58,17 @@ def export_jsonl(
                     stream.write(json.dumps(told, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
-    return Exported(counted["rows"], counted["without_caption"], counted["without_media"], 0, files)
+    parts = 0 if media is not None else windows(kept)
+    return Exported(counted["rows"], counted["without_caption"], counted["without_media"], 0, files, parts)
+
+
+def _is_export(first: bytes) -> bool:
+    """Whether the first line of a file is one that export_jsonl writes."""
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and row.keys() <= {"path", "caption", "audio_path"}
 
 
 def write_card(path: str) -> str:

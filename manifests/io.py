@@ -18,13 +18,13 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from javisc.manifests import places
-from javisc.manifests.damage import POLARS_FAULTS, sized
+from javisc.manifests.damage import POLARS_FAULTS, sized, written
 from javisc.manifests.environment import patiently
 from javisc.manifests.errors import UserError
 from javisc.manifests.files import published
@@ -45,6 +45,8 @@ HEADER = "dataset.json"
 #: dataset.json holds settings, not rows: more than this is not one of ours.
 MAX_HEADER_BYTES = 4 << 20
 MAX_DATASETS = 10_000
+#: Ends of names of tables that are no view: a folder is seldom called so on purpose.
+OTHER_TABLES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".xlsx"}
 #: Rows per parquet row group: a few tens of MB decoded, so that a streamed pass holds little.
 ROW_GROUP = 100_000
 #: Schemes polars reads by itself, in ranges; other fsspec URLs are read whole into memory.
@@ -81,6 +83,10 @@ def read_header(path: str) -> dict[str, Any]:
             ) from None
         raise UserError(
             f"{path} is not there: a dataset is a folder with {HEADER}; give the folder that `javisc build --out` wrote"
+        ) from None
+    except NotADirectoryError:
+        raise UserError(
+            f"{path.removesuffix(HEADER).rstrip('/')} is a file: give the folder of a dataset, which has {HEADER}"
         ) from None
     except (
         OSError,
@@ -267,10 +273,11 @@ def write_table(frame: pl.LazyFrame | pl.DataFrame, path: str | os.PathLike[str]
         if is_url(target):
             with tempfile.TemporaryDirectory(prefix="javisc-table-") as folder:
                 local = Path(folder, "table.parquet")
-                frame.lazy().sink_parquet(local, **options)
+                with written(local):
+                    frame.lazy().sink_parquet(local, **options)
                 _upload(local, target)
             return
-        with published(Path(target)) as temporary:
+        with published(Path(target)) as temporary, written(temporary):
             frame.lazy().sink_parquet(temporary, **options)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error}") from error
@@ -306,6 +313,11 @@ def check_output(out: str, *, force: bool) -> None:
     out: a path or URL; both are protected alike. Raises UserError.
     """
     out = plain(out).rstrip("/") or "/"
+    if (suffix := PurePosixPath(out).suffix.lower()) in OTHER_TABLES:
+        raise UserError(
+            f"--out {out}: a view is a folder, or one table that ends in .parquet, not in {suffix}: name one of these "
+            "(`javisc export --csv` and `--jsonl` write what other programs read)"
+        )
     try:
         base, name = (out, "") if not out.endswith(".parquet") else out.rpartition("/")[::2]
         there = _entries(base or ("/" if out.startswith("/") else "."))

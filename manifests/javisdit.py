@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from javisc.manifests.members import MemberReader, check_key
 from javisc.manifests.merge import repeats
 from javisc.manifests.rows import Faults, cells, read_rows
 from javisc.manifests.schema import DATASET_COLUMN, JAVISDIT, MANIFEST_SCHEMA
-from javisc.manifests.spool import spool
+from javisc.manifests.spool import in_slices, spool
+from javisc.manifests.urls import is_url
 
 COMMON = tuple(column.name for column in JAVISDIT[:12])
 #: kind → its columns, in order
@@ -55,6 +56,27 @@ class Exported:
     without_media: int  #: rows without sound, or without picture where the kind needs one
     without_unpaired: int
     files: int  #: media files in place, written now or before
+    windows: int = 0  #: rows whose clip is a part of the file that they name
+
+
+def check_target(out: str, option: str, ours: Callable[[bytes], bool]) -> None:
+    """Raise UserError where an export cannot be written to `out`, or would replace a file whose first line is none of `ours`."""
+    path = Path(out)
+    if is_url(out):
+        raise UserError(f"{option} {out}: a file on this machine is allowed: write one and copy it there")
+    if path.is_dir():
+        raise UserError(f"{option} {out} is a folder: give the name of a file in it")
+    if path.is_file():
+        with path.open("rb") as stream:
+            first = stream.readline(1 << 20).strip()
+        if first and not ours(first):
+            raise UserError(f"{option} {out} is there and is not javisc's: move it away, or choose another name")
+
+
+def windows(rows: pl.LazyFrame) -> int:
+    """How many rows are of a part of their source."""
+    part = pl.col("clip_start").is_not_null() | pl.col("clip_end").is_not_null()
+    return int(rows.select(part.sum()).collect(engine="streaming").item())
 
 
 def _wanted(frame: pl.LazyFrame, kind: str) -> tuple[pl.LazyFrame, pl.Expr, pl.Expr]:
@@ -122,6 +144,7 @@ def export_csv(
     MEDIA/ROOT/SHARD/KEY.{mp4,flac|wav}, where ROOT is a digest of the dataset's root; files that are there already with
     the same content stay untouched. Raises UserError if something cannot be read or written.
     """
+    check_target(out, "--csv", lambda first: first.startswith(",".join(COMMON[:4]).encode()))
     rows, usable, caption = _wanted(frame, kind)
     if media is not None:
         usable = (
@@ -145,33 +168,44 @@ def export_csv(
             if media is None:
                 table(kept, kind, version).sink_csv(temporary, engine="streaming", maintain_order=True)
             else:
-                files = _with_media(kept, temporary, kind, Path(media).absolute(), audio_format, version)
+                wanted = usable & (captioned | allow_no_caption)
+                files = _with_media(rows, wanted, temporary, kind, Path(media).absolute(), audio_format, version)
     except OSError as error:
         raise UserError(f"{error.filename or out} cannot be written: {error.strerror or error}") from error
     return Exported(
-        counted["rows"], counted["without_caption"], counted["without_media"], counted["without_unpaired"], files
+        counted["rows"],
+        counted["without_caption"],
+        counted["without_media"],
+        counted["without_unpaired"],
+        files,
+        0 if media is not None else windows(kept),
     )
 
 
-def _with_media(kept: pl.LazyFrame, csv: Path, kind: str, media: Path, audio_format: str, version: str) -> int:
+def _with_media(
+    rows: pl.LazyFrame, wanted: pl.Expr, csv: Path, kind: str, media: Path, audio_format: str, version: str
+) -> int:
     files = 0
     with csv.open("wb") as stream:
         first = True
-        for located, placed in extracted(kept, kind, media, audio_format):
+        for located, placed in extracted(rows, wanted, kind, media, audio_format):
             files += placed
             table(located.lazy(), kind, version).collect().write_csv(stream, include_header=first)
             first = False
         if first:
-            table(kept, kind, version).collect().write_csv(stream)
+            table(rows.filter(wanted), kind, version).collect(engine="streaming").write_csv(stream)
     return files
 
 
 def extracted(
-    kept: pl.LazyFrame, kind: str, media: Path | None, audio_format: str
+    rows: pl.LazyFrame, wanted: pl.Expr, kind: str, media: Path | None, audio_format: str
 ) -> Iterator[tuple[pl.DataFrame, int]]:
-    """The rows in batches, path and audio_path naming their files in `media` (None: as they are), and how many those are."""
+    """The `wanted` rows of a scanned table in batches, and how many files were extracted.
+
+    path and audio_path name these in `media`; None leaves them as they are.
+    """
     with MemberReader() as reader:
-        for batch in _batches(kept):
+        for batch in _batches(rows, wanted):
             files = 0
             if media is None:
                 yield batch, files
@@ -195,9 +229,10 @@ def extracted(
             yield located, files
 
 
-def _batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    for batch in frame.collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming"):
-        if batch.height:
+def _batches(rows: pl.LazyFrame, wanted: pl.Expr) -> Iterator[pl.DataFrame]:
+    """The wanted rows, slice by slice of the table: `collect_batches` reads one long file whole, ahead of who takes them."""
+    for some in in_slices(rows, BATCH):
+        if (batch := some.filter(wanted)).height:
             yield batch
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
+from javisc.manifests.spool import in_slices
+
 #: Rows that wait in memory before they are written, and rows of a part of a join.
 HELD, ROWS = 200_000, 100_000
 #: The number of a row in a table whose order is to be had again.
@@ -97,31 +99,33 @@ def in_order(pieces: Partitions) -> Iterator[pl.DataFrame]:
     return (frame.sort(ORDER).drop(ORDER) for frame in pieces)
 
 
-def numbered(frame: pl.LazyFrame, rows: int = ROWS) -> Iterator[pl.DataFrame]:
-    """The rows of a table with their numbers ORDER, so many at a time.
+def numbered(frame: pl.LazyFrame, rows: int = ROWS, *, pieces: bool = True) -> Iterator[pl.DataFrame]:
+    """The rows of a table with their numbers ORDER, so many at a time. pieces: False for one that is one long file (`in_slices`).
 
     They are numbered here: a lazy row index lets polars read on ahead of who takes the batches, up to the whole table.
     """
     taken = 0
-    for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
+    batches = frame.collect_batches(chunk_size=rows, maintain_order=True) if pieces else in_slices(frame, rows)
+    for batch in batches:
         yield batch.with_row_index(ORDER, offset=taken)
         taken += batch.height
 
 
 def left_join(
-    left: pl.LazyFrame, right: pl.LazyFrame, on: str, folder: Path, rows: int = ROWS
+    left: pl.LazyFrame, right: pl.LazyFrame, on: str, folder: Path, rows: int = ROWS, *, pieces: bool = False
 ) -> Iterator[pl.DataFrame]:
     """The rows of `left` in their order, with the other columns of `right`, which has every value of `on` once at most.
 
-    Part by part of about so many rows. folder: scratch.
+    Part by part of about so many rows. folder: scratch. pieces: `left` lies in many small files, of which `collect_batches`
+    reads little ahead, where every slice would open them all.
     """
     sizes = [int(frame.select(pl.len()).collect(engine="streaming").item()) for frame in (left, right)]
     count = max(1, -(-max(sizes) // rows))
     mine = Partitions(folder / "left", count, pl.Schema({**left.collect_schema(), ORDER: pl.UInt32()}))
-    for batch in numbered(left, rows):
+    for batch in numbered(left, rows, pieces=pieces):
         mine.add(batch, by(on))
     theirs = Partitions(folder / "right", count, right.collect_schema())
-    for batch in right.collect_batches(chunk_size=rows, maintain_order=True):
+    for batch in in_slices(right, rows):
         theirs.add(batch, by(on))
     joined = left.join(right, on=on, how="left").collect_schema()
     ranges = Partitions(folder / "joined", count, pl.Schema({**joined, ORDER: pl.UInt32()}))

@@ -41,16 +41,21 @@ class Faults:
     path: str
     count: int = 0
     shown: list[str] = field(default_factory=list)
+    hidden: bool = False
+    last: int | None = None
 
     def add(self, line: int, message: str) -> None:
-        self.count += 1
+        self.count += line != self.last  # a row may have several faults
+        self.last = line
         if len(self.shown) < _SHOWN:
             self.shown.append(f"line {line}: {message}")
+        else:
+            self.hidden = True
 
     def check(self) -> None:
         """Raise UserError, with the first lines, if there are any."""
         if self.count:
-            more = "; …" if self.count > len(self.shown) else ""
+            more = "; …" if self.hidden else ""
             rows = "1 row is" if self.count == 1 else f"{self.count} rows are"
             raise UserError(f"{self.path}: {rows} unusable: {'; '.join(self.shown)}{more}: mend the table")
 
@@ -265,7 +270,7 @@ def cells(row: Mapping[str, Any], columns: Mapping[str, str], line: int, faults:
         try:
             value = cell(column, row[name])
         except ValueError as error:
-            faults.add(line, str(error))
+            faults.add(line, str(error).replace(column, name, 1))  # as the table calls it
             continue
         if value is not None:
             found[column] = value
@@ -289,6 +294,27 @@ def captions_of(value: Any) -> list[str] | None:
     items = value if isinstance(value, list) else [value]
     words = (word(item) for item in items if isinstance(item, str | bytes))
     return [plain(text) for each in words if each is not None and (text := each.strip()) not in WORDS] or None
+
+
+def captions_of_row(row: Mapping[str, Any], line: int, faults: Faults) -> list[str] | None:
+    """The captions of a table's row; a number, an object or bytes that are no text in a caption's place are named faults."""
+    given = {name: row[name] for name in CAPTION_NAMES if row.get(name) is not None}
+    for name, value in given.items():
+        if not isinstance(value, str) and (what := _no_caption(value)):
+            faults.add(line, f"{name} is {what}, a caption is text or a list of texts")
+    return captions_in(given) if given else None
+
+
+def _no_caption(value: Any) -> str | None:
+    """What a cell is that can be no caption, in words; None for texts, lists of them, and what says nothing."""
+    if isinstance(value, list):
+        inner = (_no_caption(item) or ("a list" if isinstance(item, list) else None) for item in value)
+        return next((f"a list with {what}" for what in inner if what), None)
+    if isinstance(value, bytes):
+        return None if word(value) is not None or not value.strip() else "no UTF-8"
+    if value is None or isinstance(value, str) or value != value:  # NaN is pandas' word for nothing
+        return None
+    return "an object" if isinstance(value, Mapping) else str(value)[:40]
 
 
 def captions_in(value: Any) -> list[str] | None:

@@ -98,6 +98,10 @@ def export(
             "path and audio_path name the raw source files; the other columns describe the compiled clips (--media DIR "
             "extracts those)"
         )
+        if done.windows:
+            click.echo(
+                f"{done.windows} rows are windows of longer files, which the table names whole: they need --media"
+            )
     if done.without_media:
         click.echo(f"{done.without_media} rows left out: without {'sound' if kind == 'audio' else 'sound or picture'}")
     if done.without_caption and not allow_no_caption:

@@ -23,10 +23,11 @@ from javisc.compiler.dedupe.fingerprint import (
 from javisc.compiler.run.cores import usable_cores
 from javisc.compiler.run.spread import spread
 from javisc.manifests.dedupe import ENTRIES, candidates
-from javisc.manifests.io import write_table
+from javisc.manifests.io import ROW_GROUP, write_table
 from javisc.manifests.kinds import MEDIA
 from javisc.manifests.merge import ROW
 from javisc.manifests.schema import DATASET_COLUMN
+from javisc.manifests.spool import in_slices
 
 BATCH = 2_000
 #: Seconds that a batch may take, and each sample of it.
@@ -82,18 +83,26 @@ def near_pairs(frame: pl.LazyFrame, folder: Path, *, match: str = "either", work
             for a, b in pairs.tolist()
         ]
         good.append(pairs[np.array(kept, bool)])
-    pictures, sounds = _poor(table, frame)
+    pictures, sounds = _poor(paths, frame)
     pairs = np.concatenate(good) if good else np.zeros((0, 2), np.int64)
     return Near(pairs, len(possible), unread, pictures, sounds)
 
 
-def _poor(table: pl.LazyFrame, frame: pl.LazyFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The rows with pictures, and with sound, of which the fingerprint says too little."""
-    there = frame.select(pl.col(f"{kind}_size").is_not_null().alias(kind) for kind in MEDIA).with_row_index(ROW)
-    known = there.select(pl.col(ROW).cast(pl.Int64).alias("row"), *MEDIA)
-    read = table.filter(pl.col("error").is_null()).join(known, on="row", how="inner", maintain_order="left")
+def _numbered(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The rows of a scanned table with their numbers ROW, BATCH at a time: those of one table of fingerprints."""
+    taken = 0
+    for some in in_slices(frame, ROW_GROUP):
+        yield from some.with_row_index(ROW, offset=taken).iter_slices(BATCH)
+        taken += some.height
+
+
+def _poor(paths: list[Path], frame: pl.LazyFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with pictures, and with sound, of which the fingerprint says too little. paths: of `_fingerprints`."""
+    there = frame.select(pl.col(f"{kind}_size").is_not_null().alias(kind) for kind in MEDIA)
     pictures, sounds = [], []
-    for batch in read.collect_batches(chunk_size=BATCH, engine="streaming"):
+    for path, some in zip(paths, _numbered(there), strict=True):
+        known = some.select(pl.col(ROW).cast(pl.Int64).alias("row"), *MEDIA)
+        batch = pl.read_parquet(path, glob=False).filter(pl.col("error").is_null()).join(known, on="row", how="inner")
         for row, seen, heard, flac, mp4 in batch.select("row", "pictures", "sound", *MEDIA).iter_rows():
             flat, silent = too_poor(np.array(seen, np.uint64), np.array(heard, np.uint32))
             pictures += [row] * bool(mp4 and flat)
@@ -109,17 +118,12 @@ def _fingerprints(frame: pl.LazyFrame, folder: Path, workers: int) -> list[Path]
     paths: list[Path] = []
 
     def batches() -> Iterator[tuple[tuple[Path, list[dict[str, Any]]], dict[str, Any], float]]:
-        for batch in (
-            frame.select(NEEDED)
-            .with_row_index(ROW)
-            .collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming")
-        ):
-            for part in batch.iter_slices(BATCH):
-                digest = hashlib.blake2b(part.write_csv().encode(), digest_size=12).hexdigest()
-                paths.append(folder / f"{digest}.parquet")
-                if not paths[-1].is_file():
-                    rows = part.to_dicts()
-                    yield (paths[-1], rows), {"rows": rows, "path": str(paths[-1])}, _START + _SECONDS * len(rows)
+        for part in _numbered(frame.select(NEEDED)):
+            digest = hashlib.blake2b(part.write_csv().encode(), digest_size=12).hexdigest()
+            paths.append(folder / f"{digest}.parquet")
+            if not paths[-1].is_file():
+                rows = part.to_dicts()
+                yield (paths[-1], rows), {"rows": rows, "path": str(paths[-1])}, _START + _SECONDS * len(rows)
 
     bad = [outcome.call.tag for outcome in spread(f"{__name__}:make", batches(), workers=workers) if outcome.error]
     for path, rows in bad:

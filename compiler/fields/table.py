@@ -16,7 +16,7 @@ from javisc.manifests.absent import WORDS
 from javisc.manifests.damage import POLARS_FAULTS, sized
 from javisc.manifests.errors import UserError
 from javisc.manifests.kinds import MEMBERS, PARTS
-from javisc.manifests.rows import CAPTION_NAMES, Faults, captions_in, plain, read_plain_csv, read_rows
+from javisc.manifests.rows import CAPTION_NAMES, Faults, captions_in, captions_of_row, plain, read_plain_csv, read_rows
 from javisc.manifests.schema import JAVISDIT, MANIFEST_SCHEMA, SCORES_SCHEMA, SOURCE, WHERE
 from javisc.manifests.urls import is_url
 
@@ -49,7 +49,7 @@ def read(path: str, option: str) -> pl.DataFrame:
 
 def shaped(frame: pl.DataFrame, path: str, option: str) -> pl.DataFrame:
     """Rows of a table as `read` gives them; whatever is said of a row is said of it alone. Raises UserError."""
-    frame = _captions(names_of(frame, path, option))
+    frame = _captions(names_of(frame, path, option), f"{option} {path}")
     by = [name for name in JOIN_BY if name in frame.columns]
     columns = [name for name in frame.columns if name not in (*JOIN_BY, "line")]
     if not columns:
@@ -95,10 +95,12 @@ def _parquet(path: str, option: str) -> pl.DataFrame:
 def native(frame: pl.DataFrame, path: str, option: str) -> pl.DataFrame:
     """Rows of a parquet table with types that annotations have, each row by itself. Raises UserError."""
     for name, dtype in frame.schema.items():
-        if name in CAPTION_NAMES or dtype in (pl.String, *_NUMERIC, pl.List(pl.String), pl.Null):
-            continue
         if dtype in (pl.Categorical, pl.Enum):
             frame = frame.with_columns(pl.col(name).cast(pl.String))
+        elif isinstance(dtype, pl.Array | pl.List) and dtype.inner in (pl.String, pl.Categorical, pl.Enum):
+            frame = frame.with_columns(pl.col(name).cast(pl.List(pl.String)))
+        elif name in CAPTION_NAMES or dtype in (pl.String, *_NUMERIC, pl.Null):
+            continue
         elif dtype == pl.UInt64 or isinstance(dtype, pl.Decimal):  # what JSON and filters know as numbers
             made, bad = held(frame[name], pl.Int64() if dtype == pl.UInt64 else pl.Float64())
             if bad.any():
@@ -150,7 +152,7 @@ def _rows(path: str, option: str) -> pl.DataFrame:
 
 def cell(name: str, value: Any, line: int, faults: Faults) -> Any:
     if name in CAPTION_NAMES:
-        return captions_in({name: value})
+        return captions_of_row({name: value}, line, faults)
     if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
         faults.add(line, f"{name} is a {type(value).__name__}, one value is expected")
         return None
@@ -206,7 +208,7 @@ def _narrow(texts: pl.Series) -> pl.Series:
     return as_type(texts, types[0]) if types else texts
 
 
-def _captions(frame: pl.DataFrame) -> pl.DataFrame:
+def _captions(frame: pl.DataFrame, table: str) -> pl.DataFrame:
     """One caption and several, under any of their names, as `texts`; the names go."""
     there = [name for name in CAPTION_NAMES if name in frame.columns]
     if not there:
@@ -223,7 +225,7 @@ def _captions(frame: pl.DataFrame) -> pl.DataFrame:
                 else pl.when(pl.col(name).is_not_null()).then(pl.concat_list(pl.col(name).str.strip_chars()))
             )  # fmt: skip
         elif dtype != pl.Null:
-            raise UserError(f"column {name} is {dtype}: a caption is text, or a list of texts")
+            raise UserError(f"{table}: column {name} is {dtype}: a caption is text, or a list of texts")
     if not lists:
         return frame.drop(there)
     if len(there) == 1 and frame.schema[there[0]] == pl.String and not frame[there[0]].str.starts_with("[").any():
@@ -316,7 +318,10 @@ def candidates(columns: Sequence[str], by: str | None, path: str, option: str) -
         )
     names = [by] if by else [name for name in JOIN_BY if name in columns]
     if not names:
-        raise UserError(f"{option} {path} has no column to join by: it needs one of {', '.join(JOIN_BY)}")
+        raise UserError(
+            f"{option} {path} has no column to join by: it needs one of {', '.join(JOIN_BY)}, and has "
+            f"{', '.join(repr(name) for name in columns[:8] if name != 'line')}"
+        )
     return names
 
 

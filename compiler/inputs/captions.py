@@ -16,7 +16,16 @@ from javisc.compiler.inputs.lists import folder_of, resolved
 from javisc.compiler.inputs.table import INPUT_SCHEMA, LABELS
 from javisc.manifests.errors import UserError
 from javisc.manifests.partitions import ORDER, Partitions, by, numbered
-from javisc.manifests.rows import CAPTION_NAMES, MAX_FIELD, Faults, captions_in, cells, open_bytes, raw_lines, read_rows
+from javisc.manifests.rows import (
+    CAPTION_NAMES,
+    MAX_FIELD,
+    Faults,
+    captions_of_row,
+    cells,
+    open_bytes,
+    raw_lines,
+    read_rows,
+)
 from javisc.manifests.spool import spool
 from javisc.manifests.urls import is_url
 
@@ -84,13 +93,14 @@ def _tabled(path: str) -> Iterator[dict[str, Any]]:
         captioned = captioned or any(name in row for name in (*CAPTION_NAMES, "audio_text"))
         if not any(name in row for name in JOIN_BY):
             raise UserError(
-                f"--captions {path} has no column to join by (line {line}): it needs one of {', '.join(JOIN_BY)}"
+                f"--captions {path} has no column to join by (line {line}): it needs one of {', '.join(JOIN_BY)}, and has "
+                f"{', '.join(map(repr, list(row)[:8]))}"
             )
         found = cells(row, _CELLS, line, faults)
         if "path" in found:
             found["path"] = resolved(found["path"], folder)
             found["path"] = found["path"] if is_url(found["path"]) else os.path.normpath(found["path"])
-        yield {**found, "texts": captions_in({name: row.get(name) for name in CAPTION_NAMES})}
+        yield {**found, "texts": captions_of_row(row, line, faults)}
     faults.check()
     if lines and not captioned:
         raise UserError(f"--captions {path} has no captions: it needs a column {' or '.join(CAPTION_NAMES)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from javisc.manifests.errors import UserError
-from javisc.manifests.rows import Faults, captions_in, cells, open_bytes, raw_lines, read_rows
+from javisc.manifests.rows import Faults, captions_of_row, cells, open_bytes, raw_lines, read_rows
 from javisc.manifests.schema import CARRIED
 from javisc.manifests.urls import is_url, join
 
@@ -67,7 +67,7 @@ def read_list(path: str) -> Iterator[dict[str, Any]]:
         if "path" not in found:
             faults.add(line, "path is empty")
             continue
-        texts = captions_in(row)
+        texts = captions_of_row(row, line, faults)
         yield {**found, **({"text": texts[0], "texts": texts} if texts else {})}
     faults.check()
 
@@ -106,7 +106,9 @@ def _told(row: dict[str, Any], stock: bool) -> dict[str, int]:
 def _lines(path: str) -> Iterator[dict[str, Any]]:
     try:
         with open_bytes(path) as stream:
-            for raw in raw_lines(stream):
+            for number, raw in enumerate(raw_lines(stream)):
+                if number == 0 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise UserError(f"{path} is UTF-16, lists are read as UTF-8: convert it, e.g. with iconv")
                 # Paths are bytes: what is no UTF-8 keeps its bytes as surrogates, as the os module does it.
                 if name := raw.rstrip(b"\r\n").decode("utf-8", "surrogateescape"):
                     yield {"path": name}

@@ -28,6 +28,8 @@ from javisc.manifests.urls import is_url
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
 Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
 PLAN = (BUILD, "plan.parquet")
+#: What a build publishes beside its shards.
+TABLES = {"manifest.parquet", "rejected.parquet", "shards.parquet"}
 #: How the names of tables begin that one plan leaves for the next.
 _KEPT = "kept."
 #: Rows, or names of folders, that are held at a time.
@@ -75,6 +77,8 @@ class Planner:
                 f"{self.store.root} holds a dataset without {'/'.join(PLAN)}, so nothing can be added to it: give another --out"
             )
         assert inputs is not None
+        if not exists:
+            self._refuse_strangers()
         folder = self.scratch / "plan"
         folder.mkdir(parents=True)
         self._hand_over(folder / KEPT)
@@ -115,6 +119,16 @@ class Planner:
         self._tell(changes, exists)
         shutil.rmtree(folder, ignore_errors=True)
         return self.store.fetch(*PLAN)
+
+    def _refuse_strangers(self) -> None:
+        """Raise UserError where files of a dataset's names lie that no build left: before its plan none has written any."""
+        there = sorted(TABLES & self.store.names())
+        there += sorted(f"shards/{name}" for name in self.store.names("shards") if name.endswith((".tar", ".idx")))
+        if there:
+            raise UserError(
+                f"{self.store.root} holds {', '.join(there[:3])}{', …' if len(there) > 3 else ''}, which this build would write "
+                "over or mix with its own: give another --out, or move them away"
+            )
 
     def _hand_over(self, folder: Path) -> None:
         """Put what the plan before left for this one into a folder."""

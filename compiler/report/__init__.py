@@ -46,6 +46,10 @@ def report(path: str, out: str | None = None, *, samples: int = 12) -> Report:
         for entry in folder.glob("*")
         if entry.name not in ("index.html", MEDIA) and not entry.name.startswith(".")
     ]
+    before = folder / "index.html"
+    ours = before.is_file() and _is_report(before)
+    if before.exists() and not ours:
+        strange = [before]
     if strange:
         raise UserError(f"--out {out} holds {strange[0].name}, which is no report's: choose a new folder")
     summary = gather(dataset, samples)
@@ -74,9 +78,15 @@ def report(path: str, out: str | None = None, *, samples: int = 12) -> Report:
             if isinstance(one, Preview)
             for name in (one.clip, one.poster, one.strip, one.spectrogram)
         }
-        for old in (folder / MEDIA).iterdir():
+        for old in (folder / MEDIA).iterdir() if ours else ():
             if old.name not in current and OURS.fullmatch(old.name):
                 old.unlink()
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
     return Report(folder / "index.html", len(shown), sum(isinstance(one, str) for one in shown))
+
+
+def _is_report(page: Path) -> bool:
+    """Whether a page is one of ours: its title, which stands in its first bytes, says so."""
+    with page.open("rb") as stream:
+        return b" javisc report</title>" in stream.read(1 << 16)

@@ -50,7 +50,7 @@ def carried(store: Store) -> tuple[Amend, dict[str, Any]]:
         kept = manifest.drop([name for name in extra if name in names])
         order = [*names, *(name for name in extra if name not in names)]
         schema = kept.join(added, on="key", how="left").select(order).collect_schema()
-        joined = (frame.select(order) for frame in left_join(kept, added, "key", folder / "carried"))
+        joined = (frame.select(order) for frame in left_join(kept, added, "key", folder / "carried", pieces=True))
         return spool(regrouped(joined, ROW_GROUP), folder / "kept", schema)
 
     return amend, header

@@ -18,10 +18,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("mistakes")
     pl.DataFrame({"key": ["clip_0_0000000"], "mood": ["calm"]}).write_csv(folder / "t.csv")
     (folder / "raw").mkdir()
+    (folder / "mine/shards").mkdir(parents=True)
+    for name in ("manifest.parquet", "shards/000007.tar", "shards/notes.txt"):
+        (folder / "mine" / name).write_text("of another program")
     return {
         "ds": dataset(folder / "ds", rows(3)),
         "worded": dataset(folder / "worded", rows(3, seed=1).with_columns(mood=pl.lit("calm"))),
         "counted": dataset(folder / "counted", rows(3, seed=2).with_columns(mood=pl.lit(3))),
+        "mine": folder / "mine",
         "table": folder / "t.csv",
         "raw": folder / "raw",
         "out": folder / "out",
@@ -36,6 +40,20 @@ MISTAKES = [
     ("annotate {ds} --undo t --keep-text", "--undo NAME stands alone"),
     ("annotate {ds} {table} --as 9", "--as '9': a field's name is a-z, 0-9 and _"),
     ("annotate {ds} {table} --keep-text", "has no captions, and leaves text alone anyway"),
+    ("build jav {raw} --out {ds}", "holds a dataset without"),
+    (
+        "build jav {raw} --out {mine}",
+        r"mine holds manifest\.parquet, shards/000007\.tar, which this build would write over",
+    ),
+    (
+        "filter {ds} num_frames>1 --out {out}.csv",
+        r"a view is a folder, or one table that ends in \.parquet, not in \.csv",
+    ),
+    ("verify {table}", r"t\.csv is a file: give the folder of a dataset"),
+    ("export {ds} --csv {table}", r"--csv .*t\.csv is there and is not javisc's: move it away"),
+    ("export {ds} --jsonl {table}", r"--jsonl .*t\.csv is there and is not javisc's"),
+    ("export {ds} --csv {raw}", "--csv .*raw is a folder: give the name of a file in it"),
+    ("export {ds} --jsonl s3://b/t.jsonl", "a file on this machine is allowed"),
     ("score {ds} --checkpoint {out} --out {worded}", "--out .*/worded"),
     ("build jav {raw} --out {out} --shard-size 3apples", "a number with B, KB, MB"),
     ("merge {worded} {counted} --out {out}", "column mood is String in .* and Int32 in .*: give it one type"),

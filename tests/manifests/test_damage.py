@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.manifests.damage import damaged, written
 from javisc.manifests.parquet_sizes import check_sizes
 
 #: In a process of its own, since polars aborts at some sizes: every byte, three kinds of damage, through each reader.
@@ -108,3 +109,11 @@ def test_the_tables_that_others_write_pass(rows: int, version: str, packed: str,
 def test_what_is_wrong_is_said(content: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         check_sizes(io.BytesIO(content))
+
+
+def test_a_full_disk_is_no_damage() -> None:
+    full = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"), written(full):
+        pl.DataFrame({"x": range(9)}).lazy().sink_parquet(full)
+    told = damaged(pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)"))
+    assert "no room is left" in str(told)

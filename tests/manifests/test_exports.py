@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import polars as pl
@@ -13,10 +14,12 @@ from click.testing import CliRunner
 from javisc.cli import cli
 from javisc.compiler.fields.render import render
 from javisc.compiler.store.fields import FieldWriter
+from javisc.manifests.energon import export_energon
 from javisc.manifests.errors import UserError
 from javisc.manifests.exports import export_jsonl, write_card
 from javisc.manifests.io import Dataset
 from javisc.manifests.javisdit import COLUMNS, export_csv
+from javisc.manifests.partitions import left_join
 from support.films import Films
 from support.tables import rows
 
@@ -83,6 +86,31 @@ def test_json_lines_name_the_files_and_their_captions(films: Films, tmp_path: Pa
         and sum("caption" in row for row in found) == 4
         and "None" not in (tmp_path / "b.jsonl").read_text()
     )
+
+
+def test_windows_that_a_table_names_by_their_whole_film_are_counted(tmp_path: Path) -> None:
+    table = rows(4).with_columns(dataset=pl.lit("/ds"), clip_start=pl.Series([None, 0.5, None, 3.0]))
+    assert export_csv(table.lazy(), str(tmp_path / "a.csv"), "jav").windows == 2
+    assert export_jsonl(table.lazy(), str(tmp_path / "a.jsonl")).windows == 2
+    (tmp_path / "a.csv").replace(tmp_path / "b.csv")
+    assert export_csv(table.lazy(), str(tmp_path / "b.csv"), "jav").windows == 2  # an export is written again
+    export_jsonl(table.lazy(), str(tmp_path / "a.jsonl"))
+
+
+def test_one_long_table_is_read_slice_by_slice(films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """polars' `collect_batches` reads on ahead of who takes the batches, up to the whole of one long file."""
+
+    def ahead(*_: Any, **__: Any) -> None:
+        raise AssertionError("collect_batches of a table that may be one long file")
+
+    monkeypatch.setattr(pl.LazyFrame, "collect_batches", ahead)
+    located = Dataset.open(films.dataset).located()
+    assert export_jsonl(located, str(tmp_path / "a.jsonl"), media=str(tmp_path / "M")).files == 8
+    assert export_csv(located, str(tmp_path / "a.csv"), "jav", media=str(tmp_path / "M")).files == 8
+    assert sum(export_energon(located, str(tmp_path / "energon")).values()) == 6
+    moods = pl.LazyFrame({"key": located.select("key").collect()["key"][3:], "mood": ["a", "b", "c"]})
+    joined = pl.concat(left_join(located, moods, "key", tmp_path / "join", rows=2))
+    assert joined["mood"].to_list() == [None, None, None, "a", "b", "c"]
 
 
 def test_v1_has_speech_and_wants_16_frames_a_second(tmp_path: Path) -> None:

@@ -160,3 +160,18 @@ def test_every_kind_of_number_of_parquet_is_a_number(tmp_path: Path) -> None:
     frame.with_columns(when=pl.Series([1, 2]).cast(pl.Date)).write_parquet(path)
     with pytest.raises(UserError, match="column when is Date"):
         read(path, "annotate")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cell"),
+    [
+        (pl.Categorical(), "a dog"),
+        (pl.Enum(["a dog"]), "a dog"),
+        (pl.List(pl.Categorical()), ["a dog"]),
+        (pl.Array(pl.String, 1), ["a dog"]),
+    ],
+    ids=str,
+)
+def test_captions_of_any_type_of_text_are_captions(tmp_path: Path, dtype: Any, cell: Any) -> None:
+    pl.DataFrame({"key": ["k1"], "text": pl.Series([cell], dtype=dtype)}).write_parquet(tmp_path / "t.parquet")
+    assert read(str(tmp_path / "t.parquet"), "annotate")["texts"].to_list() == [["a dog"]]

@@ -6,12 +6,14 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.compiler.fields.table import read as annotations
 from javisc.compiler.inputs.captions import attach
 from javisc.compiler.inputs.found import SCAN_SCHEMA
 from javisc.compiler.inputs.lists import read_list
@@ -65,6 +67,8 @@ def test_rows_of_another_width_are_named_and_all_others_arrive(
         (b"path,text\na.mp4,caf\xe9\n", "line 2: is not UTF-8"),
         (b"path,text,text\na.mp4,x,y\n", "the column text is there twice"),
         (b"\xff\xfep\x00", "is UTF-16"),
+        (b"file;text\na.mp4;x\n", "column.*path"),
+        (b"path,text,clip_start,clip_end\na.mp4,x,0:01,0:02\n", "1 row is unusable: line 2: clip_start '0:01' is no number"),
         (b"path,text,window_start\na.mp4,x,soon\n", "line 2: window_start 'soon' is no number"),
         (b"path,text,window_start\na.mp4,x,inf\n", "line 2: window_start 'inf' is no finite number"),
     ],
@@ -74,7 +78,7 @@ def test_what_is_wrong_with_a_row_is_said_with_its_line(content: bytes, said: st
     (tmp_path / "raw" / "t.csv").write_bytes(content)
     with pytest.raises(UserError, match=said):
         texts([tmp_path / "raw" / "t.csv"])
-    if b"window" not in content:
+    if b"window" not in content and b"clip_" not in content:
         with pytest.raises(UserError, match=said):
             texts([tmp_path / "raw"], tmp_path / "raw" / "t.csv")
 
@@ -84,6 +88,29 @@ def test_a_list_row_without_a_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path,text\na.mp4,x\n,y\n")
     with pytest.raises(UserError, match="line 3: path is empty"):
         texts([tmp_path / "l.csv"])
+
+
+def test_a_list_in_utf16_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("/a.mp4\n", encoding="utf-16")
+    with pytest.raises(UserError, match="is UTF-16, lists are read as UTF-8"):
+        texts([tmp_path / "l.txt"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [(7, "7"), (1.5, "1.5"), (True, "True"), ({"en": "a"}, "an object"), (["a", 3], "a list with 3"),
+     ([["a"]], "a list with a list"), (b"\xff", "no UTF-8")],
+)  # fmt: skip
+def test_what_is_no_text_is_no_absent_caption(cell: Any, said: str, tmp_path: Path) -> None:
+    media(tmp_path, "a.mp4")
+    rows = [{"path": "a.mp4", "text": cell}]
+    if isinstance(cell, bytes) or cell in (7, [["a"]]):
+        pl.DataFrame(rows).write_parquet(table := tmp_path / "t.parquet")
+    else:
+        (table := tmp_path / "t.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    for read in (lambda: texts([table]), lambda: texts([tmp_path], table), lambda: annotations(str(table), "annotate")):
+        with pytest.raises(UserError, match=rf"t\.\w+: .*(text is {said}, a caption|text is \w+.*: a caption) is text"):
+            read()
 
 
 @pytest.mark.parametrize("line", ["[1]", "{", '{"path": "a.mp4", "label": ["x", "y"]}'])

@@ -231,6 +231,10 @@ def test_what_is_no_dataset_or_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "full/thesis.tex").touch()
     with pytest.raises(UserError, match=r"thesis.tex, which is no report's"):
         report(str(tmp_path / "t.parquet"), str(tmp_path / "full"))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/index.html").write_text("<title>my javisc report of reports</title>")
+    with pytest.raises(UserError, match=r"index.html, which is no report's"):
+        report(str(tmp_path / "t.parquet"), str(tmp_path / "site"))
 
 
 def test_an_empty_dataset_has_a_report(tmp_path: Path) -> None:
