@@ -253,3 +253,11 @@ def test_an_unfinished_check_is_of_its_settings_its_manifest_and_its_files(tmp_p
         assert Kept(store, name, {"level": level}, manifest, keep=keep).shards == {}
     (tmp_path / "ds/shards/000000.idx").write_bytes(b"not as it was")
     assert Kept(store, "one", {"level": "frames"}, "digest", keep=True).shards == {}
+
+
+def test_another_seed_draws_others_and_a_larger_share_draws_those_of_a_smaller_and_more() -> None:
+    keys = [f"k{number}" for number in range(400)]
+    small, other, large = drawn(keys, 0.1, 1), drawn(keys, 0.1, 2), drawn(keys, 0.3, 1)
+    assert small < large and 20 <= len(small) <= 60 and 90 <= len(large) <= 150 and drawn(keys, 1.0, 1) == set(keys)
+    assert len(small & other) < len(small) / 2
+    assert len(drawn(keys, 1e-9, 1)) == len(drawn(keys[:1], 1e-9, 1)) == 1 and drawn([], 0.5, 1) == set()

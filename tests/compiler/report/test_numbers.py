@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 
 import polars as pl
 import pytest
 
-from javisc.compiler.report.charts import Bars
+from javisc.compiler.report.charts import Bars, compact
 from javisc.compiler.report.data import Summary, gather
-from javisc.compiler.report.page import page
+from javisc.compiler.report.page import _bytes, _time, page
 from javisc.manifests.io import Dataset
 from javisc.manifests.schema import REJECTED_SCHEMA
 from support.tables import dataset, rows
@@ -97,3 +98,15 @@ def test_a_card_and_a_group_say_their_own_columns(told: tuple[pl.DataFrame, Summ
     }  # fmt: skip
     groups = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text[text.index(">c</t") - 20 :])[:8]
     assert groups == ["c", "train", "100", "12.1 min", "1.2 kB", "75.0%", "10.0%", "3.0%"]
+
+
+@pytest.mark.parametrize(
+    ("said", "values"),
+    [
+        (_bytes, {1500: "1.5 kB", 2e6: "2 MB", 3.25e9: "3.25 GB", 4e12: "4 TB", 5e15: "5e+03 TB"}),
+        (_time, {0.02: "1.2 min", 0.5: "30.0 min", 1: "1.0 h", 1234.5: "1,234.5 h"}),
+        (compact, {0: "0", 950: "950", 12_000: "12k", 3.4e6: "3.4M", -2e9: "-2B", 0.125: "0.125"}),
+    ],
+)
+def test_units(said: Callable[[float], str], values: dict[float, str]) -> None:
+    assert {value: said(value) for value in values} == values
