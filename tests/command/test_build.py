@@ -15,11 +15,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from support.forked import javisc
 from support.raw import raw_folder, write_clip
 from support.sane import sane, split_by_hash
 
 
-def run(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`javisc …` in a process of its own, which has imported its modules already; its workers are as users have them."""
+    return javisc(*arguments, cwd=cwd)
+
+
+def cold(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """`javisc …` as a user starts it."""
     command = [sys.executable, "-P", "-m", "javisc", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload,no-any-return]
 
@@ -36,7 +43,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_build_says_what_it_did_and_where_the_rejects_are(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "ds"
-    done = run(
+    done = cold(
         "build", "jav", raw, "--out", out, *SMALL, "--split", "train=0.5,val=0.5", "--log-json", tmp_path / "log.jsonl"
     )
     assert done.returncode == 0, done.stderr
@@ -50,7 +57,7 @@ def test_build_says_what_it_did_and_where_the_rejects_are(raw: Path, tmp_path: P
     assert rows["split"].to_list() == split_by_hash(rows["source_sha256"], {"train": 0.5, "val": 0.5})
     again = run("build", "jav", raw, "--out", out, *SMALL, "--split", "train=0.5,val=0.5", "--strict")
     assert again.returncode == 1 and "0 inputs are new, 4 are in the plan already" in again.stderr
-    checked = run("verify", out)
+    checked = cold("verify", out)
     assert checked.returncode == 0 and "sound: 3 samples in 1 shards" in checked.stdout, checked.stdout
     tar = out / "shards" / "000000.tar"
     tar.write_bytes(tar.read_bytes()[:-1])
@@ -135,7 +142,7 @@ def test_a_limit_on_file_size_stops_in_one_line_and_resumes(raw: Path, tmp_path:
 
     limit: Callable[[], None] = small
     out = tmp_path / "ds"
-    done = run("build", "jav", raw, "--out", out, *SMALL, preexec_fn=limit)
+    done = cold("build", "jav", raw, "--out", out, *SMALL, preexec_fn=limit)
     assert done.returncode == 1, done.stderr + done.stdout
     assert re.search(r"^javisc: .* cannot be written: File too large; .* it resumes$", done.stderr, re.MULTILINE), (
         done.stderr

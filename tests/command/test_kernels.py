@@ -4,19 +4,43 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+from support import forked
 
-def javisc(*arguments: str, cwd: Path | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "JAVISC_KERNELS")} | variables
-    command = [sys.executable, "-P", "-m", "javisc", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+
+class Javisc(Protocol):
+    def __call__(
+        self, *arguments: str, cwd: Path | None = None, **variables: str
+    ) -> "subprocess.CompletedProcess[str]": ...
+
+
+def outside(**variables: str) -> dict[str, str]:
+    """As a user's environment is, without the interpreter that tests have Triton run under."""
+    return {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "JAVISC_KERNELS")} | variables
+
+
+@pytest.fixture(scope="module")
+def javisc() -> Iterator[Javisc]:
+    """`javisc …` in a process of its own, which has torch already."""
+    server = forked.Server(
+        ("javisc.commands.kernels", "javisc.kernels.survey"), TRITON_INTERPRET=None, JAVISC_KERNELS=None
+    )
+
+    def run(*arguments: str, cwd: Path | None = None, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return forked.javisc(*arguments, at=server, cwd=cwd, env=outside(**variables))
+
+    yield run
+    server.close()
 
 
 def test_every_op_has_a_backend_and_every_other_a_reason() -> None:
-    done = javisc("kernels", "--device", "cpu", "--json")
+    command = [sys.executable, "-P", "-m", "javisc", "kernels", "--device", "cpu", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=outside(), check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     ops = {row["op"] for row in rows}
@@ -30,7 +54,7 @@ def test_every_op_has_a_backend_and_every_other_a_reason() -> None:
     assert triton and all("CUDA device, not cpu" in row["reason"] for row in triton)
 
 
-def test_the_table_is_for_people() -> None:
+def test_the_table_is_for_people(javisc: Javisc) -> None:
     out = javisc("kernels", "--device", "cpu", COLUMNS="160").stdout
     assert "selector_attention" in out and "no: it needs a CUDA device, not cpu" in " ".join(out.split())
     assert "JAVISC_KERNELS=auto" in out
@@ -44,11 +68,13 @@ def test_the_table_is_for_people() -> None:
         ((), {"JAVISC_KERNELS": "fast"}, "JAVISC_KERNELS=fast: 'fast' is no backend"),
     ],
 )
-def test_mistakes_are_one_line(arguments: tuple[str, ...], variables: dict[str, str], message: str) -> None:
+def test_mistakes_are_one_line(
+    arguments: tuple[str, ...], variables: dict[str, str], message: str, javisc: Javisc
+) -> None:
     done = javisc("kernels", *arguments, **variables)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_benchmark_outside_a_checkout_says_so(tmp_path: Path) -> None:
+def test_a_benchmark_outside_a_checkout_says_so(tmp_path: Path, javisc: Javisc) -> None:
     done = javisc("bench", "kernels", cwd=tmp_path)
     assert done.returncode == 2 and "is in no checkout of javisc" in done.stderr and done.stderr.count("\n") == 1

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from javisc.cli import cli
 from javisc.manifests.errors import UserError
 from javisc.manifests.members import MemberReader
 from support.films import Films
+from support.forked import javisc
 from support.processes import workers_of
 from support.raw import write_clip
 from support.sane import sane
@@ -238,10 +237,8 @@ def most_workers(given: list[object], out: Path, workers: int) -> int:
 
 
 def told(*words: object) -> tuple[int, list[str]]:
-    """Exit code of a real `javisc`, and its lines for the user."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "javisc", *map(str, words)], capture_output=True, text=True, check=False
-    )
+    """Exit code of a `javisc` of its own process, and its lines for the user."""
+    done = javisc(*words)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("javisc: ")]
 
@@ -320,18 +317,14 @@ def test_a_resume_takes_what_it_is_not_told_from_the_dataset(raw: Path, tmp_path
     ],
 )
 def test_a_command_that_is_none_gets_the_nearest(words: str, said: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "javisc", *words.split()], capture_output=True, text=True, check=False
-    )
+    done = javisc(*words.split())
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_stats_are_legible_at_80_columns(raw: Path, tmp_path: Path) -> None:
     build("jav", raw / "a.mp4", "--out", tmp_path / "ds", *CHEAP)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "javisc", "stats", str(tmp_path / "ds")],
-        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
-    )  # fmt: skip
+    done = javisc("stats", tmp_path / "ds", env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
     assert "…" not in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
     for name in ("num_frames", "silence_ratio", "clipping_ratio", "greatest", "captions"):
         assert name in done.stdout

@@ -62,7 +62,7 @@ def test_a_recipe_is_warmed_without_a_gpu_and_a_launch_finds_it(tmp_path: Path) 
     """By Triton's own key; a width of other alignment was not captured, and is not found."""
     cache = {"TRITON_CACHE_DIR": str(tmp_path)}
     changes = ["parallel.precision=bf16", "parallel.strategy=fsdp2"]
-    done = javisc("kernels", "--warm", "jav-tiny", "--arch", "90", "--json", *changes, **cache)
+    done = javisc("kernels", "--warm", "jav-tiny", "--arch", "90", "--processes", "1", "--json", *changes, **cache)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     names = {row["kernel"] for row in rows}
