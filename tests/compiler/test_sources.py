@@ -27,7 +27,8 @@ from javisc.manifests.splits import split_of
 from support import media
 from support.raw import write_clip
 
-SMALL = {"short_side": 32, "encoder_preset": "ultrafast", "min_frames": 1}
+#: No narrower than 64 pixels, where x265 writes behind its buffers (LIMITS.md).
+SMALL = {"short_side": 48, "encoder_preset": "ultrafast", "min_frames": 1}
 RECIPES = {name: recipe if recipe.kind == "audio" else recipe.replace(**SMALL) for name, recipe in PRESETS.items()}
 
 

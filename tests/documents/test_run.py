@@ -30,6 +30,8 @@ LEFT = {
 }
 #: Lines that need larger pictures: run in the folder `large`, where RAW has two films of them.
 LARGE = re.compile(r"javisc (build .* --renditions|render )")
+#: Lines of one worker: each takes seconds to import torch.
+ALONE = ("javisc score",)
 #: The chains that train or need many machines: tests/trainer runs them in small.
 PARSED = ("docs/testing.md", "docs/train.md", "docs/sync.md", "docs/javisdit.md", "docs/load.md", "docs/parallel.md")
 
@@ -80,7 +82,7 @@ def follow(place: Path, document: str) -> int:
                 f"{document}:{block.line}: say in LOOKS of {looks.__file__} what must come of: {command}"
             )
             where = place / "large" if LARGE.match(command) else place
-            said[beginning](where, shell(where, command))
+            said[beginning](where, shell(where, command, alone=beginning in ALONE))
             ran += 1
     return ran
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from support.films import CAPTIONS
 from support.sane import sane, split_by_hash
 
 
-def shell(place: Path, command: str) -> str:
-    """Run one line as a reader would; RAW… stands for a folder."""
+def shell(place: Path, command: str, alone: bool = False) -> str:
+    """Run one line as a reader would; RAW… stands for a folder. alone: on one core, of which one worker makes use."""
+    core = random.choice(sorted(os.sched_getaffinity(0)))
     tools = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "0", "COLUMNS": "100"}
     done = subprocess.run(
@@ -34,6 +36,7 @@ def shell(place: Path, command: str) -> str:
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=(lambda: os.sched_setaffinity(0, {core})) if alone else None,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
