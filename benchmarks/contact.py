@@ -4,11 +4,12 @@ load: batches of the loader's path on the device (NVDEC and DALI where there are
 busy stream, which must be the same bits. step: a training step of each family at the size of its tiny recipe, and how often the
 host waited for the device in it. encode, score: the commands, timed whole. programs: other benchmarks and the tests that need a
 GPU. Without a dataset one is made of clips that `javisc demo` draws; the sync families always take clips of their own, of 25
-frames a second.
+frames a second. What is made lies beside the results until all is measured: a call that was killed leaves it to the next.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -172,29 +173,19 @@ pl.read_parquet(table).with_columns(label=(pl.int_range(pl.len()) % 2).cast(pl.S
 
 
 def made(kind: str, folder: str, tiny: bool) -> Record:
-    """Draw clips and compile them into FOLDER/KIND/…: "whole", as `javisc demo` does, or "sync"."""
+    """Draw clips and compile them into FOLDER/KIND/…: "whole", as `javisc demo` does, or "sync". What an end left there goes."""
     started = time.perf_counter()
+    shutil.rmtree(Path(folder, kind), ignore_errors=True)
     if kind == "whole":
         clips, seconds = ("4", "2") if tiny else ("32", "4")
-        call = (
-            "-m",
-            "javisc",
-            "demo",
-            "--out",
-            f"{folder}/whole",
-            "--clips",
-            clips,
-            "--seconds",
-            seconds,
-            "--train",
-            "no",
-        )
+        call = ("-m", "javisc", "demo", "--out", f"{folder}/whole", "--clips", clips, "--seconds", seconds)
+        call += ("--train", "no")
     else:
         call = ("-c", SYNC, f"{folder}/sync", "12" if tiny else "48")
     done = subprocess.run([sys.executable, "-P", *call], capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"not measured": " ".join(done.stderr.split())[-250:], "folder": folder}
-    return {"made in": time.perf_counter() - started, "folder": folder}
+        return {"not measured": " ".join(done.stderr.split())[-250:]}
+    return {"made in": time.perf_counter() - started}
 
 
 MADE = {"whole": "whole/dataset", "sync": "sync/learn"}
@@ -255,16 +246,18 @@ def wants(name: str) -> str:
     return "sync" if kind == "score" else "whole"
 
 
-def stage(log: Log, tiny: bool, name: str, dataset: str, folder: str) -> None:
-    """One of load, step/FAMILY, encode, score, program/NAME; on the dataset given, else on one that is made in `folder` first."""
+def stage(log: Log, tiny: bool, name: str, dataset: str, folder: str, caller: str) -> None:
+    """One of load, step/FAMILY, encode, score, program/NAME; on the dataset given, else on one that is made in `folder` first,
+    unless this call or one before it has. caller: another for every call, so that each tries once what failed."""
     wanted = wants(name)
     if name in log:
         return
     if wanted == "sync" or (wanted and not dataset):
-        dataset = f"{folder}/{MADE[wanted]}"
-        if log.cells.get(f"dataset/{wanted}", {}).get("folder") != folder:
-            log.cells.pop(f"dataset/{wanted}", None)  # an earlier call's, whose folder is gone
-        cell = log.measure(f"dataset/{wanted}", lambda: made(wanted, folder, tiny))
+        dataset, place = f"{folder}/{MADE[wanted]}", f"dataset/{wanted}"
+        before = log.cells.get(place, {})
+        if before.get("caller") != caller and ("not measured" in before or not Path(dataset).is_dir()):
+            log.cells.pop(place, None)
+        cell = log.measure(place, lambda: made(wanted, folder, tiny) | {"caller": caller})
         if "not measured" in cell:
             log.measure(
                 name, lambda: {"not measured": f"there is no dataset: {cell['not measured']}"[:300], "again": True}

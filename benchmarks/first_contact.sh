@@ -7,7 +7,7 @@
 #
 # FOLDER gets two files: cells.jsonl (a line a cell, as it is measured) and report.md (written anew every few seconds). What cannot
 # run says so there and stops nothing. Give some seconds less than the machine gives. Killed at any moment, FOLDER holds what was
-# measured until then; run again, it goes on there. PYTHON names another interpreter.
+# measured until then, and the clips that were made (cells.clips); run again, it goes on there. PYTHON names another interpreter.
 # Without a CUDA device the same call runs at toy sizes in Triton's interpreter: a rehearsal.
 set -eu
 folder=${2:-first_contact}

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import argparse  # noqa: E402  (after the clock has started)
 import json  # noqa: E402
 import os  # noqa: E402
+import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 from typing import Any  # noqa: E402
@@ -39,7 +40,7 @@ SWEPT = ("attention", "bidirectional_attention", "norms", "temporal_attention", 
 GROUPS = ("ceilings", "compile", "gate", *TIMED, "load", "step", "encode", "score", "program", "sweep")
 
 
-def stages(budget: float, dataset: str, folder: str) -> list[Stage]:
+def stages(budget: float, dataset: str, clips: str, caller: str) -> list[Stage]:
     """In the order of what they decide."""
     patience = max(20.0, budget / 10)
 
@@ -47,7 +48,7 @@ def stages(budget: float, dataset: str, folder: str) -> list[Stage]:
         return Stage(name, f"kernel_stages:{function}", arguments, share, patience)
 
     def whole(name: str, share: float) -> Stage:
-        return Stage(name, "contact:stage", (name, dataset, folder), share)
+        return Stage(name, "contact:stage", (name, dataset, clips, caller), share)
 
     shares = {"attention": 0.4, "norms": 0.3, "prior_attention": 0.3, "bidirectional_attention": 0.35}
     return [
@@ -107,7 +108,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="javisc-", ignore_cleanup_errors=True) as folder:
         dataset = str(options.dataset.resolve()) if options.dataset else ""
-        every = stages(options.budget, dataset, folder)
+        clips = options.results.resolve().with_suffix(".clips")
+        every = stages(options.budget, dataset, str(clips), folder)
         if unknown := sorted(set(options.only or ()) - {s.name for s in every} - set(GROUPS)):
             parser.error(
                 f"--only {unknown[0]}: it may be {', '.join(GROUPS)}, or one of {', '.join(s.name for s in every)}"
@@ -131,6 +133,8 @@ def main() -> int:
             ended[stage.name] = device.get("failed") or runner.run(stage)
             say(f"{stage.name}: {ended[stage.name]}")
             write(now=True)
+        if not _left_out(ended):
+            shutil.rmtree(clips, ignore_errors=True)
     cells = Log(options.results, device["on"]).cells
     write(now=True)
     if not options.out:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
-import json
 import os
 import re
 import subprocess
@@ -20,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,8 +36,12 @@ SHARED_LIMIT = {n: 1024 * kb for n, kb in ((80, 163), (86, 99), (89, 99), (90, 2
 EXCUSES = [
     ("", "fp32", 2000, "float32 is for checks: `auto` leaves its products to torch"),
     ("attention_bwd", "D=128", 800, "no model here has heads of 128, and smaller tiles spill too"),
-    ("attention_bwd", "OWN=128 OTHER=16", 64, "a selector's tile of keys, which Ampere keeps in registers"),
-    ("attention_fwd", "BM=64 BN=64 MODE_Q=0 MODE_K=0 SPLIT=False NORM=True", 16, "four registers on sm_100"),
+    (
+        "attention_fwd",
+        "BM=64 BN=64 BOUNDED=False SPLIT=False NORM=True",
+        16,
+        "four registers on sm_100, for a third block",
+    ),
     ("attention_bwd", "KEYS=True", 16, "two to four registers: Ampere keeps both operands in them"),
     ("attention_bwd", "KEYS=False", 8, "two registers outside the loop, for four blocks a multiprocessor"),
     ("bidirectional", "D=72", 264, "seven products and two accumulators of 128 × 80 leave no registers for addresses"),
@@ -65,14 +68,8 @@ class Variant:
         """The constants, and of the types whether it computes in 16 bits or in float32."""
         names = [name for name, _ in self.signature]
         said = [f"{names[path[0]]}={value}" for path, value in self.constants if len(path) == 1 and value is not None]
-        blocks = [
-            f"{names[path[0]]}.{'.'.join(map(str, path[1:]))}={value}"
-            for path, value in self.constants
-            if len(path) > 1
-        ]
         types = {kind for _, kind in self.signature if isinstance(kind, str) and kind.startswith("*")}
-        width = "bf16" if types & {"*bf16", "*fp16"} else "fp32"
-        return " ".join([width, *said, *(b for b in blocks if not re.search(r"BLOCKS", b))])
+        return " ".join(["bf16" if types & {"*bf16", "*fp16"} else "fp32", *said])
 
 
 @dataclass(frozen=True)
@@ -343,32 +340,19 @@ def beyond(row: Resources, budgets: Sequence[Resources]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, print the table (or JSON), and return 1 if any variant has a problem."""
+    """Compile, print the table, and return 1 if any variant has a problem."""
     parser = argparse.ArgumentParser(prog="python -P -m javisc.kernels.aot", description=__doc__)
     parser.add_argument("--match", default="", help="only calls whose name holds this text")
-    parser.add_argument(
-        "--arch", type=int, action="append", default=[], help="80, 90 or 100 (repeatable; default: all three)"
-    )
+    architectures = "80, 90 or 100 (repeatable; default: all three)"
+    parser.add_argument("--arch", type=int, action="append", default=[], help=architectures)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
-    parser.add_argument(
-        "--write",
-        type=Path,
-        metavar="FILE",
-        help="write the table to FILE; rows of the same source are kept, not compiled",
-    )
-    parser.add_argument(
-        "--check",
-        type=Path,
-        metavar="FILE",
-        help="compile all; fail what needs more than FILE says",
-    )
+    written = "write the table to FILE; rows of the same source are kept, not compiled"
+    parser.add_argument("--write", type=Path, metavar="FILE", help=written)
+    checked = "compile all; fail what needs more than FILE says"
+    parser.add_argument("--check", type=Path, metavar="FILE", help=checked)
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET"):
-        print(
-            "javisc.kernels.aot: TRITON_INTERPRET is set; unset it, the interpreter compiles nothing", file=sys.stderr
-        )
-        return 2
+        parser.error("TRITON_INTERPRET is set; unset it, the interpreter compiles nothing")
     wanted = {key(v): v for arch in options.arch or (80, 90, 100) for v in variants(arch, options.match)}
     known = {row.key: row for row in (read(options.write) if options.write else []) if not row.problem}
     new = [digest for digest in wanted if digest not in known]
@@ -380,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.write.write_text(table(rows))
         print(f"{options.write}: {len(new)} variants compiled, {len(rows) - len(new)} kept", file=sys.stderr)
     elif not options.check:
-        print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))
+        print(table(rows))
     budgets = read(options.check) if options.check else []
     judged = [(row, beyond(row, budgets) if options.check else row.problem) for row in rows]
     for row, said in judged:

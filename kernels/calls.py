@@ -7,6 +7,7 @@ Queries, keys and values are views of one projection, gains and modulations of t
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -155,40 +156,34 @@ def _select(d: torch.device, t: torch.dtype, s: Sizes, clips: int, keys: int) ->
 
 def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
     """The calls of every recipe, every op at the shapes that lead to different code or different grids."""
-    from javisc.kernels import modulated_norm
-    from javisc.kernels.attention import attention
     from javisc.kernels.attention.reference import attention_reference
-    from javisc.kernels.bidirectional_attention import bidirectional_attention
     from javisc.kernels.bidirectional_attention.reference import bidirectional_attention_reference
     from javisc.kernels.modulated_norm import reference as norms
-    from javisc.kernels.prior_attention import prior_attention
     from javisc.kernels.prior_attention import reference as prior
-    from javisc.kernels.selector_attention import selector_attention
-    from javisc.kernels.temporal_attention import temporal_attention
     from javisc.kernels.temporal_attention.reference import temporal_attention_reference
 
-    def bound(make: Callable[..., Inputs], *args: Any, **axes: int) -> Callable[[torch.device, torch.dtype], Inputs]:
-        return lambda device, dtype: make(device, dtype, sizes, *args, **axes)
+    def call(op: str, shape: str, definition: Callable[..., Any], make: Callable[..., Inputs], **options: Any) -> Call:
+        package = "modulated_norm" if op in names else op
+        function = getattr(importlib.import_module(f"javisc.kernels.{package}"), op)
+        return Call(op, shape, function, definition, lambda device, dtype: make(device, dtype, sizes), options)
 
-    texts = {"max_seqlen_k": sizes.text}
     names = {"modulated_layer_norm": ("shift", "scale"), "gated_residual": ("gate",)}
     names["gated_residual_layer_norm"] = ("gate", "shift", "scale")
     for name, v in {**sizes.video, **sizes.audio}.items():
-        yield Call("attention", f"spatial, {name}", attention, attention_reference, bound(_spatial, **v))
-        yield Call("attention", f"text, {name}", attention, attention_reference, bound(_text, **v), texts)
-        yield Call("temporal_attention", name, temporal_attention, temporal_attention_reference, bound(_temporal, **v))
+        yield call("attention", f"spatial, {name}", attention_reference, partial(_spatial, **v))
+        yield call("attention", f"text, {name}", attention_reference, partial(_text, **v), max_seqlen_k=sizes.text)
+        yield call("temporal_attention", name, temporal_attention_reference, partial(_temporal, **v))
         for scope in ("batch", "sample"):
-            shape, options = f"{scope}, {name}", {"scope": scope}
-            yield Call("prior_attention", shape, prior_attention, prior.prior_attention, bound(_prior, **v), options)
+            yield call("prior_attention", f"{scope}, {name}", prior.prior_attention, partial(_prior, **v), scope=scope)
         for masked in (False, True):
             for op, modulations in names.items():
-                make = bound(_norm, modulations, "x" if op == "modulated_layer_norm" else "xy", masked, **v)
-                shape = f"{'frame mask, ' if masked else ''}{name}"
-                yield Call(op, shape, getattr(modulated_norm, op), getattr(norms, op), make)
+                rows = "x" if op == "modulated_layer_norm" else "xy"
+                make = partial(_norm, names=modulations, rows=rows, masked=masked, **v)
+                yield call(op, f"{'frame mask, ' if masked else ''}{name}", getattr(norms, op), make)
     for name, v in sizes.video.items():
         for audio in sizes.both:
-            both, definition = bidirectional_attention, bidirectional_attention_reference
-            yield Call("bidirectional_attention", f"{audio} audio, {name}", both, definition, bound(_both, audio, **v))
+            make, definition = partial(_both, audio=audio, **v), bidirectional_attention_reference
+            yield call("bidirectional_attention", f"{audio} audio, {name}", definition, make)
     for clips, keys in sizes.selector:
-        make = bound(partial(_select, clips=clips, keys=keys))
-        yield Call("selector_attention", f"{clips} clips, {keys} keys", selector_attention, attention_reference, make)
+        make = partial(_select, clips=clips, keys=keys)
+        yield call("selector_attention", f"{clips} clips, {keys} keys", attention_reference, make)

@@ -135,9 +135,33 @@ def added(rows, others):
 
 
 @triton.jit
+def times(rows, others):
+    """The product of two tuples of blocks, element by element."""
+    out = ()
+    for i in tl.static_range(len(rows)):
+        out = out + (rows[i] * others[i],)
+    return out
+
+
+@triton.jit
 def chosen(condition, rows):
     """The rows where the condition (rows, 1) holds, zeros elsewhere."""
     return [tl.where(condition, x, 0.0) for x in rows]
+
+
+@triton.jit
+def vector_sum(values):
+    """Σ of a vector's elements."""
+    out = tl.sum(values[0], 0)
+    for i in tl.static_range(1, len(values)):
+        out += tl.sum(values[i], 0)
+    return out
+
+
+@triton.jit
+def column_sums(rows):
+    """Σ of each column, a vector as a tuple of blocks."""
+    return [tl.sum(x, 0) for x in rows]
 
 
 @triton.jit
@@ -186,23 +210,33 @@ def norm_bwd(x, g, w, r, D: tl.constexpr):
 
 
 @triton.jit
-def sequence(bounds, b, length, rows, MODE: tl.constexpr):
-    """Sequence b of a batch: its first row in the flattened rows, how many rows it has, how many rows it owns.
+def sequence(bounds, b, length, rows, mode, BOUNDED: tl.constexpr):
+    """Sequence b of a batch: its first row in the flattened rows, how many of these its address must skip, how many rows it has,
+    how many rows it owns.
 
-    DENSE: every sequence has `length` rows. PACKED: bounds are cumulated lengths, within `rows`. PADDED: bounds are lengths,
-    within `length`. What lies outside is cut off, so that no row of another sequence or tensor is read.
+    DENSE: every sequence has `length` rows. With BOUNDED also PACKED: bounds are cumulated lengths, within `rows`; PADDED: bounds
+    are lengths, within `length`. What lies outside is cut off, so that no row of another sequence or tensor is read.
     """
     start = b * length
+    skipped = start * 0
     n = length
     owned = length
-    if MODE == PACKED:
-        low = tl.minimum(tl.maximum(tl.load(bounds + b), 0), rows).to(tl.int32)
-        n = tl.maximum(tl.minimum(tl.load(bounds + b + 1), rows).to(tl.int32) - low, 0)
-        start = low.to(tl.int64)
-        owned = n
-    if MODE == PADDED:
-        n = tl.minimum(tl.maximum(tl.load(bounds + b), 0), length).to(tl.int32)
-    return start, n, owned
+    if BOUNDED:
+        if mode == PACKED:
+            low = tl.minimum(tl.maximum(tl.load(bounds + b), 0), rows).to(tl.int32)
+            n = tl.maximum(tl.minimum(tl.load(bounds + b + 1), rows).to(tl.int32) - low, 0)
+            start = low.to(tl.int64)
+            skipped = start
+            owned = n
+        if mode == PADDED:
+            n = tl.minimum(tl.maximum(tl.load(bounds + b), 0), length).to(tl.int32)
+    return start, skipped, n, owned
+
+
+@triton.jit
+def origin(X, b, h, row, batch_stride, stride, head_stride):
+    """Where that row of head h of sequence b lies; the row's stride is in elements, the others in units of 8."""
+    return X + b * far(batch_stride) + h * far(head_stride) + tl.cast(row, tl.int64) * stride
 
 
 @triton.jit(do_not_specialize=["first", "splits", "rows", "L", "low", "slb", "slh"])
@@ -235,7 +269,7 @@ def merge_kernel(
         weight = tl.exp2(tl.load(LSE_PART + at, mask=inside, other=float("-inf")) - floor)
         mass += tl.sum(weight, 0)
         values = scaled(load(PART, at * D, inside, D, BLOCKS), weight[:, None])
-        out = added(out, [tl.sum(x, 0) for x in values])
+        out = added(out, column_sums(values))
     mass = tl.where(mass > 0, mass, 1.0)
     tl.store(LSE + b * slb + h * slh + row, tl.where(top == float("-inf"), top, floor + tl.log2(mass)))
     store_vector(O + ((b * L + row) * H + h) * D, [x / mass for x in out], D, BLOCKS)
@@ -253,14 +287,14 @@ def merge(part: Tensor, lse_part: Tensor, out: Tensor, lse: Tensor, low: int = 0
     launch(merge_kernel, b * h * rows, part, lse_part, out, lse, *sizes, num_warps=1)
 
 
-@triton.jit(do_not_specialize=["first", "count", "pieces", "samples", "each"])
+@triton.jit(do_not_specialize=["first", "grouped", "count", "pieces", "samples", "each"])
 def ordered_sum_kernel(
-    first, PART, MASK, OUT, count, pieces, samples, each, C,
-    GROUPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EACH: tl.constexpr,
+    first, PART, MASK, OUT, grouped, count, pieces, samples, each, C,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
     """OUT[slot, piece] = Σ_p PART[slot, p] over the EACH p of that piece. Program: COLUMNS columns of one piece.
 
-    GROUPED: OUT[kind, group, sample, piece], of PART[kind, sample, p]; group 0 takes the p of which `each` share a true element
+    grouped: OUT[kind, group, sample, piece], of PART[kind, sample, p]; group 0 takes the p of which `each` share a true element
     of MASK, group 1 the others.
     """
     blocks = tl.cdiv(C, COLUMNS)
@@ -268,9 +302,9 @@ def ordered_sum_kernel(
     out = program // blocks
     columns = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     slot = out // pieces
-    if GROUPED:
-        sample = slot % samples
-        first_group = slot // samples % 2 == 0
+    sample = slot % samples
+    first_group = slot // samples % 2 == 0
+    if grouped != 0:
         slot = slot // samples // 2 * samples + sample
     low = out % pieces * EACH
     last = tl.minimum(low + EACH, count)
@@ -278,7 +312,7 @@ def ordered_sum_kernel(
     for start in range(low, last, ROWS):
         p = start + tl.arange(0, ROWS)
         inside = p < last
-        if GROUPED:
+        if grouped != 0:
             true = tl.load(MASK + (sample * count + p) // each, mask=inside, other=0) != 0
             inside = inside & (true == first_group)
         at = PART + (slot.to(tl.int64) * count + p)[:, None] * C + columns[None, :]
@@ -302,6 +336,14 @@ def ordered_sum(partial: Tensor, dtype: torch.dtype, mask: Tensor | None = None)
     pieces = max(ceil_div(count, SUM_EACH), 1)
     out = partial.new_empty((*lead, pieces, width), dtype=dtype if pieces == 1 else torch.float32)
     programs = math.prod(lead) * pieces * ceil_div(width, SUM_COLUMNS)
-    sizes = (count, pieces, samples, each, width, mask is not None, SUM_ROWS, SUM_COLUMNS, SUM_EACH)
-    launch(ordered_sum_kernel, programs, partial, mask, out, *sizes, num_warps=4)
+    sizes = (int(mask is not None), count, pieces, samples, each, width, SUM_ROWS, SUM_COLUMNS, SUM_EACH)
+    launch(
+        ordered_sum_kernel,
+        programs,
+        partial,
+        (partial if mask is None else mask).view(torch.uint8),
+        out,
+        *sizes,
+        num_warps=4,
+    )
     return out[..., 0, :] if pieces == 1 else ordered_sum(out.flatten(0, -3), dtype).view(*lead, width)

@@ -38,8 +38,16 @@ MIDDLE: dict[tuple[str, int, int], Config] = {
 }
 #: Sequences of at most 32 rows on the tile's own side (audio frames, few latent times), for every head dim.
 SHORT = {"fwd": Config(32, 32, 4, 2), "dkv": Config(16, 16, 2, 2), "dq": Config(16, 16, 2, 2)}
-#: At most 16 queries of many keys (a selector's), heads of at most 64: the tile of queries beside a long one of keys.
-FEW = {"fwd": Config(16, 128, 4, 3), "dkv": Config(16, 128, 4, 2), "dq": Config(16, 64, 4, 3)}
+#: At most 16 queries of many keys (a selector's), heads of at most 64: the tile of queries beside a long one of keys. Ampere
+#: keeps a tile of keys in registers: in eight warps it does so without a spill.
+FEW: dict[tuple[str, int], Config] = {
+    ("fwd", 90): Config(16, 128, 4, 3),
+    ("dkv", 90): Config(16, 128, 4, 2),
+    ("dq", 90): Config(16, 64, 4, 3),
+    ("fwd", 80): Config(16, 128, 4, 3),
+    ("dkv", 80): Config(16, 128, 8, 2),
+    ("dq", 80): Config(16, 64, 4, 3),
+}
 #: float32, for every head dim: three TF32 products need the operands twice, so tiles are small.
 WIDE = Config(16, 16, 4, 1)
 
@@ -51,7 +59,7 @@ def configuration(kind: str, head_dim: int, arch: int, own: int, other: int, ele
     key = (kind, head_class(head_dim), arch)
     queries, keys = (other, own) if kind == "dkv" else (own, other)
     if queries <= 16 and keys > 128 and head_dim <= 64:
-        return FEW[kind]
+        return FEW[kind, arch]
     # Few keys of many queries (the prior's): a tile of 64 keys, half of it empty, still takes fewer instructions than two of 16.
     if own <= 32 and not (kind == "dkv" and other > 32 and key in MIDDLE):
         return SHORT[kind]

@@ -23,6 +23,17 @@ def _mode(x: Tensor, bounds: Bounds) -> int:
     return PACKED if x.ndim == 3 else DENSE if bounds is None else PADDED
 
 
+def _bounded(ranges: bool, norm: bool, *bounds: Bounds) -> bool:
+    """Whether a launch takes the variant that knows bounds: where there are some, and wherever the models have them in some
+    calls, so that one variant serves all. They have none with norms, nor where a kernel cuts dense sequences into ranges."""
+    return not (ranges or norm) or any(b is not None for b in bounds)
+
+
+def _ints(bounded: bool, bounds: Bounds, other: Tensor) -> Bounds:
+    """The bounds; without them what a bounded variant never reads: another tensor's memory as integers."""
+    return other.view(torch.int32) if bounded and bounds is None else bounds
+
+
 def _rows(x: Tensor) -> int:
     return x.shape[0] if x.ndim == 3 else x.shape[0] * x.shape[1]
 
@@ -120,11 +131,13 @@ def forward(
     if splits > 1:
         part = o.new_empty((batch, h, splits, max_q, d), dtype=torch.float32)
         lse_part = part.new_empty(part.shape[:-1])
+    bounded = _bounded(splits > 1, norm, bounds_q, bounds_k)
     launch(
         attention_fwd, tiles * splits * h * batch,
-        q, k, v, part, lse_part, *(inverses or (lse, lse)), q_weight, k_weight, bounds_q, bounds_k, tiles, splits, h,
+        q, k, v, part, lse_part, *(inverses or (lse, lse)), q_weight, k_weight,
+        _ints(bounded, bounds_q, lse), _ints(bounded, bounds_k, lse), *modes, tiles, splits, h,
         max_q, max_k, q_rows, k_rows, *strides(q), *strides(k), *strides(v), scale * math.log2(math.e), eps,
-        d, head_blocks(d), config.rows, config.columns, *modes, splits > 1, norm, far_apart(128, q, k, v), **config.options,
+        d, head_blocks(d), config.rows, config.columns, bounded, splits > 1, norm, far_apart(128, q, k, v), **config.options,
     )  # fmt: skip
     if splits > 1:
         merge(part, lse_part, o, lse.view(h, batch, max_q).transpose(0, 1))
@@ -146,7 +159,6 @@ def backward(
     (h, d), norm, batch = q.shape[-2:], q_weight is not None, _batch(q, bounds_q)
     row_delta = torch.empty_like(lse) if needs[0] else delta(o, do)
     queries, keys = (q, do, rq, q_weight, bounds_q, max_q), (k, v, rk, k_weight, bounds_k, max_k)
-
     dense = bounds_q is None and bounds_k is None
 
     def gradients(kind: str, *likes: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -160,12 +172,14 @@ def backward(
         lead, dtype = ((splits,), torch.float32) if splits > 1 else ((), None)
         out = [_empty(like, bx, *lead, dtype=dtype) for like in likes]
         dw = gain_parts(q, programs, norm and kind == "dkv")
+        bounded = _bounded(splits > 1 and kind == "dq", norm, bx, by)
         launch(
             attention_bwd, programs * splits,
-            x, x2, y, y2, o, lse, row_delta, out[0], out[-1], rx, ry, wx, wy, *dw, bx, by, ceil_div(lx, own), splits, h, lx, ly,
-            _rows(x), _rows(y), *strides(x), *strides(x2), *strides(y), *strides(y2), scale * math.log2(math.e), scale,
-            d, head_blocks(d), own, other, _mode(x, bx), _mode(y, by), kind == "dkv", splits > 1, norm, far_apart(128, q, k, v),
-            **config.options,
+            x, x2, y, y2, o, lse, row_delta, out[0], out[-1], rx, ry, wx, wy, *dw,
+            _ints(bounded, bx, lse), _ints(bounded, by, lse), _mode(x, bx), _mode(y, by),
+            ceil_div(lx, own), splits, h, lx, ly, _rows(x), _rows(y),
+            *strides(x), *strides(x2), *strides(y), *strides(y2), scale * math.log2(math.e), scale,
+            d, head_blocks(d), own, other, bounded, kind == "dkv", splits > 1, norm, far_apart(128, q, k, v), **config.options,
         )  # fmt: skip
         if splits > 1:
             out = [ordered_sum(g.view(1, splits, -1), q.dtype).view(x.shape) for g in out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,11 +27,16 @@ OP = differentiable(
 LONG = 900
 
 
-def refuse_heads(request: Request) -> str | None:
-    """Why the attention kernels cannot run a request, or None."""
-    if not 8 <= request.head_dim <= 128 or request.head_dim % 8:
-        return f"its kernels take head dims from 8 to 128 in steps of 8, not {request.head_dim}"
-    return dispatch.refuse_triton(request)
+def register(op: str, when: str, prefer: Callable[[Request], bool], *, least: int = 8, **others: Any) -> None:
+    """Add the rows of an op whose kernels take heads from `least` to 128 wide; others: see `dispatch.register_op`."""
+
+    def refuse(request: Request) -> str | None:
+        if not least <= request.head_dim <= 128 or request.head_dim % 8:
+            return f"its kernels take head dims from {least} to 128 in steps of 8, not {request.head_dim}"
+        return dispatch.refuse_triton(request)
+
+    needs = f"CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim {least}–128, a multiple of 8"
+    dispatch.register_op(op, needs=needs, when=when, refuse=refuse, prefer=prefer, **others)
 
 
 def _prefer(request: Request) -> bool:
@@ -39,12 +45,10 @@ def _prefer(request: Request) -> bool:
     return dispatch.on_cuda_in_16_bits(request) and ("long" not in used if "norm" in used else plain)
 
 
-dispatch.register_op(
+register(
     "attention",
-    needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
-    when=f"on CUDA, 16-bit: lengths, a head dim other than 64 and 128, or norms below {LONG} queries (not measured yet)",
-    refuse=refuse_heads,
-    prefer=_prefer,
+    f"on CUDA, 16-bit: lengths, a head dim other than 64 and 128, or norms below {LONG} queries (not measured yet)",
+    _prefer,
     xformers=dispatch.refuse_xformers,  # it reads lengths back to the host
     torch="scaled_dot_product_attention",
 )
@@ -154,7 +158,7 @@ def run(backend: str, *arguments: Any) -> Tensor:
         return out
     from javisc.kernels.attention import fallback
 
-    return fallback.with_xformers(*arguments) if backend == "xformers" else fallback.with_sdpa(*arguments)
+    return fallback.padded(fallback.by_xformers if backend == "xformers" else fallback.by_sdpa, *arguments)
 
 
 def dense(backend: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

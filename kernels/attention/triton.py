@@ -13,8 +13,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
 from javisc.kernels.tiles import (
-    PACKED,
     chosen,
+    column_sums,
     dot_add,
     dot_rows,
     elements,
@@ -22,11 +22,13 @@ from javisc.kernels.tiles import (
     load,
     load_vector,
     norm_bwd,
+    origin,
     row_sums,
     scaled,
     sequence,
     store,
     store_vector,
+    times,
     wide,
     zero_vector,
     zeros,
@@ -35,7 +37,7 @@ from javisc.kernels.tiles import (
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
 #: Sizes that differ from batch to batch: no variant is compiled for those that happen to be 1 or multiples of 16.
-RUNTIME = ["first", "tiles", "splits", "LQ", "LK", "q_rows", "k_rows", "LX", "LY", "x_rows", "y_rows"]
+SIZES = ["first", "tiles", "splits"]
 
 
 @triton.jit(do_not_specialize=["first", "rows", "length"])
@@ -62,12 +64,7 @@ def attention_delta(first, O, DO, DELTA, rows, H, D: tl.constexpr, BLOCKS: tl.co
 @triton.jit
 def gains(WQ, WK, D: tl.constexpr, BLOCKS: tl.constexpr):
     """The product of both gains, as a tuple of blocks."""
-    wq = load_vector(WQ, D, BLOCKS)
-    wk = load_vector(WK, D, BLOCKS)
-    out = ()
-    for i in tl.static_range(len(BLOCKS)):
-        out = out + (wq[i] * wk[i],)
-    return out
+    return times(load_vector(WQ, D, BLOCKS), load_vector(WK, D, BLOCKS))
 
 
 @triton.jit
@@ -108,12 +105,12 @@ def _fwd_step(
     return acc, m_new, l
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=[*SIZES, "q_mode", "k_mode", "LQ", "LK", "q_rows", "k_rows"])
 def attention_fwd(
-    first, Q, K, V, O, LSE, RQ, RK, WQ, WK, BQ, BK, tiles, splits, H, LQ, LK, q_rows, k_rows,
+    first, Q, K, V, O, LSE, RQ, RK, WQ, WK, BQ, BK, q_mode, k_mode, tiles, splits, H, LQ, LK, q_rows, k_rows,
     sqb, sqn, sqh, skb, skn, skh, svb, svn, svh, scale2, eps,
     D: tl.constexpr, BLOCKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    MODE_Q: tl.constexpr, MODE_K: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
+    BOUNDED: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     """O (q_rows, H, D) and LSE (H, q_rows). Program: one query tile of one head of one sequence, tile fastest.
 
@@ -127,8 +124,8 @@ def attention_fwd(
     bh = slot // splits if SPLIT else slot
     h = bh % H
     b = bh // H
-    q_start, nq, q_owned = sequence(BQ, b, LQ, q_rows, MODE_Q)
-    k_start, nk, _ = sequence(BK, b, LK, k_rows, MODE_K)
+    q_start, q_skipped, nq, q_owned = sequence(BQ, b, LQ, q_rows, q_mode, BOUNDED)
+    k_start, k_skipped, nk, _ = sequence(BK, b, LK, k_rows, k_mode, BOUNDED)
     if m0 >= q_owned:
         return
     nk = tl.where(m0 < nq, nk, 0)
@@ -138,9 +135,9 @@ def attention_fwd(
     sqn = elements(sqn, LONG)
     skn = elements(skn, LONG)
     svn = elements(svn, LONG)
-    q = Q + (q_start * sqn if MODE_Q == PACKED else b * far(sqb)) + h * far(sqh) + m0.to(tl.int64) * sqn
-    k = K + (k_start * skn if MODE_K == PACKED else b * far(skb)) + h * far(skh) + tl.cast(low, tl.int64) * skn
-    v = V + (k_start * svn if MODE_K == PACKED else b * far(svb)) + h * far(svh) + tl.cast(low, tl.int64) * svn
+    q = origin(Q, b, h, q_skipped + m0, sqb, sqn, sqh)
+    k = origin(K, b, h, k_skipped + low, skb, skn, skh)
+    v = origin(V, b, h, k_skipped + low, svb, svn, svh)
     rk = RK + h * k_rows + k_start
     rows = tl.arange(0, BM)
     cols = tl.arange(0, BN)
@@ -163,10 +160,8 @@ def attention_fwd(
         acc, m, l = _fwd_step(qs, acc, m, l, k, v, rk, cols, skn, svn, nk - whole, scale2, D, BLOCKS, NORM, True)
     seen = (l > 0) & (m0 + rows < nq)
     inverse = tl.where(seen, 1.0 / tl.where(seen, l, 1.0), 0.0)
-    if MODE_Q == PACKED:
-        inverse = tl.where(nq > LQ, float("nan"), inverse)
-    if MODE_K == PACKED:
-        inverse = tl.where(nk > LK, float("nan"), inverse)
+    if BOUNDED:
+        inverse = tl.where((nq > LQ) | (nk > LK), float("nan"), inverse)
     lse = LSE + h * q_rows + q_start + m0
     o = O + ((q_start + m0) * H + h) * D
     apart = H * D
@@ -208,12 +203,13 @@ def _bwd_step(
     return dx, dx2
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=[*SIZES, "x_mode", "y_mode", "LX", "LY", "x_rows", "y_rows"])
 def attention_bwd(
-    first, X, X2, Y, Y2, O, LSE, DELTA, DX, DX2, RX, RY, WX, WY, DWX, DWY, BX, BY, tiles, splits, H, LX, LY, x_rows, y_rows,
+    first, X, X2, Y, Y2, O, LSE, DELTA, DX, DX2, RX, RY, WX, WY, DWX, DWY, BX, BY, x_mode, y_mode,
+    tiles, splits, H, LX, LY, x_rows, y_rows,
     sxb, sxn, sxh, sx2b, sx2n, sx2h, syb, syn, syh, sy2b, sy2n, sy2h, scale2, scale,
     D: tl.constexpr, BLOCKS: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
-    MODE_X: tl.constexpr, MODE_Y: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
+    BOUNDED: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one side, x. Program: one tile of one head of one sequence of x, past which the other side, y, is
     streamed, with SPLIT one of `splits` parts of it.
@@ -228,8 +224,8 @@ def attention_bwd(
     bh = slot // splits if SPLIT else slot
     h = bh % H
     b = bh // H
-    x_start, nx, owned = sequence(BX, b, LX, x_rows, MODE_X)
-    y_start, ny, _ = sequence(BY, b, LY, y_rows, MODE_Y)
+    x_start, x_skipped, nx, owned = sequence(BX, b, LX, x_rows, x_mode, BOUNDED)
+    y_start, y_skipped, ny, _ = sequence(BY, b, LY, y_rows, y_mode, BOUNDED)
     if x0 >= owned:
         if KEYS and NORM:
             store_vector(DWX + pid * D, zero_vector(BLOCKS), D, BLOCKS)
@@ -243,10 +239,10 @@ def attention_bwd(
     sx2n = elements(sx2n, LONG)
     syn = elements(syn, LONG)
     sy2n = elements(sy2n, LONG)
-    x = X + (x_start * sxn if MODE_X == PACKED else b * far(sxb)) + h * far(sxh) + x0.to(tl.int64) * sxn
-    x2 = X2 + (x_start * sx2n if MODE_X == PACKED else b * far(sx2b)) + h * far(sx2h) + x0.to(tl.int64) * sx2n
-    y = Y + (y_start * syn if MODE_Y == PACKED else b * far(syb)) + h * far(syh) + tl.cast(low, tl.int64) * syn
-    y2 = Y2 + (y_start * sy2n if MODE_Y == PACKED else b * far(sy2b)) + h * far(sy2h) + tl.cast(low, tl.int64) * sy2n
+    x = origin(X, b, h, x_skipped + x0, sxb, sxn, sxh)
+    x2 = origin(X2, b, h, x_skipped + x0, sx2b, sx2n, sx2h)
+    y = origin(Y, b, h, y_skipped + low, syb, syn, syh)
+    y2 = origin(Y2, b, h, y_skipped + low, sy2b, sy2n, sy2h)
     own = tl.arange(0, OWN)
     rows = tl.arange(0, OTHER)
     exists = own < nx - x0
@@ -298,15 +294,8 @@ def attention_bwd(
         r = tl.load(rx + own, mask=exists, other=0.0)
         xs = wide(load(x, own * sxn, exists, D, BLOCKS))
         if KEYS:
-            wx = load_vector(WX, D, BLOCKS)
-            wy = load_vector(WY, D, BLOCKS)
-            dwx = ()
-            dwy = ()
-            for i in tl.static_range(len(BLOCKS)):
-                dw = tl.sum(xs[i] * dx[i] * r[:, None], 0)
-                dwx = dwx + (dw * wy[i],)
-                dwy = dwy + (dw * wx[i],)
-            store_vector(DWX + pid * D, dwx, D, BLOCKS)
-            store_vector(DWY + pid * D, dwy, D, BLOCKS)
+            dw = column_sums(scaled(times(xs, dx), r[:, None]))
+            store_vector(DWX + pid * D, times(dw, load_vector(WY, D, BLOCKS)), D, BLOCKS)
+            store_vector(DWY + pid * D, times(dw, load_vector(WX, D, BLOCKS)), D, BLOCKS)
         dx = norm_bwd(xs, dx, gains(WX, WY, D, BLOCKS), r, D)
     store(DX + out, own * (H * D), own < owned - x0, dx, D, BLOCKS)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from javisc.kernels import dispatch, operands
-from javisc.kernels.attention.op import dense, refuse_heads
+from javisc.kernels.attention.op import dense, register
 from javisc.kernels.bidirectional_attention import host
 from javisc.kernels.bidirectional_attention.configs import configuration
 from javisc.kernels.bidirectional_attention.reference import allowed_pairs
@@ -41,12 +41,10 @@ def _refuse_xformers(request: Request) -> str | None:
     return dispatch.refuse_xformers(request)
 
 
-dispatch.register_op(
+register(
     "bidirectional_attention",
-    needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 8–128, a multiple of 8",
-    when="on CUDA 9.0+, 16-bit, enough rows to fill the device: the logits once for both directions (else by name)",
-    refuse=refuse_heads,
-    prefer=lambda r: (
+    "on CUDA 9.0+, 16-bit, enough rows to fill the device: the logits once for both directions (else by name)",
+    lambda r: (
         dispatch.on_cuda_in_16_bits(r)
         and "small" not in r.features
         and (9, 0) <= dispatch.capability(r.device.index or 0) < (12, 0)

@@ -12,7 +12,7 @@ arrive in units of 8 elements.
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from javisc.kernels.tiles import added, chosen, dot, dot_add, dot_rows, elements, far, load, scaled, store, zeros
+from javisc.kernels.tiles import added, chosen, dot, dot_add, dot_rows, elements, load, origin, scaled, store, zeros
 
 RUNTIME = ["first", "splits", "L1", "L2", "rows1", "col0", "part"]
 #: How two padding masks are joined.
@@ -32,6 +32,37 @@ def _allowed(row_mask, col_seen, rows, cols, n1, n2, MASK: tl.constexpr):
         else:
             inside = inside & (col_seen[:, None] | row_seen[None, :])
     return inside
+
+
+@triton.jit
+def _program(
+    first, Q, K, VR, VC, MASK_COL, splits, H, L1, L2, col0, part,
+    sqb, sqn, sqh, skb, skn, skh, swb, swn, swh, svb, svn, svh,
+    D: tl.constexpr, BLOCKS: tl.constexpr, COLS: tl.constexpr, MASK: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """Of a program: its number, head and sample; its first row, how many it has, how many columns there are from col0 on; where
+    its rows of queries and of the columns' values lie, and how far apart; which columns its mask shows; their keys, their values.
+    """
+    pid = first + tl.program_id(0).to(tl.int64)
+    split = (pid % splits).to(tl.int32)
+    h = pid // splits % H
+    b = pid // splits // H
+    low = split * part
+    n2 = L2 - col0
+    sqn = elements(sqn, LONG)
+    svn = elements(svn, LONG)
+    skn = elements(skn, LONG)
+    swn = elements(swn, LONG)
+    token = b * L1 + low
+    cols = tl.arange(0, COLS)
+    col_seen = cols < n2
+    if MASK != NONE:
+        col_seen = tl.load(MASK_COL + b * L2 + col0 + cols, mask=cols < n2, other=0) != 0
+    ks = load(origin(K, b, h, col0, skb, skn, skh), cols * skn, cols < n2, D, BLOCKS)
+    ws = load(origin(VR, b, h, col0, swb, swn, swh), cols * swn, cols < n2, D, BLOCKS)
+    q = origin(Q, b, h, low, sqb, sqn, sqh)
+    v = origin(VC, b, h, low, svb, svn, svh)
+    return pid, h, b, token, tl.minimum(L1 - low, part), n2, q, v, sqn, svn, col_seen, ks, ws
 
 
 @triton.jit
@@ -101,31 +132,13 @@ def bidirectional_fwd(
     MASK: tl.constexpr, HAS_PREVIOUS: tl.constexpr, SELECT: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     """O (B, L1, H, D), LSE_ROW (H, B·L1); PART (B, H, splits, COLS, D) and LSE_PART (B, H, splits, COLS) of this column tile."""
-    pid = first + tl.program_id(0).to(tl.int64)
-    split = (pid % splits).to(tl.int32)
-    h = pid // splits % H
-    b = pid // splits // H
-    low = split * part
-    n1 = tl.minimum(L1 - low, part)
-    n2 = L2 - col0
-    sqn = elements(sqn, LONG)
-    skn = elements(skn, LONG)
-    swn = elements(swn, LONG)
-    svn = elements(svn, LONG)
-    q = Q + b * far(sqb) + h * far(sqh) + low.to(tl.int64) * sqn
-    v = VC + b * far(svb) + h * far(svh) + low.to(tl.int64) * svn
-    k = K + b * far(skb) + h * far(skh) + tl.cast(col0, tl.int64) * skn
-    w = VR + b * far(swb) + h * far(swh) + tl.cast(col0, tl.int64) * swn
-    token = b * L1 + low
-    row_mask = MASK_ROW
+    pid, h, _, token, n1, n2, q, v, sqn, svn, col_seen, ks, ws = _program(
+        first, Q, K, VR, VC, MASK_COL, splits, H, L1, L2, col0, part,
+        sqb, sqn, sqh, skb, skn, skh, swb, swn, swh, svb, svn, svh, D, BLOCKS, COLS, MASK, LONG,
+    )  # fmt: skip
+    row_mask = MASK_ROW if MASK == NONE else MASK_ROW + token
     rows = tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
-    col_seen = cols < n2
-    if MASK != NONE:
-        row_mask = MASK_ROW + b * L1 + low
-        col_seen = tl.load(MASK_COL + b * L2 + col0 + cols, mask=cols < n2, other=0) != 0
-    ks = load(k, cols * skn, cols < n2, D, BLOCKS)
-    ws = load(w, cols * swn, cols < n2, D, BLOCKS)
     m = tl.full([COLS], float("-inf"), tl.float32)
     l = tl.zeros([COLS], tl.float32)
     acc = zeros(COLS, BLOCKS)
@@ -195,31 +208,13 @@ def bidirectional_bwd(
 
     Seven products: the logits, two of probabilities' gradients (their sum is formed once), and those of the four inputs.
     """
-    pid = first + tl.program_id(0).to(tl.int64)
-    split = (pid % splits).to(tl.int32)
-    h = pid // splits % H
-    b = pid // splits // H
-    low = split * part
-    n1 = tl.minimum(L1 - low, part)
-    n2 = L2 - col0
-    sqn = elements(sqn, LONG)
-    skn = elements(skn, LONG)
-    swn = elements(swn, LONG)
-    svn = elements(svn, LONG)
-    q = Q + b * far(sqb) + h * far(sqh) + low.to(tl.int64) * sqn
-    v = VC + b * far(svb) + h * far(svh) + low.to(tl.int64) * svn
-    k = K + b * far(skb) + h * far(skh) + tl.cast(col0, tl.int64) * skn
-    w = VR + b * far(swb) + h * far(swh) + tl.cast(col0, tl.int64) * swn
-    token = b * L1 + low
-    row_mask = MASK_ROW
+    pid, h, b, token, n1, n2, q, v, sqn, svn, col_seen, ks, ws = _program(
+        first, Q, K, VR, VC, MASK_COL, splits, H, L1, L2, col0, part,
+        sqb, sqn, sqh, skb, skn, skh, swb, swn, swh, svb, svn, svh, D, BLOCKS, COLS, MASK, LONG,
+    )  # fmt: skip
+    row_mask = MASK_ROW if MASK == NONE else MASK_ROW + token
     rows = tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
-    col_seen = cols < n2
-    if MASK != NONE:
-        row_mask = MASK_ROW + b * L1 + low
-        col_seen = tl.load(MASK_COL + b * L2 + col0 + cols, mask=cols < n2, other=0) != 0
-    ks = load(k, cols * skn, cols < n2, D, BLOCKS)
-    ws = load(w, cols * swn, cols < n2, D, BLOCKS)
     gs = load(DO_COL + ((b * L2 + col0) * H + h) * D, cols * (H * D), cols < n2, D, BLOCKS)
     own = h * cols2 + b * L2 + col0 + cols
     lse_col = tl.load(LSE_COL + own, mask=cols < n2, other=float("inf"))

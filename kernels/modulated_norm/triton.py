@@ -8,7 +8,7 @@ takes one row at a time, a tuple of column blocks in registers: sums over it are
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from javisc.kernels.tiles import load_vector, store_vector, wide, zero_vector
+from javisc.kernels.tiles import added, load_vector, store_vector, times, vector_sum, wide, zero_vector
 
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
@@ -55,16 +55,11 @@ def modulated_norm_fwd(
         x = load_vector(X + row * C, C, BLOCKS)
         if GATED:
             y = load_vector(Y + row * C, C, BLOCKS)
-            rounded = ()
-            for i in tl.static_range(len(BLOCKS)):
-                rounded = rounded + ((x[i] + gate[i] * y[i]).to(RESIDUAL.dtype.element_ty),)
+            rounded = [r.to(RESIDUAL.dtype.element_ty) for r in added(x, times(gate, y))]
             store_vector(RESIDUAL + row * C, rounded, C, BLOCKS)
             x = wide(rounded)  # the norm sees the residual as it is stored: so it does when the two ops run apart
         if NORM:
-            total = 0.0
-            for i in tl.static_range(len(BLOCKS)):
-                total += tl.sum(x[i], 0)
-            mean = total / C
+            mean = vector_sum(x) / C
             square = 0.0
             for i in tl.static_range(len(BLOCKS)):
                 columns = BLOCKS[i][1] + tl.arange(0, BLOCKS[i][0])
@@ -73,10 +68,8 @@ def modulated_norm_fwd(
             rstd = tl.rsqrt(square / C + eps)
             tl.store(MEAN + row, mean)
             tl.store(RSTD + row, rstd)
-            out = ()
-            for i in tl.static_range(len(BLOCKS)):
-                out = out + ((x[i] - mean) * rstd * (scale[i] + 1.0) + shift[i],)
-            store_vector(OUT + row * C, out, C, BLOCKS)
+            hat = [(value - mean) * rstd for value in x]
+            store_vector(OUT + row * C, added(times(hat, [s + 1.0 for s in scale]), shift), C, BLOCKS)
 
 
 @triton.jit(do_not_specialize=[*RUNTIME, "programs"])
@@ -101,39 +94,20 @@ def modulated_norm_bwd(
             rstd = tl.load(RSTD + row)
             x = load_vector(X + row * C, C, BLOCKS)
             dout = load_vector(DOUT + row * C, C, BLOCKS)
-            total = 0.0
-            along = 0.0
-            shifts = ()
-            scales = ()
+            # Outside the row dout is 0, so what is there never counts.
+            hat = [(value - mean) * rstd for value in x]
+            grad = times(dout, [value + 1.0 for value in scale])
+            dshift = added(dshift, dout)
+            dscale = added(dscale, times(dout, hat))
+            total = vector_sum(grad) / C
+            along = vector_sum(times(grad, hat)) / C
             for i in tl.static_range(len(BLOCKS)):
-                # Outside the row dout is 0, so what is there never counts.
-                hat = (x[i] - mean) * rstd
-                grad = dout[i] * (scale[i] + 1.0)
-                shifts = shifts + (dshift[i] + dout[i],)
-                scales = scales + (dscale[i] + dout[i] * hat,)
-                total += tl.sum(grad, 0)
-                along += tl.sum(grad * hat, 0)
-            dshift = shifts
-            dscale = scales
-            for i in tl.static_range(len(BLOCKS)):
-                hat = (x[i] - mean) * rstd
-                dx = dx + ((dout[i] * (scale[i] + 1.0) - total / C - hat * (along / C)) * rstd,)
+                dx = dx + ((grad[i] - total - hat[i] * along) * rstd,)
         if GATED:
             through = load_vector(DRESIDUAL + row * C, C, BLOCKS)
-            y = load_vector(Y + row * C, C, BLOCKS)
-            both = ()
-            dy = ()
-            gates = ()
-            for i in tl.static_range(len(BLOCKS)):
-                here = through[i]
-                if NORM:
-                    here += dx[i]
-                both = both + (here,)
-                gates = gates + (dgate[i] + here * y[i],)
-                dy = dy + (here * gate[i],)
-            dx = both
-            dgate = gates
-            store_vector(DY + row * C, dy, C, BLOCKS)
+            dx = added(through, dx) if NORM else through
+            dgate = added(dgate, times(dx, load_vector(Y + row * C, C, BLOCKS)))
+            store_vector(DY + row * C, times(dx, gate), C, BLOCKS)
         if NORM:
             store_vector(DX + row * C, dx, C, BLOCKS)
     at = PART + program.to(tl.int64) * C

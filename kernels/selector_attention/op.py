@@ -5,20 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 
 from javisc.kernels import dispatch, operands
-from javisc.kernels.attention.op import dense, refuse_heads
+from javisc.kernels.attention.op import dense, register
 from javisc.kernels.dispatch import Request
 
 #: Beyond so many queries they are no longer few: PyTorch's attention is taken.
 FEW = 64
 
-dispatch.register_op(
+register(
     "selector_attention",
-    needs="CUDA (sm_80 or newer), float32/16/bfloat16, d 8–128, a multiple of 8",
-    when=f"on CUDA, 16-bit, at most {FEW} queries (more, and float32, by name: not measured)",
-    refuse=refuse_heads,
-    prefer=lambda r: dispatch.on_cuda_in_16_bits(r) and "many" not in r.features,
+    f"on CUDA, 16-bit, at most {FEW} queries (more, and float32, by name: not measured)",
+    lambda r: dispatch.on_cuda_in_16_bits(r) and "many" not in r.features,
     xformers=dispatch.refuse_xformers,
-    torch="PyTorch's scaled_dot_product_attention",
+    torch="scaled_dot_product_attention",
 )
 
 

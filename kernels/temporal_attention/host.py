@@ -23,14 +23,9 @@ def _streams(qkv: Tensor) -> bool:
 
 
 def forward(
-    qkv: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    eps: float,
+    qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float,
     scale: float,
-) -> list[Tensor]:
+) -> list[Tensor]:  # fmt: skip
     """Output (B, T, S, H, D), and for streamed sequences their logsumexps (H, B·S·T)."""
     from javisc.kernels.temporal_attention.triton import temporal_fwd
 

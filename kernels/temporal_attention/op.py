@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from javisc.kernels import dispatch, operands
+from javisc.kernels.attention.op import register
 from javisc.kernels.attention.reference import rms_norm
 from javisc.kernels.dispatch import Request
 from javisc.kernels.registration import autocast, differentiable
@@ -22,18 +23,11 @@ OP = differentiable(
 )
 
 
-def _refuse_triton(request: Request) -> str | None:
-    if not 16 <= request.head_dim <= 128 or request.head_dim % 8:
-        return f"its kernels take head dims from 16 to 128 in steps of 8, not {request.head_dim}"
-    return dispatch.refuse_triton(request)
-
-
-dispatch.register_op(
+register(
     "temporal_attention",
-    needs="CUDA 8.0+ (or the interpreter); float32, float16, bfloat16; head dim 16–128, a multiple of 8",
-    when="on CUDA, 16-bit: norm, rotation and attention in one pass over the native layout",
-    refuse=_refuse_triton,
-    prefer=dispatch.on_cuda_in_16_bits,
+    "on CUDA, 16-bit: norm, rotation and attention in one pass over the native layout",
+    dispatch.on_cuda_in_16_bits,
+    least=16,
     torch="norm, rotation, scaled_dot_product_attention",
 )
 

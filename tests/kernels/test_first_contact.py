@@ -234,3 +234,36 @@ def test_cells_of_another_device_or_source_are_not_taken_for_measured(tmp_path: 
     log = Log(tmp_path / "log", "h200")
     log.write({"cell": "later", "not measured": "the gate did not come to it", "again": True})
     assert "later" not in Log(tmp_path / "log", "h200")
+
+
+def test_clips_that_an_ended_call_made_serve_the_next_one(
+    tmp_path: Path, benchmarks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it made them, the next call makes them anew; killed afterwards, it takes them; what failed is tried again."""
+    import contact
+    from cells import Log
+
+    left, codes = [], [0, 0, 1, 0]
+
+    def make(call: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        left.append((tmp_path / "whole").exists())
+        (tmp_path / "whole/dataset").mkdir(parents=True)
+        return subprocess.CompletedProcess(call, codes.pop(0), "", "no encoder")
+
+    monkeypatch.setattr(contact.subprocess, "run", make)
+    monkeypatch.setattr(contact, "load", lambda dataset: {"loaded": dataset})
+    monkeypatch.setattr(contact, "encode", lambda dataset: {"encoded": dataset})
+
+    def run(name: str, caller: str, path: str = "log") -> dict[str, Any]:
+        contact.stage(Log(tmp_path / path, "cpu"), True, name, "", str(tmp_path), caller)
+        return Log(tmp_path / path, "cpu").cells[name]
+
+    (tmp_path / "whole/half").mkdir(parents=True)  # as a kill leaves it: nothing of it is in the log
+    assert run("load", "first") == run("load", "first") and left == [False] and not (tmp_path / "whole/half").exists()
+    assert run("encode", "second")["encoded"] == str(tmp_path / "whole/dataset") and len(left) == 1
+    contact.shutil.rmtree(tmp_path / "whole")
+    assert "encoded" in run("encode", "third", "other") and len(left) == 2  # gone, or of another device: made anew
+    contact.shutil.rmtree(tmp_path / "whole")
+    for caller, stage, tries in (("a", "load", 3), ("a", "encode", 3), ("b", "load", 4)):
+        found = run(stage, caller, "fails")
+        assert ("no encoder" in found.get("not measured", "")) == (tries == 3) and len(left) == tries

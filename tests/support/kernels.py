@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from javisc.kernels import dispatch
+from javisc.kernels.dispatch import Request
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 #: bfloat16 arithmetic is wrong under Triton's interpreter, so it is tested on a device only.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE.type == "cuda" else [])]
@@ -17,6 +20,26 @@ DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE.type == "cu
 TOLERANCE = {torch.float32: 3e-6 if DEVICE.type == "cpu" else 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+def kinds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of calls alike in op, shape, dtype and features the first runs as it was asked for, the others on PyTorch: a model's later
+    layers repeat its first, and the interpreter is slow."""
+    seen: set[object] = set()
+    of, choose, shapes = Request.of, dispatch.choose, [torch.Size()]
+
+    def noted(op: str, x: torch.Tensor, *head_dim: int, **features: Any) -> Request:
+        shapes[:] = [x.shape]
+        return of(op, x, *head_dim, **features)
+
+    def once(request: Request, backend: str | None = None) -> str:
+        kind = (request, *shapes)
+        name = choose(request, "torch" if kind in seen else backend)
+        seen.add(kind)
+        return name
+
+    monkeypatch.setattr(Request, "of", staticmethod(noted))
+    monkeypatch.setattr(dispatch, "choose", once)
 
 
 @contextmanager

@@ -242,5 +242,5 @@ def test_xformers_is_handed_the_non_empty_sequences(kind, monkeypatch):
         bounds = (ints(9, 4, 3), ints(3, 0, 5) if kind == "padded" else ints(0, 0, 0), 9, 7)
         inputs, _ = make((3, 9, 2, 32), (3, 7, 2, 32), torch.float32)
         names = dict(zip(("lengths_q", "lengths_k"), bounds))
-    out = fallback.with_xformers(*inputs.values(), *bounds, None, None, 1e-6, 0.2)
+    out = fallback.padded(fallback.by_xformers, *inputs.values(), *bounds, None, None, 1e-6, 0.2)
     torch.testing.assert_close(out, attention_reference(**inputs, **names, scale=0.2))
