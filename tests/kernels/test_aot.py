@@ -36,11 +36,10 @@ def kinds(sizes, arch, dtype):
         found |= {(v.name, v.label) for v in seen}
     return found
 half, whole = aot.torch.bfloat16, aot.torch.float32
-judged = {(arch, dtype): kinds(calls.GATE, arch, dtype) for arch in (80, 90) for dtype in (half, whole)}
 ungated = {(v.name, v.label, v.arch) for v in launched.values() if v.arch < 100} - {
-    (*kind, arch) for (arch, dtype), found in judged.items() for kind in found if dtype == half
+    (*kind, arch) for arch in (80, 90) for kind in kinds(calls.GATE, arch, half)
 }
-ungated |= {(*kind, 90) for kind in kinds(calls.MODELS, 90, whole) - judged[90, whole]}
+ungated |= {(*kind, 90) for kind in kinds(calls.MODELS, 90, whole) - kinds(calls.GATE, 90, whole)}
 print(json.dumps({
     "launched": [(v.name, v.label, v.arch) for v in launched.values()],
     "rows": [asdict(replace(row, key=k)) for k, row in zip(new, rows)],

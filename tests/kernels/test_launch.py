@@ -36,7 +36,7 @@ def angles(length, width):
 
 #: Name → (op, positional inputs, options): small, but more than three programs in every pass.
 CALLS = {
-    "attention": (attention, draw((2, 40, 2, 16), *[(2, 20, 2, 16)] * 2), {}),
+    "attention": (attention, draw((1, 40, 2, 16), *[(1, 17, 2, 16)] * 2), {}),
     "attention, normed": (
         lambda q, k, v, a, b, **options: attention(q, k, v, q_weight=a, k_weight=b, **options),
         draw(*[(2, 20, 2, 16)] * 3, (16,), (16,)),
@@ -44,12 +44,12 @@ CALLS = {
     ),
     "temporal_attention": (temporal_attention, [*draw((2, 3, 2, 3, 3, 16), (16,), (16,)), *angles(3, 8)], {}),
     "temporal_attention, streamed": (temporal_attention, [*draw((2, 9, 2, 3, 2, 16), (16,), (16,)), *angles(9, 8)], {}),
-    "bidirectional_attention": (bidirectional_attention, draw(*[(2, n, 2, 16) for n in (40, 20, 20, 40)]), {}),
-    "selector_attention": (selector_attention, draw((2, 3, 2, 16), *[(2, 300, 2, 16)] * 2), {}),
-    "prior_attention": (prior_attention, draw((2, 40, 2, 16), *[(2, 5, 2, 16)] * 2), {"scope": "sample"}),
+    "bidirectional_attention": (bidirectional_attention, draw(*[(2, n, 1, 16) for n in (40, 17, 17, 40)]), {}),
+    "selector_attention": (selector_attention, draw((2, 3, 2, 16), *[(2, 70, 2, 16)] * 2), {}),
+    "prior_attention": (prior_attention, draw((2, 20, 2, 16), *[(2, 5, 2, 16)] * 2), {"scope": "sample"}),
     "prior_attention, keys in two blocks": (
         prior_attention,
-        draw((2, 40, 2, 16), *[(2, 40, 2, 16)] * 2),
+        draw((1, 33, 2, 16), *[(1, 33, 2, 16)] * 2),
         {"scope": "sample"},
     ),
     "modulated_layer_norm": (modulated_layer_norm, draw((2, 3, 5, 48), (2, 48), (2, 48)), {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,20 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE.type == "cuda" else [])]
 #: Largest error, relative to the largest true value: a few roundings of the dtype, as inputs are rounded once and P once.
 TOLERANCE = {torch.float32: 3e-6 if DEVICE.type == "cpu" else 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def cases(shapes: Sequence[Any], narrow: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parameters `shape, dtype`: every shape in float32, the sharpest; some in narrower types, which other tiles serve."""
+    return pytest.mark.parametrize(
+        "shape, dtype",
+        [
+            pytest.param(s, d, id=f"{s}-{d}".replace("torch.", ""))
+            for d in DTYPES
+            for s in shapes
+            if d == torch.float32 or s in narrow
+        ],
+    )
+
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 

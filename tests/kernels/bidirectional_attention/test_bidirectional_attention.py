@@ -9,7 +9,7 @@ from javisc.kernels.bidirectional_attention import bidirectional_attention, host
 from javisc.kernels.bidirectional_attention.op import OP
 from javisc.kernels.bidirectional_attention.reference import bidirectional_attention_reference
 from javisc.kernels.dispatch import BackendError
-from support.kernels import DEVICE, TOLERANCE, check, dtypes, poisoned
+from support.kernels import DEVICE, TOLERANCE, cases, check, dtypes, poisoned
 
 backends = pytest.mark.parametrize("backend", ["triton", "torch"])
 
@@ -44,13 +44,15 @@ def judge(inputs, grads, dtype, backend, factor=1.0, **options):
     )
 
 
+#: Samples, heads, rows, columns, head dim.
+SHAPES = [(1, 1, 1, 1, 32), (1, 2, 37, 17, 72), (2, 2, 9, 20, 72), (2, 1, 33, 1, 64), (1, 1, 20, 18, 128)]
+
+
 @backends
-@dtypes
-@pytest.mark.parametrize(
-    "length_row, length_col, head_dim", [(1, 1, 32), (37, 17, 72), (9, 40, 72), (33, 1, 64), (20, 18, 128)]
-)
-def test_either_side_may_be_longer(length_row, length_col, head_dim, dtype, backend):
-    judge(*make(length_row, length_col, head_dim, dtype), dtype, backend, factor=2)
+@cases(SHAPES, SHAPES)
+def test_either_side_may_be_longer(shape, dtype, backend):
+    batch, heads, *sizes = shape
+    judge(*make(*sizes, dtype, batch=batch, heads=heads), dtype, backend, factor=2)
 
 
 @backends
@@ -66,9 +68,9 @@ def test_column_tiles_follow_one_another(dtype, monkeypatch):
     """A short side of three tiles: rows are merged across launches, columns across parts of the stream."""
     monkeypatch.setattr(host, "configuration", lambda *_: launch.Config(16, 16, 4, 1))
     monkeypatch.setattr(host, "ranges", lambda *_: (3, 16))
-    inputs, grads = make(43, 37, 72, dtype)
-    judge(inputs, grads, dtype, "triton")
-    judge({**inputs, **masks(43, 37)}, grads, dtype, "triton", mask_mode="and")
+    judge(*make(43, 37, 72, dtype, batch=1), dtype, "triton")
+    inputs, grads = make(43, 20, 40, dtype)
+    judge({**inputs, **masks(43, 20)}, grads, dtype, "triton", mask_mode="and")
 
 
 def test_the_forms_for_older_devices_agree(monkeypatch):

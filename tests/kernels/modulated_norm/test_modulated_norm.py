@@ -5,17 +5,17 @@ import torch
 
 from javisc.kernels import dispatch, modulated_norm
 from javisc.kernels.modulated_norm import configs, op, reference
-from support.kernels import DEVICE, TOLERANCE, check, dtypes, poisoned
+from support.kernels import DEVICE, TOLERANCE, cases, check, dtypes, poisoned
 
 #: B, T, S, C, masked: channels that are no power of two, odd and tiny ones, single rows and frames, rows past a program's share.
 SHAPES = [
-    (2, 3, 5, 1152, True),
-    (1, 1, 3, 1872, False),
-    (2, 2, 3, 512, True),
-    (3, 4, 1, 37, True),
+    (2, 2, 2, 1152, True),
+    (1, 1, 2, 1872, False),
+    (1, 2, 2, 512, True),
+    (3, 2, 1, 37, True),
     (1, 1, 1, 3, False),
-    (1, 2, 35, 130, True),
-    (2, 1, 18, 96, False),
+    (1, 2, 18, 130, True),
+    (2, 1, 17, 96, False),
 ]
 CALLS = {
     "modulated_layer_norm": ({"out"}, ("x",), ("shift", "scale")),
@@ -43,8 +43,7 @@ def compare(name, inputs, grads, tolerance):
     check(fast, getattr(reference, name), inputs, grads, tolerance=tolerance, fast_options={"backend": "triton"})
 
 
-@dtypes
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@cases(SHAPES, (SHAPES[0], SHAPES[3], SHAPES[4]))
 @pytest.mark.parametrize("name", CALLS)
 def test_outputs_and_gradients(name, shape, dtype):
     inputs, grads = arguments(name, shape, dtype)

@@ -9,11 +9,11 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from javisc.kernels.modulated_norm import gated_residual, gated_residual_layer_norm, modulated_layer_norm
 from javisc.kernels.prior_attention import prior_attention, reference
-from support.kernels import DEVICE, TOLERANCE, check, dtypes
+from support.kernels import DEVICE, TOLERANCE, cases, check
 from support.shared import PARITY, need
 
 #: B, N, P, H, d: one key block and several, odd sizes, one query, one key.
-SHAPES = [(2, 40, 32, 1, 72), (3, 20, 18, 2, 32), (2, 33, 5, 1, 64), (1, 1, 1, 1, 40)]
+SHAPES = [(2, 17, 32, 1, 72), (3, 9, 18, 2, 32), (2, 33, 5, 1, 64), (1, 1, 1, 1, 40)]
 
 
 def arguments(shape, dtype, scale=1.0):
@@ -37,9 +37,8 @@ def compare(shape, dtype, scope, scale=1.0, tolerance=None):
     )
 
 
-@dtypes
+@cases(SHAPES, SHAPES[:2])
 @pytest.mark.parametrize("scope", ["batch", "sample"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_output_and_gradients(shape, scope, dtype):
     compare(shape, dtype, scope)
 
