@@ -181,7 +181,7 @@ def made(kind: str, folder: str, tiny: bool) -> Record:
         call = ("-m", "javisc", "demo", "--out", f"{folder}/whole", "--clips", clips, "--seconds", seconds)
         call += ("--train", "no")
     else:
-        call = ("-c", SYNC, f"{folder}/sync", "12" if tiny else "48")
+        call = ("-c", SYNC, f"{folder}/sync", "7" if tiny else "48")
     done = subprocess.run([sys.executable, "-P", *call], capture_output=True, text=True, check=False)
     if done.returncode:
         return {"not measured": " ".join(done.stderr.split())[-250:]}

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -299,13 +299,12 @@ def table(rows: Sequence[Resources]) -> str:
 
 def read(file: Path) -> list[Resources]:
     """The rows of a file that `table` made; none of one that is not there or has other columns."""
-    parse: dict[Any, Callable[[str], Any]] = {
-        "int": int,
-        "str": str,
-        "dict[str, int]": lambda text: {
-            kind: int(count) for count, kind in (pair.split() for pair in text.split(", ") if pair)
-        },
-    }
+
+    def value(column: Field[Any], text: str) -> Any:
+        if column.name == "kinds":
+            return {kind: int(count) for count, kind in (pair.split() for pair in text.split(", ") if pair)}
+        return int(text) if column.type == "int" else text
+
     rows = []
     for part in file.read_text().split("\n## ")[1:] if file.exists() else []:
         kernel, *lines = part.splitlines()
@@ -314,7 +313,7 @@ def read(file: Path) -> list[Resources]:
             continue
         for found in cells[cells.index([column.name for column in COLUMNS]) + 2 :]:
             if found:
-                values = {column.name: parse[column.type](text) for column, text in zip(COLUMNS, found, strict=True)}
+                values = {column.name: value(column, text) for column, text in zip(COLUMNS, found, strict=True)}
                 rows.append(Resources(kernel, **values))
     return rows
 

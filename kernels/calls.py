@@ -158,7 +158,7 @@ def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
     """The calls of every recipe, every op at the shapes that lead to different code or different grids."""
     from javisc.kernels.attention.reference import attention_reference
     from javisc.kernels.bidirectional_attention.reference import bidirectional_attention_reference
-    from javisc.kernels.modulated_norm import reference as norms
+    from javisc.kernels.modulated_norm.reference import definition as norm
     from javisc.kernels.prior_attention import reference as prior
     from javisc.kernels.temporal_attention.reference import temporal_attention_reference
 
@@ -179,7 +179,7 @@ def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
             for op, modulations in names.items():
                 rows = "x" if op == "modulated_layer_norm" else "xy"
                 make = partial(_norm, names=modulations, rows=rows, masked=masked, **v)
-                yield call(op, f"{'frame mask, ' if masked else ''}{name}", getattr(norms, op), make)
+                yield call(op, f"{'frame mask, ' if masked else ''}{name}", norm, make)
     for name, v in sizes.video.items():
         for audio in sizes.both:
             make, definition = partial(_both, audio=audio, **v), bidirectional_attention_reference

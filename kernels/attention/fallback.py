@@ -55,14 +55,19 @@ def padded(
 
 def by_sdpa(q: Tensor, k: Tensor, v: Tensor, q_exists: Tensor | None, k_exists: Tensor | None, scale: float) -> Tensor:
     """One call with a key mask."""
-    mask = None
-    if k_exists is not None:
-        # A sequence without keys sees its (zero) padding, which makes its output zero with finite gradients.
-        mask = (k_exists | ~k_exists.any(1, keepdim=True))[:, None, None, :]
+    return masked(q, k, v, None if k_exists is None else k_exists[:, None, None], scale)
+
+
+def masked(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
+    """SDPA on (B, L, H, D), allowed (B, 1, L or 1, N): queries that see nothing give zero, with finite gradients."""
+    blind = None
+    if allowed is not None:
+        blind = ~allowed.any(-1, keepdim=True)
+        allowed = allowed | blind
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     # Without keys the plain product is zero, and so are its gradients.
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale) if k.shape[2] else q @ k.mT @ v
-    return out.transpose(1, 2)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale) if k.shape[2] else q @ k.mT @ v
+    return (out if blind is None else out.masked_fill(blind, 0)).transpose(1, 2)
 
 
 def by_xformers(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from javisc.kernels import dispatch, operands
-from javisc.kernels.attention import host
+from javisc.kernels.attention import fallback, host
 from javisc.kernels.dispatch import Request
 from javisc.kernels.registration import differentiable
 
@@ -156,8 +156,6 @@ def run(backend: str, *arguments: Any) -> Tensor:
     if backend == "triton":
         out: Tensor = OP.apply(*arguments)
         return out
-    from javisc.kernels.attention import fallback
-
     return fallback.padded(fallback.by_xformers if backend == "xformers" else fallback.by_sdpa, *arguments)
 
 

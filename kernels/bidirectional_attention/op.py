@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from javisc.kernels import dispatch, operands
+from javisc.kernels.attention.fallback import masked
 from javisc.kernels.attention.op import dense, register
 from javisc.kernels.bidirectional_attention import host
 from javisc.kernels.bidirectional_attention.configs import configuration
@@ -52,18 +52,6 @@ register(
     xformers=_refuse_xformers,
     torch="two scaled_dot_product_attention calls",
 )
-
-
-def _one_way(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
-    """SDPA on (B, L, H, D); queries that see nothing give zero, with finite gradients."""
-    blind = None
-    if allowed is not None:
-        blind = ~allowed.any(-1, keepdim=True)
-        allowed = allowed | blind
-    out = scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=allowed, scale=scale
-    )
-    return (out if blind is None else out.masked_fill(blind, 0)).transpose(1, 2).contiguous()
 
 
 def bidirectional_attention(
@@ -124,4 +112,5 @@ def bidirectional_attention(
         return dense(name, q, k, v_row, scale), dense(name, k, q, v_col, scale)
     allowed = allowed_pairs(mask_row, mask_col, mask_mode)
     across = None if allowed is None else allowed.transpose(-1, -2)
-    return _one_way(q, k, v_row, allowed, scale), _one_way(k, q, v_col, across, scale)
+    row, col = masked(q, k, v_row, allowed, scale), masked(k, q, v_col, across, scale)
+    return row.contiguous(), col.contiguous()

@@ -5,6 +5,8 @@ One opaque pair of ops serves all three.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -68,12 +70,23 @@ def _check(x: Tensor, y: Tensor | None, mask: Tensor | None, pairs: dict[str, tu
                 raise ValueError(f"{label} has shape {tuple(tensor.shape)}: it must be (B, C) = {wanted}")
 
 
-def _backend(op: str, x: Tensor, backend: str | None) -> str:
-    return dispatch.choose(dispatch.Request.of(op, x, head_dim=0, wide=x.shape[-1] > configs.MAX_CHANNELS), backend)
-
-
 def _rows(x: Tensor, mask: Tensor | None) -> Tensor:
     return x.reshape(*reference.frames_of(x, mask), x.shape[-1]).contiguous()
+
+
+def _run(
+    op: str, x: Tensor, y: Tensor | None, mask: Tensor | None, eps: float, backend: str | None,
+    **pairs: tuple[Tensor, Tensor | None],
+) -> Any:  # fmt: skip
+    """One of the ops, checked, on the backend chosen for it. pairs: both sets of the modulations gate, shift, scale."""
+    _check(x, y, mask, pairs)
+    given = {f"{name}{zero}": value for name, pair in pairs.items() for zero, value in zip(("", "0"), pair)}
+    request = dispatch.Request.of(op, x, head_dim=0, wide=x.shape[-1] > configs.MAX_CHANNELS)
+    if dispatch.choose(request, backend) == "torch":
+        return reference.definition(x, y, mask=mask, eps=eps, **given)
+    sets = [given.get(f"{name}{zero}") for name in ("gate", "shift", "scale") for zero in ("", "0")]
+    made = OP.apply(_rows(x, mask), None if y is None else _rows(y, mask), *sets, mask, eps)
+    return made.view(x.shape) if isinstance(made, Tensor) else tuple(each.view(x.shape) for each in made)
 
 
 def modulated_layer_norm(
@@ -92,11 +105,9 @@ def modulated_layer_norm(
     x (B, N, C) or (B, T, S, C); shift and scale (B, C) in any floating dtype. mask (B, T) bool: frames where it is False take
     shift0 and scale0 instead. Raises ValueError for shapes that do not fit, BackendError if `backend` cannot run.
     """
-    _check(x, None, mask, {"shift": (shift, shift0), "scale": (scale, scale0)})
-    if _backend("modulated_layer_norm", x, backend) == "torch":
-        return reference.modulated_layer_norm(x, shift, scale, mask, shift0, scale0, eps)
-    out: Tensor = OP.apply(_rows(x, mask), None, None, None, shift, shift0, scale, scale0, mask, eps)
-    return out.view(x.shape)
+    pairs = {"shift": (shift, shift0), "scale": (scale, scale0)}
+    out: Tensor = _run("modulated_layer_norm", x, None, mask, eps, backend, **pairs)
+    return out
 
 
 def gated_residual(
@@ -112,11 +123,8 @@ def gated_residual(
 
     Raises ValueError for shapes that do not fit, BackendError if `backend` cannot run.
     """
-    _check(x, y, mask, {"gate": (gate, gate0)})
-    if _backend("gated_residual", x, backend) == "torch":
-        return reference.gated_residual(x, y, gate, mask, gate0)
-    out: Tensor = OP.apply(_rows(x, mask), _rows(y, mask), gate, gate0, None, None, None, None, mask, 0.0)
-    return out.view(x.shape)
+    out: Tensor = _run("gated_residual", x, y, mask, EPS, backend, gate=(gate, gate0))
+    return out
 
 
 def gated_residual_layer_norm(
@@ -137,8 +145,6 @@ def gated_residual_layer_norm(
 
     Shapes and errors as there.
     """
-    _check(x, y, mask, {"gate": (gate, gate0), "shift": (shift, shift0), "scale": (scale, scale0)})
-    if _backend("gated_residual_layer_norm", x, backend) == "torch":
-        return reference.gated_residual_layer_norm(x, y, gate, shift, scale, mask, gate0, shift0, scale0, eps)
-    residual, out = OP.apply(_rows(x, mask), _rows(y, mask), gate, gate0, shift, shift0, scale, scale0, mask, eps)
-    return residual.view(x.shape), out.view(x.shape)
+    pairs = {"gate": (gate, gate0), "shift": (shift, shift0), "scale": (scale, scale0)}
+    residual, out = _run("gated_residual_layer_norm", x, y, mask, eps, backend, **pairs)
+    return residual, out

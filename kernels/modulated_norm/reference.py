@@ -6,6 +6,8 @@ first set of modulations (frames being generated, timestep t) and the others the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,43 +37,20 @@ def choose(value: Tensor, value0: Tensor | None, mask: Tensor | None) -> Tensor:
     return torch.where(mask[:, :, None, None], per_frame, _wide(value0)[:, None, None, :])
 
 
-def modulated_layer_norm(
-    x: Tensor,
-    shift: Tensor,
-    scale: Tensor,
-    mask: Tensor | None = None,
-    shift0: Tensor | None = None,
-    scale0: Tensor | None = None,
+def definition(
+    x: Tensor, y: Tensor | None = None, gate: Tensor | None = None, shift: Tensor | None = None, scale: Tensor | None = None,
+    mask: Tensor | None = None, gate0: Tensor | None = None, shift0: Tensor | None = None, scale0: Tensor | None = None,
     eps: float = EPS,
-) -> Tensor:
-    """Return LayerNorm(x)·(1 + scale) + shift without learned affine, in x's dtype, computed in float32 (float64 stays)."""
-    rows = _wide(x).reshape(*frames_of(x, mask), x.shape[-1])
-    normed = F.layer_norm(rows, rows.shape[-1:], eps=eps)
-    out = normed * (1 + choose(scale, scale0, mask)) + choose(shift, shift0, mask)
-    return out.reshape(x.shape).to(x.dtype)
-
-
-def gated_residual(
-    x: Tensor, y: Tensor, gate: Tensor, mask: Tensor | None = None, gate0: Tensor | None = None
-) -> Tensor:
-    """Return x + gate·y in x's dtype."""
-    shape = (*frames_of(x, mask), x.shape[-1])
-    out = _wide(x).reshape(shape) + choose(gate, gate0, mask) * _wide(y).reshape(shape)
-    return out.reshape(x.shape).to(x.dtype)
-
-
-def gated_residual_layer_norm(
-    x: Tensor,
-    y: Tensor,
-    gate: Tensor,
-    shift: Tensor,
-    scale: Tensor,
-    mask: Tensor | None = None,
-    gate0: Tensor | None = None,
-    shift0: Tensor | None = None,
-    scale0: Tensor | None = None,
-    eps: float = EPS,
-) -> tuple[Tensor, Tensor]:
-    """Return r = x + gate·y and LayerNorm(r)·(1 + scale) + shift, as the two functions above in turn."""
-    residual = gated_residual(x, y, gate, mask, gate0)
-    return residual, modulated_layer_norm(residual, shift, scale, mask, shift0, scale0, eps)
+) -> Any:  # fmt: skip
+    """Return r = x + gate·y where there is a gate, LayerNorm(r)·(1 + scale) + shift without learned affine where there is a shift
+    (of x where there is no gate), both where there are both: in x's dtype, computed in float32 (float64 stays)."""
+    shape, made = (*frames_of(x, mask), x.shape[-1]), []
+    if gate is not None and y is not None:
+        rows = _wide(x).reshape(shape) + choose(gate, gate0, mask) * _wide(y).reshape(shape)
+        x = rows.reshape(x.shape).to(x.dtype)
+        made.append(x)
+    if shift is not None and scale is not None:
+        normed = F.layer_norm(_wide(x).reshape(shape), shape[-1:], eps=eps)
+        out = normed * (1 + choose(scale, scale0, mask)) + choose(shift, shift0, mask)
+        made.append(out.reshape(x.shape).to(x.dtype))
+    return made[0] if len(made) == 1 else tuple(made)
