@@ -100,7 +100,7 @@ def test_an_empty_side_gives_zeros(backend):
 
 
 def test_opcheck():
-    inputs, grads = make(9, 7, 40, torch.float32)
+    inputs, grads = make(9, 7, 16, torch.float32)
     tensors = [t.detach() for t in inputs.values()]
     rest = (*masks(9, 7).values(), 1, 0.2)
     torch.library.opcheck(OP.forward, (*tensors, *rest))

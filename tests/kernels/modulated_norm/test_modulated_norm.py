@@ -93,7 +93,7 @@ def test_a_mask_with_strides_is_read_as_it_is():
 
 
 def test_gradients_repeat_to_the_bit():
-    inputs, grads = arguments("gated_residual_layer_norm", (1, 2, 70, 40, True), torch.float32)
+    inputs, grads = arguments("gated_residual_layer_norm", (1, 2, 20, 40, True), torch.float32)
     runs = []
     for _ in range(2):
         leaves = {k: v.detach().requires_grad_(v.requires_grad) for k, v in inputs.items()}
@@ -152,9 +152,9 @@ def test_a_row_too_wide_for_registers_goes_to_torch_and_says_so():
 
 
 def test_opcheck():
-    x, y = torch.randn(2, 3, 4, 16, device=DEVICE), torch.randn(2, 3, 4, 16, device=DEVICE)
+    x, y = torch.randn(2, 2, 1, 16, device=DEVICE), torch.randn(2, 2, 1, 16, device=DEVICE)
     m = [torch.randn(2, 16, device=DEVICE) for _ in range(6)]
-    mask = torch.tensor([[True, False, True], [False, False, True]], device=DEVICE)
+    mask = torch.tensor([[True, False], [False, False]], device=DEVICE)
     both, norm = (x, y, *m, mask, 1e-6), (x, None, None, None, m[0], None, m[1], None, None, 1e-6)
     torch.library.opcheck(op.OP.forward, both)
     torch.library.opcheck(op.OP.forward, norm)

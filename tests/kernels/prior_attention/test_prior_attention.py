@@ -9,7 +9,7 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from javisc.kernels.modulated_norm import gated_residual, gated_residual_layer_norm, modulated_layer_norm
 from javisc.kernels.prior_attention import prior_attention, reference
-from support.kernels import DEVICE, TOLERANCE, cases, check
+from support.kernels import DEVICE, TOLERANCE, cases, check, kinds_once
 from support.shared import PARITY, need
 
 #: B, N, P, H, d: one key block and several, odd sizes, one query, one key.
@@ -125,7 +125,7 @@ def block(tensors, case, heads, frames, scope, backend):
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_fixture_of_the_prior_block(backend):
+def test_fixture_of_the_prior_block(backend, monkeypatch):
     path = need(PARITY / "javisdit" / "cross_stdit3_block_cross_attn.safetensors")
     with safe_open(path, "pt") as f:
         meta = json.loads(f.metadata()["meta"])
@@ -136,6 +136,7 @@ def test_fixture_of_the_prior_block(backend):
     if backend == "triton":  # slow in the interpreter: with frame masks and without, either scope
         tried = [pair for pair in tried if pair in (("b2_framemask", "batch"), ("b2", "sample"))]
         assert len(tried) == 2
+        kinds_once(monkeypatch)
     for case, scope in tried:
         want = tensors[f"{case}/out/{keys[scope]}"]
         got = block(tensors, case, meta["config"]["heads"], meta["cases"][case]["T"], scope, backend)
