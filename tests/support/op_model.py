@@ -16,7 +16,7 @@ from javisc.kernels.attention import attention
 from javisc.kernels.modulated_norm import gated_residual, modulated_layer_norm
 from javisc.kernels.temporal_attention import rope_table, temporal_attention
 
-B, T, S, H, D = 2, 3, 4, 2, 32
+B, T, S, H, D = 2, 2, 3, 2, 16
 C = H * D
 
 
