@@ -59,9 +59,7 @@ class Partitions:
         for part, rows in self._cut().items():
             place = self.folder / f"{part:06d}"
             place.mkdir(parents=True, exist_ok=True)
-            rows.write_parquet(
-                place / f"{self._written:06d}.parquet", compression="zstd", compression_level=1, statistics=False
-            )
+            rows.write_parquet(place / f"{self._written:06d}.parquet", compression="lz4", statistics=False)
         self._written += 1
 
     def __iter__(self) -> Iterator[pl.DataFrame]:

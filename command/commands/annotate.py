@@ -30,6 +30,9 @@ def annotate(
         javisc annotate DS captions.csv --as qwen
         javisc annotate DS --undo qwen
     """
+    from javisc.manifests.allocator import keep_freed
+
+    keep_freed()
     from javisc.compiler.fields.annotate import annotate as run
     from javisc.compiler.fields.annotate import take_back
 

@@ -120,6 +120,8 @@ class _Making:
         }
         #: Columns that say nothing of any sample, which fit any type.
         self.empty: frozenset[str] = frozenset()
+        #: The first part, from `columns` until it is asked for.
+        self._first: pl.DataFrame | None = None
 
     def columns(self) -> dict[str, pl.DataType]:
         """The field's columns, once it is certain that all parts can be made. Raises UserError where one cannot."""
@@ -134,10 +136,14 @@ class _Making:
         if other or self.rows.repeated:
             for part in self._parts():
                 self._fitted(part)
-        return {name: dtype for name, dtype in self._fitted(first).schema.items() if name not in ("key", "shard", OF)}
+        self._first = self._fitted(first)
+        return {name: dtype for name, dtype in self._first.schema.items() if name not in ("key", "shard", OF)}
 
     def part(self, number: int) -> pl.DataFrame:
-        """The rows of a part. Raises UserError."""
+        """The rows of a part, after `columns`. Raises UserError."""
+        if number == 0 and self._first is not None:
+            made, self._first = self._first, None
+            return made
         return self._fitted(self._captioned(self.rows.part(number)))
 
     def _parts(self) -> Iterator[pl.DataFrame]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from javisc.compiler.fields.long import distinct
 from javisc.compiler.fields.table import _rows, cleared, read
 from javisc.compiler.store.shard import small_shards, write_shard
 from javisc.manifests.errors import UserError
@@ -119,3 +124,20 @@ def test_a_plain_csv_of_captions_is_read_at_once(tmp_path: Path) -> None:
     assert read_plain_csv(str(path)) is not None
     found = read(str(path), "annotate")
     assert found["texts"].to_list() == [["one, two"], ["three"]] and found["score"].to_list() == [3, None]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=9))
+def test_distinct_numbers_are_each_once_and_in_order(numbers: list[int]) -> None:
+    assert distinct(np.array(numbers, np.uint64)).tolist() == sorted(set(numbers))
+
+
+def test_the_allocator_is_told_before_polars_is_loaded_and_a_users_word_stays(tmp_path: Path) -> None:
+    (tmp_path / "polars.py").write_text("import os\nraise SystemExit(os.environ.get('_RJEM_MALLOC_CONF'))\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from javisc.cli import main; main()"
+    command = [sys.executable, "-P", "-c", code]
+    for wish, heard in ((None, "dirty_decay_ms:5000"), ("abort:false", "abort:false")):
+        environment = {name: value for name, value in os.environ.items() if name != "_RJEM_MALLOC_CONF"}
+        environment |= {} if wish is None else {"_RJEM_MALLOC_CONF": wish}
+        done = subprocess.run([*command, "annotate", "a", "b"], env=environment, capture_output=True, text=True)
+        assert heard in done.stderr, done
