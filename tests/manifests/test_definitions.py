@@ -65,3 +65,34 @@ def test_energons_shards_are_closed_at_their_limits(
     assert sorted(counts) == sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
     for name, count in counts.items():
         assert (tmp_path / "out" / f"{name}.idx").stat().st_size == 8 * (count + 1)
+
+
+def test_json_lines_hold_the_rows_that_have_a_picture_and_words_and_the_rest_is_counted(tmp_path: Path) -> None:
+    table = rows(6).with_columns(
+        text=pl.Series(["a", "b", None, "d", "e", "f"]),
+        num_frames=pl.Series([9, 0, 9, None, 9, 9], dtype=pl.Int32),
+        path=pl.Series([*(f"/raw/{n}.mp4" for n in range(5)), None]),
+        audio_path=pl.Series(["/raw/0.wav", *["/raw/x.wav"] * 3, None, None]),
+    )
+    table.write_parquet(tmp_path / "t.parquet")
+    said = {}
+    for words in ((), ("--allow-no-caption",)):
+        lines = run("export", tmp_path / "t.parquet", "--jsonl", tmp_path / "t.jsonl", *words).splitlines()
+        said[words] = [line.split(" (")[0] for line in lines if "rows" in line]
+        found = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+        wanted = [
+            {"path": "/raw/0.mp4", "caption": "a", "audio_path": "/raw/0.wav"},
+            {"path": "/raw/4.mp4", "caption": "e"},
+        ]
+        wanted[1:1] = [{"path": "/raw/2.mp4", "audio_path": "/raw/x.wav"}] * bool(words)
+        assert found == wanted
+    out, none = tmp_path / "t.jsonl", "3 rows left out: without sound or picture"
+    assert list(said.values()) == [
+        [f"2 rows → {out}", none, "1 rows left out: without a caption"],
+        [f"3 rows → {out}", none],
+    ]
+
+
+def test_a_card_says_how_much_there_is(tmp_path: Path) -> None:
+    assert "datasets.load_dataset" in run("export", dataset(tmp_path / "ds", rows(250)), "--card")
+    assert "\n250 samples in 3 shards; `dataset.json` says how" in (tmp_path / "ds/README.md").read_text()
