@@ -360,6 +360,12 @@ def rater_for(checkpoint: str, options: ScoreOptions) -> tuple[Rater, CropOption
             "give the rate it was trained at"
         )
     rater.options = replace(cropping, short_side=side)
+    try:
+        rater.cost(2 * round(length) + 1)
+    except IndexError as error:  # its tables of positions are shorter
+        raise UserError(f"--fps {options.fps}: {error}; or give the rate that the selector was trained at") from error
+    except NoScore:
+        pass
     return rater, rater.options, transforms
 
 

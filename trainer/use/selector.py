@@ -160,7 +160,10 @@ def predict(
     wave = torch.from_numpy(samples(flac, window.a_first, window.a_len)).mean(1)
     aud = transforms.sounds(wave, recipe.sample_rate, draws, train=False)
     device = next(model.parameters()).device
-    logits = model(vis[None].to(device), aud[None].to(device))[1][0].float()
+    try:
+        logits = model(vis[None].to(device), aud[None].to(device))[1][0].float()
+    except IndexError as error:  # its tables of positions are shorter
+        raise UserError(f"--fps {fps}: {error}; or give the rate that the selector was trained at") from error
     chances, advance = logits.softmax(0), transforms.audio_advance_sec
     assert window.offset_target is not None and window.offset_label is not None
     if transforms.asks == "synchronizability":

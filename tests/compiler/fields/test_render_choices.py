@@ -1,4 +1,4 @@
-"""What `javisc render` is told, and what it finds out by itself: quality, what clips are larger, and whether the films are there."""
+"""What `javisc render` is told and what it finds out: quality, what clips are larger, whether the films are what they were."""
 
 from __future__ import annotations
 

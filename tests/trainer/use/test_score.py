@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from polars.testing import assert_frame_equal
+from safetensors.torch import load_file, save_file
 
 from javisc.cli import cli
 from javisc.compiler.build import build
@@ -27,6 +28,7 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, write_view
 from javisc.manifests.schema import SCORES_SCHEMA
 from javisc.trainer.use import score as scoring
+from javisc.trainer.use.rate_crops import Rater
 from javisc.trainer.use.score import Scored, ScoreOptions, score
 from javisc.trainer.use.score_clip import NEEDED
 from javisc.trainer.use.score_worker import WorkerOptions, score_rows
@@ -205,6 +207,10 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, best: str) -> No
     folder = compiled.write(tmp_path / "ds", [30], fps=25)
     for options, message in [
         ({"short_side": 16}, "--short-side 16: the selector looks at 32 pixels"),
+        (
+            {"fps": 50},
+            "--fps 50: 25 positions along time, but the table has 20: .* rate that the selector was trained at",
+        ),
         ({"device": "cuda"}, "--device cuda: this machine has no CUDA device"),
     ]:
         if message.startswith("--device") and Path("/dev/nvidiactl").exists():
@@ -236,3 +242,37 @@ def test_a_dataset_that_changed_meanwhile_is_left_alone(
     with pytest.raises(UserError, match="has changed meanwhile"):
         run(folder, best)
     assert "sync_offset" not in pl.read_parquet(folder / "manifest.parquet").columns
+
+
+#: Of each option another value, and whether it has a say in a score: then parts that were made otherwise are not taken for it.
+SHAPING = {"crops": (2, True), "fps": (20, True), "short_side": (48, True), "precision": ("bf16", True),
+           "audio_advance_sec": (0.1, True), "batch_size": (3, False), "threads": (3, False), "workers": (2, False),
+           "device": ("cpu", False), "keep_features": ("", False), "engine": ("local", False), "address": (None, False),
+           "preset": ("", False), "part_size": (100, False)}  # fmt: skip
+
+
+def test_parts_of_other_options_are_not_taken_for_what_is_asked(
+    tmp_path: Path, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rater, "_each", 1.0)  # what a crop costs has no say in it
+    assert set(SHAPING) == set(asdict(ScoreOptions())), "a new option: say whether scores depend on it"
+    folder = compiled.write(tmp_path / "ds", [30, 35], fps=25)
+
+    def names(checkpoint: str = best, **options: object) -> list[str]:
+        chosen = ScoreOptions(**options)  # type: ignore[arg-type]
+        return [
+            name
+            for name, _ in scoring._Run(
+                Dataset.open(str(folder)), checkpoint, chosen, str(tmp_path / "p"), print
+            ).units()
+        ]
+
+    usual = names()
+    for option, (value, shapes) in SHAPING.items():
+        assert (names(**{option: value}) != usual) == shapes, option
+    other = Path(shutil.copytree(best, tmp_path / "other"))
+    (file,) = other.glob("*.safetensors")
+    weights = load_file(file)
+    weights[min(weights)] += 1
+    save_file(weights, file)
+    assert names(str(other)) != usual, "other weights"
