@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -162,28 +161,30 @@ def calls(sizes: Sizes = MODELS) -> Iterator[Call]:
     from javisc.kernels.prior_attention import reference as prior
     from javisc.kernels.temporal_attention.reference import temporal_attention_reference
 
-    def call(op: str, shape: str, definition: Callable[..., Any], make: Callable[..., Inputs], **options: Any) -> Call:
+    def call(
+        op: str, shape: str, definition: Callable[..., Any], make: Callable[..., Inputs], axes: Mapping[str, Any], **options: Any
+    ) -> Call:  # fmt: skip
         package = "modulated_norm" if op in names else op
         function = getattr(importlib.import_module(f"javisc.kernels.{package}"), op)
-        return Call(op, shape, function, definition, lambda device, dtype: make(device, dtype, sizes), options)
+        return Call(op, shape, function, definition, lambda device, dtype: make(device, dtype, sizes, **axes), options)
 
     names = {"modulated_layer_norm": ("shift", "scale"), "gated_residual": ("gate",)}
     names["gated_residual_layer_norm"] = ("gate", "shift", "scale")
     for name, v in {**sizes.video, **sizes.audio}.items():
-        yield call("attention", f"spatial, {name}", attention_reference, partial(_spatial, **v))
-        yield call("attention", f"text, {name}", attention_reference, partial(_text, **v), max_seqlen_k=sizes.text)
-        yield call("temporal_attention", name, temporal_attention_reference, partial(_temporal, **v))
+        yield call("attention", f"spatial, {name}", attention_reference, _spatial, v)
+        yield call("attention", f"text, {name}", attention_reference, _text, v, max_seqlen_k=sizes.text)
+        yield call("temporal_attention", name, temporal_attention_reference, _temporal, v)
         for scope in ("batch", "sample"):
-            yield call("prior_attention", f"{scope}, {name}", prior.prior_attention, partial(_prior, **v), scope=scope)
+            yield call("prior_attention", f"{scope}, {name}", prior.prior_attention, _prior, v, scope=scope)
         for masked in (False, True):
             for op, modulations in names.items():
                 rows = "x" if op == "modulated_layer_norm" else "xy"
-                make = partial(_norm, names=modulations, rows=rows, masked=masked, **v)
-                yield call(op, f"{'frame mask, ' if masked else ''}{name}", norm, make)
+                axes = {"names": modulations, "rows": rows, "masked": masked, **v}
+                yield call(op, f"{'frame mask, ' if masked else ''}{name}", norm, _norm, axes)
     for name, v in sizes.video.items():
         for audio in sizes.both:
-            make, definition = partial(_both, audio=audio, **v), bidirectional_attention_reference
-            yield call("bidirectional_attention", f"{audio} audio, {name}", definition, make)
+            shape, axes = f"{audio} audio, {name}", {"audio": audio, **v}
+            yield call("bidirectional_attention", shape, bidirectional_attention_reference, _both, axes)
     for clips, keys in sizes.selector:
-        make = partial(_select, clips=clips, keys=keys)
-        yield call("selector_attention", f"{clips} clips, {keys} keys", attention_reference, make)
+        axes = {"clips": clips, "keys": keys}
+        yield call("selector_attention", f"{clips} clips, {keys} keys", attention_reference, _select, axes)
