@@ -58,6 +58,11 @@ class Variant:
         return self.kernel.rpartition(":")[2]
 
     @property
+    def function(self) -> Any:
+        """The kernel."""
+        return getattr(importlib.import_module(self.kernel.partition(":")[0]), self.name)
+
+    @property
     def label(self) -> str:
         """The constants, and of the types whether it computes in 16 bits or in float32."""
         names = [name for name, _ in self.signature]
@@ -196,12 +201,10 @@ def compile_variant(variant: Variant, inspect: bool = True) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    module, _, attribute = variant.kernel.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
     options = dict(variant.options)
     facts = (variant.name, variant.label, variant.arch, options.get("num_warps", 4), options.get("num_stages", 3))
     source = ASTSource(
-        fn=function,
+        fn=variant.function,
         signature=dict(variant.signature),
         constexprs=dict(variant.constants),
         attrs={path: [["tt.divisibility", 16]] for path in variant.divisible},
@@ -235,8 +238,7 @@ def key(variant: Variant) -> str:
     import triton
     from triton.runtime.jit import JITFunction
 
-    module, _, attribute = variant.kernel.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
+    function = variant.function
     for name in [name for name in sys.modules if name.startswith("javisc.kernels")]:
         for value in vars(sys.modules[name]).values():
             if isinstance(value, JITFunction) and value.starting_line_number:
@@ -320,13 +322,11 @@ def beyond(row: Resources, budgets: Sequence[Resources]) -> str:
     if row.problem or not same:
         return row.problem or "is not in the table"
     said = []
-    for name, slack in (("registers", 1.1), ("spill", 1.0), ("shared", 1.0), ("instructions", 1.1), ("loop", 1.1)):
-        limit = max(getattr(b, name) for b in same) * slack
-        if getattr(row, name) > limit:
-            said.append(f"{name} {getattr(row, name)}, at most {limit:.0f}")
-    barriers, limit = row.kinds.get("BAR", 0), max(b.kinds.get("BAR", 0) for b in same) * 1.1
-    if barriers > limit:
-        said.append(f"barriers {barriers}, at most {limit:.0f}")
+    slack = {"registers": 1.1, "spill": 1.0, "shared": 1.0, "instructions": 1.1, "loop": 1.1, "barriers": 1.1}
+    for name, factor in slack.items():
+        found, *known = (r.kinds.get("BAR", 0) if name == "barriers" else getattr(r, name) for r in (row, *same))
+        if found > max(known) * factor:
+            said.append(f"{name} {found}, at most {max(known) * factor:.0f}")
     if row.blocks < (least := min(b.blocks for b in same)):
         said.append(f"blocks of a multiprocessor {row.blocks}, at least {least}")
     return "; ".join(said)
