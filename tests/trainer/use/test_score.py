@@ -276,3 +276,18 @@ def test_parts_of_other_options_are_not_taken_for_what_is_asked(
     weights[min(weights)] += 1
     save_file(weights, file)
     assert names(str(other)) != usual, "other weights"
+
+
+def test_what_a_model_does_not_give_keeps_what_another_gave() -> None:
+    """In a view or a table: columns of this model anew, those of another as they were, each once and in their order."""
+    had = pl.DataFrame(
+        {"key": ["a", "b"], "synchronizable": [0.9, None], "sync_offset": [0.4, 0.2], "text": ["x", "y"]}
+    )
+    made = pl.DataFrame([{"key": key, "sync_offset": -0.2, "desync": 0.2} for key in "ab"], schema=scoring.PART_SCHEMA)
+    given = [name for name in SCORES_SCHEMA if name != "synchronizable"]
+    told = scoring._with_scores(had.lazy(), made.lazy(), given).collect()
+    assert told.columns == ["key", "text", *SCORES_SCHEMA]
+    assert told["synchronizable"].to_list() == [0.9, None] and told["sync_offset"].to_list() == [-0.2, -0.2]
+    assert told["desync"].round(3).to_list() == [0.2, 0.2] and told["text"].to_list() == ["x", "y"]
+    first = scoring._with_scores(had.drop("synchronizable", "sync_offset").lazy(), made.lazy(), given).collect()
+    assert first["synchronizable"].null_count() == 2 and first.columns == told.columns
