@@ -15,12 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import click
 import polars as pl
 
 from support.faulty_store import FaultyProxy, s3_server
+from support.forked import COMPILER, Server, javisc
 from support.raw import raw_folder
 
 CLIPS = 6
@@ -45,12 +47,15 @@ class Run:
 
 
 def build(raw: str, out: str, **environment: str) -> tuple[int, str]:
-    """Run the command; its exit code and what it said last."""
-    command = [sys.executable, "-P", "-m", "javisc", "build", "jav", raw, "--out", out, *OPTIONS]
-    done = subprocess.run(
-        command, env=os.environ | ENVIRONMENT | environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    """Run the command in a process of its own; its exit code and what it said last."""
+    done = javisc("build", "jav", raw, "--out", out, *OPTIONS, at=_server(), env=os.environ | ENVIRONMENT | environment)
     return done.returncode, (done.stderr.strip() or done.stdout.strip()).rsplit("\n", 1)[-1]
+
+
+@cache
+def _server() -> Server:
+    """Each of many starts would import the same for a second."""
+    return Server((*COMPILER, "s3fs", "javisc.manifests.objects"))
 
 
 def until_done(run: Run, raw: str, out: str, calm: Callable[[], None], **environment: str) -> None:
