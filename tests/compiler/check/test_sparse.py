@@ -21,11 +21,11 @@ from javisc.compiler.store.shard import header
 from javisc.manifests.schema import MANIFEST_SCHEMA
 from support.films import Films
 
-HUGE = 1_000_000_000
+HUGE = 600_000_000  # above what is tried with readers that take a member whole
 
 
 def sparse(folder: Path, extension: str) -> dict[str, object]:
-    """A shard of one member of a gigabyte that takes 8 KiB of disk, and a manifest that agrees. Returns its row."""
+    """A shard of one member of 600 MB that takes 8 KiB of disk, and a manifest that agrees. Returns its row."""
     (folder / "shards").mkdir(parents=True)
     tar = folder / "shards/000000.tar"
     with tar.open("wb") as out:
@@ -60,7 +60,7 @@ def test_a_sparse_member_takes_no_memory(tmp_path: Path, extension: str) -> None
     done = subprocess.run([sys.executable, "-P", "-c", code, given], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     defects, grown = json.loads(done.stdout)
-    assert grown < 300_000, f"{grown} kB"
+    assert grown < 200_000, f"{grown} kB"
     assert any(f"k.{extension}" in defect for defect in defects), defects
 
 
