@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from javisc.compiler.recipe import PRESETS
 from javisc.compiler.store.shard import header
 from javisc.manifests.schema import MANIFEST_SCHEMA
 from support.films import Films
+from support.processes import before_others
 
 HUGE = 600_000_000  # above what is tried with readers that take a member whole
 
@@ -46,18 +48,21 @@ def sparse(folder: Path, extension: str) -> dict[str, object]:
 def test_a_sparse_member_takes_no_memory(tmp_path: Path, extension: str) -> None:
     row = sparse(tmp_path, extension)
     code = (
-        "import json, resource, sys\n"
+        "import json, sys\n"
         "import polars as pl\n"
+        "from support.peak import peak\n"
         "from javisc.compiler.check.shard import packed, verify_shard\n"
         "row, recipe, folder = json.loads(sys.argv[1])\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "rows = packed(pl.read_parquet(folder + '/manifest.parquet'))\n"
         "found = verify_shard(folder, row, rows, recipe, 'frames', False, None)['defects']\n"
-        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        "grown = peak() - before\n"
         "print(json.dumps([found, grown]))\n"
     )
     given = json.dumps([row, PRESETS["jav"].to_json(), str(tmp_path)])
-    done = subprocess.run([sys.executable, "-P", "-c", code, given], capture_output=True, text=True, check=False)
+    place = {**os.environ, "PYTHONPATH": before_others(Path(__file__).parents[2])}
+    command = [sys.executable, "-P", "-c", code, given]
+    done = subprocess.run(command, capture_output=True, text=True, env=place, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     defects, grown = json.loads(done.stdout)
     assert grown < 200_000, f"{grown} kB"

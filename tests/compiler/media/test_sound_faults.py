@@ -18,6 +18,7 @@ from javisc.compiler.media.transcode import Clip, transcode
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS
 from support.media import BEATS, Spec, beep_times, decode_pictures, sound, write
+from support.peak import peak
 from support.wobble import SHAPES, off_tone, wobble, write_sound
 
 AUDIO = PRESETS["audio"]
@@ -136,15 +137,13 @@ def test_the_cases_come_out_as_their_texts_say(tmp_path: Path) -> None:
 
 def leaps(folder: str, kind: str) -> None:
     """Run in a process of its own: print what becomes of a clip whose stamps leap, and the memory it took, MB."""
-    import resource
-
     place = Path(folder)
     try:
         clip = transcode(next(place.glob("leap.*")), AUDIO if kind == "audio" else JAV, place)
         told = {name: clip.columns[name] for name in ("num_samples", "pad_tail", "audio_repaired_ms")}
     except Rejected as rejected:
         told = {"reason": rejected.reason}
-    print(json.dumps({**told, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({**told, "memory": peak() / 1024}))
 
 
 @pytest.mark.parametrize("kind", ["audio", "jav"])

@@ -11,6 +11,7 @@ from javisc.compiler.media.transcode import transcode
 from javisc.compiler.reasons import Rejected
 from javisc.compiler.recipe import PRESETS
 from support.media import Spec, write
+from support.peak import peak
 
 SMALL = PRESETS["jav"].replace(encoder_preset="ultrafast", allow_silent=True)
 
@@ -33,13 +34,13 @@ def compile_often(source: str, scratch: str) -> None:
 
 def claim(path: str, scratch: str) -> None:
     """Run in a process of its own: print the reason and the memory that the attempt took at its peak, KiB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     try:
         transcode(Path(path), SMALL, Path(scratch))
         print("ok")
     except Rejected as rejected:
         print(rejected.reason)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print(peak() - before)
 
 
 def alone(call: str, *arguments: Path) -> list[str]:
