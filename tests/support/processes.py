@@ -21,6 +21,15 @@ _PRELOADED = [
     "javisc.trainer.use.score_worker",
     "javisc.trainer.use.previews",
     "torch._dynamo",
+    # The tiny encoders of the recipes bring these, which cost a process as much as torch itself.
+    "diffusers.models.autoencoders",
+    "transformers.models.t5.modeling_t5",
+    "transformers.models.speecht5.modeling_speecht5",
+    "transformers.models.clip.tokenization_clip",
+    "xformers.ops",
+    "javisc.trainer.tasks.audio",
+    "javisc.trainer.tasks.sync_audio",
+    "javisc.trainer.tasks.synchformer",
 ]
 
 

@@ -126,10 +126,11 @@ def test_weights_have_the_official_names(dataset: Path, tmp_path: Path) -> None:
 def test_killed_and_resumed_is_the_run_that_was_not(dataset: Path, tmp_path: Path) -> None:
     overrides = [f"data.paths=[{dataset}]", *SMALL, "run.steps=5", "run.checkpoint_every=2", "run.tensorboard=false"]
     recipe_training.run(tmp_path / "whole", [*overrides, "run.checkpoint_every=0"], recipe="prior-tiny")
-    whole = {(tmp_path / "whole" / "result-0").read_text()}
+    whole = (tmp_path / "whole" / "result-0").read_text()
     killed, at = tmp_path / "killed", KILLS.randint(2, 5)
     assert Ranks(killed, overrides, program=PROGRAM, recipe="prior-tiny", die_at=at).wait() == [-signal.SIGKILL]
-    assert Ranks(killed, overrides, program=PROGRAM, recipe="prior-tiny", resume=True).digests() == whole, at
+    recipe_training.run(killed, overrides, recipe="prior-tiny", resume=True)
+    assert (killed / "result-0").read_text() == whole, at
     assert losses(killed) == losses(tmp_path / "whole"), at
 
 

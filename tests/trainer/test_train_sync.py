@@ -60,7 +60,7 @@ def weights(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def test_trains_validates_resumes_and_starts_others(dataset: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train("sync-demo", "--data", dataset, "--run", whole, *TINY, "run.steps=4")
+    train("sync-demo", "--data", dataset, "--run", whole, *TINY, "run.steps=4", "run.checkpoint_every=4")
     train("sync-demo", "--data", dataset, "--run", cut, *TINY, "run.steps=2")
     train("sync-demo", "--data", dataset, "--run", cut, *TINY, "run.steps=4", "--resume")
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
