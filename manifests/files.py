@@ -31,6 +31,10 @@ def published(path: Path) -> Iterator[Path]:
         flush(temporary)
         temporary.replace(path)
         flush(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)  # whose name the user gave
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -35,6 +35,11 @@ def status(ds: str, parts: int | None) -> int:
             f"running: {one.what}, process {one.pid} on {one.host}, for {span(time.time() - one.since)} "
             f"(last sign {span(max(0.0, time.time() - one.seen))} ago)"
         )
+    if found.lost:
+        shown = "; ".join(found.lost[shard] for shard in sorted(found.lost)[:3]) + "; …" * (len(found.lost) > 3)
+        click.echo(
+            f"{len(found.lost)} published shards are lost or damaged, and made again with the missing ones: {shown}"
+        )
     if found.missing:
         click.echo(f"missing shards: {ranges(found.missing)}")
         if parts:

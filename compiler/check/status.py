@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import polars as pl
 
 from javisc.compiler.plan.layout import summary
 from javisc.compiler.plan.planning import PLAN
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
+from javisc.compiler.store.present import losses
 from javisc.compiler.store.running import Builder, builders
+from javisc.compiler.store.tables import digest_of
 from javisc.manifests.errors import UserError
 
 #: The rate is that of the shards published within so many seconds of the newest one.
 RECENT = 3600.0
+#: What a dataset's digest is made of.
+DIGESTS = ("sha256", "idx_sha256")
 
 
 @dataclass(frozen=True)
 class Status:
     """Shards and inputs of the plan, and those published. rate: inputs per second of late, None if too few shards tell it.
 
-    missing: numbers of the shards that are not published. merged: whether the tables are those of everything published.
-    running: the builds and parts that run now.
+    missing: numbers of the shards that are not published, or of which a file is lost or damaged. lost: these, and how.
+    merged: whether the tables are those of everything published. running: the builds and parts that run now.
     """
 
     shards: int
@@ -37,6 +44,7 @@ class Status:
     rate: float | None
     merged: bool
     running: tuple[Builder, ...] = ()
+    lost: dict[int, str] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float | None:
@@ -58,6 +66,8 @@ def status(path: str) -> Status:
         shards = summary(store.fetch(*PLAN))
         parts = Parts(store)
         done = [row for row in shards.iter_rows(named=True) if parts.done(row["shard"], row["revision"])]
+        lost = losses(store, parts, [row["shard"] for row in done])
+        done = [row for row in done if row["shard"] not in lost]
         numbers = [row["shard"] for row in done]
         reasons = parts.rejected(numbers).group_by("reason").len().collect(engine="streaming")
         times = store.times(BUILD, "parts")
@@ -78,19 +88,27 @@ def status(path: str) -> Status:
                     if f"{row['shard']:06d}.json" in times
                 ]
             ),
-            merged=_merged(store, len(done) == shards.height, times),
+            merged=len(done) == shards.height and _merged(store, parts, sorted(numbers), times),
             running=tuple(builders(store)),
+            lost=lost,
         )
 
 
-def _merged(store: Store, complete: bool, times: dict[str, float]) -> bool:
-    """True if the header is younger than every commit of a complete plan."""
-    header = store.times().get("dataset.json")
-    return (
-        complete
-        and header is not None
-        and header >= max((time for name, time in times.items() if name.endswith(".json")), default=0.0)
-    )
+def _merged(store: Store, parts: Parts, shards: Sequence[int], times: dict[str, float]) -> bool:
+    """True if the header is of these committed shards: by its digest, and younger than commits that only refused inputs.
+
+    The time of a commit with samples tells nothing: a copy of a dataset has them in any order.
+    """
+    try:
+        header = json.loads(store.read("dataset.json"))
+    except (FileNotFoundError, ValueError):
+        return False
+    made = [shard for shard in shards if parts.commits[shard]["samples"]]
+    rows = [{"shard": shard, **{name: parts.commits[shard][name] for name in DIGESTS}} for shard in made]
+    table = pl.DataFrame(rows, schema={"shard": pl.Int64, **dict.fromkeys(DIGESTS, pl.String)})
+    empty = [times.get(f"{shard:06d}.json", 0.0) for shard in set(shards) - set(made)]
+    when = store.times().get("dataset.json", 0.0)
+    return isinstance(header, dict) and header.get("digest") == digest_of(table) and when >= max(empty, default=0.0)
 
 
 def _rate(published: Sequence[tuple[float, int]]) -> float | None:

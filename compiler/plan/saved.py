@@ -81,8 +81,16 @@ def check_settings(store: Store, recipe: Recipe, options: BuildOptions) -> None:
     for name, value in (("seed", options.seed), ("split", shares_as_json(options.split))):
         if settings[name] != value:
             raise UserError(
-                f"{store.root} was built with --{name} {settings[name]!r}, now it is {value!r}: give the same, or another --out"
+                f"{store.root} was built {_given(name, settings[name])}, now it is {_given(name, value)}: give the same, or "
+                "another --out"
             )
+
+
+def _given(name: str, value: Any) -> str:
+    """A setting as the command line gives it."""
+    if name != "split":
+        return f"with --{name} {value}"
+    return f"with --split {','.join(f'{part}={share:g}' for part, share in value)}" if value else "without --split"
 
 
 def shaping_tools() -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from javisc.manifests import files
-from javisc.manifests.files import kept_folder, published_folder, recover_folder
+from javisc.manifests.files import kept_folder, published, published_folder, recover_folder
 
 PARTS = 6
 
@@ -66,3 +66,10 @@ def test_killed_anywhere_it_is_one_generation(
         assert len(generations(place)) == 1
         recover_folder(folder)
         assert len(generations(folder)) == 1 and not list(tmp_path.glob(".best.*.tmp"))
+
+
+def test_who_cannot_be_written_has_the_name_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(OSError) as told, published(tmp_path / "out.csv") as temporary:
+        temporary.touch()
+    assert told.value.filename == str(tmp_path / "out.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -103,9 +104,27 @@ def test_what_was_added_since_the_merge_is_told(tmp_path: Path) -> None:
     run(sources(tmp_path / "raw", {**CLIPS, "new.mp4": "fine new"}), out, write_plan=True)
     found = status(str(out))
     assert found.missing == (8,) and not found.merged and found.inputs == 32
+    with pytest.raises(
+        UserError, match="was built without --split, now it is with --split a=0.25,b=0.75: give the same"
+    ):
+        run(sources(tmp_path / "raw", CLIPS), out, split={"a": 0.25, "b": 0.75})
     shutil.rmtree(out / ".build")
     with pytest.raises(UserError, match="has no plan: nothing was begun there"):
         status(str(out))
+
+
+def test_a_copy_is_as_merged_as_its_dataset_and_a_torn_shard_is_missing(tmp_path: Path) -> None:
+    run(sources(tmp_path / "raw", CLIPS), tmp_path / "ds")
+    copy = shutil.copytree(tmp_path / "ds", tmp_path / "copy")
+    for part in (copy / ".build/parts").iterdir():
+        os.utime(part)  # copied last
+    assert status(str(copy)).merged
+    torn, gone = copy / "shards/000002.tar", copy / "shards/000005.tar"
+    os.truncate(torn, 100)
+    gone.unlink()
+    found = status(str(copy))
+    assert found.missing == (2, 5) and not found.merged and found.parts(8) == (2, 5)
+    assert "000002.tar has 100 bytes instead of" in found.lost[2] and found.lost[5] == "shards/000005.tar is missing"
 
 
 def test_the_rate_is_that_of_the_last_hour_and_the_first_shard_of_it_begins_it() -> None:
