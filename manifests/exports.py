@@ -12,7 +12,8 @@ from javisc.manifests.errors import UserError
 from javisc.manifests.fields import FOLDER
 from javisc.manifests.files import published
 from javisc.manifests.io import HEADER, Dataset, complete
-from javisc.manifests.javisdit import Exported, check_target, extracted, windows
+from javisc.manifests.javisdit import Exported, extracted, windows
+from javisc.manifests.outputs import check_file
 from javisc.manifests.schema import MANIFEST_SCHEMA
 from javisc.manifests.urls import is_url
 
@@ -34,7 +35,7 @@ def export_jsonl(
     name the raw source files. Rows without a picture, and without a caption unless `allow_no_caption`, are left out and counted.
     Raises UserError if something cannot be read or written.
     """
-    check_target(out, "--jsonl", _is_export)
+    check_file(out, "--jsonl", _is_export)
     rows = complete(frame, MANIFEST_SCHEMA)
     usable = pl.col("path").is_not_null() & (pl.col("num_frames") > 0)
     usable = (usable & pl.col("mp4_size").is_not_null() if media is not None else usable).fill_null(False)

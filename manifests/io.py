@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -45,8 +45,6 @@ HEADER = "dataset.json"
 #: dataset.json holds settings, not rows: more than this is not one of ours.
 MAX_HEADER_BYTES = 4 << 20
 MAX_DATASETS = 10_000
-#: Ends of names of tables that are no view: a folder is seldom called so on purpose.
-OTHER_TABLES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".xlsx"}
 #: Rows per parquet row group: a few tens of MB decoded, so that a streamed pass holds little.
 ROW_GROUP = 100_000
 #: Schemes polars reads by itself, in ranges; other fsspec URLs are read whole into memory.
@@ -305,61 +303,6 @@ def write_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Non
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error}") from error
-
-
-def check_output(out: str, *, force: bool) -> None:
-    """Refuse to write a view or table over what is there, unless `force`; a folder with shards is never written into.
-
-    out: a path or URL; both are protected alike. Raises UserError.
-    """
-    out = plain(out).rstrip("/") or "/"
-    if (suffix := PurePosixPath(out).suffix.lower()) in OTHER_TABLES:
-        raise UserError(
-            f"--out {out}: a view is a folder, or one table that ends in .parquet, not in {suffix}: name one of these "
-            "(`javisc export --csv` and `--jsonl` write what other programs read)"
-        )
-    try:
-        base, name = (out, "") if not out.endswith(".parquet") else out.rpartition("/")[::2]
-        there = _entries(base or ("/" if out.startswith("/") else "."))
-    except (ValueError, ImportError) as error:
-        raise UserError(f"--out {out}: {error}") from error
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
-    if name:
-        if there is not None and name in there and not force:
-            raise UserError(f"--out {out} is there already: choose another name, or say --force to replace it")
-        if (
-            name in ("manifest.parquet", "rejected.parquet", "shards.parquet")
-            and there is not None
-            and "shards" in there
-        ):
-            raise UserError(f"--out {out} is a table of a compiled dataset: choose another name")
-        return
-    if there is not None and "shards" in there:
-        raise UserError(
-            f"--out {out} is a compiled dataset: its manifest is not replaced, choose another folder or a .parquet file"
-        )
-    if there is not None and there and HEADER not in there:
-        raise UserError(f"--out {out} is there and is no view of datasets: choose a new folder or a .parquet file")
-    if there is not None and HEADER in there and not force:
-        raise UserError(f"--out {out} is there already: choose another name, or say --force to replace it")
-
-
-def _entries(folder: str) -> set[str] | None:
-    """Names in a folder or below a URL; None if it is absent. A file in its place counts as one that is in the way.
-
-    Raises OSError, ValueError for an unknown scheme, ImportError for a missing driver.
-    """
-    if not is_url(folder):
-        path = Path(folder)
-        return {entry.name for entry in path.iterdir()} if path.is_dir() else {""} if path.exists() else None
-    fs, inside = filesystem(folder)
-    try:
-        found = patiently(lambda: fs.ls(inside, detail=False), folder, remote=True)
-    except FileNotFoundError:
-        return None
-    names = {str(path).rstrip("/")[len(inside.rstrip("/")) :].strip("/").partition("/")[0] for path in found}
-    return names or None
 
 
 def write_view(frame: pl.LazyFrame, out: str, *, made_by: Mapping[str, Any], relative: bool = False) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,10 @@ from javisc.manifests.files import published
 from javisc.manifests.io import absolute, complete, write_table
 from javisc.manifests.members import MemberReader, check_key
 from javisc.manifests.merge import repeats
+from javisc.manifests.outputs import check_file, check_table
 from javisc.manifests.rows import Faults, cells, read_rows
 from javisc.manifests.schema import DATASET_COLUMN, JAVISDIT, MANIFEST_SCHEMA
 from javisc.manifests.spool import in_slices, spool
-from javisc.manifests.urls import is_url
 
 COMMON = tuple(column.name for column in JAVISDIT[:12])
 #: kind → its columns, in order
@@ -57,20 +57,6 @@ class Exported:
     without_unpaired: int
     files: int  #: media files in place, written now or before
     windows: int = 0  #: rows whose clip is a part of the file that they name
-
-
-def check_target(out: str, option: str, ours: Callable[[bytes], bool]) -> None:
-    """Raise UserError where an export cannot be written to `out`, or would replace a file whose first line is none of `ours`."""
-    path = Path(out)
-    if is_url(out):
-        raise UserError(f"{option} {out}: a file on this machine is allowed: write one and copy it there")
-    if path.is_dir():
-        raise UserError(f"{option} {out} is a folder: give the name of a file in it")
-    if path.is_file():
-        with path.open("rb") as stream:
-            first = stream.readline(1 << 20).strip()
-        if first and not ours(first):
-            raise UserError(f"{option} {out} is there and is not javisc's: move it away, or choose another name")
 
 
 def windows(rows: pl.LazyFrame) -> int:
@@ -144,7 +130,7 @@ def export_csv(
     MEDIA/ROOT/SHARD/KEY.{mp4,flac|wav}, where ROOT is a digest of the dataset's root; files that are there already with
     the same content stay untouched. Raises UserError if something cannot be read or written.
     """
-    check_target(out, "--csv", lambda first: first.startswith(",".join(COMMON[:4]).encode()))
+    check_file(out, "--csv", lambda first: first.startswith(",".join(COMMON[:4]).encode()))
     rows, usable, caption = _wanted(frame, kind)
     if media is not None:
         usable = (
@@ -262,6 +248,7 @@ def import_csv(paths: Sequence[str], out: str, *, root: str | None = None) -> in
     """
     if not paths:
         raise UserError("--csv: no table given")
+    check_table(out, "--out", IMPORTED)
     with tempfile.TemporaryDirectory(prefix="javisc-import-") as folder:
         schema = pl.Schema(dict.fromkeys(IMPORTED, pl.String()))
         frame = spool((piece for path in paths for piece in _rows_of(path, schema)), Path(folder), schema)

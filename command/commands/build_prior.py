@@ -87,7 +87,8 @@ def unpaired(dataset: str, view: str | None, **said: Any) -> None:
     """
     if view is not None:
         from javisc.manifests.errors import UserError
-        from javisc.manifests.io import absolute, check_output
+        from javisc.manifests.io import absolute
+        from javisc.manifests.outputs import check_output
 
         if absolute(view.rstrip("/")) == absolute(said["out"].rstrip("/")):
             raise UserError(f"--view {view} is --out, where the pool goes: give the view another folder")

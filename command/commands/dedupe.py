@@ -45,7 +45,7 @@ def dedupe(
     Near-duplicates are found by perceptual hashes of frames and by audio fingerprints, through buckets: never all pairs.
     """
     from javisc.compiler.dedupe.repeats import dedupe as run
-    from javisc.manifests.io import check_output
+    from javisc.manifests.outputs import check_output
 
     if out:
         check_output(out, force=force)

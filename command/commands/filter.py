@@ -69,7 +69,7 @@ def filter_(
     A row whose value is missing meets no condition on it; write `loudness is null or loudness > -40` to keep such rows.
     """
     from javisc.manifests.filters import filter_table
-    from javisc.manifests.io import check_output
+    from javisc.manifests.outputs import check_output
 
     if out:
         check_output(out, force=force)

@@ -24,7 +24,7 @@ def merge(inputs: tuple[str, ...], out: str, on_duplicate: str, relative: bool, 
     reads the result.
     """
     from javisc.manifests import merge as merging
-    from javisc.manifests.io import check_output
+    from javisc.manifests.outputs import check_output
 
     check_output(out, force=force)
     done = merging.merge(inputs, out, on_duplicate=on_duplicate, relative=relative)

@@ -116,7 +116,7 @@ def score(
       javisc score DS --checkpoint runs/a/best
       javisc filter DS 'sync_confidence > 0.5 and abs(sync_offset) <= 0.2' --out GOOD
     """
-    from javisc.manifests.io import check_output
+    from javisc.manifests.outputs import check_output
     from javisc.trainer.use.score import ScoreOptions
     from javisc.trainer.use.score import score as run
     from javisc.trainer.use.score_forecast import forecast

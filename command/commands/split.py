@@ -30,7 +30,8 @@ def split(inputs: tuple[str, ...], ratios: str, by: str, seed: int, out: str, re
 
     A row's split depends on its group and the seed alone: adding samples moves none, and `javisc build --split` gives the same.
     """
-    from javisc.manifests.io import check_output, scan_many
+    from javisc.manifests.io import scan_many
+    from javisc.manifests.outputs import check_output
     from javisc.manifests.splits import parse_ratios, split_view, unused
     from javisc.manifests.stats import totals
 

@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 
 from javisc.compiler.dedupe.near import default_workers, near_pairs
-from javisc.manifests.dedupe import choose, drop, exact_pairs, group, member_pairs
+from javisc.manifests.dedupe import GROUP, choose, drop, exact_pairs, group, member_pairs
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import scan_many, write_table, write_view
 from javisc.manifests.kinds import MEDIA
 from javisc.manifests.members import MemberReader
 from javisc.manifests.merge import ROW
+from javisc.manifests.outputs import check_table
 from javisc.manifests.schema import DATASET_COLUMN
 
 #: Keys that a line shows.
@@ -46,6 +47,8 @@ def dedupe(
     `near` names the folder of fingerprints and turns near-duplicates on. Raises UserError for what cannot be read or
     written.
     """
+    if groups is not None:
+        check_table(groups, "--groups", ("row", GROUP, DATASET_COLUMN, "key", "split", "kept"))
     _, frame = scan_many(inputs)
     rows = int(frame.select(pl.len()).collect(engine="streaming").item())
     sources = exact_pairs(frame)

@@ -53,6 +53,8 @@ MISTAKES = [
     ("export {ds} --csv {table}", r"--csv .*t\.csv is there and is not javisc's: move it away"),
     ("export {ds} --jsonl {table}", r"--jsonl .*t\.csv is there and is not javisc's"),
     ("export {ds} --csv {raw}", "--csv .*raw is a folder: give the name of a file in it"),
+    ("import --csv {table} --out {ds}/manifest.parquet", "--out .*/manifest.parquet is there and is no such table"),
+    ("dedupe {ds} --groups {table}", r"--groups .*t\.csv is there and is no such table"),
     ("export {ds} --jsonl s3://b/t.jsonl", "a file on this machine is allowed"),
     ("score {ds} --checkpoint {out} --out {worded}", "--out .*/worded"),
     ("build jav {raw} --out {out} --shard-size 3apples", "a number with B, KB, MB"),

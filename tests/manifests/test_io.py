@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from javisc.cli import cli
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import MAX_HEADER_BYTES, Dataset, check_output, scan_many, shard_path, write_table, write_view
+from javisc.manifests.io import MAX_HEADER_BYTES, Dataset, scan_many, shard_path, write_table, write_view
+from javisc.manifests.outputs import check_output
 from javisc.manifests.schema import MANIFEST_SCHEMA
 from support.compiled import write
 from support.faulty_store import s3_server

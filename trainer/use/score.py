@@ -27,7 +27,8 @@ from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.files import Store
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.errors import UserError
-from javisc.manifests.io import HEADER, Dataset, absolute, check_output, write_header, write_table, write_view
+from javisc.manifests.io import HEADER, Dataset, absolute, write_header, write_table, write_view
+from javisc.manifests.outputs import check_output
 from javisc.manifests.schema import DATASET_COLUMN, SCORES_SCHEMA
 from javisc.manifests.urls import join
 from javisc.trainer.transforms.sync_chain import SyncTransforms

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from support.options import Command, Row
 
-_CHECK = ("javisc.manifests.io:check_output",)
+_CHECK = ("javisc.manifests.outputs:check_output",)
 
 
 def _view(target: str, *, needs_out: bool = False) -> dict[str, Row]:

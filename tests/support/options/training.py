@@ -195,7 +195,7 @@ COMMANDS: dict[str, Command] = {
             "--relative": Row("--relative", "score.relative", True),
             "--force": Row("--force", "check_output.force", True, more="--out {folder}/view"),
         },
-        ("javisc.manifests.io:check_output",),
+        ("javisc.manifests.outputs:check_output",),
     ),
     "predict": Command(
         "predict {clip} --checkpoint C",
