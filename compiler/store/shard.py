@@ -145,7 +145,7 @@ class Small:
     made: list[dict[str, Any]]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    crc32: list[int]
+    crc32: NDArray[np.int64]
 
 
 def small_shards(extension: str, keys: pl.Series, contents: Sequence[bytes], counts: Sequence[int]) -> Small:
@@ -175,13 +175,13 @@ def small_shards(extension: str, keys: pl.Series, contents: Sequence[bytes], cou
     laid[first, 124:135] = digits
     sums = raw.sum(1, dtype=np.int64) + digits.sum(1, dtype=np.int64)
     laid[first, 148:154] = _octal(sums + _PLAIN_SUM - 11 * 48, 6)
-    view = memoryview(whole)
+    view = whole.data
     for at, size, content in zip(((first + 1) * BLOCK).tolist(), lengths, contents, strict=True):
         view[at : at + size] = content
     offsets = (first + 1 - begins[shard]) * BLOCK
     parts = (pl.lit(f"{extension} "), pl.Series(offsets), pl.lit(" "), pl.Series(sizes), pl.lit(" "), names)
     lines = pl.select(pl.concat_str(parts)).to_series().to_list()
-    found = Small([], [], [], offsets, sizes, list(map(zlib.crc32, contents)))
+    found = Small([], [], [], offsets, sizes, np.array(list(map(zlib.crc32, contents)), np.int64))
     bounds = [*(begins * BLOCK).tolist(), len(whole)]
     for start, end, count in zip(bounds, bounds[1:], counts, strict=False):
         found.tars.append(view[start:end])
