@@ -57,6 +57,8 @@ def faulty(source: Path, recipe: Recipe, scratch: Path, *, window: tuple[float, 
     order, _, argument = source.read_text(errors="replace").partition(" ")
     if order == "segfault":
         ctypes.string_at(0)
+    if order in ("hang", "spin") and argument:  # it tells where that it begins
+        Path(argument.strip()).touch()
     if order == "hang":
         while True:
             time.sleep(60)

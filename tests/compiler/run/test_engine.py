@@ -100,20 +100,22 @@ def test_a_vanished_file_is_a_reject_and_a_vanished_folder_stops(
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    sources(tmp_path / "raw", {f"{order}.mp4": order for order in ("hang", "spin")})
+    begun = [tmp_path / "hangs", tmp_path / "spins"]
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from support.engines import sources, run\n"
-        "run(sources(Path(sys.argv[2]), {'hang.mp4': 'hang', 'spin.mp4': 'spin'}), Path(sys.argv[3]), time_limit=500.0)\n"
+        "files = {'a.mp4': 'hang ' + sys.argv[4], 'b.mp4': 'spin ' + sys.argv[5]}\n"
+        "run(sources(Path(sys.argv[2]), files), Path(sys.argv[3]), time_limit=500.0)\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-P", "-c", program, str(TESTS), str(tmp_path / "raw"), str(tmp_path / "ds")]
+        [sys.executable, "-P", "-c", program, str(TESTS), *map(str, (tmp_path / "raw", tmp_path / "ds", *begun))]
     )
     until = time.monotonic() + 60
-    while len(workers := [pid for pid, _ in workers_of(parent.pid)]) < 2:
+    while not all(mark.exists() for mark in begun):  # before that a worker reads its line, whose end ends it
         assert time.monotonic() < until and parent.poll() is None
         time.sleep(0.05)
-    time.sleep(0.5)
+    workers = [pid for pid, _ in workers_of(parent.pid)]
+    assert len(workers) == 2
     parent.kill()
     parent.wait()
     until = time.monotonic() + 10
