@@ -20,6 +20,7 @@ from javisc.compiler.plan.saved import SETTINGS, check_settings, read_settings, 
 from javisc.compiler.recipe import Recipe
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
+from javisc.compiler.store.present import refuse_strangers
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.environment import Unavailable, gone, said
 from javisc.manifests.errors import UserError
@@ -28,8 +29,6 @@ from javisc.manifests.urls import is_url
 #: A table of INPUT_SCHEMA, or a function that makes one; it gets an empty local folder for what is longer than memory.
 Inputs = pl.LazyFrame | pl.DataFrame | Callable[[Path], pl.LazyFrame]
 PLAN = (BUILD, "plan.parquet")
-#: What a build publishes beside its shards.
-TABLES = {"manifest.parquet", "rejected.parquet", "shards.parquet"}
 #: How the names of tables begin that one plan leaves for the next.
 _KEPT = "kept."
 #: Rows, or names of folders, that are held at a time.
@@ -78,7 +77,7 @@ class Planner:
             )
         assert inputs is not None
         if not exists:
-            self._refuse_strangers()
+            refuse_strangers(self.store)
         folder = self.scratch / "plan"
         folder.mkdir(parents=True)
         self._hand_over(folder / KEPT)
@@ -119,16 +118,6 @@ class Planner:
         self._tell(changes, exists)
         shutil.rmtree(folder, ignore_errors=True)
         return self.store.fetch(*PLAN)
-
-    def _refuse_strangers(self) -> None:
-        """Raise UserError where files of a dataset's names lie that no build left: before its plan none has written any."""
-        there = sorted(TABLES & self.store.names())
-        there += sorted(f"shards/{name}" for name in self.store.names("shards") if name.endswith((".tar", ".idx")))
-        if there:
-            raise UserError(
-                f"{self.store.root} holds {', '.join(there[:3])}{', …' if len(there) > 3 else ''}, which this build would write "
-                "over or mix with its own: give another --out, or move them away"
-            )
 
     def _hand_over(self, folder: Path) -> None:
         """Put what the plan before left for this one into a folder."""

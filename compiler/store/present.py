@@ -11,6 +11,10 @@ import polars as pl
 
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
+from javisc.manifests.errors import UserError
+
+#: What is published beside shards.
+TABLES = {"manifest.parquet", "rejected.parquet", "shards.parquet"}
 
 
 def intact(store: Store) -> dict[int, dict[str, Any]]:
@@ -18,6 +22,19 @@ def intact(store: Store) -> dict[int, dict[str, Any]]:
     parts = Parts(store)
     lost = losses(store, parts, parts.commits)
     return {shard: commit for shard, commit in parts.commits.items() if shard not in lost}
+
+
+def refuse_strangers(store: Store) -> None:
+    """Raise UserError where files of a dataset's names lie in a folder in which nothing was begun yet: somebody else's."""
+    there = sorted(TABLES & store.names())
+    there += sorted(
+        "/".join((*store.packs, name)) for name in store.names(*store.packs) if name.endswith((".tar", ".idx"))
+    )
+    if there:
+        raise UserError(
+            f"{store.root} holds {', '.join(there[:3])}{', …' if len(there) > 3 else ''}, which would be written over or "
+            "mixed with what is written now: give another --out, or move them away"
+        )
 
 
 def losses(store: Store, parts: Parts, shards: Iterable[int]) -> dict[int, str]:

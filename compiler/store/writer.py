@@ -19,7 +19,7 @@ import polars as pl
 from javisc.compiler.store.commits import BUILD, Parts, publish_part
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
-from javisc.compiler.store.present import intact
+from javisc.compiler.store.present import intact, refuse_strangers
 from javisc.compiler.store.rows import placed, sample_json
 from javisc.compiler.store.shard import Content, Packed, pack_shard
 from javisc.compiler.store.tables import Merged, publish_tables
@@ -138,6 +138,7 @@ class DatasetWriter:
         elif self.store.exists("dataset.json"):
             raise UserError(f"{self.store.root} is a dataset that something else wrote: give another folder")
         else:
+            refuse_strangers(self.store)
             self.store.write((json.dumps(wanted, indent=1, sort_keys=True) + "\n").encode(), BUILD, BEGUN)
         self._done = {number: commit["samples"] for number, commit in intact(self.store).items()}
 

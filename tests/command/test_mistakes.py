@@ -43,7 +43,7 @@ MISTAKES = [
     ("build jav {raw} --out {ds}", "holds a dataset without"),
     (
         "build jav {raw} --out {mine}",
-        r"mine holds manifest\.parquet, shards/000007\.tar, which this build would write over",
+        r"mine holds manifest\.parquet, shards/000007\.tar, which would be written over or mixed",
     ),
     (
         "filter {ds} num_frames>1 --out {out}.csv",

@@ -28,7 +28,7 @@ from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.store.commits import BUILD, Parts
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.lock import locked
-from javisc.compiler.store.present import intact
+from javisc.compiler.store.present import intact, refuse_strangers
 from javisc.compiler.store.tables import Merged, publish_tables
 from javisc.manifests.errors import UserError
 from javisc.manifests.io import Dataset, absolute, scan_many
@@ -85,6 +85,8 @@ def encode(
                     )
             elif store.exists("dataset.json"):
                 raise UserError(f"{out} is a dataset of another kind: give another --out")
+            else:
+                refuse_strangers(store)
             parts = work.parts()
             done = intact(store)
             left = [part for part in parts if part.number not in done]

@@ -112,6 +112,13 @@ def test_what_cannot_be_is_refused(clip: dict[str, bytes], tmp_path: Path) -> No
         DatasetWriter(out, shard_samples=4),
     ):
         pass
+    (tmp_path / "mine/shards").mkdir(parents=True)
+    (tmp_path / "mine/shards/000000.tar").touch()
+    with (
+        pytest.raises(UserError, match=r"mine holds shards/000000\.tar, which would be"),
+        DatasetWriter(tmp_path / "mine"),
+    ):
+        pass
     with pytest.raises(ValueError, match="holds other samples"), DatasetWriter(out, shard_samples=3) as writer:
         writer.add("other", clip)
     with pytest.raises(UserError, match="a member mp4 cannot be read"), DatasetWriter(tmp_path / "no") as writer:

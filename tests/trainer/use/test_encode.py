@@ -240,6 +240,10 @@ def test_mistakes_are_told(dataset: Path, encoded: Path, tmp_path: Path) -> None
         encode("prior-tiny", [*settings(dataset), "seed=7"], str(encoded), EncodeOptions(2, 1))
     with pytest.raises(UserError, match="dataset of another kind"):
         encode("prior-tiny", settings(dataset), str(dataset), EncodeOptions())
+    (tmp_path / "mine/shards").mkdir(parents=True)
+    (tmp_path / "mine/shards/000000.tar").touch()
+    with pytest.raises(UserError, match=r"mine holds shards/000000\.tar, which would be written over"):
+        encode("prior-tiny", settings(dataset), str(tmp_path / "mine"), EncodeOptions())
     with pytest.raises(UserError, match="encoded already"):
         encode("prior-tiny", settings(encoded), str(tmp_path / "a"), EncodeOptions())
     with pytest.raises(UserError, match="task sync learns from clips"):
