@@ -47,11 +47,6 @@ CALLS = {
     "bidirectional_attention": (bidirectional_attention, draw(*[(2, n, 1, 16) for n in (40, 17, 17, 40)]), {}),
     "selector_attention": (selector_attention, draw((2, 3, 2, 16), *[(2, 70, 2, 16)] * 2), {}),
     "prior_attention": (prior_attention, draw((2, 20, 2, 16), *[(2, 5, 2, 16)] * 2), {"scope": "sample"}),
-    "prior_attention, keys in two blocks": (
-        prior_attention,
-        draw((1, 33, 2, 16), *[(1, 33, 2, 16)] * 2),
-        {"scope": "sample"},
-    ),
     "modulated_layer_norm": (modulated_layer_norm, draw((2, 3, 5, 48), (2, 48), (2, 48)), {}),
     "gated_residual": (gated_residual, draw((5, 3, 5, 48), (5, 3, 5, 48), (5, 48)), {}),
     "gated_residual_layer_norm": (

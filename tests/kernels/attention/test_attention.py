@@ -42,7 +42,7 @@ DENSE = [
 
 
 @backends
-@cases(DENSE, DENSE)
+@cases(DENSE, DENSE[1:4])  # the others take the tile of short sequences too
 def test_dense(shape, dtype, backend):
     samples, heads, length_q, length_k, head_dim, norm = shape
     inputs, grads = make((samples, length_q, heads, head_dim), (samples, length_k, heads, head_dim), dtype, norm=norm)
