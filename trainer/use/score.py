@@ -365,7 +365,7 @@ def rater_for(checkpoint: str, options: ScoreOptions) -> tuple[Rater, CropOption
         rater.cost(2 * round(length) + 1)
     except IndexError as error:  # its tables of positions are shorter
         raise UserError(f"--fps {options.fps}: {error}; or give the rate that the selector was trained at") from error
-    except NoScore:
+    except NoScore:  # so short a clip has none: this is about its pictures' number alone
         pass
     return rater, rater.options, transforms
 
