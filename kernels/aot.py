@@ -8,8 +8,10 @@ fake tensors, say. Needs Triton outside its interpreter.
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -19,11 +21,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -265,53 +267,19 @@ def variants(arch: int, match: str = "") -> list[Variant]:
     return list(found)
 
 
-#: The columns of a table of resources, which has a section for each kernel.
-COLUMNS = [column for column in fields(Resources) if column.name != "kernel"]
-
-
-def table(rows: Sequence[Resources]) -> str:
-    """The rows as Markdown, one section per kernel."""
-    import triton
-
-    def cell(value: object) -> str:
-        return ", ".join(f"{count} {kind}" for kind, count in value.items()) if isinstance(value, dict) else str(value)
-
-    out = [
-        "# Kernels compiled ahead of time",
-        "",
-        f"What the models' calls launch, compiled by Triton {triton.__version__} without a GPU:",
-        "`python -P -m javisc.kernels.aot --write FILE`. Registers and spilled bytes are per thread, shared memory (bytes) per",
-        "block (limits: 255; 163 KB on sm_80, 227 KB on sm_90 and sm_100). Blocks: how many a multiprocessor holds at once, by",
-        "registers and shared memory. Loop: instructions of the longest innermost loop. Key: a digest of source, launch",
-        "and compiler; the tests compile again what has another one, and hold it to what is written here.",
-    ]
-    for kernel in dict.fromkeys(row.kernel for row in rows):
-        header = " | ".join(column.name for column in COLUMNS)
-        out += ["", f"## {kernel}", "", f"| {header} |", "|---" * len(COLUMNS) + "|"]
-        own = (row for row in rows if row.kernel == kernel)
-        out += [f"| {' | '.join(cell(getattr(row, column.name)) for column in COLUMNS)} |" for row in own]
-    return "\n".join(out) + "\n"
+def write(rows: Sequence[Resources], stream: TextIO) -> None:
+    """A table of what was compiled, as CSV."""
+    made = csv.DictWriter(stream, [column.name for column in fields(Resources)], lineterminator="\n")
+    made.writeheader()
+    made.writerows({**vars(row), "kinds": json.dumps(row.kinds)} for row in rows)
 
 
 def read(file: Path) -> list[Resources]:
-    """The rows of a file that `table` made; none of one that is not there or has other columns."""
-
-    def value(column: Field[Any], text: str) -> Any:
-        if column.name == "kinds":
-            return {kind: int(count) for count, kind in (pair.split() for pair in text.split(", ") if pair)}
-        return int(text) if column.type == "int" else text
-
-    rows = []
-    for part in file.read_text().split("\n## ")[1:] if file.exists() else []:
-        kernel, *lines = part.splitlines()
-        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-        if [column.name for column in COLUMNS] not in cells:
-            continue
-        for found in cells[cells.index([column.name for column in COLUMNS]) + 2 :]:
-            if found:
-                values = {column.name: value(column, text) for column, text in zip(COLUMNS, found, strict=True)}
-                rows.append(Resources(kernel, **values))
-    return rows
+    """The rows of a file that `write` made; none of one that is not there or has other columns."""
+    types = {column.name: {"int": int, "str": str}.get(str(column.type), json.loads) for column in fields(Resources)}
+    found = csv.DictReader(file.read_text(encoding="utf-8").splitlines() if file.exists() else [])
+    rows = list(found) if found.fieldnames == list(types) else []
+    return [Resources(**{name: types[name](text) for name, text in row.items()}) for row in rows]
 
 
 def beyond(row: Resources, budgets: Sequence[Resources]) -> str:
@@ -354,10 +322,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = sorted((known[digest] for digest in wanted), key=lambda r: (r.kernel, r.arch, r.label))
     if options.write:
         options.write.parent.mkdir(parents=True, exist_ok=True)
-        options.write.write_text(table(rows))
+        with options.write.open("w", encoding="utf-8") as stream:
+            write(rows, stream)
         print(f"{options.write}: {len(new)} variants compiled, {len(rows) - len(new)} kept", file=sys.stderr)
     elif not options.check:
-        print(table(rows))
+        write(rows, sys.stdout)
     budgets = read(options.check) if options.check else []
     judged = [(row, beyond(row, budgets) if options.check else row.problem) for row in rows]
     for row, said in judged:

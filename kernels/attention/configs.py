@@ -1,5 +1,5 @@
 """Tile sizes of the attention kernels, by pass, width of the head and architecture. Chosen by registers and shared memory of the
-compiled code (benchmarks/results/aot.md); no search at run time, so the first step is as fast as the last."""
+compiled code (benchmarks/results/aot.csv); no search at run time, so the first step is as fast as the last."""
 
 from __future__ import annotations
 

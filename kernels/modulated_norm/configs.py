@@ -9,7 +9,7 @@ MAX_CHANNELS = 4096  # a row and its gradients stay in registers
 #: program leaves sums, so that the programs make whole waves of four a multiprocessor.
 FORWARD_ROWS, BACKWARD_ROWS, BACKWARD_WAVES = 8, 16, 8
 #: Largest C of the class → warps forward and backward. One warp holds a row of 1152 and needs no barrier; two share one where its
-#: gradients are summed (benchmarks/results/aot.md).
+#: gradients are summed (benchmarks/results/aot.csv).
 WARPS: dict[int, tuple[int, int]] = {640: (1, 1), 1280: (1, 2), 2560: (2, 4), 4096: (4, 8)}
 
 

@@ -1,6 +1,6 @@
 """Every variant that the models' calls launch compiles for sm_80, sm_90 and sm_100 within the budgets that the table writes down.
 What is compiled is caught from the calls themselves, run on tensors without memory; what was compiled before from the very same
-source is not compiled again (`python -P -m javisc.kernels.aot --check benchmarks/results/aot.md` compiles all of it)."""
+source is not compiled again (`python -P -m javisc.kernels.aot --check benchmarks/results/aot.csv` compiles all of it)."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from javisc.kernels import aot
 
-TABLE = Path(__file__).parents[2] / "benchmarks/results/aot.md"
+TABLE = Path(__file__).parents[2] / "benchmarks/results/aot.csv"
 OUTSIDE = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
 #: Of a recipe's buckets those at both ends; the calls are held to what its training steps launch there.
 ENDS = 'data.buckets={144p: {"51": [1.0, 16]}, 480p: {"51": [1.0, 2]}, 720p: {"51": [1.0, 1]}}'
@@ -110,8 +110,10 @@ ROW = aot.Resources("kernel", "bf16", 90, 8, 2, 128, 0, 80 * 1024, 2, 1000, 300,
     ],
 )
 def test_a_budget_is_held_in_every_number(change, said, tmp_path):
-    (tmp_path / "table.md").write_text(aot.table([ROW, replace(ROW, arch=80, blocks=1)]))
-    found = aot.beyond(replace(ROW, **change), aot.read(tmp_path / "table.md"))
+    with (tmp_path / "table.csv").open("w") as stream:
+        aot.write(rows := [ROW, replace(ROW, arch=80, blocks=1)], stream)
+    assert (found := aot.read(tmp_path / "table.csv")) == rows
+    found = aot.beyond(replace(ROW, **change), found)
     assert said in found and bool(said) == bool(found)
 
 
