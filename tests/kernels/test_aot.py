@@ -111,9 +111,10 @@ ROW = aot.Resources("kernel", "bf16", 90, 8, 2, 128, 0, 80 * 1024, 2, 1000, 300,
 )
 def test_a_budget_is_held_in_every_number(change, said, tmp_path):
     with (tmp_path / "table.csv").open("w") as stream:
-        aot.write(rows := [ROW, replace(ROW, arch=80, blocks=1)], stream)
-    assert (found := aot.read(tmp_path / "table.csv")) == rows
-    found = aot.beyond(replace(ROW, **change), found)
+        aot.write([ROW, replace(ROW, arch=80, blocks=1)], stream)
+    budgets = aot.read(tmp_path / "table.csv")
+    assert budgets == [ROW, replace(ROW, arch=80, blocks=1)]
+    found = aot.beyond(replace(ROW, **change), budgets)
     assert said in found and bool(said) == bool(found)
 
 
