@@ -366,7 +366,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         with contextlib.chdir(empty), _our_signals():
             ray.init(
-                address=None if address == "local" else address,
+                address=address,  # "local": one of its own, where None would join what runs on this machine already
                 log_to_driver=False,
                 configure_logging=False,
                 logging_level=logging.ERROR,
