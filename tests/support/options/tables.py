@@ -134,12 +134,12 @@ COMMANDS: dict[str, Command] = {
         "export {ds} --csv {folder}/a.csv",
         {
             "javisc.manifests.exports:export_jsonl": SimpleNamespace(
-                rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0
+                rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0, windows=0
             ),
             "javisc.manifests.exports:write_card": "DS/README.md",
             "javisc.manifests.energon:export_energon": {"train": 1},
             "javisc.manifests.javisdit:export_csv": SimpleNamespace(
-                rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0
+                rows=1, files=1, without_media=0, without_caption=0, without_unpaired=0, windows=0
             ),
         },
         {
