@@ -64,7 +64,7 @@ def check_table(out: str, option: str, columns: Iterable[str]) -> None:
         raise UserError(f"{option} {out} is a folder: give the name of a file in it")
     try:
         sized(out)
-        known = set(pl.read_parquet_schema(path)) <= set(columns)
+        known = set(pl.scan_parquet(path, glob=False).collect_schema()) <= set(columns)
     except (UserError, OSError, *POLARS_FAULTS):
         known = False
     if not known:

@@ -30,10 +30,10 @@ class Imagined:
 driver.set_active(Imagined())
 hits = []
 knobs.compilation.listener = lambda **told: hits.append(told["cache_hit"])
-part, out = MockTensor(torch.float32), MockTensor(torch.bfloat16)
+part, mask, out = (MockTensor(dtype) for dtype in (torch.float32, torch.uint8, torch.bfloat16))
 for columns in (int(c) for c in sys.argv[1:]):
     tiles.ordered_sum_kernel.run(
-        0, part, None, out, 3, 1, 1, 1, columns, False, tiles.SUM_ROWS, tiles.SUM_COLUMNS, tiles.SUM_EACH, num_warps=4, grid=(1,),
+        0, part, mask, out, 0, 3, 1, 1, 1, columns, tiles.SUM_ROWS, tiles.SUM_COLUMNS, tiles.SUM_EACH, num_warps=4, grid=(1,),
         warmup=True)
 print(hits)
 """

@@ -53,6 +53,7 @@ def demo(dataset: Path, folder: Path) -> Any:
     return [sorted(pl.read_parquet(each / "manifest.parquet")["source_sha256"]) for each in (made.learn, made.test)]
 
 
+@pytest.mark.usefixtures("cold_workers")  # whose start a kill can meet: forks may have done all by then
 @pytest.mark.parametrize("work", [near, files, demo])
 def test_a_killed_worker_changes_nothing(work: Callable[[Path, Path], Any], tmp_path: Path) -> None:
     dataset = write(tmp_path / "ds", [24, 30, 36, 24, 48])
