@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import soundfile
+from av.video.frame import VideoFrame
 
 from javisc.compiler.media.open import probe
 from javisc.compiler.media.transcode import transcode
@@ -247,3 +250,21 @@ def test_longer_than_wanted(tmp_path: Path) -> None:
     source = write(Spec(), tmp_path / "source.mp4")
     clip = transcode(source, FAST.replace(max_seconds=1.0), tmp_path)
     assert clip.columns["num_frames"] == 24 and clip.columns["num_samples"] == 16000
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_the_share_of_pictures_that_do_not_decode(bad: int, tmp_path: Path) -> None:
+    """Each of forty counts once."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mjpeg", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(40):
+            frame = VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 24)
+            for packet in stream.encode(frame):
+                if number in (9, 20, 30)[:bad]:
+                    packet.update(bytes(packet.size))
+                file.mux(packet)
+    clip = transcode(path, FAST.replace(allow_silent=True), tmp_path)
+    assert clip.columns["damaged_pictures"] == pytest.approx(bad / 40) and clip.columns["num_frames"] == 40
