@@ -33,9 +33,10 @@ from javisc.compiler.run.state import State
 from javisc.compiler.run.stopping import stoppable
 from javisc.compiler.sparsesync.offsets import saved_offsets
 from javisc.compiler.store.commits import Parts
-from javisc.compiler.store.fields import field_store, reconcile
+from javisc.compiler.store.fields import field_store
 from javisc.compiler.store.files import Store, unwritable
 from javisc.compiler.store.lock import Held, locked
+from javisc.compiler.store.reconciled import reconcile
 from javisc.compiler.store.renditions import SOURCES, begin_built, recipe_of
 from javisc.compiler.store.running import forget, running
 from javisc.compiler.store.scratch import Scratch, sweep

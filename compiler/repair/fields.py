@@ -8,9 +8,10 @@ import polars as pl
 
 from javisc.compiler.fields.render import remake
 from javisc.compiler.store.commits import Parts
-from javisc.compiler.store.fields import base_shards, field_store, fold, follow, publish_field, reconcile
+from javisc.compiler.store.fields import base_shards, field_store, fold, publish_field
 from javisc.compiler.store.files import Store
 from javisc.compiler.store.present import expected_digests
+from javisc.compiler.store.reconciled import follow, reconcile
 from javisc.compiler.store.renditions import made_as_now
 from javisc.manifests.damage import POLARS_FAULTS
 from javisc.manifests.fields import FIELD_HEADER, Field, fields_of
